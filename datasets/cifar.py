@@ -1,0 +1,102 @@
+"""CIFAR-10 and CIFAR-100 as ID sets, with OpenOOD's and PALM's OOD sets.
+
+Differs from OpenOOD v1.5: (1) the ID test set is the whole official test split (OpenOOD keeps
+1,000 of its 10,000 images for validation and tests on 9,000); (2) images are resized to 32x32 in
+one step, both sides, as PALM does (OpenOOD: short side, then a central crop; the two differ for
+images that are not square); (3) an OOD set is every image of its test split, as it is found on
+disk (OpenOOD removes images whose classes overlap the ID set's from TinyImageNet and Places365).
+Rows carry the number of images and a content fingerprint, so that what was compared can be told.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.samples import Samples
+from oodbench.transforms import Preprocess
+
+from ._find import find, folders, parquet, torchvision_arrays
+from .images import ISUN, LSUN_C, MNIST, PLACES365, SVHN, TEXTURES, TIN
+
+OPENOOD = "Zhang et al. 2023, OpenOOD v1.5, arXiv:2306.09301"
+PALM = "Lu et al. 2024, Learning with Mixture of Prototypes, ICLR, arXiv:2402.02653"
+
+
+def _torchvision(cls: str) -> Any:
+    def build(root: Path, split: str) -> Any:
+        from torchvision import datasets
+
+        return getattr(datasets, cls)(root, train=split == "train", download=False)
+
+    return build
+
+
+def _spec(name: str, cls: str, marker: str, label: str) -> DatasetSpec:
+    readers = (
+        folders(f"{name}/{{split}}", f"images_classic/{name}/{{split}}"),
+        torchvision_arrays(marker, _torchvision(cls)),
+        parquet("img", label),
+    )
+    how = f"torchvision.datasets.{cls}(root, download=True)"
+
+    def load(split: str) -> Samples:
+        return find(name, split, readers, how)
+
+    return DatasetSpec(
+        name=name,
+        load=load,
+        splits=("train", "test"),
+        description=f"{cls[5:]} classes of natural images, 32x32",
+        source="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="not stated by its authors",
+        citation="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+    )
+
+
+CIFAR10 = _spec("cifar10", "CIFAR10", "cifar-10-batches-py", "label")
+CIFAR100 = _spec("cifar100", "CIFAR100", "cifar-100-python", "fine_label")
+
+CIFAR10_PREPROCESS = Preprocess(32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR100_PREPROCESS = Preprocess(32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+FAR = (MNIST, SVHN, TEXTURES, PLACES365)
+
+
+def cifar10() -> Benchmark:
+    """CIFAR-10 against CIFAR-100 and TinyImageNet (near), MNIST, SVHN, Textures, Places365 (far)."""
+    return Benchmark(
+        name="cifar10",
+        id=CIFAR10,
+        near=(CIFAR100, TIN),
+        far=FAR,
+        preprocess=CIFAR10_PREPROCESS,
+        protocol=Protocol(fpr="fpr95_ood"),
+        citation=OPENOOD,
+    )
+
+
+def cifar100() -> Benchmark:
+    """CIFAR-100 against CIFAR-10 and TinyImageNet (near), MNIST, SVHN, Textures, Places365 (far)."""
+    return Benchmark(
+        name="cifar100",
+        id=CIFAR100,
+        near=(CIFAR10, TIN),
+        far=FAR,
+        preprocess=CIFAR100_PREPROCESS,
+        protocol=Protocol(fpr="fpr95_ood"),
+        citation=OPENOOD,
+    )
+
+
+def cifar100_palm() -> Benchmark:
+    """CIFAR-100 against SVHN, Places365, LSUN-C, iSUN and Textures (far), as in PALM's Table 1."""
+    return Benchmark(
+        name="cifar100/palm",
+        id=CIFAR100,
+        near=(),
+        far=(SVHN, PLACES365, LSUN_C, ISUN, TEXTURES),
+        preprocess=CIFAR100_PREPROCESS,
+        protocol=Protocol(rank_group="far", fpr="fpr95_id"),
+        citation=PALM,
+    )

@@ -1,0 +1,47 @@
+"""Anybody's own image folders, as ``folder:PATH``: an OOD set, or an ID set with a benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oodbench.benchmark import Benchmark, DatasetSpec, Protocol, folder_spec
+from oodbench.errors import MissingDataError, OptionError
+from oodbench.transforms import Preprocess
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def folder(path: str) -> DatasetSpec:
+    """Your own images: folder:PATH, with PATH/<class>/* or PATH/<split>/<class>/*.
+
+    Raises:
+        OptionError: no path after the colon.
+        MissingDataError: there is no such folder.
+    """
+    if not path:
+        raise OptionError("folder: names no path; write folder:PATH.")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise MissingDataError(f"folder:{path}: there is no folder {root.absolute()}.")
+    return folder_spec(f"folder:{path}", root.absolute())
+
+
+def folder_benchmark(path: str) -> Benchmark:
+    """Your own images as ID: folder:PATH, with PATH/train/<class>/* and PATH/test/<class>/*.
+
+    Images are resized to 32 x 32 (add ``@SIZE`` to the path for another size) and normalised with
+    ImageNet's statistics; a checkpoint's own preprocessing goes first. It has no OOD sets of its
+    own: name them with ``--ood``.
+    """
+    bare, at, size = path.rpartition("@")
+    if not at or not size.isdigit():
+        bare, size = path, "32"
+    return Benchmark(
+        name=f"folder:{path}",
+        id=folder(bare),
+        near=(),
+        far=(),
+        preprocess=Preprocess(int(size), IMAGENET_MEAN, IMAGENET_STD),
+        protocol=Protocol(rank_group="far"),
+    )

@@ -1,0 +1,125 @@
+"""Image sets that serve as OOD for others: MNIST, SVHN, Textures, Places365, TinyImageNet, LSUN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from oodbench.benchmark import DatasetSpec
+from oodbench.samples import Samples
+
+from ._find import Reader, find, folders, parquet, torchvision_arrays
+
+
+def _build_mnist(root: Path, split: str) -> Any:
+    from torchvision.datasets import MNIST
+
+    dataset = MNIST(str(root), train=split == "train", download=False)
+    dataset.data = dataset.data.numpy()
+    return dataset
+
+
+def _build_svhn(root: Path, split: str) -> Any:
+    from torchvision.datasets import SVHN
+
+    return SVHN(str(root), split=split, download=False)
+
+
+def _ood(
+    name: str,
+    description: str,
+    readers: Sequence[Reader],
+    how_to_get: str,
+    source: str,
+    citation: str,
+    licence: str = "see source",
+    splits: tuple[str, ...] = ("test",),
+) -> DatasetSpec:
+    def load(split: str) -> Samples:
+        return find(name, split, readers, how_to_get)
+
+    return DatasetSpec(name, load, splits, description, source, licence, citation)
+
+
+MNIST = _ood(
+    "mnist",
+    "handwritten digits, 28x28 grey",
+    (
+        folders("mnist/{split}", "images_classic/mnist/{split}"),
+        torchvision_arrays("MNIST/raw", _build_mnist),
+        parquet(),
+    ),
+    "torchvision.datasets.MNIST(root, download=True)",
+    "http://yann.lecun.com/exdb/mnist/",
+    "LeCun et al. 1998",
+    "CC BY-SA 3.0",
+    ("train", "test"),
+)
+SVHN = _ood(
+    "svhn",
+    "street-view house numbers, 32x32",
+    (
+        folders("svhn/{split}", "images_classic/svhn/{split}"),
+        torchvision_arrays("test_32x32.mat", _build_svhn, ("test",)),
+        parquet(),
+    ),
+    "torchvision.datasets.SVHN(root, split='test', download=True)",
+    "http://ufldl.stanford.edu/housenumbers/",
+    "Netzer et al. 2011",
+    "non-commercial use",
+)
+TEXTURES = _ood(
+    "textures",
+    "Describable Textures Dataset, 47 classes, 5,640 images",
+    (
+        folders("textures/{split}", "textures", "dtd/dtd/images", "dtd/images"),
+        folders("images_classic/texture"),
+        parquet(),
+    ),
+    "torchvision.datasets.DTD(root, download=True)",
+    "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    "Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
+    "research use",
+)
+PLACES365 = _ood(
+    "places365",
+    "scenes",
+    (
+        folders("places365/{split}", "places365", "images_classic/places365"),
+        folders("places365_standard/val", "val_256"),
+        parquet(),
+    ),
+    "torchvision.datasets.Places365(root, split='val', small=True, download=True)",
+    "http://places2.csail.mit.edu",
+    "Zhou et al. 2018, Places: A 10 Million Image Database, TPAMI",
+    "CC BY",
+)
+TIN = _ood(
+    "tin",
+    "TinyImageNet validation images, 64x64",
+    (
+        folders("tin/{split}", "tin", "images_classic/tin/val"),
+        folders("tiny-imagenet-200/val/images", "tiny-imagenet-200/val"),
+        parquet(),
+    ),
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip, unpacked there",
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "Le and Yang 2015, Tiny ImageNet visual recognition challenge",
+)
+LSUN_C = _ood(
+    "lsun-c",
+    "random crops of LSUN test images",
+    (folders("lsun-c/{split}", "lsun-c", "LSUN"),),
+    "the LSUN archive of the ODIN authors, unpacked there",
+    "https://github.com/facebookresearch/odin",
+    "Yu et al. 2015, LSUN, arXiv:1506.03365",
+)
+ISUN = _ood(
+    "isun",
+    "iSUN images, 32x32",
+    (folders("isun/{split}", "isun", "iSUN"),),
+    "the iSUN archive of the ODIN authors, unpacked there",
+    "https://github.com/facebookresearch/odin",
+    "Xu et al. 2015, TurkerGaze, arXiv:1504.06755",
+)

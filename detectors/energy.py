@@ -1,0 +1,54 @@
+r"""Energy: the free energy of the logits.
+
+Paper: W. Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020. arXiv:2010.03759
+
+.. math:: s(x) = -T \log \sum_c \exp(f_c(x) / T)
+
+Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from oodbench.detector import Detector, Paper
+from oodbench.errors import OptionError
+from oodbench.outputs import Outputs
+from oodbench.registry import register_detector
+
+
+@register_detector("energy")
+@dataclass
+class Energy(Detector):
+    """Free energy of the logits. Higher = more OOD; unbounded.
+
+    Args:
+        temperature: T > 0; 1 in the paper's main results.
+
+    Raises:
+        OptionError: a temperature that is not positive.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    paper: ClassVar[Paper | None] = Paper(
+        title="Energy-based Out-of-distribution Detection",
+        authors="Liu, Weitang and Wang, Xiaoyun and Owens, John D. and Li, Yixuan",
+        venue="NeurIPS",
+        year=2020,
+        url="https://arxiv.org/abs/2010.03759",
+        formula="s(x) = -T log sum_c exp(f_c(x) / T)",
+    )
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise OptionError(f"energy: temperature must be positive, not {self.temperature}.")
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from logits ``[N, C]``."""
+        scaled = outputs.logits.double() / self.temperature
+        return -self.temperature * scaled.logsumexp(dim=1)

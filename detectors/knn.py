@@ -1,0 +1,87 @@
+r"""kNN: distance to the k-th nearest training feature.
+
+Paper: Y. Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
+arXiv:2204.06507
+Code:  deeplearning-wisc/knn-ood; written anew from the paper
+
+.. math:: s(x) = \lVert z - z_{(k)} \rVert_2, \quad z = f(x) / \lVert f(x) \rVert_2
+
+with :math:`z_{(k)}` the k-th nearest of the normalised training features.
+
+Differs from the reference code: (1) the epsilon is added to the norm, not to the quotient, so that
+a zero feature has a score; (2) the distance, not its square (same order).
+Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from oodbench.detector import Detector, Paper
+from oodbench.errors import OptionError
+from oodbench.outputs import Outputs
+from oodbench.registry import register_detector
+
+from ._numerics import BLOCK, kth_neighbour_distance, normalize, require_finite
+
+
+@register_detector("knn")
+@dataclass
+class KNN(Detector):
+    """Distance to the k-th nearest training feature. Higher = more OOD; range [0, 2].
+
+    Keeps the normalised training features, ``[N, D]`` float32.
+
+    Args:
+        k: which neighbour; 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet in the paper.
+        normalize: whether features are divided by their L2 norm.
+
+    Raises:
+        OptionError: k below 1, or more than there are training samples.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    paper: ClassVar[Paper | None] = Paper(
+        title="Out-of-Distribution Detection with Deep Nearest Neighbors",
+        authors="Sun, Yiyou and Ming, Yifei and Zhu, Xiaojin and Li, Yixuan",
+        venue="ICML",
+        year=2022,
+        url="https://arxiv.org/abs/2204.06507",
+        formula="s(x) = |z - z_(k)|, z = f(x)/|f(x)|, z_(k) its k-th nearest training feature",
+    )
+
+    k: int = 50
+    normalize: bool = True
+    bank_: Tensor | None = field(default=None, init=False, repr=False)  # [N, D]
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise OptionError(f"knn: k must be at least 1, not {self.k}.")
+
+    def _prepare(self, features: Tensor) -> Tensor:
+        features = features.to(torch.float32)
+        return normalize(features) if self.normalize else features
+
+    def fit(self, train: Outputs) -> Self:
+        """Keep the prepared features of ``[N, D]``."""
+        if self.k > len(train):
+            raise OptionError(
+                f"knn: k={self.k} exceeds the {len(train)} training samples; choose a smaller k."
+            )
+        self.bank_ = torch.cat(
+            [self._prepare(require_finite(b.features, "knn")) for b in train.batches(BLOCK)]
+        )
+        return self
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from features ``[N, D]``."""
+        parts = [
+            kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k)
+            for batch in outputs.batches(1024)
+        ]
+        return torch.cat(parts)

@@ -1,0 +1,200 @@
+"""Benchmark, Protocol and DatasetSpec: what is compared with what, as frozen data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from oodbench import files
+from oodbench.errors import OptionError, UnknownNameError
+from oodbench.registry import BENCHMARKS, DATASETS
+from oodbench.samples import Samples, image_folder
+from oodbench.transforms import Preprocess
+
+Group = Literal["near", "far"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A dataset: where it comes from, and how a split of it is read.
+
+    Args:
+        name: its name in rows and on the command line.
+        load: ``load(split)`` returns the split's :class:`Samples`; raises ``MissingDataError``
+            naming the folders that were looked for and how to get the data.
+        splits: the splits there are; an OOD set is read from the last, an ID set must have
+            ``train`` and ``test``.
+        description: one line for people.
+        source: where the data comes from.
+        licence: what its publisher allows.
+        citation: paper or person to cite.
+    """
+
+    name: str
+    load: Callable[[str], Samples]
+    splits: tuple[str, ...] = ("test",)
+    description: str = ""
+    source: str = ""
+    licence: str = ""
+    citation: str = ""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark is read.
+
+    Args:
+        rank_by: the figure that its leaderboard ranks by, a metric's column name.
+        rank_group: the group whose mean is ranked.
+        fpr: the FPR@95 that its papers print: ``"fpr95_id"`` (ID positive: threshold keeps 95 %
+            of ID, share of OOD accepted) or ``"fpr95_ood"`` (OOD positive: threshold catches 95 %
+            of OOD, share of ID rejected). Both are always computed.
+    """
+
+    rank_by: str = "auroc"
+    rank_group: Group = "near"
+    fpr: Literal["fpr95_id", "fpr95_ood"] = "fpr95_id"
+
+
+@dataclass(frozen=True)
+class OODSet:
+    """One OOD set of a benchmark, and the group whose mean it enters."""
+
+    spec: DatasetSpec
+    group: Group
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An ID dataset, its near-OOD and far-OOD sets, the preprocessing and the protocol.
+
+    A benchmark's name never changes its meaning; corrected data gets a new name.
+
+    Args:
+        name: ``"cifar100"``, or ``"cifar100/palm"`` for another protocol on the same ID set.
+        id: the in-distribution dataset.
+        near: OOD sets that resemble the ID set.
+        far: OOD sets that do not.
+        preprocess: what is done to every image, ID or OOD.
+        protocol: how the results are read.
+        backbone: the small network that a quick recipe trains on it.
+        citation: where the benchmark is defined.
+    """
+
+    name: str
+    id: DatasetSpec
+    near: tuple[DatasetSpec, ...]
+    far: tuple[DatasetSpec, ...]
+    preprocess: Preprocess
+    protocol: Protocol = field(default_factory=Protocol)
+    backbone: str = "resnet20"
+    citation: str = ""
+
+    @property
+    def ood(self) -> tuple[OODSet, ...]:
+        """All OOD sets, near ones first."""
+        return tuple(OODSet(spec, "near") for spec in self.near) + tuple(
+            OODSet(spec, "far") for spec in self.far
+        )
+
+    def choose(self, names: Sequence[str] | None) -> tuple[OODSet, ...]:
+        """The OOD sets of those names; all of the benchmark's for None.
+
+        A name is one of the benchmark's own sets, a registered dataset, ``folder:PATH``, or a
+        folder of images below the data folder. Sets that are not the benchmark's own count as
+        far, unless written ``near=NAME``.
+
+        Raises:
+            UnknownNameError: a name that is none of these.
+            OptionError: a name twice, or a group that is neither near nor far.
+        """
+        if names is None:
+            return self.ood
+        own = {chosen.spec.name: chosen for chosen in self.ood}
+        chosen: dict[str, OODSet] = {}
+        for name in names:
+            group, equals, bare = name.partition("=")
+            if not equals:
+                group, bare = "", name
+            elif group not in ("near", "far"):
+                raise OptionError(f"--ood {name}: the group is 'near' or 'far', not {group!r}.")
+            found = own.get(bare) or OODSet(resolve_dataset(bare, known=list(own)), "far")
+            if group == "near" or group == "far":
+                found = replace(found, group=group)
+            if found.spec.name in chosen:
+                raise OptionError(f"--ood names {found.spec.name!r} twice.")
+            chosen[found.spec.name] = found
+        if not chosen:
+            raise OptionError("--ood names no dataset.")
+        return tuple(chosen.values())
+
+    def is_complete(self, group: Group, names: Sequence[str]) -> bool:
+        """Whether those sets are the whole group, so that their mean may bear its name.
+
+        Where the benchmark defines no sets itself (``folder:PATH``) whatever was chosen is whole.
+        """
+        defined = [chosen.spec.name for chosen in self.ood if chosen.group == group]
+        return set(names) == set(defined) if self.ood else True
+
+
+def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
+    """The dataset of a name: registered, ``folder:PATH``, or image folders in the data folder.
+
+    Raises:
+        UnknownNameError: none of these; the message suggests the nearest of all known names.
+    """
+    if name.partition(":")[0] in DATASETS:
+        found = DATASETS.resolve(name)
+        if isinstance(found, DatasetSpec):
+            return found
+        raise UnknownNameError(f"the dataset {name!r} wants an argument: {name}:PATH.")
+    root = files.data_dir() / name
+    if "/" not in name and ":" not in name and name not in ("", ".", "..") and root.is_dir():
+        return folder_spec(name, root)
+    near = difflib.get_close_matches(name, [*known, *DATASETS.names()], n=3, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(repr(n) for n in dict.fromkeys(near))}?" if near else ""
+    raise UnknownNameError(
+        f"no dataset named {name!r}, and no folder {root}.{guess} "
+        "See `oodbench list datasets`; your own images: folder:PATH."
+    )
+
+
+def folder_spec(name: str, root: Path) -> DatasetSpec:
+    """Anybody's image folders as a dataset: ``root/<split>/<class>/*`` or ``root/<class>/*``."""
+
+    def load(split: str) -> Samples:
+        inner = root / split
+        if split != "test" or inner.is_dir():
+            return image_folder(f"{name}/{split}", inner)
+        return image_folder(f"{name}/{split}", root)
+
+    return DatasetSpec(
+        name=name,
+        load=load,
+        splits=("train", "test"),
+        description=f"images below {root}",
+        source=str(root),
+    )
+
+
+def get_benchmark(id: str | None = None, benchmark: str | None = None) -> Benchmark:  # noqa: A002
+    """The default benchmark of an ID set, or the benchmark of that name.
+
+    Raises:
+        UnknownNameError: no such benchmark.
+        OptionError: neither was given, or the two contradict each other.
+    """
+    name = benchmark or id
+    if name is None:
+        raise OptionError("name an ID set (--id cifar10) or a benchmark (--benchmark cifar100/palm).")
+    found = BENCHMARKS.resolve(name)
+    if not isinstance(found, Benchmark):
+        found = found() if ":" not in name and callable(found) else found
+    if not isinstance(found, Benchmark):
+        raise OptionError(f"the benchmark {name!r} is no Benchmark but {type(found).__name__}.")
+    if id is not None and benchmark is not None and id not in (found.id.name, found.name):
+        raise OptionError(f"benchmark {benchmark!r} has ID set {found.id.name!r}, not {id!r}.")
+    return found

@@ -1,0 +1,229 @@
+"""The Detector base class: how OOD-ness is read off a network's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from oodbench.errors import BadScoresError, NotFittedError, OptionError
+from oodbench.outputs import Outputs
+from oodbench.registry import DETECTORS
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from; ``oodbench info`` and the leaderboard read it.
+
+    Args:
+        title: as published.
+        authors: as cited in BibTeX.
+        venue: ``"ICLR"``.
+        year: of publication.
+        url: paper or arXiv page.
+        formula: the score or the loss in one line of plain text.
+        figures: published figures, one line each, with the protocol they hold for.
+    """
+
+    title: str
+    authors: str
+    venue: str
+    year: int
+    url: str
+    formula: str = ""
+    figures: tuple[str, ...] = ()
+
+    def bibtex(self, key: str) -> str:
+        """A BibTeX entry."""
+        return (
+            f"@inproceedings{{{key},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
+            f"  booktitle = {{{self.venue}}},\n  year = {{{self.year}}},\n  url = {{{self.url}}}\n}}"
+        )
+
+
+class Detector:
+    """An OOD score read off :class:`Outputs`; higher = more OOD, always.
+
+    A subclass is a dataclass: its fields are its hyper-parameters; what ``fit`` learns are fields
+    with ``init=False`` whose names end in ``_``. It says what ``score`` reads in ``needs``
+    (``"features"``, ``"logits"``, ``"head"``, an extra's name, ``"model"``), and implements
+    ``score``, and ``fit`` if it learns from ID training outputs. A detector that needs the network
+    itself (input gradients, dropout) has ``needs = {"model"}`` and implements ``score_batch``.
+
+    The base class checks what every detector would have to check: that the outputs have what is
+    needed, that ``fit`` came before ``score``, and that the scores are ``[N]`` and finite.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    method: ClassVar[str] = "ce"
+    paper: ClassVar[Paper | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Wrap the subclass's own ``fit`` and ``score`` in the checks that all detectors share."""
+        super().__init_subclass__(**kwargs)
+        if "fit" in cls.__dict__:
+            cls.fit = _checked_fit(cls.__dict__["fit"])  # type: ignore[method-assign]
+        if "score" in cls.__dict__:
+            cls.score = _checked_score(cls.__dict__["score"])  # type: ignore[method-assign]
+
+    @property
+    def label(self) -> str:
+        """Its registered name, or the class's name."""
+        return self.name or type(self).__name__
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether it learns from ID training outputs."""
+        return type(self).fit is not Detector.fit
+
+    def fit(self, train: Outputs) -> Self:
+        """Learn from the outputs of ID training data; labels are always there. Returns self."""
+        return self
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]``, higher = more OOD."""
+        raise NotImplementedError(f"{self.label} has no score(outputs).")
+
+    def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
+        """OOD scores ``[B]`` of a batch of preprocessed inputs, with the network at hand."""
+        raise NotImplementedError(f"{self.label} has no score_batch(model, batch).")
+
+    def options(self) -> dict[str, Any]:
+        """Hyper-parameters and their values."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in (dataclasses.fields(self) if dataclasses.is_dataclass(self) else ())
+            if field.init
+        }
+
+
+def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fit)
+    def checked(self: Detector, train: Outputs) -> Any:
+        train.require(self.needs | {"labels"}, self.label)
+        if len(train) == 0:
+            raise BadScoresError(f"{self.label}: fit got no training samples.")
+        with torch.no_grad():
+            result = fit(self, train)
+        self.__dict__["_is_fitted"] = True
+        return result
+
+    return checked
+
+
+def _checked_score(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(score)
+    def checked(self: Detector, outputs: Outputs) -> Tensor:
+        if self.needs_fit and not self.__dict__.get("_is_fitted"):
+            raise NotFittedError(
+                f"{self.label}: score() came before fit(). Call fit(train_outputs) first."
+            )
+        outputs.require(self.needs, self.label)
+        with torch.no_grad():
+            return check_scores(score(self, outputs), len(outputs), self.label)
+
+    return checked
+
+
+def check_scores(scores: Tensor, n: int, who: str) -> Tensor:
+    """The scores, if they are ``[n]``, floating and finite.
+
+    Raises:
+        BadScoresError: another shape or dtype, NaN or infinite; names the first such sample.
+    """
+    if scores.shape != (n,) or not scores.is_floating_point():
+        raise BadScoresError(
+            f"{who}: scores must be [{n}] floats, not {list(scores.shape)} {scores.dtype}."
+        )
+    bad = ~scores.isfinite()
+    if bad.any():
+        rows = bad.nonzero().flatten().tolist()
+        raise BadScoresError(
+            f"{who} gave {len(rows)} of {n} scores that are NaN or infinite (first at index "
+            f"{rows[0]}). Look at the network's outputs for these samples: are they finite?"
+        )
+    return scores
+
+
+def create_detector(name: str, **options: Any) -> Detector:
+    """The detector of that name with these hyper-parameters.
+
+    Raises:
+        UnknownNameError: no such detector; the nearest are named.
+        OptionError: no such option (the nearest are named), or a value that it cannot take.
+    """
+    return build(DETECTORS.get(name), f"detector {name}", options)
+
+
+def build(cls: Any, who: str, options: Mapping[str, Any]) -> Any:
+    """``cls(**options)`` for a dataclass, with options checked by name and simple type.
+
+    Values may be strings (from a command line) where the field's type is a number, a bool or None.
+
+    Raises:
+        OptionError: an unknown option, a value of another type, or one that ``cls`` refuses.
+    """
+    types = option_types(cls)
+    values = {}
+    for option, value in options.items():
+        if option not in types:
+            near = difflib.get_close_matches(option, list(types), n=2, cutoff=0.5)
+            guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            known = ", ".join(types) or "none"
+            raise OptionError(f"{who} has no option {option!r}.{guess} Its options: {known}.")
+        values[option] = _coerce(value, types[option], f"{who}: option {option!r}")
+    try:
+        return cls(**values)
+    except OptionError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"{who}: {error}") from error
+
+
+def option_types(cls: Any) -> dict[str, Any]:
+    """The options of a dataclass (or of any class's ``__init__``) and their types."""
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.annotation for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+
+
+def _coerce(value: Any, kind: Any, who: str) -> Any:
+    allowed = typing.get_args(kind) if typing.get_origin(kind) is not None else (kind,)
+    if typing.get_origin(kind) is typing.Literal:
+        if value not in allowed:
+            raise OptionError(f"{who} is one of {', '.join(map(repr, allowed))}, not {value!r}.")
+        return value
+    if typing.get_origin(kind) in (tuple, list, dict):
+        return tuple(value) if typing.get_origin(kind) is tuple else value
+    text = value.strip().lower() if isinstance(value, str) else None
+    for choice in allowed:
+        if choice is type(None) and (value is None or text == "none"):
+            return None
+        if choice is bool and (isinstance(value, bool) or text in ("true", "false")):
+            return text == "true" if text is not None else value
+        if choice is int and not isinstance(value, bool):
+            if isinstance(value, int) or (text and text.lstrip("+-").isdigit()):
+                return int(value)
+        if choice is float and not isinstance(value, bool):
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                pass
+        if choice is str and isinstance(value, str):
+            return value
+    if any(choice in (bool, int, float, str, type(None)) for choice in allowed):
+        names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in allowed)
+        raise OptionError(f"{who} must be {names}, not {value!r}.")
+    return value

@@ -1,0 +1,183 @@
+"""The Method base class: how a network is trained, and what it says of a batch.
+
+A method is a LightningModule. What determines a training run stands in its :class:`Recipe`, a
+frozen dataclass that the method extends with its own hyper-parameters; a recipe and a seed make
+the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from oodbench.detector import Paper
+from oodbench.errors import OptionError, UnknownNameError
+from oodbench.outputs import Head
+from oodbench.transforms import Preprocess, Transform
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines a training run besides data and seed.
+
+    Args:
+        backbone: name of the network; None for the benchmark's small one.
+        epochs: passes over the training set.
+        batch_size: samples a step, over all processes.
+        lr: peak learning rate of SGD.
+        momentum: of SGD.
+        nesterov: whether momentum is Nesterov's.
+        weight_decay: L2 penalty.
+        warmup_epochs: linear rise of the learning rate from a hundredth of it.
+        schedule: ``"cosine"`` down to ``final_lr * lr``, or ``"step"``: x0.1 at each milestone.
+        final_lr: share of ``lr`` at the end of the cosine.
+        milestones: epochs of the steps.
+    """
+
+    backbone: str | None = None
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 0
+    schedule: Literal["cosine", "step"] = "cosine"
+    final_lr: float = 0.0
+    milestones: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"recipe: {name} must be at least 1, not {getattr(self, name)}.")
+        if not self.lr > 0:
+            raise OptionError(f"recipe: lr must be positive, not {self.lr}.")
+
+    def lr_factor(self, epoch: float) -> float:
+        """The learning rate after that many epochs (a fraction is a part of one), over ``lr``."""
+        if self.schedule == "step":
+            factor = 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        else:
+            progress = min(epoch / self.epochs, 1.0)
+            factor = self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+        if epoch < self.warmup_epochs:
+            # the rise ends on the curve, not above it
+            top = (
+                1.0
+                if self.schedule == "step"
+                else self.final_lr
+                + (1 - self.final_lr)
+                * (1 + math.cos(math.pi * self.warmup_epochs / self.epochs))
+                / 2
+            )
+            factor = 0.01 + (top - 0.01) * epoch / self.warmup_epochs
+        return factor
+
+
+class Method(pl.LightningModule):
+    """How a network is trained, and what it outputs.
+
+    A subclass names its ``recipes``, and implements ``loss`` and ``outputs``. The first recipe
+    whose ``ids`` (in ``recipe_ids``) contain the ID set is that set's default; else ``"quick"``.
+
+    Args:
+        backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
+        num_classes: ID classes C.
+        recipe: how it is trained.
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[Paper | None] = None
+    recipes: ClassVar[Mapping[str, Recipe]] = {}
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    views: ClassVar[int] = 1
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.recipe = recipe
+
+    @classmethod
+    def default_recipe(cls, id_name: str) -> str:
+        """Name of the recipe for an ID set: the published one where the paper has the set."""
+        return next((name for name, ids in cls.recipe_ids.items() if id_name in ids), "quick")
+
+    @classmethod
+    def get_recipe(cls, name: str) -> Recipe:
+        """The recipe of that name.
+
+        Raises:
+            UnknownNameError: the method has no such recipe.
+        """
+        if name not in cls.recipes:
+            raise UnknownNameError(
+                f"method {cls.name} has no recipe {name!r}. Its recipes: {', '.join(cls.recipes)}."
+            )
+        return cls.recipes[name]
+
+    def train_transform(self, preprocess: Preprocess) -> Transform:
+        """What is done to a training image, for each view of it."""
+        return preprocess
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """``{"loss": scalar, ...}`` of images ``[B, views, C, H, W]`` and labels ``[B]``."""
+        raise NotImplementedError
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``features [B, D]``, ``logits [B, C]`` and extras, one row a sample, of ``[B, C, H, W]``."""
+        raise NotImplementedError
+
+    def head(self) -> Head | None:
+        """The linear layer behind the features, where there is one."""
+        return None
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One step: the loss, logged part by part."""
+        images, labels = batch
+        losses = self.loss(images, labels)
+        self.log_dict(
+            {f"train/{name}": value for name, value in losses.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(labels),
+            prog_bar=True,
+            sync_dist=True,
+        )
+        return losses["loss"]
+
+    def configure_optimizers(self) -> Any:
+        """SGD and a learning rate that changes every step, both as the recipe says."""
+        recipe = self.recipe
+        optimizer = torch.optim.SGD(
+            self.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov and recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches) // recipe.epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: recipe.lr_factor(step / steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe's fields, for cache keys and rows."""
+        return asdict(self.recipe)
+
+
+def mlp_head(features: int, out: int) -> nn.Sequential:
+    """The projection head of SimCLR and SupCon: linear, ReLU, linear; ``[B, D] -> [B, out]``."""
+    return nn.Sequential(
+        nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, out)
+    )

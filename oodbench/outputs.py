@@ -1,0 +1,230 @@
+"""Outputs: what a network says of a dataset, in memory or memory-mapped; no pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oodbench import files
+from oodbench.errors import MissingOutputError, OODBenchError
+
+FORMAT = 1
+"""Version of the on-disk layout; a reader refuses others."""
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A tensor that shares memory with a NumPy array where it can; tensors pass unchanged."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    array = np.asarray(value)
+    if not array.flags.writeable:
+        # torch cannot mark memory read-only; a copy keeps the caller's array safe from writers
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+@dataclass
+class Head:
+    """The linear layer from penultimate features to logits: ``logits = features @ weight.T + bias``.
+
+    Args:
+        weight: ``[C, D]``.
+        bias: ``[C]``; zeros if None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.weight = as_tensor(self.weight)
+        if self.weight.ndim != 2:
+            raise OODBenchError(f"Head.weight must be [C, D], not {tuple(self.weight.shape)}.")
+        if self.bias is None:
+            self.bias = self.weight.new_zeros(len(self.weight))
+        self.bias = as_tensor(self.bias)
+        if self.bias.shape != self.weight.shape[:1]:
+            raise OODBenchError(
+                f"Head.bias must be [{len(self.weight)}], not {list(self.bias.shape)}."
+            )
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits ``[N, C]`` of features ``[N, D]``."""
+        return torch.nn.functional.linear(
+            features, self.weight.to(features), self.bias.to(features)  # type: ignore[union-attr]
+        )
+
+
+@dataclass
+class Outputs:
+    """What a network says of N samples.
+
+    Args:
+        features: penultimate features ``[N, D]``.
+        logits: ``[N, C]``.
+        labels: ``[N]`` int64.
+        head: the linear layer behind the features; the same for all samples.
+        extra: anything else with one row a sample, by name (``"temperature"``, ``"logits/video"``).
+
+    NumPy arrays are taken wherever a tensor is. All have the same length N.
+    """
+
+    features: Tensor | None = None
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    head: Head | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.extra = dict(self.extra)
+        for name, value in self._columns():
+            tensor = as_tensor(value)
+            if name in ("features", "logits") and tensor.ndim != 2:
+                raise OODBenchError(f"Outputs.{name} must be [N, ...] with 2 dimensions, "
+                                    f"not {list(tensor.shape)}.")  # fmt: skip
+            if name == "labels":
+                tensor = tensor.to(torch.int64)
+            if tensor is not value:
+                self._set(name, tensor)
+        lengths = {name: len(value) for name, value in self._columns()}
+        if len(set(lengths.values())) > 1:
+            raise OODBenchError(f"Outputs wants as many rows everywhere, but has {lengths}.")
+
+    def _columns(self) -> Iterator[tuple[str, Tensor]]:
+        for name in ("features", "logits", "labels"):
+            value = getattr(self, name)
+            if value is not None:
+                yield name, value
+        for key, value in self.extra.items():
+            yield f"extra/{key}", value
+
+    def _set(self, name: str, value: Tensor) -> None:
+        if name.startswith("extra/"):
+            self.extra[name.removeprefix("extra/")] = value
+        else:
+            setattr(self, name, value)
+
+    def __len__(self) -> int:
+        return next((len(value) for _, value in self._columns()), 0)
+
+    def has(self, need: str) -> bool:
+        """Whether ``"features"``, ``"logits"``, ``"labels"``, ``"head"`` or an extra is there."""
+        if need in ("features", "logits", "labels", "head"):
+            return getattr(self, need) is not None
+        return need in self.extra
+
+    def require(self, needs: Mapping[str, Any] | frozenset[str] | set[str], who: str) -> None:
+        """Check that all needs are there.
+
+        Raises:
+            MissingOutputError: what is missing, and what there is instead.
+        """
+        missing = sorted(need for need in needs if need != "model" and not self.has(need))
+        if missing:
+            there = [name for name in ("features", "logits", "labels", "head") if self.has(name)]
+            raise MissingOutputError(
+                f"{who} needs {' and '.join(missing)}, but these Outputs have only "
+                f"{', '.join([*there, *self.extra]) or 'nothing'}. "
+                "Extract them from a network that gives them, or choose another detector."
+            )
+
+    def __getitem__(self, rows: slice) -> Outputs:
+        """The rows of a slice; a view, without copying."""
+        return Outputs(
+            **{
+                name: value[rows] for name, value in self._columns() if not name.startswith("extra")
+            },
+            head=self.head,
+            extra={key: value[rows] for key, value in self.extra.items()},
+        )
+
+    def batches(self, size: int = 4096) -> Iterator[Outputs]:
+        """Consecutive pieces of at most ``size`` rows, views of memory or of mapped files."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def to(self, device: torch.device | str) -> Outputs:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in self._columns()}
+        head = self.head and Head(self.head.weight.to(device), self.head.bias.to(device))  # type: ignore[union-attr]
+        extra = {
+            name.removeprefix("extra/"): moved.pop(name) for name in list(moved) if "extra/" in name
+        }
+        return Outputs(**moved, head=head, extra=extra)
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder of ``.npy`` files and ``outputs.json``; whole or not at all.
+
+        Raises:
+            FileExistsError: there is something at ``path`` already.
+        """
+        path = Path(path)
+        if path.exists():
+            raise FileExistsError(f"{path} exists; save Outputs to a new folder.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            columns = {}
+            for name, value in self._columns():
+                columns[name] = f"{name.replace('/', '.')}.npy"
+                np.save(temporary / columns[name], to_numpy(value), allow_pickle=False)
+            if self.head is not None:
+                np.save(temporary / "head.weight.npy", to_numpy(self.head.weight))
+                np.save(temporary / "head.bias.npy", to_numpy(self.head.bias))  # type: ignore[arg-type]
+            files.write_json(
+                temporary / "outputs.json",
+                {"format": FORMAT, "columns": columns, "head": self.head is not None},
+            )
+            temporary.chmod(0o755)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path, mmap: bool = True) -> Outputs:
+        """Read what :meth:`save` wrote; with ``mmap`` the arrays stay on disk until touched.
+
+        Raises:
+            OODBenchError: no such folder, another format, or a file that is not what it says.
+        """
+        path = Path(path)
+        try:
+            meta = json.loads((path / "outputs.json").read_text(encoding="utf-8"))
+            if meta["format"] != FORMAT:
+                raise OODBenchError(
+                    f"{path} has Outputs of format {meta['format']}; this version reads {FORMAT}."
+                )
+            arrays = {
+                name: torch.from_numpy(
+                    # copy-on-write: writable for torch, but the file never changes
+                    np.load(path / Path(file).name, mmap_mode="c" if mmap else None)
+                )
+                for name, file in meta["columns"].items()
+            }
+            head = None
+            if meta["head"]:
+                head = Head(
+                    torch.from_numpy(np.load(path / "head.weight.npy")),
+                    torch.from_numpy(np.load(path / "head.bias.npy")),
+                )
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise OODBenchError(f"{path} holds no readable Outputs ({error}).") from error
+        extra = {
+            name.removeprefix("extra/"): arrays.pop(name) for name in list(arrays) if "/" in name
+        }
+        return cls(**arrays, head=head, extra=extra)
+
+
+def to_numpy(value: Tensor) -> np.ndarray:
+    """A NumPy array on the CPU; bfloat16, which NumPy lacks, becomes float32."""
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()

@@ -1,0 +1,201 @@
+"""Samples: the images of one split, as they are on disk, with labels and a content fingerprint.
+
+What stands here is known to every dataset family; where the data is and how it is split stands in
+``datasets/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+
+from oodbench import files
+from oodbench.errors import DataError, MissingDataError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
+_RACY_SECONDS = 2.0
+
+
+class Samples(Dataset[Image.Image]):
+    """One split of a dataset: raw images, labels, class names.
+
+    Args:
+        name: what messages call it, ``"cifar10/test"``.
+        labels: ``[N]`` integers in ``[0, C)``; all zero where there are no classes.
+        classes: the C class names, in the order of the labels.
+    """
+
+    def __init__(self, name: str, labels: Sequence[int] | np.ndarray, classes: Sequence[str]):
+        self.name = name
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.classes = tuple(classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The image at a position, undecorated: no conversion, no resizing."""
+        raise NotImplementedError
+
+    def _digests(self) -> np.ndarray:
+        raise NotImplementedError
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """``[N]`` uint64: the first eight bytes of the sha256 of each sample's content."""
+        return self._digests()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over contents, labels and class names, in order."""
+        whole = hashlib.sha256()
+        whole.update(np.ascontiguousarray(self.digests).tobytes())
+        whole.update(self.labels.tobytes())
+        whole.update("\0".join(self.classes).encode())
+        return whole.hexdigest()
+
+
+def content_digest(content: bytes) -> int:
+    """The first eight bytes of a content's sha256, as an integer."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
+
+
+class ImageArrays(Samples):
+    """Images that are in memory already.
+
+    Args:
+        name: what messages call it.
+        images: ``[N, H, W]`` (grey) or ``[N, H, W, 3]`` (RGB), uint8.
+        labels: ``[N]``.
+        classes: class names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        classes: Sequence[str],
+    ) -> None:
+        super().__init__(name, labels, classes)
+        if images.dtype != np.uint8 or len(images) != len(self.labels):
+            raise DataError(f"{name}: wants uint8 images, as many as labels ({len(self.labels)}).")
+        self.images = images
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The image at a position."""
+        return Image.fromarray(self.images[index])
+
+    def _digests(self) -> np.ndarray:
+        return np.fromiter(
+            (content_digest(np.ascontiguousarray(image).tobytes()) for image in self.images),
+            dtype=np.uint64,
+            count=len(self),
+        )
+
+
+class ImageFiles(Samples):
+    """Images that are files below one folder.
+
+    Args:
+        name: what messages call it.
+        root: the folder.
+        paths: files relative to it, in order.
+        labels: ``[N]``.
+        classes: class names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        paths: Sequence[str],
+        labels: Sequence[int] | np.ndarray,
+        classes: Sequence[str],
+    ) -> None:
+        super().__init__(name, labels, classes)
+        self.root = root
+        self.paths = list(paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The image at a position, decoded.
+
+        Raises:
+            DataError: the file is damaged or no image; the message names it.
+        """
+        path = self.root / self.paths[index]
+        try:
+            with Image.open(path) as image:
+                image.load()
+                return image
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+            raise DataError(
+                f"{self.name}: cannot read the image {path} ({error}). "
+                "It is damaged or no image: get it again, or remove it."
+            ) from error
+
+    def _digests(self) -> np.ndarray:
+        stats = hashlib.sha256(str(self.root.resolve()).encode())
+        newest = 0.0
+        for path in self.paths:
+            stat = (self.root / path).stat()
+            newest = max(newest, stat.st_ctime)
+            identity = (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            stats.update(repr(identity).encode())
+        memo = files.cache_dir() / "fingerprints" / f"{stats.hexdigest()}.npy"
+        if memo.is_file():
+            return np.load(memo, allow_pickle=False)
+        began = time.time()
+        digests = np.fromiter(
+            (content_digest((self.root / path).read_bytes()) for path in self.paths),
+            dtype=np.uint64,
+            count=len(self),
+        )
+        # A file written within the clock's grain of our look could change without changing its
+        # time stamps, so a fresh folder is read again next time.
+        if began - newest > _RACY_SECONDS:
+            files.writable_cache()
+            with files.replacing(memo) as temporary, temporary.open("wb") as handle:
+                np.save(handle, digests)
+        return digests
+
+
+def image_folder(name: str, root: Path) -> ImageFiles:
+    """Images below a folder: one subfolder a class, or all images in the folder itself.
+
+    Hidden files and files that are no images by their suffix are passed over.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        DataError: it holds no image, or a class folder is empty.
+    """
+    if not root.is_dir():
+        raise MissingDataError(f"{name}: there is no folder {root}.")
+    classes = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes or ["."]):
+        found = sorted(
+            path.relative_to(root).as_posix()
+            for path in (root / folder).rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and not path.name.startswith(".")
+            and path.is_file()
+        )
+        if not found:
+            raise DataError(
+                f"{name}: the {'class ' if classes else ''}folder {root / folder} holds no images "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Fill it, or remove it."
+            )
+        paths += found
+        labels += [label] * len(found)
+    return ImageFiles(name, root, paths, labels, classes or ["all"])
