@@ -39,6 +39,7 @@ Checked against: a run of the authors' loss on random cases, loss, prototypes an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -59,6 +60,8 @@ from ._numerics import moments, normalize, pseudo_inverse, score_in_blocks, squa
 
 SINKHORN_ITERATIONS = 3
 CONTRASTIVE_TEMPERATURE = 0.5
+MINIMAL_MASS = 1e-12
+"""What the reference code divides by where a sum of assignments is smaller still."""
 
 PAPER = Paper(
     title="Learning with Mixture of Prototypes for Out-of-Distribution Detection",
@@ -85,11 +88,18 @@ def sinkhorn(similarity: Tensor, epsilon: float) -> Tensor:
 
     Shape: similarity ``[N, P]`` -> log Q ``[N, P]``.
     """
+    samples, prototypes = similarity.shape
     log_q = similarity / epsilon
+    log_q = log_q - log_q.flatten().logsumexp(dim=0)
     for _ in range(SINKHORN_ITERATIONS):
-        log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
-        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
-    return log_q
+        log_q = _log_normalize(log_q, dim=0) - math.log(prototypes)
+        log_q = _log_normalize(log_q, dim=1) - math.log(samples)
+    return log_q + math.log(samples)
+
+
+def _log_normalize(log_q: Tensor, dim: int) -> Tensor:
+    """L1-normalise along ``dim`` in the log domain; a sum below ``MINIMAL_MASS`` counts as that."""
+    return log_q - log_q.logsumexp(dim=dim, keepdim=True).clamp(min=math.log(MINIMAL_MASS))
 
 
 class PALMLoss(nn.Module):
@@ -185,9 +195,9 @@ class PALMLoss(nn.Module):
         with torch.no_grad():
             log_q = sinkhorn(z @ before.T, self.epsilon).masked_fill(~candidate, -torch.inf)
             kept = candidate & self._top(log_q, len(self.prototypes) if y is None else None)
-            weights = log_q.masked_fill(~kept, -torch.inf).softmax(dim=1)
+            weights = _log_normalize(log_q.masked_fill(~kept, -torch.inf), dim=1).exp()
             total = weights.sum(dim=0)
-            weights = weights / total.clamp(min=torch.finfo(z.dtype).tiny)  # [N, P]
+            weights = weights / total.clamp(min=MINIMAL_MASS)  # [N, P]
         target = weights.T @ z  # [P, D]
         alpha = self.proto_momentum
         moved = F.normalize(alpha * before + (1 - alpha) * target, dim=1)
@@ -198,7 +208,7 @@ class PALMLoss(nn.Module):
         similarity = z @ fixed.T
         with torch.no_grad():
             log_q = sinkhorn(similarity, self.epsilon)
-            weights = log_q.masked_fill(~kept, -torch.inf).softmax(dim=1)
+            weights = _log_normalize(log_q.masked_fill(~kept, -torch.inf), dim=1).exp()
         logits = similarity / self.temperature
         mle = (logits.logsumexp(dim=1) - (weights * logits).sum(dim=1)).mean()
 
@@ -229,6 +239,10 @@ class PALMLoss(nn.Module):
         same = self.prototype_classes[:, None] == self.prototype_classes
         positive = (same & ~own).to(logits)
         attract = (positive * logits).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
+        if positive.shape[0] == self.num_classes:
+            # One prototype a class has no positive: its likeness to itself stands for it, a
+            # constant (the reference code subtracts it from every logit).
+            attract = attract + 1 / CONTRASTIVE_TEMPERATURE
         return (repel - attract).mean()
 
     def class_logits(self, z: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""oodbench: a benchmark suite for out-of-distribution detection.
+
+>>> import oodbench
+>>> results = oodbench.evaluate(model, id="cifar10", detectors=["msp", "knn"])  # doctest: +SKIP
+>>> results.to_pandas()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oodbench.benchmark import (
+        Benchmark as Benchmark,
+        DatasetSpec as DatasetSpec,
+        Protocol as Protocol,
+        get_benchmark as get_benchmark,
+    )
+    from oodbench.detector import (
+        Detector as Detector,
+        Paper as Paper,
+        create_detector as create_detector,
+    )
+    from oodbench.evaluator import (
+        Contender as Contender,
+        Evaluator as Evaluator,
+        evaluate as evaluate,
+    )
+    from oodbench.extract import Hardware as Hardware
+    from oodbench.method import Method as Method, Recipe as Recipe
+    from oodbench.outputs import Head as Head, Outputs as Outputs
+    from oodbench.registry import (
+        list_benchmarks as list_benchmarks,
+        list_datasets as list_datasets,
+        list_detectors as list_detectors,
+        list_methods as list_methods,
+        register_backbone as register_backbone,
+        register_benchmark as register_benchmark,
+        register_dataset as register_dataset,
+        register_detector as register_detector,
+        register_method as register_method,
+    )
+    from oodbench.results import Results as Results, ResultStore as ResultStore
+    from oodbench.samples import Samples as Samples
+    from oodbench.transforms import Preprocess as Preprocess
+
+_HOME = {
+    "benchmark": ("Benchmark", "DatasetSpec", "Protocol", "get_benchmark"),
+    "detector": ("Detector", "Paper", "create_detector"),
+    "evaluator": ("Contender", "Evaluator", "evaluate"),
+    "extract": ("Hardware",),
+    "method": ("Method", "Recipe"),
+    "outputs": ("Head", "Outputs"),
+    "registry": (
+        "list_benchmarks",
+        "list_datasets",
+        "list_detectors",
+        "list_methods",
+        "register_backbone",
+        "register_benchmark",
+        "register_dataset",
+        "register_detector",
+        "register_method",
+    ),
+    "results": ("ResultStore", "Results"),
+    "samples": ("Samples",),
+    "transforms": ("Preprocess",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted(_MODULE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used: ``import oodbench`` costs no torch."""
+    if name in _MODULE:
+        value = getattr(importlib.import_module(f"oodbench.{_MODULE[name]}"), name)
+        globals()[name] = value
+        return value
+    try:
+        return importlib.import_module(f"oodbench.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"oodbench.{name}":
+            raise
+        raise AttributeError(f"module 'oodbench' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE])

@@ -34,7 +34,7 @@ class Recipe:
         momentum: of SGD.
         nesterov: whether momentum is Nesterov's.
         weight_decay: L2 penalty.
-        warmup_epochs: linear rise of the learning rate from a hundredth of it.
+        warmup_epochs: linear rise of the learning rate from zero; the schedule follows it.
         schedule: ``"cosine"`` down to ``final_lr * lr``, or ``"step"``: x0.1 at each milestone.
         final_lr: share of ``lr`` at the end of the cosine.
         milestones: epochs of the steps.
@@ -61,23 +61,13 @@ class Recipe:
 
     def lr_factor(self, epoch: float) -> float:
         """The learning rate after that many epochs (a fraction is a part of one), over ``lr``."""
-        if self.schedule == "step":
-            factor = 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
-        else:
-            progress = min(epoch / self.epochs, 1.0)
-            factor = self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
         if epoch < self.warmup_epochs:
-            # the rise ends on the curve, not above it
-            top = (
-                1.0
-                if self.schedule == "step"
-                else self.final_lr
-                + (1 - self.final_lr)
-                * (1 + math.cos(math.pi * self.warmup_epochs / self.epochs))
-                / 2
-            )
-            factor = 0.01 + (top - 0.01) * epoch / self.warmup_epochs
-        return factor
+            return epoch / self.warmup_epochs
+        if self.schedule == "step":
+            return 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        progress = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
+        cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+        return self.final_lr + (1 - self.final_lr) * cosine
 
 
 class Method(pl.LightningModule):

@@ -113,7 +113,7 @@ def accuracy(logits_or_predictions: Scores, labels: Scores) -> float:
             f"accuracy needs [N, C] logits or [N] predictions and [N] labels with N >= 1, got the "
             f"shapes {predicted.shape} and {true.shape}"
         )
-    bad = int(np.count_nonzero(predicted != predicted))
+    bad = int(np.count_nonzero(predicted != predicted))  # isnan would refuse labels that are names
     if bad:
         raise BadScoresError(
             f"{bad} of {predicted.size} logits or predictions are NaN: accuracy is undefined; look "
@@ -141,7 +141,8 @@ def mean_auroc_ci(
 
     When the variance is zero (as for an AUROC of exactly 0 or 1) or cannot be estimated (one score
     only), the Wilson interval for ``n = min(n, m_1, ..., m_J)`` takes its place: it rests on
-    ``A (1 - A) / min(n, m)``, the largest variance that an AUROC of A can have.
+    ``A (1 - A) / min(n, m)``, the largest variance that an AUROC of A can have (Birnbaum & Klose,
+    Annals of Mathematical Statistics 28, 1957).
 
     Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988); placement values from ranks in
     O(n log n): Sun & Xu, IEEE Signal Processing Letters 21 (2014).

@@ -1,0 +1,419 @@
+"""Backbones: networks from images to penultimate features, with ``num_features``.
+
+The CIFAR ResNets 20 to 56 of He et al. 2016 (option-A shortcuts), the CIFAR ResNets 18 and 34 with
+a 3x3 stem that the OOD literature trains, a small net for 8x8 digits, and any timm name. Any
+PyTorch classifier is wrapped as it is by :class:`Classifier`.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
+from oodbench.outputs import Head
+from oodbench.registry import BACKBONES, register_backbone
+
+
+class _OptionABlock(nn.Module):
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.stride = stride
+        self.pad = (out - inside) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1 or self.pad:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return F.relu(out + x)
+
+
+class CIFARResNet(nn.Module):
+    """ResNet for 32x32 images with parameter-free shortcuts (He et al. 2016, section 4.2).
+
+    Shortcuts of option A: subsample by two and pad the new channels with zeros, half on each side.
+
+    Args:
+        depth: 6n + 2 layers.
+        channels: input channels.
+    """
+
+    def __init__(self, depth: int, channels: int = 3) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.num_features = 64
+        self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, blocks, 1)
+        self.layer2 = self._stage(16, 32, blocks, 2)
+        self.layer3 = self._stage(32, 64, blocks, 2)
+        _initialize(self)
+
+    @staticmethod
+    def _stage(inside: int, out: int, blocks: int, stride: int) -> nn.Sequential:
+        first = _OptionABlock(inside, out, stride)
+        return nn.Sequential(first, *(_OptionABlock(out, out, 1) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features: ``[B, C, 32, 32] -> [B, 64]``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
+
+
+class _ProjectionBlock(nn.Module):
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inside != out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class StemResNet(nn.Module):
+    """ResNet-18 or 34 whose stem is one 3x3 convolution without pooling, for 32x32 images.
+
+    Args:
+        blocks: basic blocks of the four stages.
+        channels: input channels.
+    """
+
+    def __init__(self, blocks: tuple[int, int, int, int], channels: int = 3) -> None:
+        super().__init__()
+        self.num_features = 512
+        self.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        widths = (64, 64, 128, 256, 512)
+        for stage, (inside, out, count) in enumerate(
+            zip(widths[:-1], widths[1:], blocks, strict=True), start=1
+        ):
+            first = _ProjectionBlock(inside, out, 1 if stage == 1 else 2)
+            rest = (_ProjectionBlock(out, out, 1) for _ in range(count - 1))
+            setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
+        _initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features: ``[B, C, H, W] -> [B, 512]``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return x.mean(dim=(2, 3))
+
+
+def _initialize(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+@register_backbone("resnet20")
+def resnet20(channels: int = 3) -> nn.Module:
+    """CIFAR ResNet-20, option A, 64 features."""
+    return CIFARResNet(20, channels)
+
+
+@register_backbone("resnet32")
+def resnet32(channels: int = 3) -> nn.Module:
+    """CIFAR ResNet-32, option A, 64 features."""
+    return CIFARResNet(32, channels)
+
+
+@register_backbone("resnet44")
+def resnet44(channels: int = 3) -> nn.Module:
+    """CIFAR ResNet-44, option A, 64 features."""
+    return CIFARResNet(44, channels)
+
+
+@register_backbone("resnet56")
+def resnet56(channels: int = 3) -> nn.Module:
+    """CIFAR ResNet-56, option A, 64 features."""
+    return CIFARResNet(56, channels)
+
+
+@register_backbone("resnet18-cifar")
+def resnet18_cifar(channels: int = 3) -> nn.Module:
+    """ResNet-18 with a 3x3 stem, 512 features."""
+    return StemResNet((2, 2, 2, 2), channels)
+
+
+@register_backbone("resnet34-cifar")
+def resnet34_cifar(channels: int = 3) -> nn.Module:
+    """ResNet-34 with a 3x3 stem, 512 features."""
+    return StemResNet((3, 4, 6, 3), channels)
+
+
+class DigitsCNN(nn.Module):
+    """Three convolutions for 8x8 images, pooled to 128 features."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.num_features = 128
+        layers: list[nn.Module] = []
+        for inside, out, stride in ((channels, 32, 1), (32, 64, 2), (64, 128, 2)):
+            layers += [
+                nn.Conv2d(inside, out, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers)
+        _initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features: ``[B, C, 8, 8] -> [B, 128]``."""
+        return self.layers(x).mean(dim=(2, 3))
+
+
+@register_backbone("digits-cnn")
+def digits_cnn(channels: int = 1) -> nn.Module:
+    """Three convolutions for 8x8 images, 128 features."""
+    return DigitsCNN(channels)
+
+
+def create_backbone(name: str, channels: int = 3, pretrained: bool = False) -> nn.Module:
+    """A backbone by name, ours or timm's (``timm.create_model(name, num_classes=0)``).
+
+    Raises:
+        UnknownNameError: neither of us knows the name.
+    """
+    if name in BACKBONES:
+        return BACKBONES.get(name)(channels=channels)
+    import timm
+
+    if not timm.is_model(name):
+        import difflib
+
+        known = [*BACKBONES.names(), *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise UnknownNameError(
+            f"no backbone named {name!r}.{guess} Ours: {', '.join(BACKBONES.names())}; "
+            "or any name of timm.list_models()."
+        )
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+    except (OSError, RuntimeError) as error:
+        raise OODBenchError(
+            f"timm could not make {name!r} ({error}). "
+            "If it tried to download weights, give a local file with --checkpoint."
+        ) from error
+
+
+class Classifier(nn.Module):
+    """Any classifier as it is, with its penultimate features read by a hook.
+
+    The features are the input of the classifier's last linear layer, the head is that layer. The
+    layer is found by a forward pass on the first batch: the last ``nn.Linear`` to run, if what it
+    returns is what the model returns; or it is named.
+
+    The model is copied, so the caller's own is neither moved nor switched to evaluation.
+
+    Args:
+        model: ``[B, ...] -> [B, C]`` logits.
+        layer: the name of the linear layer in ``model.named_modules()``; None to find it.
+    """
+
+    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
+        super().__init__()
+        try:
+            self.model = copy.deepcopy(model).eval().requires_grad_(True)
+        except (RuntimeError, TypeError) as error:
+            raise OODBenchError(
+                f"cannot copy the {type(model).__name__} to leave yours untouched ({error})."
+            ) from error
+        self.layer = layer
+        self.found = layer
+        if layer is not None:
+            self._named(layer)
+
+    def _linears(self) -> dict[str, nn.Linear]:
+        return {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
+
+    def _named(self, layer: str) -> nn.Linear:
+        linears = self._linears()
+        if layer not in linears:
+            raise OptionError(
+                f"the model has no linear layer {layer!r}; its linear layers: "
+                f"{', '.join(linears) or 'none'}. See model.named_modules()."
+            )
+        return linears[layer]
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``features [B, D]`` and ``logits [B, C]`` of one forward pass."""
+        seen: list[tuple[str, Tensor, Tensor]] = []
+        linears = self._linears() if self.layer is None else {self.layer: self._named(self.layer)}
+        hooks = [
+            module.register_forward_hook(
+                lambda _, args, out, name=name: seen.append((name, args[0], out))
+            )
+            for name, module in linears.items()
+        ]
+        try:
+            logits = self.model(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise OODBenchError(
+                f"the {type(self.model).__name__} must return logits [B, C], but returns {what}."
+            )
+        if not seen or (self.layer is None and not torch.equal(seen[-1][2], logits)):
+            raise OODBenchError(
+                f"cannot find the linear head of the {type(self.model).__name__}: "
+                "its output is not that of its last linear layer. Name the layer whose input are "
+                f"the penultimate features: layer=..., one of {', '.join(self._linears()) or '-'}."
+            )
+        self.found, features, _ = seen[-1]
+        return {"features": features.flatten(1), "logits": logits}
+
+    def head(self) -> Head | None:
+        """The linear layer, once a batch or the caller has told which it is."""
+        if self.found is None:
+            return None
+        linear = self._named(self.found)
+        return Head(linear.weight, linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's own logits, ``[B, C]``."""
+        return self.model(images)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict and the metadata of a safetensors or ``.pt`` file; runs no code from it.
+
+    A ``state_dict`` or ``model`` entry is unpacked, and a ``module.`` prefix (DataParallel) dropped.
+
+    Raises:
+        CheckpointError: no such file, damaged, or a pickle that wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}.")
+    metadata: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as handle:
+                metadata = handle.metadata() or {}
+                state: Any = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a plain state dict: reading it would run code that it carries, or it is "
+            "damaged, so it was not read. Save the weights alone: torch.save(model.state_dict(), "
+            f"path), or safetensors. ({str(error).splitlines()[0]})"
+        ) from error
+    except Exception as error:  # each format has its own error for a damaged file
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors).")
+    return {key.removeprefix("module."): value for key, value in state.items()}, metadata
+
+
+_HEAD_NAMES = ("linear", "fc", "classifier", "head", "head.fc")
+
+
+class HeadedBackbone(nn.Module):
+    """A backbone with a linear head, as checkpoints of trained classifiers have it.
+
+    Args:
+        backbone: ``[B, ...] -> [B, D]`` with ``num_features``.
+        num_classes: C.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``features [B, D]`` and ``logits [B, C]``."""
+        features = self.backbone(images)
+        return {"features": features, "logits": self.linear(features)}
+
+    def head(self) -> Head:
+        """The linear layer."""
+        return Head(self.linear.weight, self.linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        return self.outputs(images)["logits"]
+
+
+def load_classifier(
+    name: str, checkpoint: str | Path, num_classes: int, channels: int = 3
+) -> tuple[nn.Module, dict[str, str]]:
+    """A trained classifier: a backbone by name, weights and linear head from a checkpoint.
+
+    The head is the checkpoint's ``linear``, ``fc``, ``classifier``, ``head`` or ``head.fc``. A
+    checkpoint of one of oodbench's own runs (``backbone.`` and ``linear.``) is read as well.
+
+    Returns:
+        The network, and the checkpoint's metadata (safetensors may carry ``mean`` and ``std``).
+
+    Raises:
+        CheckpointError: names or shapes that do not fit; lists what is missing and unexpected.
+    """
+    state, metadata = read_checkpoint(checkpoint)
+    network = HeadedBackbone(create_backbone(name, channels), num_classes)
+    prefix = next((n for n in _HEAD_NAMES if f"{n}.weight" in state), "linear")
+    wanted = network.state_dict()
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(f"{prefix}."):
+            renamed[f"linear.{key.removeprefix(prefix + '.')}"] = value
+        else:
+            renamed[key if key.startswith("backbone.") else f"backbone.{key}"] = value
+    missing = sorted(set(wanted) - set(renamed) - _buffers(wanted, "num_batches_tracked"))
+    unexpected = sorted(set(renamed) - set(wanted))
+    misshapen = [
+        f"{key} {list(renamed[key].shape)} instead of {list(wanted[key].shape)}"
+        for key in wanted
+        if key in renamed and renamed[key].shape != wanted[key].shape
+    ]
+    if missing or unexpected or misshapen:
+        parts = [
+            f"{what}: {', '.join(k.removeprefix('backbone.') for k in keys[:6])}"
+            + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+            for what, keys in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", misshapen),
+            )
+            if keys
+        ]
+        raise CheckpointError(
+            f"{checkpoint} does not fit {name} with {num_classes} classes; {'; '.join(parts)}. "
+            "Is it another architecture (--backbone), or of another ID set (--id)?"
+        )
+    network.load_state_dict(renamed, strict=False)
+    return network.eval(), metadata
+
+
+def _buffers(state: Mapping[str, Tensor], suffix: str) -> set[str]:
+    return {key for key in state if key.endswith(suffix)}

@@ -1,0 +1,432 @@
+"""Network x dataset -> Outputs: once, sharded, resumable, and cached by content.
+
+The arrays are laid out on disk at their full size and filled shard by shard; a byte a shard says
+that it is done. So a run that is killed at any moment goes on where it stopped, several processes
+fill one set of files, and nothing is ever merged or copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from oodbench import files
+from oodbench.backbones import Classifier
+from oodbench.detector import Detector, check_scores
+from oodbench.errors import BadScoresError, OODBenchError
+from oodbench.outputs import FORMAT, Head, Outputs, to_numpy
+from oodbench.samples import ImageArrays, Samples
+from oodbench.transforms import Transform, content_key
+
+VERSION = 1
+"""Part of every cache key; raised when the same network and data would give other outputs."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``."""
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Named tensors with one row a sample; ``features`` and ``logits`` among them."""
+
+    def head(self) -> Head | None:
+        """The linear layer behind the features, where there is one."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """How Lightning runs a network; passed through to ``Trainer``.
+
+    Args:
+        accelerator: Lightning's.
+        devices: Lightning's, as text.
+        strategy: Lightning's.
+        precision: Lightning's.
+        workers: processes that read images; None to choose by the dataset.
+        batch_size: samples a forward pass when extracting.
+        progress: whether to show progress bars.
+    """
+
+    accelerator: str = "auto"
+    devices: str = "auto"
+    strategy: str = "auto"
+    precision: str = "32-true"
+    workers: int | None = None
+    batch_size: int = 256
+    progress: bool = False
+
+    def workers_for(self, samples: Samples) -> int:
+        """Data workers: none for images in memory or few, else one a spare core, at most four."""
+        if self.workers is not None:
+            return self.workers
+        if isinstance(samples, ImageArrays) or len(samples) < 2000:
+            return 0
+        return min(4, max((os.cpu_count() or 1) - 1, 0))
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Arguments of ``pytorch_lightning.Trainer``."""
+        callbacks: list[pl.Callback] = []
+        if self.progress:
+            callbacks.append(pl.callbacks.RichProgressBar(leave=False))
+        devices: Any = self.devices
+        if devices != "auto":
+            devices = int(devices) if devices.lstrip("-").isdigit() else devices
+        return {
+            "accelerator": self.accelerator,
+            "devices": devices,
+            "strategy": self.strategy,
+            "precision": self.precision,
+            "callbacks": callbacks,
+            "enable_progress_bar": self.progress,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+        }
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning without its banner and its advice on workers."""
+    logger = logging.getLogger("pytorch_lightning")
+    fabric = logging.getLogger("lightning.fabric")
+    levels = logger.level, fabric.level
+    logger.setLevel(logging.WARNING)
+    fabric.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            warnings.filterwarnings("ignore", module="lightning_fabric")
+            warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+            yield
+    finally:
+        logger.setLevel(levels[0])
+        fabric.setLevel(levels[1])
+
+
+def barrier() -> None:
+    """Wait for the other processes of a distributed run, if there are any."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def is_first_process() -> bool:
+    """Whether this process writes what is written once (rank zero, or the only one)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
+
+
+def as_network(model: nn.Module, layer: str | None = None) -> nn.Module:
+    """A module with ``outputs`` and ``head``: the model itself, or a :class:`Classifier` of it."""
+    return model if isinstance(model, Network) and layer is None else Classifier(model, layer)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Hex sha256 over all parameters and buffers (names, types, shapes, values) of a network."""
+    whole = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if not isinstance(value, Tensor):
+            continue
+        whole.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        whole.update(raw.numpy().tobytes())
+    return whole.hexdigest()
+
+
+def architecture(network: nn.Module) -> str:
+    """Hex sha256 over a network's structure, settings, and the source of classes not a library's.
+
+    Two networks with the same weights and another ``forward`` are two networks.
+    """
+    whole = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(network)).encode())
+    for name, module in network.named_modules():
+        settings = {
+            key: value
+            for key, value in vars(module).items()
+            if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple)
+        }
+        settings.pop("training", None)
+        settings.pop("found", None)
+        whole.update(f"{name} {sorted(settings.items())}\n".encode())
+    classes = {type(module) for module in network.modules()}
+    for cls in sorted(classes, key=lambda c: (c.__module__, c.__qualname__)):
+        whole.update(f"{cls.__module__}.{cls.__qualname__}\n".encode())
+        if cls.__module__.partition(".")[0] not in ("torch", "torchvision", "timm"):
+            with contextlib.suppress(OSError, TypeError):
+                whole.update(inspect.getsource(cls).encode())
+    return whole.hexdigest()
+
+
+def cache_key(
+    network: nn.Module, samples: Samples, preprocess: Transform, precision: str
+) -> str | None:
+    """Hex digest of all that determines the outputs, or None if the transform has no content key."""
+    transform = content_key(preprocess)
+    if transform is None:
+        return None
+    return files.digest(
+        {
+            "version": VERSION,
+            "weights": weights_digest(network),
+            "architecture": architecture(network),
+            "samples": samples.fingerprint,
+            "transform": transform,
+            "precision": precision,
+        }
+    )
+
+
+class _Images(Dataset[tuple[Tensor, int]]):
+    def __init__(self, samples: Samples, preprocess: Transform) -> None:
+        self.samples = samples
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.preprocess(self.samples[index]), index
+
+
+class _Shards(Sampler[list[int]]):
+    """Whole shards, this process's share of them."""
+
+    def __init__(self, n: int, size: int, shards: Sequence[int]) -> None:
+        self.n, self.size, self.shards = n, size, list(shards)
+
+    def _own(self) -> list[int]:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not distributed:
+            return self.shards
+        return self.shards[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for shard in self._own():
+            yield list(range(shard * self.size, min((shard + 1) * self.size, self.n)))
+
+    def __len__(self) -> int:
+        return len(self._own())
+
+
+class _Store:
+    """The arrays of one extraction, full-sized on disk and filled shard by shard."""
+
+    def __init__(self, folder: Path, n: int, size: int) -> None:
+        self.folder, self.n, self.size = folder, n, size
+        self.arrays: dict[str, np.ndarray] = {}
+        self.described = folder / "described.json"
+        self.done = self._array("done", (-(-n // size),), np.dtype(np.uint8))
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            # Made aside and linked into place: of two processes one wins, and none sees a part.
+            temporary = self.folder / f".{name}.{os.getpid()}.part"
+            made = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            made.flush()
+            del made
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+            temporary.unlink()
+        array = np.lib.format.open_memmap(path, mode="r+")
+        if array.shape != shape or array.dtype != dtype:
+            raise OODBenchError(
+                f"the cached outputs in {self.folder} have {name} of {array.dtype}{array.shape}, "
+                f"the network gives {dtype}{shape}. Remove that folder and run again."
+            )
+        return array
+
+    def missing(self) -> list[int]:
+        return np.flatnonzero(self.done == 0).tolist()
+
+    def write(self, rows: np.ndarray, columns: dict[str, Tensor], head: Head | None) -> None:
+        """One shard; what describes the arrays is on disk before the first shard counts."""
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        for name, value in columns.items():
+            array = to_numpy(value)
+            if name not in self.arrays:
+                self.arrays[name] = self._array(
+                    name.replace("/", "."), (self.n, *array.shape[1:]), array.dtype
+                )
+            self.arrays[name][start:stop] = array
+        if not self.described.is_file():
+            if head is not None:
+                _save(self.folder / "head.weight.npy", to_numpy(head.weight))
+                _save(self.folder / "head.bias.npy", to_numpy(cast(Tensor, head.bias)))
+            files_of = {
+                name if name in ("features", "logits") else f"extra/{name}": (
+                    f"{name.replace('/', '.')}.npy"
+                )
+                for name in columns
+            }
+            meta = {"format": FORMAT, "columns": files_of, "head": head is not None}
+            files.write_json(self.described, meta)
+        self.done[start // self.size] = 1
+
+    def finish(self, labels: np.ndarray) -> None:
+        """Describe the arrays as :meth:`Outputs.load` reads them; this makes them complete."""
+        _save(self.folder / "labels.npy", labels)
+        meta = json.loads(self.described.read_text(encoding="utf-8"))
+        meta["columns"]["labels"] = "labels.npy"
+        for leftover in self.folder.glob(".*.part"):
+            leftover.unlink(missing_ok=True)
+        files.write_json(self.folder / "outputs.json", meta)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with files.replacing(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+class _Extraction(pl.LightningModule):
+    def __init__(self, network: nn.Module, store: _Store, who: str) -> None:
+        super().__init__()
+        self.network = network
+        self.store = store
+        self.who = who
+        self.count = 0
+
+    def on_predict_start(self) -> None:
+        if any(p.ndim == 4 for p in self.network.parameters()):
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def predict_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        images, rows = batch
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        outputs = cast(Any, self.network).outputs(images)
+        for name, value in outputs.items():
+            if not value.isfinite().all():
+                bad = (~value.isfinite()).flatten(1).any(dim=1).nonzero()[0]
+                raise BadScoresError(
+                    f"the network gives {name} that are NaN or infinite on {self.who} (first at "
+                    f"index {int(rows[bad])}). Has its training diverged? Train again with a "
+                    "smaller learning rate (--lr), or check the checkpoint."
+                )
+        self.store.write(rows.cpu().numpy(), outputs, cast(Any, self.network).head())
+        self.count += len(images)
+
+
+def extract(
+    model: nn.Module,
+    samples: Samples,
+    preprocess: Transform,
+    *,
+    layer: str | None = None,
+    hardware: Hardware | None = None,
+    on_forward: Callable[[int], None] | None = None,
+) -> Outputs:
+    """What a network says of a dataset: its outputs, labels and head, memory-mapped.
+
+    The forward pass runs once for the same weights, architecture, images, labels, preprocessing
+    and precision; after that the result is read from the cache. A run that was killed goes on
+    with the shards that are missing.
+
+    Args:
+        model: a network with ``outputs`` and ``head``, or any PyTorch classifier, which is copied
+            and neither moved nor changed.
+        samples: the images.
+        preprocess: from image to tensor. One without a content key (see
+            ``transforms.content_key``) is warned about and its outputs are not reused.
+        layer: name of the linear head of a classifier, if it cannot be found.
+        hardware: where and how to run.
+        on_forward: called with the number of samples that went through the network.
+
+    Raises:
+        StorageError: the cache cannot be written to.
+        BadScoresError: the network gives NaN or infinite values.
+        DataError: an image cannot be read.
+    """
+    hardware = hardware or Hardware()
+    network = as_network(model, layer)
+    if len(samples) == 0:
+        raise BadScoresError(f"{samples.name} holds no images.")
+    root = files.writable_cache() / "outputs"
+    key = cache_key(network, samples, preprocess, hardware.precision)
+    if key is None:
+        warnings.warn(
+            f"the preprocessing {preprocess!r} cannot be told apart by its content, so the outputs "
+            "for it are not cached. Use an oodbench Preprocess, or give it a __repr__ that says "
+            "all that it does.",
+            stacklevel=2,
+        )
+        key = files.digest([os.getpid(), np.random.default_rng().bytes(16).hex()])
+    folder = root / key
+    if (folder / "outputs.json").is_file():
+        return Outputs.load(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if network is model:
+        # Trainer moves a network to its device and leaves it there; the caller's own must stay.
+        network = copy.deepcopy(network)
+    size = hardware.batch_size
+    settings = folder / "shards.json"
+    if settings.is_file():
+        size = int(json.loads(settings.read_text())["size"])
+    else:
+        files.write_json(settings, {"size": size})
+    store = _Store(folder, len(samples), size)
+    missing = store.missing()
+    if missing:
+        run = _Extraction(network.eval(), store, samples.name)
+        loader = DataLoader(
+            _Images(samples, preprocess),
+            batch_sampler=_Shards(len(samples), size, missing),
+            num_workers=hardware.workers_for(samples),
+        )
+        with quiet_lightning():
+            trainer = pl.Trainer(logger=False, inference_mode=True, **hardware.trainer_options())
+            trainer.predict(run, loader, return_predictions=False)
+        barrier()
+        if on_forward is not None:
+            on_forward(run.count)
+    if is_first_process():
+        store.finish(samples.labels)
+    barrier()
+    return Outputs.load(folder)
+
+
+def score_with_network(
+    detector: Detector,
+    model: nn.Module,
+    samples: Samples,
+    preprocess: Transform,
+    *,
+    hardware: Hardware | None = None,
+) -> Tensor:
+    """Scores ``[N]`` of a detector that needs the network itself (``score_batch``), gradients on.
+
+    The network is copied and put in evaluation mode; nothing is cached.
+
+    Raises:
+        BadScoresError: scores that are not ``[B]`` finite floats.
+    """
+    hardware = hardware or Hardware()
+    network = copy.deepcopy(as_network(model)).eval()
+    fabric = pl.Trainer(logger=False, **hardware.trainer_options()).strategy.root_device
+    network.to(fabric)
+    loader = DataLoader(
+        _Images(samples, preprocess),
+        batch_size=hardware.batch_size,
+        num_workers=hardware.workers_for(samples),
+    )
+    scores = []
+    for images, _ in loader:
+        batch = detector.score_batch(network, images.to(fabric))
+        scores.append(check_scores(batch.detach().cpu(), len(images), detector.label))
+    return torch.cat(scores)

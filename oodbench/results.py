@@ -1,0 +1,202 @@
+"""Result rows with provenance, and the append-only store that keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oodbench import files
+from oodbench.errors import OODBenchError, StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+"""Version of the row; a reader takes older ones and refuses newer ones."""
+
+METRICS = ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
+INTERVALS = tuple(f"{metric}_{end}" for metric in METRICS for end in ("low", "high"))
+COLUMNS = (
+    ("detector", "detector_options", "method", "backbone", "id", "benchmark", "ood", "group")
+    + ("seed", "auroc", "auroc_low", "auroc_high", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
+    + ("id_accuracy", "n_id", "n_ood")
+    # provenance
+    + ("is_mean", "ood_sets", "recipe", "recipe_options", "preprocess", "precision", "weights")
+    + ("id_train_fingerprint", "id_fingerprint", "ood_fingerprint")
+    + tuple(name for name in INTERVALS if not name.startswith("auroc"))
+    + ("id_accuracy_low", "id_accuracy_high", "seconds", "device", "oodbench", "torch", "python")
+    + ("git_commit", "created", "command", "schema", "row_id")
+)
+"""Names of a row's fields, in the order of tables. Figures are fractions in [0, 1]."""
+
+Row = dict[str, Any]
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """Versions of what computes: oodbench, torch, python, and oodbench's commit if it has one."""
+    root = Path(__file__).resolve().parent
+    commit = None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+        commit = found.stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    try:
+        own = version("oodbench")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {
+        "oodbench": own,
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "git_commit": commit,
+    }
+
+
+def row_id(row: Row) -> str:
+    """What makes a row the same row: what was measured and what came out, not when or how fast."""
+    volatile = {"created", "seconds", "command", "row_id", "device", "git_commit"}
+    return files.digest({key: row[key] for key in sorted(row) if key not in volatile})[:32]
+
+
+@dataclass
+class Results:
+    """Rows of an evaluation.
+
+    Args:
+        rows: one mapping a detector and OOD set (or group mean); see ``COLUMNS``.
+        missing: OOD sets that were not found, with what was looked for, by name.
+        warnings: what a reader of the rows has to know.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __add__(self, other: Results) -> Results:
+        warnings = list(dict.fromkeys([*self.warnings, *other.warnings]))
+        return Results([*self.rows, *other.rows], {**self.missing, **other.missing}, warnings)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A table with ``COLUMNS``."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+    def to_json(self) -> str:
+        """``{"rows": [...], "missing": {...}, "warnings": [...]}``."""
+        value = {"rows": self.rows, "missing": self.missing, "warnings": self.warnings}
+        return json.dumps(value, indent=1, allow_nan=False)
+
+
+class ResultStore:
+    """Rows on disk: one ``.jsonl`` file a benchmark below ``folder/results``, append-only.
+
+    A row that is there already (same measurement, same figures) is not written again. A line that
+    a crash or a full disk left half written is dropped before the next append, and never read.
+
+    Args:
+        folder: the leaderboards' folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, benchmark: str) -> Path:
+        """The file of a benchmark's rows."""
+        return self.folder / "results" / f"{page_name(benchmark)}.jsonl"
+
+    def append(self, rows: Iterable[Row]) -> int:
+        """Write the rows that are new; returns how many.
+
+        Raises:
+            StorageError: the folder cannot be written to.
+        """
+        by_benchmark: dict[str, list[Row]] = {}
+        for row in rows:
+            by_benchmark.setdefault(row["benchmark"], []).append(row)
+        written = 0
+        for benchmark, group in by_benchmark.items():
+            path = self.path(benchmark)
+            files.writable_dir(
+                path.parent, "Choose a folder that you may write with --leaderboards."
+            )
+            try:
+                with files.locked(path):
+                    written += self._append(path, group)
+            except OSError as error:
+                raise StorageError(f"cannot append to {path} ({error.strerror}).") from error
+        return written
+
+    @staticmethod
+    def _append(path: Path, rows: Sequence[Row]) -> int:
+        with path.open("r+b") as handle:
+            content = handle.read()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                handle.truncate(whole)
+            known = {row["row_id"] for row in _parse(content[:whole], path)}
+            new = {row["row_id"]: row for row in rows if row["row_id"] not in known}
+            lines = [json.dumps(row, allow_nan=False) + "\n" for row in new.values()]
+            handle.seek(whole)
+            # one write: a reader or a kill sees it from a line's start to a line's end
+            handle.write("".join(lines).encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+        return len(lines)
+
+    def rows(self, benchmark: str) -> list[Row]:
+        """All rows of a benchmark, oldest first.
+
+        Raises:
+            OODBenchError: a line that is no row, or one of a newer schema.
+        """
+        path = self.path(benchmark)
+        return _parse(path.read_bytes(), path) if path.is_file() else []
+
+
+def _parse(content: bytes, path: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+            schema = row["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise OODBenchError(
+                f"{path}, line {number} is no result row ({error}). Restore the file or remove the line."
+            ) from error
+        if schema > SCHEMA:
+            raise OODBenchError(
+                f"{path}, line {number} was written by a newer oodbench (schema {schema}, this one "
+                f"reads up to {SCHEMA}). Update oodbench."
+            )
+        rows.append(row)
+    return rows
+
+
+def page_name(benchmark: str) -> str:
+    """A benchmark's name as a file name: ``cifar100/palm`` is ``cifar100-palm``."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in benchmark).strip("-.")

@@ -1,0 +1,321 @@
+"""Training a method on a benchmark's ID set: a run is made once, and goes on after a kill.
+
+A run's folder is named by all that determines it (method, recipe, backbone, data, seed). The
+Lightning checkpoint of the last finished epoch lies there while it trains; when it is done, the
+weights alone do, as safetensors.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from oodbench import files
+from oodbench.backbones import create_backbone
+from oodbench.benchmark import Benchmark
+from oodbench.detector import build
+from oodbench.errors import CheckpointError, DataError, OODBenchError
+from oodbench.extract import Hardware, barrier, is_first_process, quiet_lightning
+from oodbench.method import Method, Recipe
+from oodbench.registry import METHODS
+from oodbench.samples import Samples
+from oodbench.transforms import Preprocess, Transform, content_key
+
+VERSION = 1
+"""Part of every run's key; raised when the same settings would train another network."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what it is, and where.
+
+    Args:
+        method: its registered name.
+        recipe_name: ``"published"``, ``"quick"`` …
+        recipe: all hyper-parameters.
+        backbone: the network's name.
+        seed: of initialisation, order and augmentation.
+        benchmark: whose ID training set and preprocessing.
+        samples: the ID training set.
+        checkpoint: weights that training starts from, or None.
+    """
+
+    method: str
+    recipe_name: str
+    recipe: Recipe
+    backbone: str
+    seed: int
+    benchmark: Benchmark
+    samples: Samples
+    checkpoint: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Hex digest of all that determines the run's result."""
+        return files.digest(
+            {
+                "version": VERSION,
+                "method": self.method,
+                "recipe": asdict(self.recipe),
+                "backbone": self.backbone,
+                "seed": self.seed,
+                "samples": self.samples.fingerprint,
+                "preprocess": content_key(self.benchmark.preprocess),
+                "flip": self.benchmark.preprocess.flip,
+                "checkpoint": self.checkpoint and files.sha256(Path(self.checkpoint)),
+            }
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies in the cache."""
+        id_name = "".join(c if c.isalnum() else "-" for c in self.benchmark.id.name)[-40:]
+        name = f"{self.method}-{id_name}-{self.backbone}-seed{self.seed}-{self.key[:16]}"
+        return files.cache_dir() / "runs" / name
+
+    @property
+    def weights(self) -> Path:
+        """The finished weights."""
+        return self.folder / "weights.safetensors"
+
+    def build(self) -> Method:
+        """The untrained module; the random state must be set before."""
+        backbone = create_backbone(self.backbone, self.benchmark.preprocess.channels)
+        if self.checkpoint is not None:
+            from oodbench.backbones import read_checkpoint
+
+            state, _ = read_checkpoint(self.checkpoint)
+            missing, unexpected = backbone.load_state_dict(state, strict=False)
+            if missing:
+                raise CheckpointError(
+                    f"{self.checkpoint} does not fit {self.backbone}; missing: "
+                    f"{', '.join(missing[:6])}; unexpected: {', '.join(unexpected[:6]) or 'none'}."
+                )
+        cls = METHODS.get(self.method)
+        return cls(backbone, len(self.samples.classes), self.recipe)
+
+
+def plan(
+    benchmark: Benchmark,
+    method: str = "ce",
+    *,
+    recipe: str | None = None,
+    backbone: str | None = None,
+    seed: int = 0,
+    overrides: dict[str, Any] | None = None,
+) -> Run:
+    """The run that these words describe; nothing is trained.
+
+    Args:
+        benchmark: whose ID set is learned.
+        method: registered name.
+        recipe: the recipe's name; None for the method's default on this ID set.
+        backbone: overrides the recipe's.
+        seed: non-negative.
+        overrides: recipe fields and their values, which may be text.
+
+    Raises:
+        UnknownNameError: no such method, recipe or backbone.
+        OptionError: no such recipe field, or a value that it cannot take.
+        DataError: fewer than two ID classes, or no training data.
+    """
+    cls = METHODS.get(method)
+    recipe_name = recipe or cls.default_recipe(benchmark.id.name)
+    base = cls.get_recipe(recipe_name)
+    if overrides:
+        fields = {**asdict(base), **overrides}
+        base = build(type(base), f"recipe {recipe_name} of {method}", fields)
+    name = backbone or base.backbone or benchmark.backbone
+    samples = id_samples(benchmark, "train")
+    return Run(method, recipe_name, replace(base, backbone=name), name, seed, benchmark, samples)
+
+
+def id_samples(benchmark: Benchmark, split: str) -> Samples:
+    """A split of a benchmark's ID set, checked to have at least two classes.
+
+    Raises:
+        DataError: fewer than two classes.
+    """
+    samples = benchmark.id.load(split)
+    if len(samples.classes) < 2:
+        raise DataError(
+            f"{samples.name} has one class ({samples.classes[0]}); an ID set needs at least two "
+            "class folders, PATH/train/<class>/ and PATH/test/<class>/."
+        )
+    return samples
+
+
+class _EpochSampler(Sampler[int]):
+    """Samples in an order that depends on seed and epoch alone; each process takes its share.
+
+    Yields ``epoch * n + index``, so that whoever reads the sample knows the epoch as well, and
+    augmentation depends on (seed, epoch, index) and on nothing else: not on the number of workers,
+    nor on whether the run was interrupted.
+    """
+
+    def __init__(self, n: int, seed: int, batch_size: int) -> None:
+        self.n, self.seed, self.batch_size = n, seed, batch_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    @property
+    def _share(self) -> tuple[int, int]:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+    def __len__(self) -> int:
+        rank, world = self._share
+        return self._usable(world) // world
+
+    def _usable(self, world: int) -> int:
+        # whole batches, as contrastive losses want; a set smaller than a batch is used whole
+        whole = self.n - self.n % self.batch_size if self.n >= self.batch_size else self.n
+        return whole - whole % world
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = self._share
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.n, generator=generator)[: self._usable(world)]
+        yield from (order[rank::world] + self.epoch * self.n).tolist()
+
+
+class _Views(Dataset[tuple[Tensor, int]]):
+    def __init__(self, samples: Samples, transform: Transform, views: int, seed: int) -> None:
+        self.samples, self.transform, self.views, self.seed = samples, transform, views, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        index = position % len(self.samples)
+        image = self.samples[index]
+        with torch.random.fork_rng(devices=[]):
+            seed = (self.seed * 1_000_003 + position) % (2**63)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            views = torch.stack([self.transform(image) for _ in range(self.views)])
+        return views, int(self.samples.labels[index])
+
+
+class _AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints appear whole or not at all, and are read without running code from them."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        with files.replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def train(run: Run, hardware: Hardware | None = None, *, retrain: bool = False) -> Method:
+    """The run's trained network: from its folder if it is there, else trained now.
+
+    A run that was killed goes on after its last finished epoch; the result is the same as without
+    the interruption (bit by bit on the CPU with the same number of threads).
+
+    Raises:
+        StorageError: the cache cannot be written to.
+        OODBenchError: the loss became NaN or infinite.
+    """
+    hardware = hardware or Hardware()
+    files.writable_cache()
+    if retrain and is_first_process():
+        shutil.rmtree(run.folder, ignore_errors=True)
+    barrier()
+    if not run.weights.is_file():
+        _fit(run, hardware)
+    state = load_file(run.weights)
+    method = run.build()
+    method.load_state_dict(state)
+    return method.eval()
+
+
+def _fit(run: Run, hardware: Hardware) -> None:
+    folder = run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    options = hardware.trainer_options()
+    options["callbacks"] = [
+        *options["callbacks"],
+        ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
+        _StopOnNaN(),
+    ]
+    last = folder / "last.ckpt"
+    with quiet_lightning():
+        pl.seed_everything(run.seed, verbose=False)
+        method = run.build()
+        preprocess: Preprocess = run.benchmark.preprocess
+        trainer = pl.Trainer(
+            default_root_dir=folder,
+            max_epochs=run.recipe.epochs,
+            logger=[
+                CSVLogger(folder, name="", version="csv"),
+                TensorBoardLogger(folder, name="", version="tensorboard"),
+            ],
+            plugins=[_AtomicCheckpointIO()],
+            log_every_n_steps=1_000_000_000,  # epoch means are logged; steps would be noise
+            num_sanity_val_steps=0,
+            **options,
+        )
+        size = run.recipe.batch_size
+        if size % trainer.world_size:
+            raise OODBenchError(
+                f"the batch of {size} samples cannot be shared by {trainer.world_size} processes; "
+                "choose a --batch-size that is a multiple of that."
+            )
+        workers = hardware.workers_for(run.samples)
+        if run.recipe.epochs * len(run.samples) < 50_000:
+            workers = hardware.workers or 0
+        loader = DataLoader(
+            _Views(run.samples, method.train_transform(preprocess), method.views, run.seed),
+            batch_size=size // trainer.world_size,
+            sampler=_EpochSampler(len(run.samples), run.seed, size),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+        )
+        trainer.fit(method, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    barrier()
+    if is_first_process():
+        with files.replacing(run.weights) as temporary:
+            state = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+            save_file(state, temporary, metadata={"oodbench_run": run.key})
+        last.unlink(missing_ok=True)
+    barrier()
+
+
+class _StopOnNaN(pl.Callback):
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        if trainer.global_step % 20 == 0 and not loss.isfinite():
+            raise OODBenchError(
+                f"training diverged: the loss is {loss.item()} in epoch {trainer.current_epoch}. "
+                "Try a smaller learning rate (--lr), or full precision."
+            )
+
+
+__all__ = ["Run", "id_samples", "plan", "train"]
+
