@@ -16,7 +16,7 @@ from oodbench.detector import Paper
 from oodbench.method import Method, Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
-from oodbench.transforms import Preprocess, Transform, crop_flip
+from oodbench.transforms import Augmentation, CropFlip, Preprocess
 
 
 @register_method("ce")
@@ -42,9 +42,9 @@ class CrossEntropy(Method):
         super().__init__(backbone, num_classes, recipe)
         self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
 
-    def train_transform(self, preprocess: Preprocess) -> Transform:
+    def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """Crop after padding, and flip."""
-        return crop_flip(preprocess)
+        return CropFlip(preprocess)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy, and the accuracy on the batch."""

@@ -16,11 +16,10 @@ Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from oodbench.detector import Detector, Paper
 from oodbench.errors import OptionError

@@ -15,10 +15,9 @@ Checked against: pytorch-ood 0.4.0, whose score is N/2 times ours (tests/test_pa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
-from typing_extensions import Self
 
 from oodbench.detector import Detector, Paper
 from oodbench.outputs import Outputs

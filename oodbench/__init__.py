@@ -13,35 +13,68 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from oodbench.benchmark import (
         Benchmark as Benchmark,
+    )
+    from oodbench.benchmark import (
         DatasetSpec as DatasetSpec,
+    )
+    from oodbench.benchmark import (
         Protocol as Protocol,
+    )
+    from oodbench.benchmark import (
         get_benchmark as get_benchmark,
     )
     from oodbench.detector import (
         Detector as Detector,
+    )
+    from oodbench.detector import (
         Paper as Paper,
+    )
+    from oodbench.detector import (
         create_detector as create_detector,
     )
     from oodbench.evaluator import (
         Contender as Contender,
+    )
+    from oodbench.evaluator import (
         Evaluator as Evaluator,
+    )
+    from oodbench.evaluator import (
         evaluate as evaluate,
     )
     from oodbench.extract import Hardware as Hardware
-    from oodbench.method import Method as Method, Recipe as Recipe
-    from oodbench.outputs import Head as Head, Outputs as Outputs
+    from oodbench.method import Method as Method
+    from oodbench.method import Recipe as Recipe
+    from oodbench.outputs import Head as Head
+    from oodbench.outputs import Outputs as Outputs
     from oodbench.registry import (
         list_benchmarks as list_benchmarks,
+    )
+    from oodbench.registry import (
         list_datasets as list_datasets,
+    )
+    from oodbench.registry import (
         list_detectors as list_detectors,
+    )
+    from oodbench.registry import (
         list_methods as list_methods,
+    )
+    from oodbench.registry import (
         register_backbone as register_backbone,
+    )
+    from oodbench.registry import (
         register_benchmark as register_benchmark,
+    )
+    from oodbench.registry import (
         register_dataset as register_dataset,
+    )
+    from oodbench.registry import (
         register_detector as register_detector,
+    )
+    from oodbench.registry import (
         register_method as register_method,
     )
-    from oodbench.results import Results as Results, ResultStore as ResultStore
+    from oodbench.results import Results as Results
+    from oodbench.results import ResultStore as ResultStore
     from oodbench.samples import Samples as Samples
     from oodbench.transforms import Preprocess as Preprocess
 
@@ -68,7 +101,7 @@ _HOME = {
     "transforms": ("Preprocess",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-__all__ = sorted(_MODULE)  # noqa: PLE0605
+__all__ = sorted(_MODULE)
 
 
 def __getattr__(name: str) -> Any:

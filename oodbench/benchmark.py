@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,10 +190,16 @@ def get_benchmark(id: str | None = None, benchmark: str | None = None) -> Benchm
     """
     name = benchmark or id
     if name is None:
-        raise OptionError("name an ID set (--id cifar10) or a benchmark (--benchmark cifar100/palm).")
+        raise OptionError(
+            "name an ID set (--id cifar10) or a benchmark (--benchmark cifar100/palm)."
+        )
     found = BENCHMARKS.resolve(name)
-    if not isinstance(found, Benchmark):
-        found = found() if ":" not in name and callable(found) else found
+    if ":" not in name and callable(found):
+        try:
+            inspect.signature(found).bind()
+        except TypeError:
+            raise OptionError(f"the benchmark {name!r} wants an argument: {name}:PATH.") from None
+        found = found()
     if not isinstance(found, Benchmark):
         raise OptionError(f"the benchmark {name!r} is no Benchmark but {type(found).__name__}.")
     if id is not None and benchmark is not None and id not in (found.id.name, found.name):

@@ -9,11 +9,10 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from oodbench.errors import BadScoresError, NotFittedError, OptionError
 from oodbench.outputs import Outputs

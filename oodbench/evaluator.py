@@ -27,7 +27,7 @@ from oodbench.extract import (
     weights_digest,
 )
 from oodbench.outputs import Outputs, to_numpy
-from oodbench.results import SCHEMA, ResultStore, Results, Row, row_id, versions
+from oodbench.results import SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import id_samples, plan, train
 from oodbench.transforms import Preprocess, Transform, content_key
@@ -119,7 +119,9 @@ class Evaluator:
                 continue
             self.ood.append(_OOD(choice.spec.name, choice.group, samples))
         if not self.ood:
-            raise MissingDataError("none of the OOD sets is there. " + " ".join(self.missing.values()))
+            raise MissingDataError(
+                "none of the OOD sets is there. " + " ".join(self.missing.values())
+            )
         self._warn_of_overlap()
 
     def _warn_of_overlap(self) -> None:
@@ -401,9 +403,7 @@ def _own_preprocess(
     base = preprocess or benchmark.preprocess
     if not isinstance(base, Preprocess):
         raise OptionError("mean and std change an oodbench Preprocess; yours is another callable.")
-    return dataclasses.replace(
-        base, mean=tuple(mean or base.mean), std=tuple(std or base.std)
-    )
+    return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
 
 
 def _given(
@@ -429,6 +429,4 @@ def _given(
             )
             preprocess = dataclasses.replace(benchmark.preprocess, mean=mean, std=std)
             evaluator.report(f"normalisation of the checkpoint: mean {mean}, std {std}")
-    return Contender(
-        model, backbone=backbone or "", preprocess=preprocess, layer=layer, seed=seed
-    )
+    return Contender(model, backbone=backbone or "", preprocess=preprocess, layer=layer, seed=seed)

@@ -46,7 +46,8 @@ def writable_dir(path: Path, hint: str) -> Path:
 def writable_cache() -> Path:
     """:func:`cache_dir`, which exists and can be written to; StorageError otherwise."""
     return writable_dir(
-        cache_dir(), "Set OODBENCH_CACHE to a folder for outputs and checkpoints that you may write."
+        cache_dir(),
+        "Set OODBENCH_CACHE to a folder for outputs and checkpoints that you may write.",
     )
 
 

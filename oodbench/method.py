@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from oodbench.detector import Paper
 from oodbench.errors import OptionError, UnknownNameError
 from oodbench.outputs import Head
-from oodbench.transforms import Preprocess, Transform
+from oodbench.transforms import Augmentation, Preprocess
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Method(pl.LightningModule):
             )
         return cls.recipes[name]
 
-    def train_transform(self, preprocess: Preprocess) -> Transform:
+    def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """What is done to a training image, for each view of it."""
-        return preprocess
+        return lambda image, rng: preprocess(image)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``{"loss": scalar, ...}`` of images ``[B, views, C, H, W]`` and labels ``[B]``."""

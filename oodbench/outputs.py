@@ -59,7 +59,9 @@ class Head:
     def __call__(self, features: Tensor) -> Tensor:
         """Logits ``[N, C]`` of features ``[N, D]``."""
         return torch.nn.functional.linear(
-            features, self.weight.to(features), self.bias.to(features)  # type: ignore[union-attr]
+            features,
+            self.weight.to(features),
+            self.bias.to(features),  # type: ignore[union-attr]
         )
 
 

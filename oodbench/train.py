@@ -32,7 +32,7 @@ from oodbench.extract import Hardware, barrier, is_first_process, quiet_lightnin
 from oodbench.method import Method, Recipe
 from oodbench.registry import METHODS
 from oodbench.samples import Samples
-from oodbench.transforms import Preprocess, Transform, content_key
+from oodbench.transforms import Augmentation, Preprocess, content_key
 
 VERSION = 1
 """Part of every run's key; raised when the same settings would train another network."""
@@ -196,8 +196,8 @@ class _EpochSampler(Sampler[int]):
 
 
 class _Views(Dataset[tuple[Tensor, int]]):
-    def __init__(self, samples: Samples, transform: Transform, views: int, seed: int) -> None:
-        self.samples, self.transform, self.views, self.seed = samples, transform, views, seed
+    def __init__(self, samples: Samples, augmentation: Augmentation, views: int, seed: int) -> None:
+        self.samples, self.augmentation, self.views, self.seed = samples, augmentation, views, seed
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -205,11 +205,8 @@ class _Views(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         index = position % len(self.samples)
         image = self.samples[index]
-        with torch.random.fork_rng(devices=[]):
-            seed = (self.seed * 1_000_003 + position) % (2**63)
-            torch.manual_seed(seed)
-            random.seed(seed)
-            views = torch.stack([self.transform(image) for _ in range(self.views)])
+        rng = random.Random(f"{self.seed}/{position}")  # noqa: S311
+        views = torch.stack([self.augmentation(image, rng) for _ in range(self.views)])
         return views, int(self.samples.labels[index])
 
 
@@ -258,7 +255,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
     options["callbacks"] = [
         *options["callbacks"],
         ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
-        _StopOnNaN(),
+        _EveryEpoch(run.seed),
     ]
     last = folder / "last.ckpt"
     with quiet_lightning():
@@ -287,7 +284,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
         if run.recipe.epochs * len(run.samples) < 50_000:
             workers = hardware.workers or 0
         loader = DataLoader(
-            _Views(run.samples, method.train_transform(preprocess), method.views, run.seed),
+            _Views(run.samples, method.augmentation(preprocess), method.views, run.seed),
             batch_size=size // trainer.world_size,
             sampler=_EpochSampler(len(run.samples), run.seed, size),
             num_workers=workers,
@@ -306,16 +303,25 @@ def _fit(run: Run, hardware: Hardware) -> None:
     barrier()
 
 
-class _StopOnNaN(pl.Callback):
+class _EveryEpoch(pl.Callback):
+    """Seeds each epoch, so that a resumed run equals an uninterrupted one; stops when it diverges."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if any(parameter.ndim == 4 for parameter in pl_module.parameters()):
+            pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
+        # reading the loss waits for the device, so not every step
         if trainer.global_step % 20 == 0 and not loss.isfinite():
             raise OODBenchError(
                 f"training diverged: the loss is {loss.item()} in epoch {trainer.current_epoch}. "
                 "Try a smaller learning rate (--lr), or full precision."
             )
-
-
-__all__ = ["Run", "id_samples", "plan", "train"]
-

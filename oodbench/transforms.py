@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from oodbench.errors import OptionError
 
 Transform = Callable[[Image.Image], Tensor]
+"""From a raw image to the network's input, the same each time."""
+Augmentation = Callable[[Image.Image, random.Random], Tensor]
+"""From a raw image and a random generator to the network's input."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,14 @@ class Preprocess:
             image = image.crop((left, top, left + self.size, top + self.size))
         return image
 
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
+
     def normalize(self, image: Tensor) -> Tensor:
         """``(image - mean) / std`` of a ``[C, H, W]`` float tensor in [0, 1]."""
-        mean = torch.tensor(self.mean).view(-1, 1, 1)
-        std = torch.tensor(self.std).view(-1, 1, 1)
+        mean, std = self._statistics
         return (image - mean) / std
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -83,8 +93,10 @@ class Preprocess:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """``[C, H, W]`` float32 in [0, 1]."""
-    return v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
+    """``[C, H, W]`` float32 in [0, 1] of an 8-bit image."""
+    pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
+    channels = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+    return channels.to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 def content_key(transform: Any) -> Any:
@@ -102,44 +114,100 @@ def content_key(transform: Any) -> Any:
     return None if " at 0x" in text else text
 
 
-class _Compose:
-    """``fit_image``, a PIL augmentation, to tensor, normalise (picklable for data workers)."""
+class CropFlip:
+    """Random crop after zero padding by an eighth of the side, and a flip where the ID set allows.
 
-    def __init__(self, preprocess: Preprocess, augmentation: v2.Transform) -> None:
-        self.preprocess = preprocess
-        self.augmentation = augmentation
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        fitted = self.augmentation(self.preprocess.fit_image(image))
-        return self.preprocess.normalize(to_tensor(fitted))
-
-
-def crop_flip(preprocess: Preprocess) -> Transform:
-    """Random crop after padding by an eighth of the side, and a flip where the ID set allows it."""
-    steps: list[v2.Transform] = [v2.RandomCrop(preprocess.size, padding=preprocess.size // 8)]
-    if preprocess.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    return _Compose(preprocess, v2.Compose(steps))
-
-
-def simclr(preprocess: Preprocess, min_scale: float = 0.2, colour: float = 0.4) -> Transform:
-    """A SimCLR-style view (arXiv 2002.05709), with the strengths that SupCon and PALM use.
-
-    Random resized crop (area ``min_scale`` to 1), horizontal flip, colour jitter with probability
-    0.8 (brightness, contrast, saturation ``colour``, hue a quarter of it), grey with probability
-    0.2. Colour steps apply to RGB, the flip where a mirrored image keeps its class; grey images
-    get brightness and contrast alone.
+    The standard augmentation of CIFAR classifiers (He et al. 2016, section 4.2).
     """
-    steps: list[v2.Transform] = [
-        v2.RandomResizedCrop(
-            preprocess.size, scale=(min_scale, 1.0), interpolation=v2.InterpolationMode.BILINEAR
-        )
-    ]
-    if preprocess.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if colour and preprocess.mode == "RGB":
-        jitter = v2.ColorJitter(colour, colour, colour, colour / 4)
-        steps += [v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(p=0.2)]
-    elif colour:
-        steps.append(v2.RandomApply([v2.ColorJitter(colour, colour)], p=0.8))
-    return _Compose(preprocess, v2.Compose(steps))
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
+        """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
+        size, pad = self.preprocess.size, self.preprocess.size // 8
+        image = self.preprocess.fit_image(image)
+        left, top = rng.randint(-pad, pad), rng.randint(-pad, pad)
+        image = image.crop((left, top, left + size, top + size))
+        if self.preprocess.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return self.preprocess.normalize(to_tensor(image))
+
+
+class SimCLR:
+    """A SimCLR-style view (arXiv:2002.05709), with the strengths that SupCon and PALM use.
+
+    Random resized crop (area ``min_scale`` to 1, aspect 3/4 to 4/3, bilinear), horizontal flip,
+    colour jitter with probability 0.8 (brightness, contrast and saturation by a factor of
+    1 +- ``colour``, hue by +- ``colour`` / 4 of the circle, in random order), grey with probability
+    0.2. Saturation, hue and grey are for RGB; the flip for ID sets that allow it. The same
+    distribution as torchvision's transforms, drawn from one generator a view and several times as
+    fast on small images, where those are all overhead.
+
+    Args:
+        preprocess: the ID set's.
+        min_scale: smallest share of the image's area that a view keeps.
+        colour: strength of the jitter; 0 for none.
+    """
+
+    def __init__(self, preprocess: Preprocess, min_scale: float = 0.2, colour: float = 0.4) -> None:
+        self.preprocess, self.min_scale, self.colour = preprocess, min_scale, colour
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
+        """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
+        preprocess = self.preprocess
+        if image.mode != preprocess.mode:
+            image = image.convert(preprocess.mode)
+        box = self._box(image.width, image.height, rng)
+        image = image.resize((preprocess.size,) * 2, Image.Resampling.BILINEAR, box=box)
+        if preprocess.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.colour and rng.random() < 0.8:
+            image = self._jitter(image, rng)
+        if preprocess.mode == "RGB" and rng.random() < 0.2:
+            image = image.convert("L").convert("RGB")
+        return preprocess.normalize(to_tensor(image))
+
+    def _box(
+        self, width: int, height: int, rng: random.Random
+    ) -> tuple[float, float, float, float]:
+        for _ in range(10):
+            area = width * height * rng.uniform(self.min_scale, 1.0)
+            aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+                return left, top, left + w, top + h
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return left, top, left + side, top + side
+
+    def _jitter(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        steps = [_brightness, _contrast]
+        if image.mode == "RGB":
+            steps += [_saturation, _hue]
+        rng.shuffle(steps)
+        for step in steps:
+            strength = self.colour / 4 if step is _hue else self.colour
+            image = step(image, rng.uniform(-strength, strength))
+        return image
+
+
+def _brightness(image: Image.Image, change: float) -> Image.Image:
+    return Image.blend(Image.new(image.mode, image.size), image, 1 + change)
+
+
+def _contrast(image: Image.Image, change: float) -> Image.Image:
+    mean = round(float(np.asarray(image.convert("L")).mean()))
+    grey = Image.new("L", image.size, mean).convert(image.mode)
+    return Image.blend(grey, image, 1 + change)
+
+
+def _saturation(image: Image.Image, change: float) -> Image.Image:
+    return Image.blend(image.convert("L").convert("RGB"), image, 1 + change)
+
+
+def _hue(image: Image.Image, change: float) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
+    turned = hue.point([(level + round(change * 256)) % 256 for level in range(256)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")

@@ -1,0 +1,449 @@
+"""The command line. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from oodbench.errors import OODBenchError
+
+if TYPE_CHECKING:
+    from oodbench.extract import Hardware
+    from oodbench.results import Results
+
+app = typer.Typer(
+    name="oodbench",
+    help="A benchmark suite for out-of-distribution (OOD) detection.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+list_app = typer.Typer(help="Names of what is installed.", no_args_is_help=True)
+data_app = typer.Typer(help="The datasets on this machine.", no_args_is_help=True)
+app.add_typer(list_app, name="list")
+app.add_typer(data_app, name="data")
+
+_state = {"debug": False}
+
+Id = Annotated[
+    str | None,
+    typer.Option(
+        "--id", help="ID set: cifar10, cifar100, digits, folder:PATH. Its default benchmark."
+    ),
+]
+BenchmarkName = Annotated[
+    str | None, typer.Option("--benchmark", help="Another protocol, such as cifar100/palm.")
+]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help="How to train. Default: what the detector was designed for."),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="published, quick … Default: the published one where the paper has the ID set.",
+    ),
+]
+RecipeSet = Annotated[
+    list[str] | None,
+    typer.Option("--recipe-set", help="Change a recipe's field: --recipe-set weight_decay=1e-4."),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Network: resnet20, resnet34-cifar … or any timm name."),
+]
+Seed = Annotated[str, typer.Option("--seed", help="Seed, or several: 0,1,2.")]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="Override the recipe's epochs.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Override the recipe's batch size.")
+]
+LR = Annotated[float | None, typer.Option("--lr", help="Override the recipe's learning rate.")]
+Accelerator = Annotated[str, typer.Option("--accelerator", help="Lightning's: auto, cpu, gpu …")]
+Devices = Annotated[str, typer.Option("--devices", help="Lightning's: auto, a number, or 0,1.")]
+Strategy = Annotated[str, typer.Option("--strategy", help="Lightning's: auto, ddp …")]
+Precision = Annotated[
+    str, typer.Option("--precision", help="Lightning's: 32-true, 16-mixed, bf16-mixed …")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Processes that read images. Default: by dataset."),
+]
+Retrain = Annotated[
+    bool, typer.Option("--retrain", help="Train although a finished run is in the cache.")
+]
+Leaderboards = Annotated[
+    str,
+    typer.Option(
+        "--leaderboards",
+        envvar="OODBENCH_LEADERBOARDS",
+        help="Folder of the result rows and pages.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable results alone.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback when something fails.")]
+
+
+@app.callback()
+def root(debug: Debug = False) -> None:
+    """A benchmark suite for out-of-distribution (OOD) detection."""
+    _state["debug"] = _state["debug"] or debug
+
+
+@app.command("eval")
+def eval_command(
+    detector: Annotated[
+        list[str],
+        typer.Option("--detector", help="Detectors, separated by commas: msp,energy,knn."),
+    ],
+    id_name: Id = None,
+    benchmark: BenchmarkName = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option("--ood", help="OOD sets instead of the benchmark's: mnist,near=folder:PATH."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A detector's option: --set k=20, or --set knn.k=20."),
+    ] = None,
+    method: Method = None,
+    recipe: RecipeName = None,
+    recipe_set: RecipeSet = None,
+    backbone: Backbone = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint", help="A trained classifier (safetensors, .pt); needs --backbone."
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="The network's own channel means: 0.485,0.456,0.406."),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Its channel deviations.")] = None,
+    seed: Seed = "0",
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LR = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
+    workers: Workers = None,
+    retrain: Retrain = False,
+    leaderboards: Leaderboards = "leaderboards",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train what the detectors need, score them on a benchmark, and add rows to its leaderboard."""
+    _state["debug"] = _state["debug"] or debug
+    from oodbench import files, leaderboard
+    from oodbench.benchmark import get_benchmark
+    from oodbench.evaluator import evaluate
+    from oodbench.extract import is_first_process
+
+    say = _reporter(as_json)
+    names = _split(detector)
+    chosen = get_benchmark(id_name, benchmark)
+    seeds = _seeds(seed)
+    detectors = _detectors(names, option or [])
+    overrides = _overrides(recipe_set, epochs, batch_size, lr)
+    files.writable_dir(
+        files.Path(leaderboards), "Choose a folder that you may write with --leaderboards."
+    )
+    sets = _split(ood) if ood else None
+    say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
+    results = evaluate(
+        benchmark=chosen,
+        detectors=detectors,
+        ood=sets,
+        method=method,
+        recipe=recipe,
+        recipe_options=overrides,
+        backbone=backbone,
+        checkpoint=checkpoint,
+        seed=seeds,
+        retrain=retrain,
+        mean=_floats(mean, "--mean"),
+        std=_floats(std, "--std"),
+        hardware=_hardware(accelerator, devices, strategy, precision, workers, as_json),
+        leaderboards=leaderboards,
+        report=say,
+        command=_command(),
+    )
+    if not is_first_process():
+        return
+    page = leaderboard.write(chosen, leaderboards)
+    if as_json:
+        typer.echo(results.to_json())
+        return
+    _show(results)
+    store = files.Path(leaderboards) / "results" / f"{leaderboard.page_name(chosen.name)}.jsonl"
+    say(f"rows: {store}; page: {page}")
+    say(f"again: {_command()}")
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Option("--method", help="How to train: ce, palm …")],
+    id_name: Id = None,
+    benchmark: BenchmarkName = None,
+    recipe: RecipeName = None,
+    recipe_set: RecipeSet = None,
+    backbone: Backbone = None,
+    seed: Seed = "0",
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LR = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
+    workers: Workers = None,
+    retrain: Retrain = False,
+    debug: Debug = False,
+) -> None:
+    """Train a method on an ID set; the run stays in the cache, where `eval` finds it."""
+    _state["debug"] = _state["debug"] or debug
+    from oodbench.benchmark import get_benchmark
+    from oodbench.train import plan
+    from oodbench.train import train as fit
+
+    say = _reporter(False)
+    chosen = get_benchmark(id_name, benchmark)
+    hardware = _hardware(accelerator, devices, strategy, precision, workers, False)
+    for one in _seeds(seed):
+        run = plan(
+            chosen,
+            method,
+            recipe=recipe,
+            backbone=backbone,
+            seed=one,
+            overrides=_overrides(recipe_set, epochs, batch_size, lr),
+        )
+        fit(run, hardware, retrain=retrain)
+        say(f"weights: {run.weights}; logs: {run.folder / 'csv'} and {run.folder / 'tensorboard'}")
+
+
+@app.command()
+def leaderboard(
+    id_name: Id = None,
+    benchmark: BenchmarkName = None,
+    leaderboards: Leaderboards = "leaderboards",
+    debug: Debug = False,
+) -> None:
+    """Write a benchmark's page from the stored rows."""
+    _state["debug"] = _state["debug"] or debug
+    from oodbench import leaderboard as pages
+    from oodbench.benchmark import get_benchmark
+
+    typer.echo(pages.write(get_benchmark(id_name, benchmark), leaderboards))
+
+
+def _list(kind: str) -> Callable[[], None]:
+    def command() -> None:
+        from oodbench import registry
+
+        names = getattr(registry, kind.upper())
+        width = max((len(name) for name in names.names()), default=0)
+        for name in names.names():
+            typer.echo(f"{name:{width}}  {names.summary(name)}".rstrip())
+
+    command.__doc__ = f"Names of all {kind}, one a line."
+    return command
+
+
+for _kind in ("detectors", "methods", "benchmarks", "datasets"):
+    list_app.command(_kind)(_list(_kind))
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A detector, method, benchmark or dataset.")],
+) -> None:
+    """Paper, formula, needs, options with defaults, published figures, BibTeX."""
+    from oodbench.info import describe
+
+    typer.echo(describe(name))
+
+
+@data_app.command("status")
+def data_status() -> None:
+    """Which datasets are on this machine, and how to get the others."""
+    from oodbench import files
+    from oodbench.benchmark import DatasetSpec
+    from oodbench.registry import DATASETS
+
+    typer.echo(f"OODBENCH_DATA: {files.data_dir()}\nOODBENCH_CACHE: {files.cache_dir()}")
+    for name in DATASETS.names():
+        spec = DATASETS.get(name)
+        if not isinstance(spec, DatasetSpec):
+            continue
+        for split in spec.splits:
+            try:
+                state = f"{len(spec.load(split)):,} images"
+            except OODBenchError as error:
+                state = str(error)
+            typer.echo(f"{name}/{split}: {state}")
+
+
+def _reporter(quiet: bool) -> Callable[[str], None]:
+    from oodbench.extract import is_first_process
+
+    def say(line: str) -> None:
+        if not quiet and is_first_process():
+            typer.echo(line)
+
+    return say
+
+
+def _command() -> str:
+    return shlex.join(["oodbench", *sys.argv[1:]])
+
+
+def _split(values: list[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    from oodbench.errors import OptionError
+
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = [-1]
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise OptionError(
+            f"--seed {text}: give different non-negative whole numbers, such as 0,1,2."
+        )
+    return seeds
+
+
+def _floats(text: str | None, option: str) -> list[float] | None:
+    from oodbench.errors import OptionError
+
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"{option} {text}: give numbers in [0, 1], one a channel.") from None
+
+
+def _pairs(values: list[str], option: str) -> list[tuple[str, str]]:
+    from oodbench.errors import OptionError
+
+    pairs = []
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise OptionError(f"{option} {value}: write {option} NAME=VALUE.")
+        pairs.append((name.strip(), text.strip()))
+    return pairs
+
+
+def _detectors(names: list[str], options: list[str]) -> list[Any]:
+    from oodbench.detector import create_detector, option_types
+    from oodbench.errors import OptionError
+    from oodbench.registry import DETECTORS
+
+    chosen: dict[str, dict[str, str]] = {name: {} for name in names}
+    for name in chosen:
+        DETECTORS.get(name)
+    for key, text in _pairs(options, "--set"):
+        owner, dot, option = key.partition(".")
+        if dot:
+            if owner not in chosen:
+                raise OptionError(
+                    f"--set {key}: {owner!r} is not among --detector {','.join(names)}."
+                )
+            chosen[owner][option] = text
+            continue
+        owners = [name for name in chosen if key in option_types(DETECTORS.get(name))]
+        for name in owners or list(chosen)[:1]:
+            chosen[name][key] = text
+    return [create_detector(name, **given) for name, given in chosen.items()]
+
+
+def _overrides(
+    recipe_set: list[str] | None, epochs: int | None, batch_size: int | None, lr: float | None
+) -> dict[str, Any]:
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    return {
+        **dict(_pairs(recipe_set or [], "--recipe-set")),
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def _hardware(
+    accelerator: str, devices: str, strategy: str, precision: str, workers: int | None, quiet: bool
+) -> Hardware:
+    from oodbench.extract import Hardware
+
+    progress = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
+    return Hardware(accelerator, devices, strategy, precision, workers, progress=progress)
+
+
+def _sets(benchmark: Any, names: list[str] | None) -> str:
+    return ", ".join(f"{choice.spec.name} ({choice.group})" for choice in benchmark.choose(names))
+
+
+def _show(results: Results) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=None)
+    for column in ("detector", "method", "seed", "OOD", "AUROC %", "95 % interval"):
+        table.add_column(column, overflow="fold")
+    for column in ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", "ID acc.", "images"):
+        table.add_column(column, justify="right")
+    previous = None
+    for row in results.rows:
+        key = (row["detector"], row["method"], row["seed"])
+        if previous not in (None, key):
+            table.add_section()
+        previous = key
+        name = f"[bold]{row['ood']}[/bold]" if row["is_mean"] else row["ood"]
+        accuracy = row["id_accuracy"]
+        table.add_row(
+            row["detector"],
+            row["method"],
+            str(row["seed"]),
+            name,
+            f"{100 * row['auroc']:.2f}",
+            f"{100 * row['auroc_low']:.2f}–{100 * row['auroc_high']:.2f}",
+            *(f"{100 * row[m]:.2f}" for m in ("fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")),
+            "–" if accuracy is None else f"{100 * accuracy:.2f}",
+            f"{row['n_ood']:,}",
+        )
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width).print(table)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one or two lines and exit status 2."""
+    debug = "--debug" in sys.argv
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        app()
+    except OODBenchError as error:
+        if debug:
+            raise
+        _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where it stopped.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
