@@ -64,7 +64,7 @@ FAR = (MNIST, SVHN, TEXTURES, PLACES365)
 
 
 def cifar10() -> Benchmark:
-    """CIFAR-10 against CIFAR-100 and TinyImageNet (near), MNIST, SVHN, Textures, Places365 (far)."""
+    """CIFAR-10; near: CIFAR-100, TinyImageNet; far: MNIST, SVHN, Textures, Places365."""
     return Benchmark(
         name="cifar10",
         id=CIFAR10,
@@ -77,7 +77,7 @@ def cifar10() -> Benchmark:
 
 
 def cifar100() -> Benchmark:
-    """CIFAR-100 against CIFAR-10 and TinyImageNet (near), MNIST, SVHN, Textures, Places365 (far)."""
+    """CIFAR-100; near: CIFAR-10, TinyImageNet; far: MNIST, SVHN, Textures, Places365."""
     return Benchmark(
         name="cifar100",
         id=CIFAR100,
@@ -90,7 +90,7 @@ def cifar100() -> Benchmark:
 
 
 def cifar100_palm() -> Benchmark:
-    """CIFAR-100 against SVHN, Places365, LSUN-C, iSUN and Textures (far), as in PALM's Table 1."""
+    """CIFAR-100; far: SVHN, Places365, LSUN-C, iSUN, Textures, as in PALM's Table 1."""
     return Benchmark(
         name="cifar100/palm",
         id=CIFAR100,

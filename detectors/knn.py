@@ -15,13 +15,13 @@ Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
@@ -56,7 +56,7 @@ class KNN(Detector):
 
     k: int = 50
     normalize: bool = True
-    bank_: Tensor | None = field(default=None, init=False, repr=False)  # [N, D]
+    bank_: Tensor = learned()  # [N, D]
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -14,12 +14,12 @@ Checked against: pytorch-ood 0.4.0, whose score is N/2 times ours (tests/test_pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from torch import Tensor
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import Detector, Paper, learned
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
@@ -46,8 +46,8 @@ class Mahalanobis(Detector):
         formula="s(x) = min_c (z - mu_c)^T S^+ (z - mu_c), S shared by the classes",
     )
 
-    means_: Tensor | None = field(default=None, init=False, repr=False)  # [C, D]
-    precision_: Tensor | None = field(default=None, init=False, repr=False)  # [D, D]
+    means_: Tensor = learned()  # [C, D]
+    precision_: Tensor = learned()  # [D, D]
 
     def fit(self, train: Outputs) -> Self:
         """Class means and the shared covariance of features ``[N, D]``, in one pass."""

@@ -3,7 +3,7 @@ r"""MSP: maximum softmax probability.
 Paper: D. Hendrycks, K. Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution
 Examples in Neural Networks", ICLR 2017. arXiv:1610.02136
 
-.. math:: s(x) = -\log \max_c \operatorname{softmax}(f(x))_c = \operatorname{logsumexp} f - \max_c f_c
+.. math:: s(x) = -\log \max_c \operatorname{softmax}(f(x))_c
 
 Differs from the paper: (1) the logarithm. It changes no order, but in float32 the probability
 itself saturates at 1 and ties thousands of confident samples.

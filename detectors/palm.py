@@ -29,9 +29,9 @@ Differs from the reference code: (1) everything runs in the log domain and at le
 nothing over- or underflows (their exponentials overflow in half precision, and sums below 1e-12
 are clamped); (2) the score subtracts the training mean once (theirs once more, un-standardised:
 ``centring="paper"``); (3) unlabelled data: ``labels=None``, our reading of the paper; (4) class
-logits, for the ID accuracy: :math:`\log \sum_{j \in c} \exp(z^\top p_j / \tau)`, the class posterior
-of the paper's mixture up to a constant; theirs has none; (5) with several processes the loss sees
-the whole batch, gathered with gradients; the reference code runs on one GPU; (6) the last
+logits, for the ID accuracy: :math:`\log \sum_{j \in c} \exp(z^\top p_j / \tau)`, the class
+posterior of the paper's mixture up to a constant; theirs has none; (5) with several processes the
+loss sees the whole batch, gathered with gradients; the reference code runs on one GPU; (6) the last
 checkpoint is kept, theirs is the one of the lowest training loss.
 Checked against: a run of the authors' loss on random cases, loss, prototypes and gradients within
 1e-6 in float64 over three consecutive calls.
@@ -41,14 +41,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
 from oodbench.method import Method, Recipe, mlp_head
 from oodbench.outputs import Outputs
@@ -119,6 +119,7 @@ class PALMLoss(nn.Module):
     """
 
     prototypes: Tensor
+    prototype_classes: Tensor
 
     def __init__(
         self,
@@ -368,9 +369,9 @@ class PALM(Detector):
     paper: ClassVar[Paper | None] = PAPER
 
     centring: Literal["clean", "paper"] = "clean"
-    mean_: Tensor | None = field(default=None, init=False, repr=False)  # [D]
-    std_: Tensor | None = field(default=None, init=False, repr=False)  # [D]
-    precision_: Tensor | None = field(default=None, init=False, repr=False)  # [D, D]
+    mean_: Tensor = learned()  # [D]
+    std_: Tensor = learned()  # [D]
+    precision_: Tensor = learned()  # [D, D]
 
     def __post_init__(self) -> None:
         if self.centring not in ("clean", "paper"):

@@ -109,14 +109,14 @@ class StemResNet(nn.Module):
         ):
             first = _ProjectionBlock(inside, out, 1 if stage == 1 else 2)
             rest = (_ProjectionBlock(out, out, 1) for _ in range(count - 1))
-            setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
+            self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
         _initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features: ``[B, C, H, W] -> [B, 512]``."""
         x = F.relu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
         return x.mean(dim=(2, 3))
 
 
@@ -301,7 +301,7 @@ class Classifier(nn.Module):
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict and the metadata of a safetensors or ``.pt`` file; runs no code from it.
 
-    A ``state_dict`` or ``model`` entry is unpacked, and a ``module.`` prefix (DataParallel) dropped.
+    A ``state_dict`` or ``model`` entry is unpacked, a ``module.`` prefix (DataParallel) dropped.
 
     Raises:
         CheckpointError: no such file, damaged, or a pickle that wants to run code.
@@ -321,9 +321,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is not a plain state dict: reading it would run code that it carries, or it is "
-            "damaged, so it was not read. Save the weights alone: torch.save(model.state_dict(), "
-            f"path), or safetensors. ({str(error).splitlines()[0]})"
+            f"{path} is not a plain state dict: reading it would run code that it carries, "
+            "or it is damaged, so it was not read. Save the weights alone: "
+            f"torch.save(model.state_dict(), path), or safetensors. ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # each format has its own error for a damaged file
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from oodbench import files
 from oodbench.errors import OptionError, UnknownNameError
@@ -123,8 +123,8 @@ class Benchmark:
             elif group not in ("near", "far"):
                 raise OptionError(f"--ood {name}: the group is 'near' or 'far', not {group!r}.")
             found = own.get(bare) or OODSet(resolve_dataset(bare, known=list(own)), "far")
-            if group == "near" or group == "far":
-                found = replace(found, group=group)
+            if group:
+                found = replace(found, group=cast(Group, group))
             if found.spec.name in chosen:
                 raise OptionError(f"--ood names {found.spec.name!r} twice.")
             chosen[found.spec.name] = found

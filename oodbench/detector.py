@@ -44,16 +44,23 @@ class Paper:
     def bibtex(self, key: str) -> str:
         """A BibTeX entry."""
         return (
-            f"@inproceedings{{{key},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
-            f"  booktitle = {{{self.venue}}},\n  year = {{{self.year}}},\n  url = {{{self.url}}}\n}}"
+            f"@inproceedings{{{key},\n  title = {{{self.title}}},\n"
+            f"  author = {{{self.authors}}},\n"
+            f"  booktitle = {{{self.venue}}},\n  year = {{{self.year}}},\n"
+            f"  url = {{{self.url}}}\n}}"
         )
+
+
+def learned() -> Any:
+    """A detector's field that ``fit`` fills in: no option, not compared, not printed."""
+    return dataclasses.field(default=None, init=False, repr=False, compare=False)
 
 
 class Detector:
     """An OOD score read off :class:`Outputs`; higher = more OOD, always.
 
     A subclass is a dataclass: its fields are its hyper-parameters; what ``fit`` learns are fields
-    with ``init=False`` whose names end in ``_``. It says what ``score`` reads in ``needs``
+    ``name_: Tensor = learned()``. It says what ``score`` reads in ``needs``
     (``"features"``, ``"logits"``, ``"head"``, an extra's name, ``"model"``), and implements
     ``score``, and ``fit`` if it learns from ID training outputs. A detector that needs the network
     itself (input gradients, dropout) has ``needs = {"model"}`` and implements ``score_batch``.
@@ -99,11 +106,8 @@ class Detector:
 
     def options(self) -> dict[str, Any]:
         """Hyper-parameters and their values."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in (dataclasses.fields(self) if dataclasses.is_dataclass(self) else ())
-            if field.init
-        }
+        fields: Any = getattr(type(self), "__dataclass_fields__", {}).values()
+        return {f.name: getattr(self, f.name) for f in fields if f.init}
 
 
 def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,9 +216,9 @@ def _coerce(value: Any, kind: Any, who: str) -> Any:
             return None
         if choice is bool and (isinstance(value, bool) or text in ("true", "false")):
             return text == "true" if text is not None else value
-        if choice is int and not isinstance(value, bool):
-            if isinstance(value, int) or (text and text.lstrip("+-").isdigit()):
-                return int(value)
+        whole = isinstance(value, int) or (text and text.lstrip("+-").isdigit())
+        if choice is int and whole and not isinstance(value, bool):
+            return int(value)
         if choice is float and not isinstance(value, bool):
             try:
                 return float(value)

@@ -160,7 +160,7 @@ class Evaluator:
             train_samples = id_samples(self.benchmark, "train")
             if train_samples.classes != self.test.classes:
                 raise DataError(
-                    f"{train_samples.name} and {self.test.name} have different classes: only in one "
+                    f"{train_samples.name} and {self.test.name} have different classes: "
                     f"{sorted(set(train_samples.classes) ^ set(self.test.classes))[:5]}."
                 )
             fitting = self._outputs(contender, network, train_samples)

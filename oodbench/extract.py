@@ -176,7 +176,7 @@ def architecture(network: nn.Module) -> str:
 def cache_key(
     network: nn.Module, samples: Samples, preprocess: Transform, precision: str
 ) -> str | None:
-    """Hex digest of all that determines the outputs, or None if the transform has no content key."""
+    """Hex digest of all that determines the outputs; None if the transform has no content key."""
     transform = content_key(preprocess)
     if transform is None:
         return None
@@ -268,7 +268,7 @@ class _Store:
         if not self.described.is_file():
             if head is not None:
                 _save(self.folder / "head.weight.npy", to_numpy(head.weight))
-                _save(self.folder / "head.bias.npy", to_numpy(cast(Tensor, head.bias)))
+                _save(self.folder / "head.bias.npy", to_numpy(head.bias))
             files_of = {
                 name if name in ("features", "logits") else f"extra/{name}": (
                     f"{name.replace('/', '.')}.npy"
@@ -304,7 +304,7 @@ class _Extraction(pl.LightningModule):
 
     def on_predict_start(self) -> None:
         if any(p.ndim == 4 for p in self.network.parameters()):
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
 
     def predict_step(self, batch: tuple[Tensor, Tensor]) -> None:
         images, rows = batch

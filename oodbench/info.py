@@ -96,7 +96,7 @@ def _benchmark(name: str) -> str:
                 for g in found.ood
             ),
             f"input:    {found.preprocess}",
-            f"ranked by the {protocol.rank_group} mean of {protocol.rank_by}; prints {protocol.fpr}",
+            f"ranking:  {protocol.rank_group} mean of {protocol.rank_by}; papers: {protocol.fpr}",
             f"defined:  {found.citation}",
         ]
     )

@@ -114,14 +114,14 @@ class Method(pl.LightningModule):
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """What is done to a training image, for each view of it."""
-        return lambda image, rng: preprocess(image)
+        return lambda image, _: preprocess(image)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``{"loss": scalar, ...}`` of images ``[B, views, C, H, W]`` and labels ``[B]``."""
         raise NotImplementedError
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """``features [B, D]``, ``logits [B, C]`` and extras, one row a sample, of ``[B, C, H, W]``."""
+        """``features [B, D]``, ``logits [B, C]`` and extras of images ``[B, C, H, W]``."""
         raise NotImplementedError
 
     def head(self) -> Head | None:

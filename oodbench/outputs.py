@@ -34,7 +34,7 @@ def as_tensor(value: Any) -> Tensor:
 
 @dataclass
 class Head:
-    """The linear layer from penultimate features to logits: ``logits = features @ weight.T + bias``.
+    """The linear layer from penultimate features to logits: ``features @ weight.T + bias``.
 
     Args:
         weight: ``[C, D]``.
@@ -42,15 +42,14 @@ class Head:
     """
 
     weight: Tensor
-    bias: Tensor | None = None
+    bias: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.weight = as_tensor(self.weight)
         if self.weight.ndim != 2:
             raise OODBenchError(f"Head.weight must be [C, D], not {tuple(self.weight.shape)}.")
-        if self.bias is None:
-            self.bias = self.weight.new_zeros(len(self.weight))
-        self.bias = as_tensor(self.bias)
+        given: Tensor | None = self.bias
+        self.bias = as_tensor(self.weight.new_zeros(len(self.weight)) if given is None else given)
         if self.bias.shape != self.weight.shape[:1]:
             raise OODBenchError(
                 f"Head.bias must be [{len(self.weight)}], not {list(self.bias.shape)}."
@@ -61,7 +60,7 @@ class Head:
         return torch.nn.functional.linear(
             features,
             self.weight.to(features),
-            self.bias.to(features),  # type: ignore[union-attr]
+            self.bias.to(features),
         )
 
 
@@ -79,9 +78,11 @@ class Outputs:
     NumPy arrays are taken wherever a tensor is. All have the same length N.
     """
 
-    features: Tensor | None = None
-    logits: Tensor | None = None
-    labels: Tensor | None = None
+    # None where the network does not give them; typed as tensors, since a detector reads only what
+    # it declares in ``needs``, and that is checked before it runs
+    features: Tensor = None  # type: ignore[assignment]
+    logits: Tensor = None  # type: ignore[assignment]
+    labels: Tensor = None  # type: ignore[assignment]
     head: Head | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
 
@@ -156,7 +157,7 @@ class Outputs:
     def to(self, device: torch.device | str) -> Outputs:
         """The same on another device."""
         moved = {name: value.to(device) for name, value in self._columns()}
-        head = self.head and Head(self.head.weight.to(device), self.head.bias.to(device))  # type: ignore[union-attr]
+        head = self.head and Head(self.head.weight.to(device), self.head.bias.to(device))
         extra = {
             name.removeprefix("extra/"): moved.pop(name) for name in list(moved) if "extra/" in name
         }
@@ -180,7 +181,7 @@ class Outputs:
                 np.save(temporary / columns[name], to_numpy(value), allow_pickle=False)
             if self.head is not None:
                 np.save(temporary / "head.weight.npy", to_numpy(self.head.weight))
-                np.save(temporary / "head.bias.npy", to_numpy(self.head.bias))  # type: ignore[arg-type]
+                np.save(temporary / "head.bias.npy", to_numpy(self.head.bias))
             files.write_json(
                 temporary / "outputs.json",
                 {"format": FORMAT, "columns": columns, "head": self.head is not None},

@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         return self._objects[name]
 
     def resolve(self, name: str) -> Any:
-        """Like :meth:`get`, but ``name:argument`` calls the registered factory with the argument."""
+        """Like :meth:`get`, but ``name:argument`` calls the registered factory with it."""
         head, colon, argument = name.partition(":")
         if not colon:
             return self.get(name)

@@ -23,17 +23,16 @@ SCHEMA = 1
 """Version of the row; a reader takes older ones and refuses newer ones."""
 
 METRICS = ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
-INTERVALS = tuple(f"{metric}_{end}" for metric in METRICS for end in ("low", "high"))
-COLUMNS = (
-    ("detector", "detector_options", "method", "backbone", "id", "benchmark", "ood", "group")
-    + ("seed", "auroc", "auroc_low", "auroc_high", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
-    + ("id_accuracy", "n_id", "n_ood")
-    # provenance
-    + ("is_mean", "ood_sets", "recipe", "recipe_options", "preprocess", "precision", "weights")
-    + ("id_train_fingerprint", "id_fingerprint", "ood_fingerprint")
-    + tuple(name for name in INTERVALS if not name.startswith("auroc"))
-    + ("id_accuracy_low", "id_accuracy_high", "seconds", "device", "oodbench", "torch", "python")
-    + ("git_commit", "created", "command", "schema", "row_id")
+COLUMNS = tuple(
+    """
+    detector detector_options method backbone id benchmark ood group seed
+    auroc auroc_low auroc_high fpr95_id fpr95_ood aupr_in aupr_out id_accuracy n_id n_ood
+    is_mean ood_sets recipe recipe_options preprocess precision weights
+    id_train_fingerprint id_fingerprint ood_fingerprint
+    fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
+    aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
+    seconds device oodbench torch python git_commit created command schema row_id
+    """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1]."""
 
@@ -43,28 +42,15 @@ Row = dict[str, Any]
 @cache
 def versions() -> dict[str, str | None]:
     """Versions of what computes: oodbench, torch, python, and oodbench's commit if it has one."""
-    root = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     commit = None
-    try:
-        found = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(root),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-        commit = found.stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        pass
+    if (root / ".git").exists():  # installed from a checkout; not inside somebody else's
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        try:
+            found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+            commit = found.stdout.strip() or None
+        except (OSError, subprocess.TimeoutExpired):
+            pass
     try:
         own = version("oodbench")
     except PackageNotFoundError:
@@ -195,7 +181,8 @@ def _parse(content: bytes, path: Path) -> list[Row]:
             schema = row["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise OODBenchError(
-                f"{path}, line {number} is no result row ({error}). Restore the file or remove the line."
+                f"{path}, line {number} is no result row ({error}). "
+                "Restore the file, or remove the line."
             ) from error
         if schema > SCHEMA:
             raise OODBenchError(

@@ -180,7 +180,7 @@ class _EpochSampler(Sampler[int]):
         return 0, 1
 
     def __len__(self) -> int:
-        rank, world = self._share
+        _, world = self._share
         return self._usable(world) // world
 
     def _usable(self, world: int) -> int:
@@ -304,14 +304,14 @@ def _fit(run: Run, hardware: Hardware) -> None:
 
 
 class _EveryEpoch(pl.Callback):
-    """Seeds each epoch, so that a resumed run equals an uninterrupted one; stops when it diverges."""
+    """Seeds each epoch, so a resumed run equals an uninterrupted one; stops when it diverges."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if any(parameter.ndim == 4 for parameter in pl_module.parameters()):
-            pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            pl_module.to(memory_format=torch.channels_last)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)

@@ -1,0 +1,54 @@
+"""What several tests share: folders of their own, small images, the real data where it is."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes a user's data, cache or leaderboards."""
+    root = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("OODBENCH_DATA", str(root / "data"))
+    monkeypatch.setenv("OODBENCH_CACHE", str(root / "cache"))
+    monkeypatch.delenv("OODBENCH_LEADERBOARDS", raising=False)
+    monkeypatch.chdir(root)
+
+
+def write_images(
+    root: Path, classes: dict[str, int], size: int = 32, seed: int = 0, mode: str = "RGB"
+) -> Path:
+    """Image folders ``root/<class>/<i>.png`` of noise around a colour of the class."""
+    rng = np.random.default_rng(seed)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        colour = rng.integers(40, 216, 3)
+        for i in range(count):
+            pixels = np.clip(rng.normal(colour, 30, (size, size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).convert(mode).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def shared_data(tmp_path: Path) -> Path:
+    """The real data of the shared folder, unpacked; skipped where the folder is not at hand."""
+    if not (SHARED / "data" / "cifar10.zip").is_file():
+        pytest.skip("the folder with real data is not at hand")
+    for name in ("cifar10", "cifar100", "mnist", "textures10"):
+        with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
+            archive.extractall(tmp_path)  # noqa: S202
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
