@@ -308,7 +308,7 @@ class PALMMethod(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": PALMRecipe(),
         "quick": QUICK,
-        "digits": replace(QUICK, epochs=50, min_scale=0.5),
+        "digits": replace(QUICK, epochs=50, min_scale=0.5, proto_momentum=0.9),
     }
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "published": ("cifar10", "cifar100"),

@@ -1,0 +1,288 @@
+"""The check suite that every detector passes; plug-ins run it on theirs.
+
+    import pytest
+    from oodbench.testing import detector_checks
+
+    @pytest.mark.parametrize("check", detector_checks(), ids=lambda check: check.__name__)
+    def test_mine(check):
+        check(Mine())
+
+Each check takes a fresh, unfitted detector and raises an ``AssertionError`` that names it.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oodbench import metrics
+from oodbench.detector import Detector, build
+from oodbench.errors import MissingOutputError, NotFittedError, OptionError
+from oodbench.outputs import Head, Outputs, to_numpy
+
+Check = Callable[[Detector], None]
+CLASSES, DIM = 4, 16
+
+
+@dataclass
+class Blobs:
+    """A toy problem that every detector must solve.
+
+    Features are rectified Gaussian blobs, one a class, along the first C axes; the OOD blob lies
+    along other axes, so it is far from every class, in direction as in distance, and the linear
+    head says little of it.
+
+    Args:
+        train: ID training outputs.
+        test: ID test outputs.
+        ood: OOD outputs.
+    """
+
+    train: Outputs
+    test: Outputs
+    ood: Outputs
+
+
+def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
+    """The toy problem, with features, logits, labels and head."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.zeros(CLASSES, DIM)
+    weight[:, :CLASSES] = torch.eye(CLASSES)
+    head = Head(weight, torch.zeros(CLASSES))
+
+    def outputs(n: int, is_ood: bool) -> Outputs:
+        labels = torch.arange(n) % CLASSES
+        axis = labels + 2 * CLASSES if is_ood else labels
+        centre = 6.0 * torch.eye(DIM)[axis]
+        features = (centre + 0.5 * torch.randn(n, DIM, generator=generator)).relu()
+        return Outputs(features.to(dtype), head(features).to(dtype), labels, head)
+
+    return Blobs(outputs(400, False), outputs(200, False), outputs(120, True))
+
+
+class _Linear(nn.Module):
+    """The toy problem's network, for detectors that need one: inputs are the features."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.linear = nn.Linear(DIM, CLASSES)
+        self.linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        return {"features": images, "logits": self.linear(images)}
+
+    def head(self) -> Head:
+        return Head(self.linear.weight, self.linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images)
+
+
+def _score(detector: Detector, outputs: Outputs) -> Tensor:
+    if "model" not in detector.needs:
+        return detector.score(outputs)
+    scores = detector.score_batch(_Linear(blobs().train.head), outputs.features.float())  # type: ignore[arg-type]
+    return scores.detach()
+
+
+def _close(one: Tensor, other: Tensor, what: str, tolerance: float = 1e-5) -> None:
+    a, b = to_numpy(one).astype(np.float64), to_numpy(other).astype(np.float64)
+    scale = max(1.0, float(np.abs(b).max(initial=0)))
+    worst = float(np.abs(a - b).max(initial=0))
+    assert worst <= tolerance * scale, f"{what}: scores differ by {worst:.3g}"
+
+
+def check_scores_are_floats(detector: Detector) -> None:
+    """Scores are ``[N]``, floating and finite."""
+    toy = blobs()
+    scores = _score(detector.fit(toy.train), toy.test)
+    assert scores.shape == (len(toy.test),), f"{detector.label}: shape {tuple(scores.shape)}"
+    assert scores.is_floating_point(), f"{detector.label}: {scores.dtype}"
+    assert scores.isfinite().all(), f"{detector.label}: scores that are not finite"
+
+
+def check_higher_is_ood(detector: Detector) -> None:
+    """Blobs far away score higher: AUROC above 0.9."""
+    toy = blobs()
+    detector.fit(toy.train)
+    auroc = metrics.auroc(_score(detector, toy.test), _score(detector, toy.ood))
+    assert auroc > 0.9, f"{detector.label}: AUROC {auroc:.3f} on the toy problem; is it inverted?"
+
+
+def check_permutation(detector: Detector) -> None:
+    """A permuted input gives permuted scores."""
+    toy = blobs()
+    detector.fit(toy.train)
+    order = torch.randperm(len(toy.test), generator=torch.Generator().manual_seed(1))
+    test = toy.test
+    permuted = Outputs(test.features[order], test.logits[order], test.labels[order], test.head)
+    _close(_score(detector, permuted), _score(detector, test)[order], detector.label)
+
+
+def check_batch_size(detector: Detector) -> None:
+    """Scoring in batches gives what scoring all at once gives."""
+    toy = blobs()
+    detector.fit(toy.train)
+    pieces = torch.cat([_score(detector, batch) for batch in toy.test.batches(7)])
+    _close(pieces, _score(detector, toy.test), detector.label)
+
+
+def check_deterministic(detector: Detector) -> None:
+    """The same scores each time, and fitting twice equals fitting once."""
+    toy = blobs()
+    first = _score(detector.fit(toy.train), toy.test)
+    assert torch.equal(first, _score(detector, toy.test)), f"{detector.label}: another score"
+    assert torch.equal(first, _score(detector.fit(toy.train), toy.test)), (
+        f"{detector.label}: fitting again changes scores"
+    )
+
+
+def check_fit_returns_self(detector: Detector) -> None:
+    """``fit`` returns the detector."""
+    assert detector.fit(blobs().train) is detector, f"{detector.label}: fit must return self"
+
+
+def check_inputs_untouched(detector: Detector) -> None:
+    """Neither ``fit`` nor ``score`` changes what it is given."""
+    toy, reference = blobs(), blobs()
+    _score(detector.fit(toy.train), toy.test)
+    for mine, fresh in ((toy.train, reference.train), (toy.test, reference.test)):
+        assert torch.equal(mine.features, fresh.features), f"{detector.label} changed features"
+        assert torch.equal(mine.logits, fresh.logits), f"{detector.label} changed logits"
+        assert torch.equal(mine.labels, fresh.labels), f"{detector.label} changed labels"
+        assert mine.head is not None
+        assert fresh.head is not None
+        assert torch.equal(mine.head.weight, fresh.head.weight), f"{detector.label} changed head"
+
+
+def check_state_is_its_own(detector: Detector) -> None:
+    """What it learned does not change when the training arrays change afterwards."""
+    toy = blobs()
+    before = _score(detector.fit(toy.train), toy.test)
+    toy.train.features.zero_()
+    toy.train.logits.zero_()
+    after = _score(detector, toy.test)
+    assert torch.equal(before, after), f"{detector.label} keeps a view of the caller's arrays"
+
+
+def check_numpy(detector: Detector) -> None:
+    """NumPy arrays give what tensors give."""
+    toy = blobs()
+    expected = _score(detector.fit(toy.train), toy.test)
+
+    def as_numpy(outputs: Outputs) -> Outputs:
+        features, logits, labels = (
+            to_numpy(value) for value in (outputs.features, outputs.logits, outputs.labels)
+        )
+        return Outputs(features, logits, labels, outputs.head)  # type: ignore[arg-type]
+
+    _close(_score(detector.fit(as_numpy(toy.train)), as_numpy(toy.test)), expected, detector.label)
+
+
+def check_low_precision(detector: Detector) -> None:
+    """Half-precision and bfloat16 outputs are scored, and tell the toy problem apart as well."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        toy = blobs(dtype=dtype)
+        fresh = copy.deepcopy(detector).fit(toy.train)
+        auroc = metrics.auroc(_score(fresh, toy.test), _score(fresh, toy.ood))
+        assert auroc > 0.9, f"{detector.label}: AUROC {auroc:.3f} on {dtype} outputs"
+
+
+def check_copies(detector: Detector) -> None:
+    """Copied and pickled detectors score as the original does."""
+    toy = blobs()
+    expected = _score(detector.fit(toy.train), toy.test)
+    for copied in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):  # noqa: S301
+        assert torch.equal(_score(copied, toy.test), expected), f"{detector.label}: a copy differs"
+
+
+def check_fit_comes_first(detector: Detector) -> None:
+    """``score`` before ``fit`` is a NotFittedError that names the detector."""
+    if not detector.needs_fit:
+        return
+    try:
+        _score(detector, blobs().test)
+    except NotFittedError as error:
+        assert detector.label in str(error), f"the error does not name {detector.label}: {error}"
+    else:
+        raise AssertionError(f"{detector.label}: score() came before fit(), and nothing was said")
+
+
+def check_missing_needs(detector: Detector) -> None:
+    """Outputs without what it needs are a MissingOutputError that names detector and need."""
+    toy = blobs()
+    detector.fit(toy.train)
+    for need in detector.needs - {"model"}:
+        bare = Outputs(toy.test.features, toy.test.logits, toy.test.labels, toy.test.head)
+        setattr(bare, need, None)
+        try:
+            detector.score(bare)
+        except MissingOutputError as error:
+            for word in (detector.label, need):
+                assert word in str(error), f"the error does not name {word}: {error}"
+        else:
+            raise AssertionError(f"{detector.label} says it needs {need}, but scores without")
+
+
+def check_needs_are_honest(detector: Detector) -> None:
+    """Scoring works with everything that is not in ``needs`` removed, labels too."""
+    toy = blobs()
+    expected = _score(detector.fit(toy.train), toy.test)
+    if "model" in detector.needs:
+        return
+    test = toy.test
+    bare = Outputs(
+        **{name: getattr(test, name) for name in detector.needs & {"features", "logits", "labels"}},
+        head=test.head if "head" in detector.needs else None,
+    )
+    _close(detector.score(bare), expected, detector.label)
+
+
+def check_options(detector: Detector) -> None:
+    """Default-constructible; an option that does not exist is refused by name."""
+    build(type(detector), detector.label, {})
+    try:
+        build(type(detector), detector.label, {"no_such_option": 1})
+    except OptionError as error:
+        assert "no_such_option" in str(error), f"the error does not name the option: {error}"
+    else:
+        raise AssertionError(f"{detector.label} takes an option that does not exist")
+
+
+def check_documented(detector: Detector) -> None:
+    """The docstring says which way the score points."""
+    assert "higher = more ood" in (type(detector).__doc__ or "").lower(), (
+        f"{detector.label}: its docstring must say 'Higher = more OOD', and the range"
+    )
+
+
+def check_one_sample(detector: Detector) -> None:
+    """A single sample is scored as it is among others."""
+    toy = blobs()
+    everything = _score(detector.fit(toy.train), toy.test)
+    _close(_score(detector, toy.test[:1]), everything[:1], detector.label)
+
+
+def check_accelerator(detector: Detector) -> None:
+    """Scores on an accelerator equal those on the CPU (where there is one)."""
+    if not torch.cuda.is_available():
+        return
+    toy = blobs()
+    expected = _score(copy.deepcopy(detector).fit(toy.train), toy.test)
+    found = _score(detector.fit(toy.train.to("cuda")), toy.test.to("cuda"))
+    _close(found, expected, detector.label, tolerance=1e-4)
+
+
+def detector_checks() -> list[Check]:
+    """All checks, in the order of this file."""
+    return [
+        value
+        for name, value in globals().items()
+        if name.startswith("check_") and getattr(value, "__module__", "") == __name__
+    ]
