@@ -40,6 +40,10 @@ class Energy(Detector):
         year=2020,
         url="https://arxiv.org/abs/2010.03759",
         formula="s(x) = -T log sum_c exp(f_c(x) / T)",
+        figures=(
+            "OpenOOD v1.5, ResNet-18, CIFAR-10: near-OOD AUROC 87.58, far-OOD AUROC 91.21",
+            "OpenOOD v1.5, ResNet-18, CIFAR-100: near-OOD AUROC 80.91, far-OOD AUROC 79.77",
+        ),
     )
 
     temperature: float = 1.0

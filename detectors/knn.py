@@ -52,6 +52,10 @@ class KNN(Detector):
         year=2022,
         url="https://arxiv.org/abs/2204.06507",
         formula="s(x) = |z - z_(k)|, z = f(x)/|f(x)|, z_(k) its k-th nearest training feature",
+        figures=(
+            "OpenOOD v1.5, ResNet-18, CIFAR-10: near-OOD AUROC 90.64, far-OOD AUROC 92.96",
+            "OpenOOD v1.5, ResNet-18, CIFAR-100: near-OOD AUROC 80.18, far-OOD AUROC 82.40",
+        ),
     )
 
     k: int = 50

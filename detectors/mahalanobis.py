@@ -44,6 +44,10 @@ class Mahalanobis(Detector):
         year=2018,
         url="https://arxiv.org/abs/1807.03888",
         formula="s(x) = min_c (z - mu_c)^T S^+ (z - mu_c), S shared by the classes",
+        figures=(
+            "OpenOOD v1.5, ResNet-18, CIFAR-10: near-OOD AUROC 84.20, far-OOD AUROC 89.72",
+            "OpenOOD v1.5, ResNet-18, CIFAR-100: near-OOD AUROC 58.69, far-OOD AUROC 69.39",
+        ),
     )
 
     means_: Tensor = learned()  # [C, D]

@@ -33,6 +33,10 @@ class MaxLogit(Detector):
         year=2022,
         url="https://arxiv.org/abs/1911.11132",
         formula="s(x) = -max_c f_c(x)",
+        figures=(
+            "OpenOOD v1.5, ResNet-18, CIFAR-10: near-OOD AUROC 87.52, far-OOD AUROC 91.10",
+            "OpenOOD v1.5, ResNet-18, CIFAR-100: near-OOD AUROC 81.05, far-OOD AUROC 79.67",
+        ),
     )
 
     def score(self, outputs: Outputs) -> Tensor:

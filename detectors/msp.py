@@ -36,7 +36,10 @@ class MSP(Detector):
         year=2017,
         url="https://arxiv.org/abs/1610.02136",
         formula="s(x) = -log max_c softmax(f(x))_c",
-        figures=("OpenOOD v1.5, CIFAR-10, ResNet-18: near-OOD AUROC 88.03",),
+        figures=(
+            "OpenOOD v1.5, ResNet-18, CIFAR-10: near-OOD AUROC 88.03, far-OOD AUROC 90.73",
+            "OpenOOD v1.5, ResNet-18, CIFAR-100: near-OOD AUROC 80.27, far-OOD AUROC 77.76",
+        ),
     )
 
     def score(self, outputs: Outputs) -> Tensor:

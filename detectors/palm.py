@@ -72,8 +72,10 @@ PAPER = Paper(
     formula="s(x) = u^T S^+ u, u the standardised L2-normalised penultimate feature, "
     "S the covariance of all ID training data",
     figures=(
-        "OpenOOD v1.5, CIFAR-10, ResNet-18 + MDS: near-OOD AUROC 90.32, far-OOD AUROC 96.55",
-        "OpenOOD v1.5, CIFAR-100, ResNet-18 + MDS: near-OOD AUROC 77.27, far-OOD AUROC 89.08",
+        "Table 1, ResNet-34, CIFAR-100, mean of 5 OOD sets: AUROC 93.82, FPR@95 (ID positive) 28.02",
+        "Table 2, the same without labels: AUROC 88.07, FPR@95 (ID positive) 43.37",
+        "OpenOOD v1.5, ResNet-18 + MDS, CIFAR-10: near-OOD AUROC 90.32, far-OOD AUROC 96.55",
+        "OpenOOD v1.5, ResNet-18 + MDS, CIFAR-100: near-OOD AUROC 77.27, far-OOD AUROC 89.08",
     ),
 )
 

@@ -106,7 +106,8 @@ class Detector:
 
     def options(self) -> dict[str, Any]:
         """Hyper-parameters and their values."""
-        fields: Any = getattr(type(self), "__dataclass_fields__", {}).values()
+        this: Any = self
+        fields = dataclasses.fields(this) if dataclasses.is_dataclass(this) else ()
         return {f.name: getattr(self, f.name) for f in fields if f.init}
 
 

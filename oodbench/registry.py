@@ -33,6 +33,7 @@ class Registry(Generic[T]):
         self.group = group
         self._objects: dict[str, T] = {}
         self._entry_points: dict[str, EntryPoint] | None = None
+        self._disputed: dict[str, str] = {}
 
     def _declared(self) -> dict[str, EntryPoint]:
         if self._entry_points is None:
@@ -40,10 +41,7 @@ class Registry(Generic[T]):
             for point in entry_points(group=self.group):
                 other = self._entry_points.setdefault(point.name, point)
                 if other.value != point.value:
-                    raise OODBenchError(
-                        f"two installed packages declare the {self.kind} {point.name!r}: "
-                        f"{other.value} and {point.value}. Uninstall one, or have it renamed."
-                    )
+                    self._disputed[point.name] = f"{other.value} and {point.value}"
         return self._entry_points
 
     def names(self) -> list[str]:
@@ -90,11 +88,24 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: no such name; the message suggests the nearest.
+            OODBenchError: two packages declare it, or the one that does cannot be imported.
         """
         if name not in self._objects:
             if name not in self._declared():
                 raise UnknownNameError(self._unknown(name))
-            thing = self._declared()[name].load()
+            if name in self._disputed:
+                raise OODBenchError(
+                    f"two installed packages declare the {self.kind} {name!r}: "
+                    f"{self._disputed[name]}. Uninstall one, or have it renamed."
+                )
+            point = self._declared()[name]
+            try:
+                thing = point.load()
+            except (ImportError, AttributeError) as error:
+                raise OODBenchError(
+                    f"the {self.kind} {name!r} is declared as {point.value}, which cannot be "
+                    f"imported ({error}). Repair or uninstall the package that declares it."
+                ) from error
             self._objects.setdefault(name, thing)
         return self._objects[name]
 
@@ -121,14 +132,21 @@ class Registry(Generic[T]):
         )
 
     def summary(self, name: str) -> str:
-        """First line of the docstring behind a name, read without importing it (or ``""``)."""
+        """First line of the docstring behind a name, read without importing it.
+
+        ``""`` where there is none, or where the package that declares the name is damaged: one
+        broken plug-in must not hide the others.
+        """
         if name in self._objects:
             return (getattr(self._objects[name], "__doc__", "") or "").strip().partition("\n")[0]
         point = self._declared()[name]
-        spec = importlib.util.find_spec(point.module)
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        try:
+            spec = importlib.util.find_spec(point.module)
+            if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+                return ""
+            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        except Exception:  # finding a module runs its parent packages, which may raise anything
             return ""
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
                 return (ast.get_docstring(node) or "").partition("\n")[0]

@@ -13,6 +13,7 @@ Each check takes a fresh, unfitted detector and raises an ``AssertionError`` tha
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -245,8 +246,11 @@ def check_needs_are_honest(detector: Detector) -> None:
 
 
 def check_options(detector: Detector) -> None:
-    """Default-constructible; an option that does not exist is refused by name."""
+    """Default-constructible; options go into rows as JSON; an unknown one is refused by name."""
     build(type(detector), detector.label, {})
+    options = detector.options()
+    assert json.loads(json.dumps(options)) == options, f"{detector.label}: options are not JSON"
+    assert not set(options) & {"name", "needs", "method", "paper"}, f"{detector.label}: {options}"
     try:
         build(type(detector), detector.label, {"no_such_option": 1})
     except OptionError as error:
