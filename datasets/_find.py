@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,13 @@ def folders(*layouts: str) -> Reader:
 def torchvision_arrays(
     marker: str, build: Callable[[Path, str], Any], splits: Sequence[str] = ("train", "test")
 ) -> Reader:
-    """A torchvision download, whose checksums torchvision verifies before it reads it.
+    """A torchvision download, whose checksums are verified before it is read.
 
     Args:
         marker: the file or folder that shows that the download is there.
         build: ``build(root, split)`` makes the torchvision dataset with ``download=False``; it has
-            ``data`` and ``targets`` or ``labels``.
+            ``data`` and ``targets`` or ``labels``. It verifies the checksums (torchvision does for
+            CIFAR and SVHN, not for MNIST).
         splits: the splits that it has.
     """
 
@@ -50,7 +52,7 @@ def torchvision_arrays(
                 continue
             try:
                 dataset = build(base, split)
-            except RuntimeError as error:
+            except (RuntimeError, OSError, ValueError, AssertionError) as error:
                 raise DataError(
                     f"{name}: the torchvision download {base / marker} is incomplete or changed "
                     f"({error}). Download it again."
@@ -81,7 +83,7 @@ class ParquetImages(Samples):
         try:
             image = Image.open(io.BytesIO(self.encoded[index]))
             image.load()
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # each of PIL's readers has its own for a damaged file
             raise DataError(f"{self.name}: image {index} is damaged ({error}).") from error
         return image
 
@@ -108,20 +110,30 @@ def parquet(image: str = "image", label: str | None = "label") -> Reader:
             ) from error
         encoded: list[bytes] = []
         labels: list[int] = []
+        classes: list[str] = []
         for shard in shards:
-            table = pq.read_table(shard)
+            try:
+                table = pq.read_table(shard)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{name}: {shard} is damaged ({error}). Get it again.") from error
             column = image if image in table.column_names else "img"
             if column not in table.column_names:
                 raise DataError(f"{name}: {shard} has no column {image!r} ({table.column_names}).")
             encoded += [record["bytes"] for record in table[column].to_pylist()]
             known = label is not None and label in table.column_names
             labels += table[label].to_pylist() if known else [0] * table.num_rows
-        return ParquetImages(
-            f"{name}/{split}", encoded, labels, [str(c) for c in range(max(labels) + 1)]
-        )
+            classes = _class_names(table.schema.metadata or {}, label)
+        numbered = [str(c) for c in range(max(labels, default=0) + 1)]
+        return ParquetImages(f"{name}/{split}", encoded, labels, classes or numbered)
 
     read.looked_for = ("{name}/**/{split}-*.parquet",)  # type: ignore[attr-defined]
     return read
+
+
+def _class_names(metadata: dict[bytes, bytes], label: str | None) -> list[str]:
+    """The names of a Hugging Face ``ClassLabel`` column, as its parquet files carry them."""
+    info = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {})
+    return list(info.get("features", {}).get(label, {}).get("names") or [])
 
 
 def find(name: str, split: str, readers: Sequence[Reader], how_to_get: str) -> Samples:

@@ -19,12 +19,16 @@ def folder(path: str) -> DatasetSpec:
         OptionError: no path after the colon.
         MissingDataError: there is no such folder.
     """
+    return folder_spec(f"folder:{path}", _root(path))
+
+
+def _root(path: str) -> Path:
     if not path:
         raise OptionError("folder: names no path; write folder:PATH.")
-    root = Path(path).expanduser()
+    root = Path(path).expanduser().absolute()
     if not root.is_dir():
-        raise MissingDataError(f"folder:{path}: there is no folder {root.absolute()}.")
-    return folder_spec(f"folder:{path}", root.absolute())
+        raise MissingDataError(f"folder:{path}: there is no folder {root}.")
+    return root
 
 
 def folder_benchmark(path: str) -> Benchmark:
@@ -39,7 +43,7 @@ def folder_benchmark(path: str) -> Benchmark:
         bare, size = path, "32"
     return Benchmark(
         name=f"folder:{path}",
-        id=folder(bare),
+        id=folder_spec(f"folder:{bare}", _root(bare), flat=False),
         near=(),
         far=(),
         preprocess=Preprocess(int(size), IMAGENET_MEAN, IMAGENET_STD),

@@ -6,15 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from oodbench import files
 from oodbench.benchmark import DatasetSpec
 from oodbench.samples import Samples
 
 from ._find import Reader, find, folders, parquet, torchvision_arrays
 
+_MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
 
 def _build_mnist(root: Path, split: str) -> Any:
     from torchvision.datasets import MNIST
 
+    # torchvision has the checksums of the archives alone, and never looks at the unpacked files
+    for name, expected in _MNIST_SHA256.items():
+        path = root / "MNIST" / "raw" / name
+        if name.startswith("train") == (split == "train") and files.sha256(path) != expected:
+            raise RuntimeError(f"{name} does not have the expected sha256")
     dataset = MNIST(str(root), train=split == "train", download=False)
     dataset.data = dataset.data.numpy()
     return dataset

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from oodbench import files
-from oodbench.errors import OptionError, UnknownNameError
+from oodbench.errors import MissingDataError, OptionError, UnknownNameError
 from oodbench.registry import BENCHMARKS, DATASETS
 from oodbench.samples import Samples, image_folder
 from oodbench.transforms import Preprocess
@@ -118,7 +118,7 @@ class Benchmark:
         chosen: dict[str, OODSet] = {}
         for name in names:
             group, equals, bare = name.partition("=")
-            if not equals:
+            if not equals or ":" in group:  # folder:PATH, whose path has an = in it
                 group, bare = "", name
             elif group not in ("near", "far"):
                 raise OptionError(f"--ood {name}: the group is 'near' or 'far', not {group!r}.")
@@ -163,14 +163,26 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
     )
 
 
-def folder_spec(name: str, root: Path) -> DatasetSpec:
-    """Anybody's image folders as a dataset: ``root/<split>/<class>/*`` or ``root/<class>/*``."""
+def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
+    """Anybody's image folders as a dataset: ``root/<split>/<class>/*`` or ``root/<class>/*``.
+
+    Args:
+        name: of the dataset.
+        root: the folder.
+        flat: whether all below ``root`` is the test split where there is no ``root/test``. An ID
+            set must not be: its training images, or a forgotten split, would be tested on.
+    """
 
     def load(split: str) -> Samples:
         inner = root / split
-        if split != "test" or inner.is_dir():
-            return image_folder(f"{name}/{split}", inner)
-        return image_folder(f"{name}/{split}", root)
+        if flat and split == "test" and not inner.is_dir():
+            inner = root
+        if not inner.is_dir():
+            raise MissingDataError(
+                f"{name}: there is no folder {inner}. "
+                f"Put the {split} images there, one folder a class: {inner}/<class>/*.png."
+            )
+        return image_folder(f"{name}/{split}", inner)
 
     return DatasetSpec(
         name=name,

@@ -94,7 +94,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback when som
 @app.callback()
 def root(debug: Debug = False) -> None:
     """A benchmark suite for out-of-distribution (OOD) detection."""
-    _state["debug"] = _state["debug"] or debug
+    _state["debug"] |= debug
 
 
 @app.command("eval")
@@ -143,7 +143,7 @@ def eval_command(
     debug: Debug = False,
 ) -> None:
     """Train what the detectors need, score them on a benchmark, and add rows to its leaderboard."""
-    _state["debug"] = _state["debug"] or debug
+    _state["debug"] |= debug
     from oodbench import files, leaderboard
     from oodbench.benchmark import get_benchmark
     from oodbench.evaluator import evaluate
@@ -155,8 +155,11 @@ def eval_command(
     seeds = _seeds(seed)
     detectors = _detectors(names, option or [])
     overrides = _overrides(recipe_set, epochs, batch_size, lr)
+    hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     files.writable_dir(
-        files.Path(leaderboards), "Choose a folder that you may write with --leaderboards."
+        files.Path(leaderboards) / "results",
+        "Choose a folder that you may write with --leaderboards.",
+        make=False,
     )
     sets = _split(ood) if ood else None
     say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
@@ -173,7 +176,7 @@ def eval_command(
         retrain=retrain,
         mean=_floats(mean, "--mean"),
         std=_floats(std, "--std"),
-        hardware=_hardware(accelerator, devices, strategy, precision, workers, as_json),
+        hardware=hardware,
         leaderboards=leaderboards,
         report=say,
         command=_command(),
@@ -211,7 +214,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a method on an ID set; the run stays in the cache, where `eval` finds it."""
-    _state["debug"] = _state["debug"] or debug
+    _state["debug"] |= debug
     from oodbench.benchmark import get_benchmark
     from oodbench.train import plan
     from oodbench.train import train as fit
@@ -240,7 +243,7 @@ def leaderboard(
     debug: Debug = False,
 ) -> None:
     """Write a benchmark's page from the stored rows."""
-    _state["debug"] = _state["debug"] or debug
+    _state["debug"] |= debug
     from oodbench import leaderboard as pages
     from oodbench.benchmark import get_benchmark
 
@@ -330,9 +333,12 @@ def _floats(text: str | None, option: str) -> list[float] | None:
     from oodbench.errors import OptionError
 
     try:
-        return None if text is None else [float(part) for part in text.split(",")]
+        values = None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
-        raise OptionError(f"{option} {text}: give numbers in [0, 1], one a channel.") from None
+        values = [-1]
+    if values is not None and not all(0 <= value <= 1 for value in values):
+        raise OptionError(f"{option} {text}: give numbers in [0, 1], one a channel.")
+    return values
 
 
 def _pairs(values: list[str], option: str) -> list[tuple[str, str]]:
@@ -383,10 +389,23 @@ def _overrides(
 def _hardware(
     accelerator: str, devices: str, strategy: str, precision: str, workers: int | None, quiet: bool
 ) -> Hardware:
-    from oodbench.extract import Hardware
+    import pytorch_lightning as pl
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from oodbench.errors import OptionError
+    from oodbench.extract import Hardware, quiet_lightning
 
     progress = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
-    return Hardware(accelerator, devices, strategy, precision, workers, progress=progress)
+    hardware = Hardware(accelerator, devices, strategy, precision, workers, progress=progress)
+    try:
+        with quiet_lightning():  # refused now, not when the data is read and folders are made
+            pl.Trainer(logger=False, **hardware.trainer_options())
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise OptionError(
+            f"--accelerator {accelerator} --devices {devices} --strategy {strategy} "
+            f"--precision {precision}: Lightning refuses them: {error}"
+        ) from error
+    return hardware
 
 
 def _sets(benchmark: Any, names: list[str] | None) -> str:
@@ -426,23 +445,46 @@ def _show(results: Results) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(2)
 
 
+# of typer's own copy of click, or of the installed one: which of them is up to typer's version
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def _usage(error: Any) -> str:
+    """What was wrong with the command line, and where to look it up; ``""`` if that was printed."""
+    message = error.format_message()
+    command = error.ctx.command_path if error.ctx else "oodbench"
+    return message and f"{message.rstrip('.')}. See `{command} --help`."
+
+
 def main() -> None:
-    """Entry point: errors that a user can mend are one or two lines and exit status 2."""
-    debug = "--debug" in sys.argv
+    """Entry point: errors are one or two lines and exit status 2; a traceback only with --debug."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _state["debug"] = False
     try:
-        app()
-    except OODBenchError as error:
-        if debug:
+        status = app(standalone_mode=False)
+    except _UsageError as error:
+        message = _usage(error)
+        if not message:  # a command that shows its help when it is given nothing
+            sys.exit(2)
+        _fail(message)
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except Exception as error:
+        if _state["debug"]:
             raise
-        _fail(" ".join(str(error).split()))
-    except KeyboardInterrupt:
+        if isinstance(error, OODBenchError):
+            _fail(str(error))
+        _fail(
+            f"{type(error).__name__}: {error}. oodbench did not expect this: "
+            "run again with --debug for the traceback, and report it."
+        )
+    if status == 130:
         typer.echo("interrupted; the same command goes on where it stopped.", err=True)
-        sys.exit(130)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from oodbench import metrics
+from oodbench import files, metrics
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark, Group, get_benchmark
 from oodbench.detector import Detector, create_detector
@@ -24,8 +24,8 @@ from oodbench.extract import (
     extract,
     is_first_process,
     score_with_network,
-    weights_digest,
 )
+from oodbench.fingerprint import weights_digest
 from oodbench.outputs import Outputs, to_numpy
 from oodbench.results import SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
@@ -108,6 +108,11 @@ class Evaluator:
             raise OptionError(
                 f"benchmark {benchmark.name} has no OOD sets of its own; name some: --ood mnist."
             )
+        for choice in chosen:
+            if choice.spec.name in ("near", "far"):
+                raise OptionError(
+                    f"the OOD set {choice.spec.name!r} bears the name of a group's mean; rename it."
+                )
         self.test = id_samples(benchmark, "test")
         self.ood: list[_OOD] = []
         for choice in chosen:
@@ -237,6 +242,9 @@ class Evaluator:
             "weights": weights_digest(network),
             "id_train_fingerprint": train_samples.fingerprint if train_samples else None,
             "id_fingerprint": self.test.fingerprint,
+            "selection": files.digest(
+                sorted((ood.name, ood.group, ood.samples.fingerprint) for ood in self.ood)
+            )[:16],
             "device": self.hardware.accelerator,
             **versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import inspect
 import json
 import logging
 import os
-import re
+import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
+from urllib.parse import quote
 
 import numpy as np
 import pytorch_lightning as pl
@@ -31,12 +31,10 @@ from oodbench import files
 from oodbench.backbones import Classifier
 from oodbench.detector import Detector, check_scores
 from oodbench.errors import BadScoresError, OODBenchError
+from oodbench.fingerprint import cache_key
 from oodbench.outputs import FORMAT, Head, Outputs, to_numpy
 from oodbench.samples import ImageArrays, Samples
-from oodbench.transforms import Transform, content_key
-
-VERSION = 1
-"""Part of every cache key; raised when the same network and data would give other outputs."""
+from oodbench.transforms import Transform
 
 
 @runtime_checkable
@@ -102,18 +100,33 @@ class Hardware:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning without its banner and its advice on workers."""
+    """Lightning without its banner and its advice on workers; errors as they were raised.
+
+    Data workers' errors come without the traceback that DataLoader writes into their message, and
+    Ctrl-C is the ``KeyboardInterrupt`` that it was before Lightning made it ``SystemExit``.
+    """
     logger = logging.getLogger("pytorch_lightning")
     fabric = logging.getLogger("lightning.fabric")
     levels = logger.level, fabric.level
     logger.setLevel(logging.WARNING)
     fabric.setLevel(logging.WARNING)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             warnings.filterwarnings("ignore", module="lightning_fabric")
             warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
             yield
+    except OODBenchError as error:
+        if "DataLoader worker process" in str(error):
+            kind = type(error)
+            raise kind(str(error).rpartition(f"{kind.__qualname__}: ")[2].strip()) from None
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
+        raise
     finally:
         logger.setLevel(levels[0])
         fabric.setLevel(levels[1])
@@ -135,61 +148,6 @@ def is_first_process() -> bool:
 def as_network(model: nn.Module, layer: str | None = None) -> nn.Module:
     """A module with ``outputs`` and ``head``: the model itself, or a :class:`Classifier` of it."""
     return model if isinstance(model, Network) and layer is None else Classifier(model, layer)
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Hex sha256 over all parameters and buffers (names, types, shapes, values) of a network."""
-    whole = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        if not isinstance(value, Tensor):
-            continue
-        whole.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        whole.update(raw.numpy().tobytes())
-    return whole.hexdigest()
-
-
-def architecture(network: nn.Module) -> str:
-    """Hex sha256 over a network's structure, settings, and the source of classes not a library's.
-
-    Two networks with the same weights and another ``forward`` are two networks.
-    """
-    whole = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(network)).encode())
-    for name, module in network.named_modules():
-        settings = {
-            key: value
-            for key, value in vars(module).items()
-            if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple)
-        }
-        settings.pop("training", None)
-        settings.pop("found", None)
-        whole.update(f"{name} {sorted(settings.items())}\n".encode())
-    classes = {type(module) for module in network.modules()}
-    for cls in sorted(classes, key=lambda c: (c.__module__, c.__qualname__)):
-        whole.update(f"{cls.__module__}.{cls.__qualname__}\n".encode())
-        if cls.__module__.partition(".")[0] not in ("torch", "torchvision", "timm"):
-            with contextlib.suppress(OSError, TypeError):
-                whole.update(inspect.getsource(cls).encode())
-    return whole.hexdigest()
-
-
-def cache_key(
-    network: nn.Module, samples: Samples, preprocess: Transform, precision: str
-) -> str | None:
-    """Hex digest of all that determines the outputs; None if the transform has no content key."""
-    transform = content_key(preprocess)
-    if transform is None:
-        return None
-    return files.digest(
-        {
-            "version": VERSION,
-            "weights": weights_digest(network),
-            "architecture": architecture(network),
-            "samples": samples.fingerprint,
-            "transform": transform,
-            "precision": precision,
-        }
-    )
 
 
 class _Images(Dataset[tuple[Tensor, int]]):
@@ -261,18 +219,15 @@ class _Store:
         for name, value in columns.items():
             array = to_numpy(value)
             if name not in self.arrays:
-                self.arrays[name] = self._array(
-                    name.replace("/", "."), (self.n, *array.shape[1:]), array.dtype
-                )
+                shape = (self.n, *array.shape[1:])
+                self.arrays[name] = self._array(_column(name), shape, array.dtype)
             self.arrays[name][start:stop] = array
         if not self.described.is_file():
             if head is not None:
                 _save(self.folder / "head.weight.npy", to_numpy(head.weight))
                 _save(self.folder / "head.bias.npy", to_numpy(head.bias))
             files_of = {
-                name if name in ("features", "logits") else f"extra/{name}": (
-                    f"{name.replace('/', '.')}.npy"
-                )
+                name if name in ("features", "logits") else f"extra/{name}": f"{_column(name)}.npy"
                 for name in columns
             }
             meta = {"format": FORMAT, "columns": files_of, "head": head is not None}
@@ -289,6 +244,11 @@ class _Store:
         files.write_json(self.folder / "outputs.json", meta)
 
 
+def _column(name: str) -> str:
+    # no two names are the same file, nor is one of them a file of ours
+    return name if name in ("features", "logits") else quote(f"extra/{name}", safe="")
+
+
 def _save(path: Path, array: np.ndarray) -> None:
     with files.replacing(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, array, allow_pickle=False)
@@ -301,6 +261,8 @@ class _Extraction(pl.LightningModule):
         self.store = store
         self.who = who
         self.count = 0
+        # with fewer shards than processes, some have nothing to do
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def on_predict_start(self) -> None:
         if any(p.ndim == 4 for p in self.network.parameters()):
@@ -359,6 +321,7 @@ def extract(
         raise BadScoresError(f"{samples.name} holds no images.")
     root = files.writable_cache() / "outputs"
     key = cache_key(network, samples, preprocess, hardware.precision)
+    cached = key is not None
     if key is None:
         warnings.warn(
             f"the preprocessing {preprocess!r} cannot be told apart by its content, so the outputs "
@@ -391,6 +354,12 @@ def extract(
         )
         with quiet_lightning():
             trainer = pl.Trainer(logger=False, inference_mode=True, **hardware.trainer_options())
+            if not cached and trainer.world_size > 1:
+                raise OODBenchError(
+                    f"several processes cannot share the outputs for {preprocess!r}: it cannot be "
+                    "told apart by its content. Use an oodbench Preprocess, give it a telling "
+                    "__repr__, or run in one process (--devices 1)."
+                )
             trainer.predict(run, loader, return_predictions=False)
         barrier()
         if on_forward is not None:
@@ -398,7 +367,10 @@ def extract(
     if is_first_process():
         store.finish(samples.labels)
     barrier()
-    return Outputs.load(folder)
+    outputs = Outputs.load(folder)
+    if not cached:
+        shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until it is let go
+    return outputs
 
 
 def score_with_network(
@@ -426,7 +398,8 @@ def score_with_network(
         num_workers=hardware.workers_for(samples),
     )
     scores = []
-    for images, _ in loader:
-        batch = detector.score_batch(network, images.to(fabric))
-        scores.append(check_scores(batch.detach().cpu(), len(images), detector.label))
+    with quiet_lightning():
+        for images, _ in loader:
+            batch = detector.score_batch(network, images.to(fabric))
+            scores.append(check_scores(batch.detach().cpu(), len(images), detector.label))
     return torch.cat(scores)

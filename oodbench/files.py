@@ -27,15 +27,24 @@ def cache_dir() -> Path:
     return Path(os.environ.get("OODBENCH_CACHE") or platformdirs.user_cache_dir("oodbench"))
 
 
-def writable_dir(path: Path, hint: str) -> Path:
+def writable_dir(path: Path, hint: str, *, make: bool = True) -> Path:
     """Make sure that a folder exists and can be written to.
 
+    Args:
+        path: the folder.
+        hint: what to do if it cannot; ends the message.
+        make: whether to make it; if not, its nearest parent that exists must be writable.
+
     Raises:
-        StorageError: it cannot; the message ends with ``hint``, what to do about it.
+        StorageError: it cannot.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        there = path
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         reason = error.strerror or str(error)

@@ -58,8 +58,8 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
     standard deviation; of a measurement that was repeated the newest row counts.
     """
     sections: dict[str, list[Row]] = {}
-    for run in _runs(rows):
-        sections.setdefault(_selection(run), []).extend(run)
+    for row in rows:
+        sections.setdefault(_selection(row), []).append(row)
     lines = [
         f"# {benchmark.name}",
         "",
@@ -80,7 +80,11 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         lines += [f"No results yet: `oodbench eval --detector msp --id {benchmark.name}`.", ""]
     ranked = sorted(
         sections.values(),
-        key=lambda part: (-len({row["ood"] for row in part}), -part[0]["n_id"], _selection(part)),
+        key=lambda part: (
+            -len({row["ood"] for row in part}),
+            -part[0]["n_id"],
+            _selection(part[0]),
+        ),
     )
     for part in ranked:
         lines += _section(benchmark, _entries(part))
@@ -108,23 +112,12 @@ def write(benchmark: Benchmark, folder: str | Path) -> Path:
     return path
 
 
-def _runs(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows of the same evaluation together: same entry, seed, weights and data."""
-    runs: dict[str, list[Row]] = {}
-    for row in rows:
-        names = (*_ENTRY, "seed", "weights", "id_fingerprint", "preprocess", "created")
-        key = json.dumps([row.get(name) for name in names], sort_keys=True)
-        runs.setdefault(key, []).append(row)
-    return list(runs.values())
-
-
-def _selection(run: Sequence[Row]) -> str:
-    shape = run[0]["preprocess"]
-    if isinstance(shape, dict):  # the normalisation belongs to the network, not to the data
+def _selection(row: Row) -> str:
+    """What the row was measured on; the normalisation belongs to the network, not to the data."""
+    shape = row["preprocess"]
+    if isinstance(shape, dict):
         shape = {key: value for key, value in shape.items() if key not in ("mean", "std")}
-    data = [run[0]["id_fingerprint"], shape]
-    sets = sorted({(row["ood"], row["ood_fingerprint"]) for row in run})
-    return json.dumps([data, sets], sort_keys=True)
+    return json.dumps([row["id_fingerprint"], shape, row["selection"]], sort_keys=True)
 
 
 def _entries(rows: Sequence[Row]) -> list[Entry]:
@@ -139,11 +132,17 @@ def _entries(rows: Sequence[Row]) -> list[Entry]:
 
 def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     protocol = benchmark.protocol
-    rows = list(entries[0].rows.values())
-    singles = sorted((r for r in rows if not r["is_mean"]), key=lambda r: (r["group"] != "near",))
-    means = {r["group"]: r["ood"] for r in rows if r["is_mean"]}
-    ood_names = list(dict.fromkeys(row["ood"] for row in singles))
-    ranking = means.get(protocol.rank_group) or next(iter(means.values()))
+    # by name, from all entries: one whose writing was interrupted does not have every row
+    rows = {name: row for entry in entries for (_, name), row in entry.rows.items()}
+    own = [choice.spec.name for choice in benchmark.ood]
+    ordered = sorted(
+        rows.values(),
+        key=lambda r: (r["group"] != "near", (*own, r["ood"]).index(r["ood"]), r["ood"]),
+    )
+    singles = [row for row in ordered if not row["is_mean"]]
+    means = {row["group"]: row["ood"] for row in ordered if row["is_mean"]}
+    ood_names = [row["ood"] for row in singles]
+    ranking = means.get(protocol.rank_group) or [*means.values(), *ood_names][0]
     sign = 1 if protocol.rank_by.startswith("fpr") else -1
 
     def rank(entry: Entry) -> tuple[float, str, str]:
@@ -153,14 +152,13 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
 
     entries = sorted(entries, key=rank)
     first = entries[0].first
-    sizes = {row["ood"]: row["n_ood"] for row in singles}
     lines = [
         f"## {', '.join(means.values()) or ', '.join(ood_names)}",
         "",
         f"ID test: {first['n_id']:,} images (`{first['id_fingerprint'][:12]}`). OOD: "
         + ", ".join(
-            f"{row['ood']} ({row['group']}) {sizes[row['ood']]:,} (`{row['ood_fingerprint'][:12]}`)"
-            for row in {r["ood"]: r for r in singles}.values()
+            f"{row['ood']} ({row['group']}) {row['n_ood']:,} (`{row['ood_fingerprint'][:12]}`)"
+            for row in singles
         )
         + f". Input: {_input(first['preprocess'])}.",
         "",
@@ -179,7 +177,8 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
             for name in means.values()
             for m in ("auroc", "fpr95_id", "fpr95_ood")
         ]
-        cells += [_figure(entry, ood_names[0], "id_accuracy"), ", ".join(map(str, entry.seeds))]
+        accuracy = _figure(entry, next(name for _, name in entry.rows), "id_accuracy")
+        cells += [accuracy, ", ".join(map(str, entry.seeds))]
         table.append(cells)
     lines += _table(header, table)
     for name in [*means.values(), *ood_names]:

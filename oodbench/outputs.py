@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -26,8 +27,11 @@ def as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     array = np.asarray(value)
-    if not array.flags.writeable:
-        # torch cannot mark memory read-only; a copy keeps the caller's array safe from writers
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        # torch cannot mark memory read-only; a copy keeps the caller's array safe from writers.
+        # Nor does it have views that run backwards.
         array = array.copy()
     return torch.from_numpy(array)
 
@@ -177,7 +181,7 @@ class Outputs:
         try:
             columns = {}
             for name, value in self._columns():
-                columns[name] = f"{name.replace('/', '.')}.npy"
+                columns[name] = f"{quote(name, safe='')}.npy"  # no two names are the same file
                 np.save(temporary / columns[name], to_numpy(value), allow_pickle=False)
             if self.head is not None:
                 np.save(temporary / "head.weight.npy", to_numpy(self.head.weight))
@@ -219,7 +223,7 @@ class Outputs:
                     torch.from_numpy(np.load(path / "head.weight.npy")),
                     torch.from_numpy(np.load(path / "head.bias.npy")),
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             raise OODBenchError(f"{path} holds no readable Outputs ({error}).") from error
         extra = {
             name.removeprefix("extra/"): arrays.pop(name) for name in list(arrays) if "/" in name

@@ -28,13 +28,17 @@ COLUMNS = tuple(
     detector detector_options method backbone id benchmark ood group seed
     auroc auroc_low auroc_high fpr95_id fpr95_ood aupr_in aupr_out id_accuracy n_id n_ood
     is_mean ood_sets recipe recipe_options preprocess precision weights
-    id_train_fingerprint id_fingerprint ood_fingerprint
+    id_train_fingerprint id_fingerprint ood_fingerprint selection
     fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
     seconds device oodbench torch python git_commit created command schema row_id
     """.split()
 )
-"""Names of a row's fields, in the order of tables. Figures are fractions in [0, 1]."""
+"""Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
+
+``selection`` is a digest of all OOD sets of the evaluation, so that rows are together that were
+measured together, although each is written on its own.
+"""
 
 Row = dict[str, Any]
 
@@ -178,7 +182,8 @@ def _parse(content: bytes, path: Path) -> list[Row]:
             break
         try:
             row = json.loads(line)
-            schema = row["schema"]
+            schema = int(row["schema"])
+            str(row["row_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise OODBenchError(
                 f"{path}, line {number} is no result row ({error}). "

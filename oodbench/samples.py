@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
 from oodbench import files
@@ -67,6 +67,11 @@ def content_digest(content: bytes) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
 
 
+def _array_digest(image: np.ndarray) -> int:
+    # the same bytes are other images in another shape
+    return content_digest(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+
+
 class ImageArrays(Samples):
     """Images that are in memory already.
 
@@ -94,11 +99,7 @@ class ImageArrays(Samples):
         return Image.fromarray(self.images[index])
 
     def _digests(self) -> np.ndarray:
-        return np.fromiter(
-            (content_digest(np.ascontiguousarray(image).tobytes()) for image in self.images),
-            dtype=np.uint64,
-            count=len(self),
-        )
+        return np.fromiter(map(_array_digest, self.images), dtype=np.uint64, count=len(self))
 
 
 class ImageFiles(Samples):
@@ -135,13 +136,22 @@ class ImageFiles(Samples):
             with Image.open(path) as image:
                 image.load()
                 return image
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        except Exception as error:  # each of PIL's readers has its own for a damaged file
             raise DataError(
                 f"{self.name}: cannot read the image {path} ({error}). "
                 "It is damaged or no image: get it again, or remove it."
             ) from error
 
     def _digests(self) -> np.ndarray:
+        try:
+            return self._remembered_digests()
+        except (FileNotFoundError, PermissionError) as error:
+            raise DataError(
+                f"{self.name}: cannot read {error.filename} ({error.strerror}). "
+                "Was it moved since the folder was listed, or is it somebody else's?"
+            ) from error
+
+    def _remembered_digests(self) -> np.ndarray:
         stats = hashlib.sha256(str(self.root.resolve()).encode())
         newest = 0.0
         for path in self.paths:

@@ -7,6 +7,8 @@ weights alone do, as safetensors.
 
 from __future__ import annotations
 
+import csv
+import pickle
 import random
 import shutil
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -222,7 +224,13 @@ class _AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise CheckpointError(
+                f"cannot read the checkpoint {path} of a run that was interrupted: it is damaged, "
+                f"or no checkpoint ({str(error).splitlines()[0]}). Start again with --retrain."
+            ) from error
 
 
 def train(run: Run, hardware: Hardware | None = None, *, retrain: bool = False) -> Method:
@@ -250,12 +258,11 @@ def train(run: Run, hardware: Hardware | None = None, *, retrain: bool = False) 
 
 def _fit(run: Run, hardware: Hardware) -> None:
     folder = run.folder
-    folder.mkdir(parents=True, exist_ok=True)
     options = hardware.trainer_options()
     options["callbacks"] = [
         *options["callbacks"],
         ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
-        _EveryEpoch(run.seed),
+        _EveryEpoch(run.seed, folder / "csv" / "metrics.csv"),
     ]
     last = folder / "last.ckpt"
     with quiet_lightning():
@@ -265,10 +272,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
         trainer = pl.Trainer(
             default_root_dir=folder,
             max_epochs=run.recipe.epochs,
-            logger=[
-                CSVLogger(folder, name="", version="csv"),
-                TensorBoardLogger(folder, name="", version="tensorboard"),
-            ],
+            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
             plugins=[_AtomicCheckpointIO()],
             log_every_n_steps=1_000_000_000,  # epoch means are logged; steps would be noise
             num_sanity_val_steps=0,
@@ -291,37 +295,79 @@ def _fit(run: Run, hardware: Hardware) -> None:
             persistent_workers=workers > 0,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )
+        folder.mkdir(parents=True, exist_ok=True)
         trainer.fit(method, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     barrier()
     if is_first_process():
         with files.replacing(run.weights) as temporary:
             state = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
             save_file(state, temporary, metadata={"oodbench_run": run.key})
         last.unlink(missing_ok=True)
+        for leftover in folder.rglob(".*.part"):  # of writers that were killed
+            leftover.unlink(missing_ok=True)
     barrier()
 
 
 class _EveryEpoch(pl.Callback):
-    """Seeds each epoch, so a resumed run equals an uninterrupted one; stops when it diverges."""
+    """Seeds each epoch, so a resumed run equals an uninterrupted one; logs; stops divergence.
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    The log is written whole after each epoch, from the rows of the epochs before it: Lightning's
+    CSVLogger deletes the log of the run that it resumes.
+    """
+
+    def __init__(self, seed: int, table: Path) -> None:
+        self.seed, self.table = seed, table
+        self.loss: Tensor | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if any(parameter.ndim == 4 for parameter in pl_module.parameters()):
             pl_module.to(memory_format=torch.channels_last)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+        self._seed(trainer.current_epoch)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Again, as starting the data loader draws a number: in a resumed run before the epoch
+        # starts, else after it.
+        if batch_idx == 0:
+            self._seed(trainer.current_epoch)
+
+    def _seed(self, epoch: int) -> None:
+        pl.seed_everything((self.seed * 1_000_003 + epoch) % 2**32, verbose=False)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        # reading the loss waits for the device, so not every step
-        if trainer.global_step % 20 == 0 and not loss.isfinite():
+        self.loss = loss.detach()
+        if trainer.global_step % 20 == 0:  # reading the loss waits for the device
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check(trainer)
+        figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            self._log({"epoch": trainer.current_epoch, "step": trainer.global_step, **figures})
+
+    def _check(self, trainer: pl.Trainer) -> None:
+        if self.loss is not None and not self.loss.isfinite():
             raise OODBenchError(
-                f"training diverged: the loss is {loss.item()} in epoch {trainer.current_epoch}. "
-                "Try a smaller learning rate (--lr), or full precision."
+                f"training diverged: the loss is {self.loss.item()} in epoch "
+                f"{trainer.current_epoch}. Try a smaller learning rate (--lr), or full precision."
             )
+
+    def _log(self, figures: dict[str, Any]) -> None:
+        rows: list[dict[str, Any]] = []
+        if self.table.is_file():
+            with self.table.open(newline="", encoding="utf-8") as handle:
+                rows = [
+                    row for row in csv.DictReader(handle) if int(row["epoch"]) < figures["epoch"]
+                ]
+        rows.append(figures)
+        with files.replacing(self.table) as temporary, temporary.open("w", newline="") as handle:
+            writer = csv.DictWriter(
+                handle, list(dict.fromkeys(name for row in rows for name in row))
+            )
+            writer.writeheader()
+            writer.writerows(rows)

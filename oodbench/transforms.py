@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodbench.errors import OptionError
 
@@ -55,6 +55,12 @@ class Preprocess:
                 f"preprocess: mode {self.mode!r} has {self.channels} channel(s), but mean has "
                 f"{len(self.mean)} and std {len(self.std)} values."
             )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
+            raise OptionError(
+                f"preprocess: mean must be finite and std positive, not {self.mean} and {self.std}."
+            )
+        if self.size < 1:
+            raise OptionError(f"preprocess: size must be at least 1 pixel, not {self.size}.")
 
     @property
     def channels(self) -> int:
@@ -63,17 +69,17 @@ class Preprocess:
 
     def fit_image(self, image: Image.Image) -> Image.Image:
         """The image in ``mode`` and of ``size`` x ``size`` pixels, still as 8-bit values."""
-        if image.mode != self.mode:
-            image = image.convert(self.mode)
+        image = in_mode(image, self.mode)
         if self.resize == "stretch":
             target = (self.size, self.size)
         else:
-            scale = (self.pre_size or self.size) / min(image.size)
-            target = (round(image.width * scale), round(image.height * scale))
+            # rounded as torchvision's Resize(int) and CenterCrop round, which OpenOOD uses
+            short, side = min(image.size), self.pre_size or self.size
+            target = (int(side * image.width / short), int(side * image.height / short))
         if image.size != target:
             image = image.resize(target, Image.Resampling.BILINEAR)
         if self.resize == "crop":
-            left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+            left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
             image = image.crop((left, top, left + self.size, top + self.size))
         return image
 
@@ -92,6 +98,14 @@ class Preprocess:
         return self.normalize(to_tensor(self.fit_image(image)))
 
 
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in an 8-bit mode; of 16-bit grey levels the upper byte (PIL would clip them)."""
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    return image if image.mode == mode else image.convert(mode)
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """``[C, H, W]`` float32 in [0, 1] of an 8-bit image."""
     pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
@@ -103,15 +117,35 @@ def content_key(transform: Any) -> Any:
     """What a cache key says of a transform, or None if it cannot be told apart by its content.
 
     A :class:`Preprocess` is its fields; any other callable is its ``repr``, unless that names a
-    memory address (functions, lambdas, classes without a ``repr``): then two different transforms
-    could look alike, and what they make must not be cached.
+    memory address (functions, lambdas, classes without a ``repr``) or leaves out the settings
+    (torchvision's ``Lambda``, a ``Module`` without an ``extra_repr``): then two different
+    transforms could look alike, and what they make must not be cached.
     """
     if isinstance(transform, Preprocess):
         fields = asdict(transform)
         fields.pop("flip")
         return fields
     text = repr(transform)
-    return None if " at 0x" in text else text
+    return None if " at 0x" in text or any(map(_is_silent, _steps(transform))) else text
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    """A transform and all that it is made of."""
+    yield transform
+    inner = [*getattr(transform, "transforms", ())]  # of a torchvision Compose, old or new
+    if isinstance(transform, nn.Module):
+        inner += transform.children()
+    for step in inner:
+        yield from _steps(step)
+
+
+def _is_silent(step: Any) -> bool:
+    """Whether its ``repr`` leaves out what it does."""
+    cls = type(step)
+    if cls.__name__ == "Lambda" or not isinstance(step, nn.Module):
+        return cls.__name__ == "Lambda"
+    inherits = (cls.__repr__, cls.extra_repr) == (nn.Module.__repr__, nn.Module.extra_repr)
+    return inherits and bool(set(vars(step)) - set(vars(nn.Module())) or step.state_dict())
 
 
 class CropFlip:
@@ -156,8 +190,7 @@ class SimCLR:
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
         """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
         preprocess = self.preprocess
-        if image.mode != preprocess.mode:
-            image = image.convert(preprocess.mode)
+        image = in_mode(image, preprocess.mode)
         box = self._box(image.width, image.height, rng)
         image = image.resize((preprocess.size,) * 2, Image.Resampling.BILINEAR, box=box)
         if preprocess.flip and rng.random() < 0.5:

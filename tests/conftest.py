@@ -45,7 +45,7 @@ def shared_data(tmp_path: Path) -> Path:
         pytest.skip("the folder with real data is not at hand")
     for name in ("cifar10", "cifar100", "mnist", "textures10"):
         with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
-            archive.extractall(tmp_path)  # noqa: S202
+            archive.extractall(tmp_path)
     return tmp_path
 
 

@@ -25,7 +25,7 @@ def reference_step(
     epsilon: float = 0.05,
 ) -> tuple[float, float, np.ndarray]:
     """Steps (a) to (d) of the definition, sample by sample and in the linear domain."""
-    count, views, _ = features.shape
+    views = features.shape[1]
     z = np.concatenate([features[:, v] for v in range(views)])
     y = None if labels is None else np.concatenate([labels] * views)
     owner = np.arange(len(prototypes)) % classes
@@ -81,8 +81,8 @@ def batch(
     per_class=st.integers(2, 5),
     topk=st.integers(1, 6),
     dim=st.sampled_from([16, 32, 64]),
-    # a single embedding is assigned to all prototypes alike, so that its top k is a matter of taste,
-    # and without momentum prototypes fall onto it: the definition says nothing of such ties
+    # a single embedding is assigned to all prototypes alike, so its top k is a matter of taste, and
+    # without momentum prototypes fall onto it: the definition says nothing of such ties
     size=st.integers(2, 12),
     views=st.integers(1, 3),
     momentum=st.sampled_from([0.5, 0.9, 0.999]),
@@ -155,8 +155,8 @@ def test_contrast_reaches_the_embeddings() -> None:
 
 
 def test_contrastive_gradient_equals_finite_differences() -> None:
-    # With one embedding the assignment is fixed by symmetry, so that finite differences of the whole
-    # step are those at constant weights, which is how the definition differentiates it.
+    # With one embedding the assignment is fixed by symmetry, so finite differences of the whole step
+    # are those at constant weights, which is how the definition differentiates it.
     generator = torch.Generator().manual_seed(3)
     loss = PALMLoss(2, 2, 16, 2, proto_momentum=0.8).double()
     start = loss.prototypes.clone()

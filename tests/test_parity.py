@@ -1,4 +1,4 @@
-"""Detectors against pytorch-ood, on a toy problem and on the real classifier of the shared folder."""
+"""Detectors against pytorch-ood, on a toy problem and on a real classifier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from oodbench.samples import image_folder
 from oodbench.testing import blobs
 
 from .conftest import SHARED
-
 
 peer = pytest.importorskip("pytorch_ood.detector", reason="the test extra has pytorch-ood")
 

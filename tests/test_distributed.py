@@ -1,0 +1,226 @@
+"""Two processes on the CPU do what one does: the same training, one cache, each row once.
+
+Started as a program, this file is what both processes run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from oodbench import Benchmark, DatasetSpec, Hardware, Outputs, Preprocess
+from oodbench.errors import OODBenchError
+from oodbench.extract import extract, is_first_process
+from oodbench.registry import BACKBONES
+from oodbench.samples import ImageArrays
+from oodbench.train import Run, plan, train
+
+PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
+METHODS = (("palm", {}), ("palm", {"labelled": False}), ("ce", {}))
+SIZES = {"many": 37, "few": 3}
+"""Test images: ten shards of four, and a single one that leaves the second process idle."""
+
+
+class Plain(nn.Module):
+    """No batch norm, whose statistics are each process's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 16
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def samples(n: int, seed: int) -> ImageArrays:
+    rng = np.random.default_rng(seed)
+    patterns = np.random.default_rng(0).uniform(60, 200, (3, 8, 8))
+    labels = np.arange(n) % 3
+    pixels = np.clip(patterns[labels] + rng.normal(0, 25, (n, 8, 8)), 0, 255).astype(np.uint8)
+    return ImageArrays(f"toy/{n}", pixels, labels, ("a", "b", "c"))
+
+
+def runs() -> list[Run]:
+    spec = DatasetSpec("toy", lambda _: samples(58, 0), ("train", "test"))
+    benchmark = Benchmark("toy", spec, (), (), PREPROCESS, backbone="plain")
+    common = {"epochs": 2, "batch_size": 16, "lr": 0.1, "prototypes_per_class": 3, "topk": 2}
+    made = []
+    for method, own in METHODS:
+        fields = {k: v for k, v in common.items() if method == "palm" or k not in PALM_ONLY}
+        made.append(plan(benchmark, method, recipe="quick", overrides={**fields, **own}))
+    return made
+
+
+PALM_ONLY = ("prototypes_per_class", "topk")
+
+
+def unkeyed(image: Image.Image) -> Tensor:
+    return PREPROCESS(image)
+
+
+def main(devices: int, folder: Path) -> None:
+    """Train, extract, extract again; each process notes how much went through its network."""
+    BACKBONES.register("plain")(lambda channels: Plain())
+    strategy = "ddp" if devices > 1 else "auto"
+    hardware = Hardware("cpu", str(devices), strategy, batch_size=4)
+    networks = [train(run, hardware) for run in runs()]
+    counts: list[int] = []
+    for n in (*SIZES.values(), *SIZES.values()):
+        extract(networks[0], samples(n, 1), PREPROCESS, hardware=hardware, on_forward=counts.append)
+    refused = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            extract(networks[0], samples(9, 2), unkeyed, hardware=hardware)
+    except OODBenchError as error:
+        refused = str(error)
+    rank = torch.distributed.get_rank() if devices > 1 else 0
+    assert is_first_process() == (rank == 0)
+    (folder / f"rank{rank}.json").write_text(json.dumps({"counts": counts, "refused": refused}))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made."""
+    folder = tmp_path_factory.mktemp("two")
+    run_program([sys.executable, __file__, "2", str(folder)], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process made."""
+    folder = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OODBENCH_CACHE", str(folder / "cache"))
+        try:
+            main(1, folder)
+        finally:
+            BACKBONES.unregister("plain")
+    return folder
+
+
+def run_program(words: list[str], folder: Path) -> str:
+    finished = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=folder,
+        env={
+            **os.environ,
+            "OODBENCH_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+        },
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return finished.stdout
+
+
+@pytest.mark.parametrize("number", range(len(METHODS)), ids=["palm", "palm unlabelled", "ce"])
+def test_training_equals_that_of_one_process(number: int, one: Path, two: Path) -> None:
+    """Prototypes and weights are those of the whole batch, not of a process's share."""
+    name = sorted(runs_of(one))[number]
+    alone, shared = load_file(runs_of(one)[name]), load_file(runs_of(two)[name])
+    assert alone.keys() == shared.keys()
+    for key, value in alone.items():
+        torch.testing.assert_close(shared[key], value, rtol=1e-4, atol=1e-5, msg=key)
+    if "palm" in name:
+        prototypes = shared["palm.prototypes"]
+        torch.testing.assert_close(prototypes.norm(dim=1), torch.ones(9))
+
+
+def runs_of(folder: Path) -> dict[str, Path]:
+    found = {p.parent.name: p for p in (folder / "cache" / "runs").glob("*/weights.safetensors")}
+    assert len(found) == len(METHODS)
+    return found
+
+
+def test_training_moved_the_weights(one: Path) -> None:
+    """Else the comparison above would say nothing."""
+    for path in runs_of(one).values():
+        log = (path.parent / "csv" / "metrics.csv").read_text().splitlines()
+        assert len(log) == 3
+        assert log[1] != log[2]
+    prototypes = [
+        load_file(p)["palm.prototypes"] for n, p in runs_of(one).items() if n.startswith("palm")
+    ]
+    assert not prototypes[0].equal(prototypes[1])
+
+
+def test_logs_of_two_processes_are_one(one: Path, two: Path) -> None:
+    for name, path in runs_of(one).items():
+        alone, shared = (
+            np.genfromtxt(p.parent / "csv" / "metrics.csv", delimiter=",", names=True)
+            for p in (path, runs_of(two)[name])
+        )
+        assert alone.dtype.names == shared.dtype.names
+        np.testing.assert_allclose(shared["trainloss"], alone["trainloss"], rtol=1e-4)
+
+
+def outputs_of(folder: Path) -> dict[int, Outputs]:
+    made = (Outputs.load(p.parent) for p in (folder / "cache" / "outputs").glob("*/outputs.json"))
+    found = {len(outputs): outputs for outputs in made}
+    assert sorted(found) == sorted(SIZES.values())
+    return found
+
+
+def test_extraction_fills_one_cache(one: Path, two: Path) -> None:
+    alone, shared = outputs_of(one), outputs_of(two)
+    for n, expected in alone.items():
+        found = shared[n]
+        assert found.labels.equal(expected.labels)
+        torch.testing.assert_close(found.features, expected.features, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            found.extra["embedding"], expected.extra["embedding"], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_each_image_goes_through_one_process_once(two: Path) -> None:
+    counts = [json.loads((two / f"rank{rank}.json").read_text())["counts"] for rank in (0, 1)]
+    assert all(len(count) == 2 for count in counts), "what is in the cache is not done again"
+    assert [sum(pair) for pair in zip(*counts, strict=True)] == list(SIZES.values())
+    assert min(counts[0][0], counts[1][0]) >= 16, "both processes took part"
+
+
+def test_outputs_that_cannot_be_cached_cannot_be_shared(one: Path, two: Path) -> None:
+    for rank in (0, 1):
+        refused = json.loads((two / f"rank{rank}.json").read_text())["refused"]
+        assert "unkeyed" in refused
+        assert "--devices 1" in refused
+    assert json.loads((one / "rank0.json").read_text())["refused"] == ""
+
+
+def test_command_line_writes_each_row_once(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("oodbench")
+    words = "eval --detector palm --id digits --recipe quick --epochs 2 --json"
+    parallel = "--accelerator cpu --devices 2 --strategy ddp --leaderboards boards"
+    printed = run_program([str(program), *words.split(), *parallel.split()], tmp_path)
+
+    rows: list[dict[str, Any]] = json.loads(printed)["rows"]  # one document, not one a process
+    assert [row["ood"] for row in rows] == ["digits-6-9", "photo-patches", "near", "far"]
+    stored = (tmp_path / "boards" / "results" / "digits.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in stored] == rows
+    page = (tmp_path / "boards" / "digits.md").read_text()
+    assert "palm" in page
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
