@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,11 @@ class Classifier(nn.Module):
             raise OODBenchError(
                 f"the {type(self.model).__name__} must return logits [B, C], but returns {what}."
             )
+        if not linears:
+            raise OODBenchError(
+                f"the {type(self.model).__name__} has no linear layer, so its penultimate features "
+                "and head cannot be read. Wrap it in a module with outputs(images) and head()."
+            )
         if not seen or (self.layer is None and not _same(seen[-1][2], logits)):
             raise OODBenchError(
                 f"cannot find the linear head of the {type(self.model).__name__}: "
@@ -323,7 +329,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
                 metadata = handle.metadata() or {}
                 state: Any = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # the error says what torch warns of
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not a plain state dict: reading it would run code that it carries, "

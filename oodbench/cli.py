@@ -440,7 +440,7 @@ def _show(results: Results) -> None:
             "–" if accuracy is None else f"{100 * accuracy:.2f}",
             f"{row['n_ood']:,}",
         )
-    width = None if sys.stdout.isatty() else 140
+    width = None if sys.stdout.isatty() else 1000  # a file has no edge to fold names at
     Console(width=width).print(table)
 
 

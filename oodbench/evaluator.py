@@ -48,6 +48,7 @@ class Contender:
         seed: of its training.
         preprocess: its own preprocessing; None for the benchmark's.
         layer: the name of its linear head, if that cannot be found.
+        trained_on: the ID training set, where oodbench trained it.
     """
 
     network: nn.Module
@@ -58,6 +59,7 @@ class Contender:
     seed: int = 0
     preprocess: Transform | None = None
     layer: str | None = None
+    trained_on: Samples | None = None
 
 
 @dataclass
@@ -102,6 +104,7 @@ class Evaluator:
         self.command = command
         self.forward_passes = 0
         self.missing: dict[str, str] = {}
+        self._missing_from: dict[Group, list[str]] = {"near": [], "far": []}
         self.warnings: list[str] = []
         chosen = benchmark.choose(ood)
         if not chosen:
@@ -120,6 +123,7 @@ class Evaluator:
                 samples = choice.spec.load(choice.spec.splits[-1])
             except MissingDataError as error:
                 self.missing[choice.spec.name] = str(error)
+                self._missing_from[choice.group].append(choice.spec.name)
                 self.report(f"missing: {error}")
                 continue
             self.ood.append(_OOD(choice.spec.name, choice.group, samples))
@@ -153,6 +157,18 @@ class Evaluator:
             on_forward=count,
         )
 
+    def check_classes(self, train: Samples) -> None:
+        """Check that a training set has the classes of the ID test set, in the same order.
+
+        Raises:
+            DataError: it has others.
+        """
+        if train.classes != self.test.classes:
+            raise DataError(
+                f"{train.name} and {self.test.name} have different classes: "
+                f"{sorted(set(train.classes) ^ set(self.test.classes))[:5]}."
+            )
+
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
 
@@ -161,16 +177,11 @@ class Evaluator:
             BadScoresError: NaN or infinite outputs or scores.
         """
         network = as_network(contender.network, contender.layer)
+        train_samples, fitting = contender.trained_on, None
         if any(detector.needs_fit for detector in detectors):
             train_samples = id_samples(self.benchmark, "train")
-            if train_samples.classes != self.test.classes:
-                raise DataError(
-                    f"{train_samples.name} and {self.test.name} have different classes: "
-                    f"{sorted(set(train_samples.classes) ^ set(self.test.classes))[:5]}."
-                )
+            self.check_classes(train_samples)
             fitting = self._outputs(contender, network, train_samples)
-        else:
-            train_samples, fitting = None, None
         id_outputs = self._outputs(contender, network, self.test)
         ood_outputs = [self._outputs(contender, network, ood.samples) for ood in self.ood]
         shared = self._provenance(contender, network, train_samples, id_outputs)
@@ -282,7 +293,7 @@ class Evaluator:
             if not members:
                 continue
             names = [single[i]["ood"] for i in members]
-            whole = self.benchmark.is_complete(group, names)
+            whole = self.benchmark.is_complete(group, names) and not self._missing_from[group]
             low, high = metrics.mean_auroc_ci(id_scores, [ood_scores[i] for i in members])
             mean: Row = {
                 **about,
@@ -368,33 +379,32 @@ def evaluate(
         contender = _given(chosen, evaluator, model, checkpoint, backbone, own, layer, seeds[0])
         results += evaluator.run(contender, made)
     else:
-        for one in seeds:
-            for name in dict.fromkeys(method or detector.method for detector in made):
-                run = plan(
-                    chosen,
-                    name,
-                    recipe=recipe,
-                    backbone=backbone,
-                    seed=one,
-                    overrides=recipe_options,
-                )
-                state = "trained already" if run.weights.is_file() and not retrain else "training"
-                evaluator.report(
-                    f"{state}: {name}, recipe {run.recipe_name}, {run.backbone}, seed {one}, "
-                    f"{run.recipe.epochs} epochs on {len(run.samples)} images of {run.samples.name}"
-                )
-                contender = Contender(
-                    train(run, evaluator.hardware, retrain=retrain),
-                    method=name,
-                    backbone=run.backbone,
-                    recipe=run.recipe_name,
-                    recipe_options=dataclasses.asdict(run.recipe),
-                    seed=one,
-                    preprocess=own,
-                )
-                results += evaluator.run(
-                    contender, [d for d in made if (method or d.method) == name]
-                )
+        runs = [
+            plan(chosen, name, recipe=recipe, backbone=backbone, seed=one, overrides=recipe_options)
+            for one in seeds
+            for name in dict.fromkeys(method or detector.method for detector in made)
+        ]
+        for run in runs:
+            evaluator.check_classes(run.samples)
+        for run in runs:
+            state = "trained already" if run.weights.is_file() and not retrain else "training"
+            evaluator.report(
+                f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, "
+                f"seed {run.seed}, {run.recipe.epochs} epochs on {len(run.samples)} images of {run.samples.name}"
+            )
+            contender = Contender(
+                train(run, evaluator.hardware, retrain=retrain),
+                method=run.method,
+                backbone=run.backbone,
+                recipe=run.recipe_name,
+                recipe_options=dataclasses.asdict(run.recipe),
+                seed=run.seed,
+                preprocess=own,
+                trained_on=run.samples,
+            )
+            results += evaluator.run(
+                contender, [d for d in made if (method or d.method) == run.method]
+            )
     if leaderboards is not None and is_first_process():
         ResultStore(leaderboards).append(results.rows)
     return results

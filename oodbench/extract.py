@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from oodbench import files
 from oodbench.backbones import Classifier
 from oodbench.detector import Detector, check_scores
-from oodbench.errors import BadScoresError, OODBenchError
+from oodbench.errors import BadScoresError, DataError, OODBenchError
 from oodbench.fingerprint import cache_key
 from oodbench.outputs import FORMAT, Head, Outputs, to_numpy
 from oodbench.samples import ImageArrays, Samples
@@ -360,7 +360,12 @@ def extract(
                     "told apart by its content. Use an oodbench Preprocess, give it a telling "
                     "__repr__, or run in one process (--devices 1)."
                 )
-            trainer.predict(run, loader, return_predictions=False)
+            try:
+                trainer.predict(run, loader, return_predictions=False)
+            except (BadScoresError, DataError):
+                # The key is that of the bad content: nothing will ever go on with these shards.
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         barrier()
         if on_forward is not None:
             on_forward(run.count)

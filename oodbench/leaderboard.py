@@ -20,7 +20,9 @@ NAMES = {
     "aupr_in": "AUPR-in",
     "aupr_out": "AUPR-out",
 }
-_ENTRY = ("detector", "detector_options", "method", "recipe", "recipe_options", "backbone")
+_ENTRY = tuple(
+    "detector detector_options method recipe recipe_options backbone id_train_fingerprint".split()
+)
 
 
 @dataclass
@@ -147,8 +149,8 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
 
     def rank(entry: Entry) -> tuple[float, str, str]:
         values = entry.values(ranking, protocol.rank_by)
-        figure = statistics.fmean(values) if values else float("inf")
-        return sign * figure, entry.first["detector"], json.dumps(entry.first, sort_keys=True)
+        figure = sign * statistics.fmean(values) if values else float("inf")
+        return figure, entry.first["detector"], json.dumps(entry.first, sort_keys=True)
 
     entries = sorted(entries, key=rank)
     first = entries[0].first

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from oodbench.detector import Paper
 from oodbench.errors import OptionError, UnknownNameError
@@ -56,8 +57,17 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise OptionError(f"recipe: {name} must be at least 1, not {getattr(self, name)}.")
-        if not self.lr > 0:
-            raise OptionError(f"recipe: lr must be positive, not {self.lr}.")
+        for name, low, high in (
+            ("lr", 1e-300, math.inf),
+            ("momentum", 0, 1),
+            ("weight_decay", 0, math.inf),
+            ("warmup_epochs", 0, math.inf),
+            ("final_lr", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not (low <= value <= high and math.isfinite(value)):
+                wanted = "positive" if name == "lr" else f"in [{low}, {high}]"
+                raise OptionError(f"recipe: {name} must be {wanted}, not {value}.")
 
     def lr_factor(self, epoch: float) -> float:
         """The learning rate after that many epochs (a fraction is a part of one), over ``lr``."""
@@ -127,6 +137,20 @@ class Method(pl.LightningModule):
     def head(self) -> Head | None:
         """The linear layer behind the features, where there is one."""
         return None
+
+    def all_gather(
+        self, data: Any, group: Any | None = None, sync_grads: bool = False
+    ) -> Tensor | dict[str, Any] | list[Any] | tuple[Any, ...]:
+        """Lightning's: tensors of all processes, stacked along a new first dimension.
+
+        Its backward pass (torch 2.14 with gloo) exchanges gradients as they lie in memory and puts
+        those of a transposed view in the wrong places, so they are made contiguous before.
+        """
+        gathered = super().all_gather(data, group, sync_grads)
+        for tensor in tree_leaves(gathered):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(Tensor.contiguous)
+        return gathered
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """One step: the loss, logged part by part."""

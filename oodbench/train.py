@@ -8,6 +8,7 @@ weights alone do, as safetensors.
 from __future__ import annotations
 
 import csv
+import os
 import pickle
 import random
 import shutil
@@ -21,6 +22,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.seed import isolate_rng
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -248,11 +250,11 @@ def train(run: Run, hardware: Hardware | None = None, *, retrain: bool = False) 
     if retrain and is_first_process():
         shutil.rmtree(run.folder, ignore_errors=True)
     barrier()
-    if not run.weights.is_file():
-        _fit(run, hardware)
-    state = load_file(run.weights)
-    method = run.build()
-    method.load_state_dict(state)
+    with isolate_rng():  # the caller's random numbers are not ours to seed
+        if not run.weights.is_file():
+            _fit(run, hardware)
+        method = run.build()
+    method.load_state_dict(load_file(run.weights))
     return method.eval()
 
 
@@ -284,9 +286,10 @@ def _fit(run: Run, hardware: Hardware) -> None:
                 f"the batch of {size} samples cannot be shared by {trainer.world_size} processes; "
                 "choose a --batch-size that is a multiple of that."
             )
-        workers = hardware.workers_for(run.samples)
-        if run.recipe.epochs * len(run.samples) < 50_000:
-            workers = hardware.workers or 0
+        workers = hardware.workers
+        if workers is None:  # augmentation keeps a core busy even where no image is read from disk
+            small = run.recipe.epochs * len(run.samples) < 5000
+            workers = 0 if small else min(4, max((os.cpu_count() or 1) - 1, 0))
         loader = DataLoader(
             _Views(run.samples, method.augmentation(preprocess), method.views, run.seed),
             batch_size=size // trainer.world_size,
@@ -296,7 +299,14 @@ def _fit(run: Run, hardware: Hardware) -> None:
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )
         folder.mkdir(parents=True, exist_ok=True)
-        trainer.fit(method, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+        try:
+            trainer.fit(
+                method, loader, ckpt_path=last if last.is_file() else None, weights_only=True
+            )
+        except OODBenchError:
+            if not last.is_file():  # nothing to go on with
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
     barrier()
     if is_first_process():
         with files.replacing(run.weights) as temporary:

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +51,22 @@ class CLI:
     def __call__(self, *words: str | Path) -> Ran:
         self.monkeypatch.setattr(sys, "argv", ["oodbench", *map(str, words)])
         self.capfd.readouterr()
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            status = leaving.code
-        else:
-            status = 0
+        # a library's warnings are printed on a user's screen; pytest would keep them
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.resetwarnings()
+            for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning):
+                warnings.simplefilter("ignore", kind)
+            warnings.simplefilter("ignore", ResourceWarning)
+            try:
+                cli.main()
+            except SystemExit as leaving:
+                status = leaving.code
+            else:
+                status = 0
         out, err = self.capfd.readouterr()
         assert status is None or isinstance(status, int)
-        return Ran(status or 0, out, err)
+        printed = "".join(f"{w.category.__name__}: {w.message}\n" for w in caught)
+        return Ran(status or 0, out, printed + err)
 
     def refuses(self, *words: str | Path) -> str:
         """The message of a command that must fail as errors fail, and change nothing on disk."""
@@ -82,16 +90,21 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 def listing() -> dict[str, str]:
     """All that oodbench could have left behind: leaderboards here, the cache, the data folder.
 
-    Fingerprints of image folders are left out: they are whole, keyed by content, and of use to the
-    next command whether or not this one succeeds.
+    What is finished in the cache is left out (outputs of a network, a trained network, fingerprints
+    of image folders): it is keyed by content, and of use whether or not this command succeeds.
     """
+    cache = files.cache_dir()
+    finished = [cache / "fingerprints"]
+    finished += [path.parent for path in cache.glob("outputs/*/outputs.json")]
+    finished += [path.parent for path in cache.glob("runs/*/weights.safetensors")]
     found = {}
-    for root in (Path.cwd(), files.cache_dir(), files.data_dir()):
+    for root in (Path.cwd(), cache, files.data_dir()):
         for path in sorted(root.rglob("*")) if root.is_dir() else ():
-            if "fingerprints" in path.parts or path == files.cache_dir():
+            if path in (cache, cache / "outputs", cache / "runs"):
                 continue
-            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-            found[str(path)] = content
+            if not any(path.is_relative_to(whole) for whole in finished):
+                is_file = path.is_file()
+                found[str(path)] = hashlib.sha256(path.read_bytes() if is_file else b"").hexdigest()
     return found
 
 
@@ -251,6 +264,7 @@ def test_the_installed_program_is_this_one() -> None:
 def test_eval_prints_a_table_and_stores_rows(run: CLI, digits: list) -> None:
     ran = run("eval", "--detector", "msp,energy", "--detector", "knn", *digits)
     assert ran.status == 0, ran.both
+    assert ran.err == "", "advice of the libraries below is not for our user"
     for word in ("msp", "energy", "knn", "digits-6-9", "photo-patches", "near", "far"):
         assert word in ran.out
     for figure in ("AUROC", "FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", "ID acc"):
@@ -273,6 +287,7 @@ def test_eval_prints_a_table_and_stores_rows(run: CLI, digits: list) -> None:
 def test_json_is_json_alone(run: CLI, digits: list) -> None:
     ran = run("eval", "--json", "--detector", "msp", *digits, "--ood", "near=photo-patches,mnist")
     assert ran.status == 0, ran.both
+    assert ran.err == ""
     told = json.loads(ran.out)
     assert [row["ood"] for row in told["rows"]] == ["photo-patches", "near(photo-patches)"]
     for row in told["rows"]:
@@ -326,6 +341,7 @@ def test_train_then_eval_of_several_seeds(run: CLI) -> None:
     quick = ["--id", "digits", "--recipe", "quick", "--epochs", "1", "--seed", "0,1"]
     trained = run("train", "--method", "ce", *quick)
     assert trained.status == 0, trained.both
+    assert trained.err == ""
     weights = sorted((files.cache_dir() / "runs").glob("*/weights.safetensors"))
     assert len(weights) == 2
     assert all(str(path) in trained.out for path in weights)

@@ -430,26 +430,33 @@ def test_torn_at_any_byte_the_next_append_completes(tmp_path: Path) -> None:
 
 
 def test_two_processes_append_at_once(tmp_path: Path) -> None:
-    """Every row once, whoever wrote it; rows 30 to 59 are both processes'."""
+    """Every row once, whoever wrote it; rows 100 to 199 are both processes'."""
     script = """
 import json, sys
 from oodbench.results import ResultStore
+print("ready", flush=True)
 for rows in json.loads(sys.stdin.read()):
     ResultStore(sys.argv[1]).append(rows)
 """
-    writers = []
-    for first in (0, 30):
-        batches = [[row(n), row(n + 1)] for n in range(first, first + 60, 2)]
-        writer = subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, text=True
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        writers.append((writer, json.dumps(batches)))
-    for writer, batches_text in writers:
+        for _ in range(2)
+    ]
+    for writer, first in zip(writers, (0, 100), strict=True):
         assert writer.stdin is not None
-        writer.stdin.write(batches_text)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        writer.stdin.write(json.dumps([[row(n)] for n in range(first, first + 200)]))
+    for writer in writers:
+        assert writer.stdin is not None
         writer.stdin.close()
-    assert [writer.wait(timeout=60) for writer, _ in writers] == [0, 0]
-    assert sorted(line["number"] for line in lines(tmp_path)) == list(range(90))
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert sorted(line["number"] for line in lines(tmp_path)) == list(range(300))
 
 
 def test_the_lock_of_a_killed_writer_is_gone(tmp_path: Path) -> None:

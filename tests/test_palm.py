@@ -155,7 +155,7 @@ def test_contrast_reaches_the_embeddings() -> None:
 
 
 def test_contrastive_gradient_equals_finite_differences() -> None:
-    # With one embedding the assignment is fixed by symmetry, so finite differences of the whole step
+    # With one embedding the assignment is fixed by symmetry, so finite differences of the step
     # are those at constant weights, which is how the definition differentiates it.
     generator = torch.Generator().manual_seed(3)
     loss = PALMLoss(2, 2, 16, 2, proto_momentum=0.8).double()

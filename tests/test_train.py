@@ -99,7 +99,7 @@ class Spy(Method):
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         super().__init__(backbone, num_classes, recipe)
         self.dropout = nn.Dropout(0.5)
-        self.linear = nn.Linear(128, num_classes)
+        self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         return SimCLR(preprocess, min_scale=0.3)
@@ -674,7 +674,7 @@ def test_palm_lowers_its_loss(labelled: bool) -> None:
     prototypes = method.palm.prototypes  # type: ignore[union-attr]
     torch.testing.assert_close(prototypes.norm(dim=1), torch.ones(18))  # type: ignore[operator]
     outputs = method.outputs(torch.stack([PREPROCESS(samples[i]) for i in range(4)]))
-    assert outputs["features"].shape == (4, 128)
+    assert outputs["features"].shape == (4, method.backbone.num_features)
     assert outputs["logits"].shape == (4, 3)
 
 
