@@ -209,8 +209,11 @@ def _coerce(value: Any, kind: Any, who: str) -> Any:
         if value not in allowed:
             raise OptionError(f"{who} is one of {', '.join(map(repr, allowed))}, not {value!r}.")
         return value
-    if typing.get_origin(kind) in (tuple, list, dict):
-        return tuple(value) if typing.get_origin(kind) is tuple else value
+    if typing.get_origin(kind) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(_coerce(part, allowed[0], who) for part in parts if part != "")
+    if typing.get_origin(kind) in (list, dict):
+        return value
     text = value.strip().lower() if isinstance(value, str) else None
     for choice in allowed:
         if choice is type(None) and (value is None or text == "none"):

@@ -390,7 +390,8 @@ def evaluate(
             state = "trained already" if run.weights.is_file() and not retrain else "training"
             evaluator.report(
                 f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, "
-                f"seed {run.seed}, {run.recipe.epochs} epochs on {len(run.samples)} images of {run.samples.name}"
+                f"seed {run.seed}, {run.recipe.epochs} epochs on {len(run.samples)} images of "
+                f"{run.samples.name}"
             )
             contender = Contender(
                 train(run, evaluator.hardware, retrain=retrain),

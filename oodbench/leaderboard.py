@@ -21,7 +21,8 @@ NAMES = {
     "aupr_out": "AUPR-out",
 }
 _ENTRY = tuple(
-    "detector detector_options method recipe recipe_options backbone id_train_fingerprint".split()
+    "detector detector_options method recipe recipe_options backbone id_train_fingerprint "
+    "preprocess precision".split()
 )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import oodbench
 from oodbench import registry
-from oodbench.errors import OODBenchError, UnknownNameError
+from oodbench.errors import OODBenchError, OptionError, UnknownNameError
 from oodbench.registry import Registry
 
 GROUP = "oodbench.detectors"
@@ -246,3 +246,13 @@ def test_public_names_are_lazy_and_complete() -> None:
     assert oodbench.metrics.__name__ == "oodbench.metrics"
     with pytest.raises(AttributeError, match="no_such_thing"):
         getattr(oodbench, "no_such_thing")  # noqa: B009
+
+
+def test_tuples_are_read_from_text() -> None:
+    from oodbench.detector import build
+    from oodbench.method import Recipe
+
+    assert build(Recipe, "recipe", {"milestones": "30, 60"}).milestones == (30, 60)
+    assert build(Recipe, "recipe", {"milestones": (30,)}).milestones == (30,)
+    with pytest.raises(OptionError, match="milestones"):
+        build(Recipe, "recipe", {"milestones": "30,soon"})

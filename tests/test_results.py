@@ -428,7 +428,9 @@ def test_a_half_written_line_is_not_read_and_goes(tmp_path: Path) -> None:
     store.path("toy").write_bytes(whole + b'{"benchmark": "toy", "text": "' + b"x" * 500)
     assert store.rows("toy") == [row(0)]
     assert store.append([row(1)]) == 1
-    assert store.path("toy").read_bytes().startswith(whole)
+    content = store.path("toy").read_bytes()
+    assert content.startswith(whole)
+    assert content == whole + (json.dumps(row(1)) + "\n").encode(), "nothing of it is left"
     assert [r["number"] for r in store.rows("toy")] == [0, 1]
 
 
