@@ -11,6 +11,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,42 +128,13 @@ def _initialize(net: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-@register_backbone("resnet20")
-def resnet20(channels: int = 3) -> nn.Module:
-    """CIFAR ResNet-20, option A, 64 features."""
-    return CIFARResNet(20, channels)
+for _depth in (20, 32, 44, 56):
+    register_backbone(f"resnet{_depth}")(partial(CIFARResNet, _depth))
+for _depth, _blocks in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
+    register_backbone(f"resnet{_depth}-cifar")(partial(StemResNet, _blocks))
 
 
-@register_backbone("resnet32")
-def resnet32(channels: int = 3) -> nn.Module:
-    """CIFAR ResNet-32, option A, 64 features."""
-    return CIFARResNet(32, channels)
-
-
-@register_backbone("resnet44")
-def resnet44(channels: int = 3) -> nn.Module:
-    """CIFAR ResNet-44, option A, 64 features."""
-    return CIFARResNet(44, channels)
-
-
-@register_backbone("resnet56")
-def resnet56(channels: int = 3) -> nn.Module:
-    """CIFAR ResNet-56, option A, 64 features."""
-    return CIFARResNet(56, channels)
-
-
-@register_backbone("resnet18-cifar")
-def resnet18_cifar(channels: int = 3) -> nn.Module:
-    """ResNet-18 with a 3x3 stem, 512 features."""
-    return StemResNet((2, 2, 2, 2), channels)
-
-
-@register_backbone("resnet34-cifar")
-def resnet34_cifar(channels: int = 3) -> nn.Module:
-    """ResNet-34 with a 3x3 stem, 512 features."""
-    return StemResNet((3, 4, 6, 3), channels)
-
-
+@register_backbone("digits-cnn")
 class DigitsCNN(nn.Module):
     """Three convolutions for 8x8 images, pooled to 256 features."""
 
@@ -182,12 +154,6 @@ class DigitsCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features: ``[B, C, 8, 8] -> [B, 256]``."""
         return self.layers(x).mean(dim=(2, 3))
-
-
-@register_backbone("digits-cnn")
-def digits_cnn(channels: int = 1) -> nn.Module:
-    """Three convolutions for 8x8 images, 256 features."""
-    return DigitsCNN(channels)
 
 
 def create_backbone(name: str, channels: int = 3, pretrained: bool = False) -> nn.Module:

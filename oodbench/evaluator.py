@@ -27,7 +27,7 @@ from oodbench.extract import (
 )
 from oodbench.fingerprint import weights_digest
 from oodbench.outputs import Outputs, to_numpy
-from oodbench.results import SCHEMA, Results, ResultStore, Row, row_id, versions
+from oodbench.results import COLUMNS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import id_samples, plan, train
 from oodbench.transforms import Preprocess, Transform, content_key
@@ -309,9 +309,10 @@ class Evaluator:
             for metric in ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out"):
                 mean[metric] = float(np.mean([single[i][metric] for i in members]))
             rows.append(mean)
-        for row in rows:
+        whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
+        for row in whole_rows:
             row["row_id"] = row_id(row)
-        return rows
+        return whole_rows
 
 
 def evaluate(
