@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,6 +78,12 @@ if TYPE_CHECKING:
     from oodbench.results import ResultStore as ResultStore
     from oodbench.samples import Samples as Samples
     from oodbench.transforms import Preprocess as Preprocess
+
+# Python started in a checkout finds this package here before the installed one; its sub-packages
+# oodbench.detectors and oodbench.datasets are the folders beside it.
+_checkout = Path(__file__).resolve().parents[1]
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "detectors").is_dir():
+    __path__.append(str(_checkout))
 
 _HOME = {
     "benchmark": ("Benchmark", "DatasetSpec", "Protocol", "get_benchmark"),

@@ -94,6 +94,21 @@ def test_a_script_in_the_repository_root_gets_the_right_answer() -> None:
     )
 
 
+def test_a_checkout_works_where_a_wheel_is_installed(tmp_path: Path) -> None:
+    """In the repository root the folder ``oodbench`` shadows an installed wheel."""
+    code = (
+        "import sys\n"
+        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
+        "sys.path = [p for p in sys.path if 'editable' not in p]\n"
+        "import oodbench.detectors.palm, oodbench.datasets.digits\n"
+        "import oodbench\n"
+        "print(oodbench.create_detector('palm'), oodbench.get_benchmark('digits').name)\n"
+    )
+    found = run(code, REPOSITORY)
+    assert found.returncode == 0, found.stderr
+    assert "digits" in found.stdout
+
+
 def test_public_names_exist() -> None:
     import oodbench
 
