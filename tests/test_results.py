@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ from oodbench.errors import (
 from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results import COLUMNS, METRICS, SCHEMA, row_id
 from oodbench.samples import ImageArrays, Samples
+
+from .conftest import REPOSITORY
 
 CPU = Hardware(accelerator="cpu")
 PREPROCESS = Preprocess(4, (0.5,), (0.25,), mode="L")
@@ -776,3 +779,15 @@ def test_own_preprocessing_belongs_to_the_network() -> None:
     assert evaluate(mean=(0.1,), std=(0.9,)).rows[0]["row_id"] == rows[0]["row_id"]
     with pytest.raises(OptionError, match="Preprocess"):
         evaluate(preprocess=lambda image: PREPROCESS(image), mean=(0.1,))
+
+
+@pytest.mark.parametrize(
+    "page", sorted((REPOSITORY / "leaderboards").glob("*.md")), ids=lambda p: p.stem
+)
+def test_committed_pages_are_made_of_the_committed_rows(page: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "leaderboards"
+    shutil.copytree(REPOSITORY / "leaderboards" / "results", folder / "results")
+    (name,) = {row["benchmark"] for row in ResultStore(folder).rows(page.stem)}
+    made = leaderboard.write(oodbench.get_benchmark(benchmark=name), folder)
+    assert made.name == page.name
+    assert made.read_bytes() == page.read_bytes()
