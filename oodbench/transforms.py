@@ -242,5 +242,6 @@ def _saturation(image: Image.Image, change: float) -> Image.Image:
 
 def _hue(image: Image.Image, change: float) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
-    turned = hue.point([(level + round(change * 256)) % 256 for level in range(256)])
+    turn = int(change * 255)  # as torchvision turns it
+    turned = hue.point([(level + turn) % 256 for level in range(256)])
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")

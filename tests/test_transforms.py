@@ -283,16 +283,12 @@ def test_saturation_is_torchvisions(change: float, seed: int) -> None:
     assert np.array_equal(np.asarray(found), np.asarray(tvf.adjust_saturation(image, 1 + change)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(change=st.floats(-0.5, 0.5), seed=st.integers(0, 20))
 def test_hue_is_torchvisions(change: float, seed: int) -> None:
     image = photograph(seed=seed)
-    found = np.asarray(transforms._hue(image, change).convert("HSV")).astype(int)
-    expected = np.asarray(tvf.adjust_hue(image, change).convert("HSV")).astype(int)
-    saturated = np.asarray(image.convert("HSV"))[..., 1] > 60  # the hue of a grey means nothing
-    turn = np.abs(found - expected)[..., 0]
-    assert np.minimum(turn, 256 - turn)[saturated].max(initial=0) <= 6
-    assert np.abs(found - expected)[..., 2].max() <= 2
+    found = transforms._hue(image, change)
+    assert np.array_equal(np.asarray(found), np.asarray(tvf.adjust_hue(image, change)))
 
 
 @settings(max_examples=60, deadline=None)
