@@ -69,6 +69,11 @@ def architecture(network: nn.Module) -> str:
     return whole.hexdigest()
 
 
+def code_digest(cls: type) -> str:
+    """Hex sha256 over the code of a class and of its bases that are no library's."""
+    return hashlib.sha256(_text(cls, set()).encode()).hexdigest()
+
+
 def _text(value: Any, seen: set[int]) -> str:
     """A text that differs where a network that holds this value could behave differently.
 

@@ -33,6 +33,7 @@ from oodbench.benchmark import Benchmark
 from oodbench.detector import build
 from oodbench.errors import CheckpointError, DataError, OODBenchError
 from oodbench.extract import Hardware, barrier, is_first_process, quiet_lightning
+from oodbench.fingerprint import code_digest
 from oodbench.method import Method, Recipe
 from oodbench.registry import METHODS
 from oodbench.samples import Samples
@@ -73,6 +74,7 @@ class Run:
             {
                 "version": VERSION,
                 "method": self.method,
+                "code": code_digest(METHODS.get(self.method)),
                 "recipe": asdict(self.recipe),
                 "backbone": self.backbone,
                 "seed": self.seed,

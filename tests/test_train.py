@@ -684,3 +684,28 @@ def test_palm_without_labels_never_reads_them(new_cache: Callable[[], None]) -> 
     shuffled, _ = tiny(change=lambda pixels, labels: labels.sort())
     again = train(short(shuffled, "palm", labelled=False), CPU)
     assert_same_weights(first, again)
+
+
+def test_changed_code_of_a_method_trains_again() -> None:
+    """Who edits a loss and runs again must not be given the old network."""
+
+    def cell(factor: str) -> type[Method]:
+        scope: dict[str, Any] = {"__name__": "users_own"}
+        source = (
+            "from oodbench.detectors.ce import CrossEntropy\n"
+            "class Mine(CrossEntropy):\n"
+            "    def loss(self, images, labels):\n"
+            f"        return {{'loss': {factor} * super().loss(images, labels)['loss']}}\n"
+        )
+        exec(source, scope)
+        return scope["Mine"]
+
+    def key(factor: str) -> str:
+        METHODS.register("mine")(cell(factor))
+        try:
+            return plan(oodbench.get_benchmark("digits"), "mine").key
+        finally:
+            METHODS.unregister("mine")
+
+    assert key("1.0") == key("1.0")
+    assert key("1.0") != key("2.0")
