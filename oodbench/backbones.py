@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,33 @@ from oodbench.outputs import Head
 from oodbench.registry import BACKBONES, register_backbone
 
 
-class _OptionABlock(nn.Module):
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016), which a subclass defines."""
+
+    shortcut: Callable[[Tensor], Tensor]
+
     def __init__(self, inside: int, out: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        self.stride = stride
-        self.pad = (out - inside) // 2
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.stride != 1 or self.pad:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        return F.relu(out + x)
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class _OptionABlock(_BasicBlock):
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__(inside, out, stride)
+        self.stride = stride
+        self.pad = (out - inside) // 2
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.stride == 1 and not self.pad:
+            return x
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
 
 
 class CIFARResNet(nn.Module):
@@ -74,22 +85,14 @@ class CIFARResNet(nn.Module):
         return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
 
 
-class _ProjectionBlock(nn.Module):
+class _ProjectionBlock(_BasicBlock):
     def __init__(self, inside: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
+        super().__init__(inside, out, stride)
         self.shortcut = nn.Sequential()
         if stride != 1 or inside != out:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)
             )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 class StemResNet(nn.Module):

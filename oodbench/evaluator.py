@@ -27,7 +27,7 @@ from oodbench.extract import (
 )
 from oodbench.fingerprint import weights_digest
 from oodbench.outputs import Outputs, to_numpy
-from oodbench.results import COLUMNS, SCHEMA, Results, ResultStore, Row, row_id, versions
+from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import id_samples, plan, train
 from oodbench.transforms import Preprocess, Transform, content_key
@@ -306,7 +306,7 @@ class Evaluator:
                 "auroc_low": low,
                 "auroc_high": high,
             }
-            for metric in ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out"):
+            for metric in METRICS:
                 mean[metric] = float(np.mean([single[i][metric] for i in members]))
             rows.append(mean)
         whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]

@@ -48,6 +48,11 @@ class Network(Protocol):
         """The linear layer behind the features, where there is one."""
 
 
+def spare_cores() -> int:
+    """How many data workers this machine has cores for beside the main process; at most four."""
+    return min(4, max((os.cpu_count() or 1) - 1, 0))
+
+
 @dataclass(frozen=True)
 class Hardware:
     """How Lightning runs a network; passed through to ``Trainer``.
@@ -76,7 +81,7 @@ class Hardware:
             return self.workers
         if isinstance(samples, ImageArrays) or len(samples) < 2000:
             return 0
-        return min(4, max((os.cpu_count() or 1) - 1, 0))
+        return spare_cores()
 
     def trainer_options(self) -> dict[str, Any]:
         """Arguments of ``pytorch_lightning.Trainer``."""

@@ -8,7 +8,6 @@ weights alone do, as safetensors.
 from __future__ import annotations
 
 import csv
-import os
 import pickle
 import random
 import shutil
@@ -32,7 +31,7 @@ from oodbench.backbones import create_backbone
 from oodbench.benchmark import Benchmark
 from oodbench.detector import build
 from oodbench.errors import CheckpointError, DataError, OODBenchError
-from oodbench.extract import Hardware, barrier, is_first_process, quiet_lightning
+from oodbench.extract import Hardware, barrier, is_first_process, quiet_lightning, spare_cores
 from oodbench.fingerprint import code_digest
 from oodbench.method import Method, Recipe
 from oodbench.registry import METHODS
@@ -291,7 +290,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
         workers = hardware.workers
         if workers is None:  # augmentation keeps a core busy even where no image is read from disk
             small = run.recipe.epochs * len(run.samples) < 5000
-            workers = 0 if small else min(4, max((os.cpu_count() or 1) - 1, 0))
+            workers = 0 if small else spare_cores()
         loader = DataLoader(
             _Views(run.samples, method.augmentation(preprocess), method.views, run.seed),
             batch_size=size // trainer.world_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 # Test processes run side by side, and so do those that they start; threads would fight for cores.
@@ -62,3 +63,15 @@ def shared_data(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def new_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Gives the rest of the test an empty cache."""
+
+    def change() -> None:
+        monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+    return change

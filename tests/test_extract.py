@@ -73,18 +73,6 @@ def forwards(
     return count.n
 
 
-@pytest.fixture
-def new_cache(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], None]:
-    """Gives the rest of the test an empty cache."""
-
-    def change() -> None:
-        monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-    return change
-
-
 # What comes out
 
 

@@ -130,18 +130,6 @@ def spy() -> Iterator[type[Spy]]:
     METHODS.unregister("spy")
 
 
-@pytest.fixture
-def new_cache(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], None]:
-    """Gives the rest of the test an empty cache."""
-
-    def change() -> None:
-        monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-    return change
-
-
 # The learning rate
 
 
