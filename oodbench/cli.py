@@ -28,6 +28,9 @@ data_app = typer.Typer(help="The datasets on this machine.", no_args_is_help=Tru
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
 
+SOME_FAILED = 3
+"""Exit status when some detectors failed and the others' rows are there."""
+
 _state = {"debug": False}
 
 Id = Annotated[
@@ -101,7 +104,7 @@ def root(debug: Debug = False) -> None:
 def eval_command(
     detector: Annotated[
         list[str],
-        typer.Option("--detector", help="Detectors, separated by commas: msp,energy,knn."),
+        typer.Option("--detector", help="Detectors, separated by commas: msp,energy,knn; or all."),
     ],
     id_name: Id = None,
     benchmark: BenchmarkName = None,
@@ -153,7 +156,7 @@ def eval_command(
     names = _split(detector)
     chosen = get_benchmark(id_name, benchmark)
     seeds = _seeds(seed)
-    detectors = _detectors(names, option or [])
+    detectors = _detectors(names, option or [], chosen.id.name, method)
     overrides = _overrides(recipe_set, epochs, batch_size, lr)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     files.writable_dir(
@@ -186,11 +189,15 @@ def eval_command(
     page = leaderboard.write(chosen, leaderboards)
     if as_json:
         typer.echo(results.to_json())
-        return
-    _show(results)
-    store = files.Path(leaderboards) / "results" / f"{leaderboard.page_name(chosen.name)}.jsonl"
-    say(f"rows: {store}; page: {page}")
-    say(f"again: {_command()}")
+    else:
+        _show(results)
+        store = files.Path(leaderboards) / "results" / f"{leaderboard.page_name(chosen.name)}.jsonl"
+        say(f"rows: {store}; page: {page}")
+        say(f"again: {_command()}")
+    if results.failures:
+        for name, reason in results.failures.items():
+            typer.echo(f"failed: {name}: {' '.join(reason.split())}", err=True)
+        raise typer.Exit(SOME_FAILED)
 
 
 @app.command()
@@ -353,14 +360,15 @@ def _pairs(values: list[str], option: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _detectors(names: list[str], options: list[str]) -> list[Any]:
-    from oodbench.detector import create_detector, option_types
+def _detectors(names: list[str], options: list[str], id_name: str, method: str | None) -> list[Any]:
+    from oodbench.detector import create_detector, id_options, option_types
     from oodbench.errors import OptionError
+    from oodbench.evaluator import named
     from oodbench.registry import DETECTORS
 
-    chosen: dict[str, dict[str, str]] = {name: {} for name in names}
-    for name in chosen:
-        DETECTORS.get(name)
+    chosen: dict[str, dict[str, Any]] = {
+        str(name): id_options(str(name), id_name) for name in named(names, method)
+    }
     for key, text in _pairs(options, "--set"):
         owner, dot, option = key.partition(".")
         if dot:

@@ -7,7 +7,7 @@ import difflib
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -63,7 +63,12 @@ class Detector:
     ``name_: Tensor = learned()``. It says what ``score`` reads in ``needs``
     (``"features"``, ``"logits"``, ``"head"``, an extra's name, ``"model"``), and implements
     ``score``, and ``fit`` if it learns from ID training outputs. A detector that needs the network
-    itself (input gradients, dropout) has ``needs = {"model"}`` and implements ``score_batch``.
+    itself (input gradients, feature maps) has ``needs = {"model"}`` and implements ``score_batch``,
+    and ``fit_batches`` if it learns from ID training images.
+
+    ``id_options`` holds the defaults that differ by ID set, ``{"cifar100": {"k": 200}}``;
+    ``grid`` the values that ``oodbench tune`` tries, ``{"k": (50, 100)}``. A detector with an
+    option ``fit_split`` (``"train"`` or ``"val"``) is fitted on that split of the ID set.
 
     The base class checks what every detector would have to check: that the outputs have what is
     needed, that ``fit`` came before ``score``, and that the scores are ``[N]`` and finite.
@@ -73,6 +78,8 @@ class Detector:
     needs: ClassVar[frozenset[str]] = frozenset()
     method: ClassVar[str] = "ce"
     paper: ClassVar[Paper | None] = None
+    id_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the subclass's own ``fit`` and ``score`` in the checks that all detectors share."""
@@ -81,6 +88,12 @@ class Detector:
             cls.fit = _checked_fit(cls.__dict__["fit"])  # type: ignore[method-assign]
         if "score" in cls.__dict__:
             cls.score = _checked_score(cls.__dict__["score"])  # type: ignore[method-assign]
+        if "fit_batches" in cls.__dict__:
+            fit_batches = cls.__dict__["fit_batches"]
+            cls.fit_batches = _checked_fit_batches(fit_batches)  # type: ignore[method-assign]
+        if "score_batch" in cls.__dict__:
+            score_batch = cls.__dict__["score_batch"]
+            cls.score_batch = _checked_score_batch(score_batch)  # type: ignore[method-assign]
 
     @property
     def label(self) -> str:
@@ -92,6 +105,11 @@ class Detector:
         """Whether it learns from ID training outputs."""
         return type(self).fit is not Detector.fit
 
+    @property
+    def needs_fit_batches(self) -> bool:
+        """Whether it learns from ID training images, with the network at hand."""
+        return type(self).fit_batches is not Detector.fit_batches
+
     def fit(self, train: Outputs) -> Self:
         """Learn from the outputs of ID training data; labels are always there. Returns self."""
         return self
@@ -100,8 +118,19 @@ class Detector:
         """OOD scores ``[N]``, higher = more OOD."""
         raise NotImplementedError(f"{self.label} has no score(outputs).")
 
+    def fit_batches(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Self:
+        """Learn from batches of preprocessed ID training images and their labels. Returns self.
+
+        The model has ``outputs(images)`` and ``head()``; it is in evaluation mode.
+        """
+        return self
+
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
-        """OOD scores ``[B]`` of a batch of preprocessed inputs, with the network at hand."""
+        """OOD scores ``[B]`` of a batch of preprocessed inputs, with the network at hand.
+
+        The model is as for ``fit_batches``; ``model.preprocess``, where there is one, is what made
+        the inputs (its ``std`` tells how large a step in them is in pixels).
+        """
         raise NotImplementedError(f"{self.label} has no score_batch(model, batch).")
 
     def options(self) -> dict[str, Any]:
@@ -139,6 +168,29 @@ def _checked_score(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return checked
 
 
+def _checked_fit_batches(fit_batches: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fit_batches)
+    def checked(self: Detector, model: nn.Module, batches: Iterable[Any]) -> Any:
+        result = fit_batches(self, model, batches)
+        self.__dict__["_is_fitted"] = True
+        return result
+
+    return checked
+
+
+def _checked_score_batch(score_batch: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(score_batch)
+    def checked(self: Detector, model: nn.Module, batch: Tensor) -> Tensor:
+        if self.needs_fit_batches and not self.__dict__.get("_is_fitted"):
+            raise NotFittedError(
+                f"{self.label}: score_batch() came before fit_batches(). Call "
+                "fit_batches(model, batches) first."
+            )
+        return check_scores(score_batch(self, model, batch).detach(), len(batch), self.label)
+
+    return checked
+
+
 def check_scores(scores: Tensor, n: int, who: str) -> Tensor:
     """The scores, if they are ``[n]``, floating and finite.
 
@@ -157,6 +209,11 @@ def check_scores(scores: Tensor, n: int, who: str) -> Tensor:
             f"{rows[0]}). Look at the network's outputs for these samples: are they finite?"
         )
     return scores
+
+
+def id_options(name: str, id_name: str) -> dict[str, Any]:
+    """The defaults of a detector that are an ID set's own, as papers give them."""
+    return dict(getattr(DETECTORS.get(name), "id_options", {}).get(id_name, {}))
 
 
 def create_detector(name: str, **options: Any) -> Detector:

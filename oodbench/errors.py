@@ -45,3 +45,7 @@ class CheckpointError(OODBenchError):
 
 class StorageError(OODBenchError, OSError):
     """A folder that oodbench has to write to, and cannot."""
+
+
+class OODBenchWarning(UserWarning):
+    """What a reader of the scores has to know; goes into ``Results.warnings``."""

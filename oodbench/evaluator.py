@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
 from oodbench import files, metrics
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark, Group, get_benchmark
-from oodbench.detector import Detector, create_detector
-from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
+from oodbench.detector import Detector, create_detector, id_options
+from oodbench.errors import (
+    BadScoresError,
+    DataError,
+    MissingDataError,
+    OODBenchError,
+    OODBenchWarning,
+    OptionError,
+)
 from oodbench.extract import (
     Hardware,
     as_network,
     extract,
+    fit_with_network,
     is_first_process,
     score_with_network,
 )
 from oodbench.fingerprint import weights_digest
 from oodbench.outputs import Outputs, to_numpy
+from oodbench.registry import DETECTORS
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import id_samples, plan, train
@@ -172,35 +184,75 @@ class Evaluator:
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
 
+        A detector that fails is named in the result's ``failures``, with the reason.
+
         Raises:
-            MissingOutputError: a detector needs what the network does not give.
-            BadScoresError: NaN or infinite outputs or scores.
+            BadScoresError: NaN or infinite outputs.
+            Exception: what the first detector raised, if all of them failed.
         """
         network = as_network(contender.network, contender.layer)
-        train_samples, fitting = contender.trained_on, None
-        if any(detector.needs_fit for detector in detectors):
-            train_samples = id_samples(self.benchmark, "train")
-            self.check_classes(train_samples)
-            fitting = self._outputs(contender, network, train_samples)
+        train_samples = contender.trained_on
+        splits: dict[str, Samples] = {}
+        fitting: dict[str, Outputs] = {}
+        for detector in detectors:
+            split = getattr(detector, "fit_split", "train")
+            if detector.needs_fit or detector.needs_fit_batches:
+                if split not in splits:
+                    splits[split] = id_samples(self.benchmark, split)
+                    self.check_classes(splits[split])
+                if detector.needs_fit and split not in fitting:
+                    fitting[split] = self._outputs(contender, network, splits[split])
+                train_samples = splits.get("train", train_samples)
         id_outputs = self._outputs(contender, network, self.test)
         ood_outputs = [self._outputs(contender, network, ood.samples) for ood in self.ood]
         shared = self._provenance(contender, network, train_samples, id_outputs)
         results = Results([], dict(self.missing), list(self.warnings))
-        for detector in detectors:
+        errors = []
+        for detector in track(detectors, self.hardware.progress):
+            split = getattr(detector, "fit_split", "train")
             began = time.perf_counter()
-            if fitting is not None:
-                detector.fit(fitting)
-            scores = [
-                self._scores(detector, contender, network, samples, outputs)
-                for samples, outputs in zip(
-                    [self.test, *(ood.samples for ood in self.ood)],
-                    [id_outputs, *ood_outputs],
-                    strict=True,
-                )
-            ]
+            try:
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", OODBenchWarning)
+                    if detector.needs_fit:
+                        detector.fit(fitting[split])
+                    if detector.needs_fit_batches:
+                        fit_with_network(
+                            detector,
+                            network,
+                            splits[split],
+                            contender.preprocess or self.benchmark.preprocess,
+                            hardware=self.hardware,
+                        )
+                    scores = [
+                        self._scores(detector, contender, network, samples, outputs)
+                        for samples, outputs in zip(
+                            [self.test, *(ood.samples for ood in self.ood)],
+                            [id_outputs, *ood_outputs],
+                            strict=True,
+                        )
+                    ]
+            except Exception as error:  # one detector's failure must not lose the others' results
+                errors.append(error)
+                reason = str(error) if isinstance(error, OODBenchError) else repr(error)
+                results.failures[detector.label] = reason
+                self.report(f"failed: {detector.label}: {reason}")
+                continue
+            self._pass_on(caught, results)
             shared["seconds"] = round(time.perf_counter() - began, 3)
             results.rows += self._rows(detector, scores[0], scores[1:], shared)
+        if errors and not results.rows:
+            raise errors[0]
         return results
+
+    def _pass_on(self, caught: Iterable[warnings.WarningMessage], results: Results) -> None:
+        for one in caught:
+            text = str(one.message)
+            if not issubclass(one.category, OODBenchWarning):
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            elif text not in results.warnings:
+                results.warnings.append(text)
+                self.report(f"warning: {text}")
 
     def _scores(
         self,
@@ -315,6 +367,23 @@ class Evaluator:
         return whole_rows
 
 
+def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
+    """The detectors one by one, with a progress bar that names the one at work."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task("detectors", total=len(detectors))
+        for detector in detectors:
+            progress.update(task, description=detector.label)
+            yield detector
+            progress.advance(task)
+
+
 def evaluate(
     model: nn.Module | None = None,
     id: str | None = None,  # noqa: A002
@@ -344,7 +413,8 @@ def evaluate(
         model: any PyTorch classifier; it is neither moved nor changed. None to load
             ``checkpoint``, or to train.
         id: the ID set (``"cifar100"``), whose default benchmark is used.
-        detectors: names or :class:`Detector` objects.
+        detectors: names or :class:`Detector` objects; ``"all"`` for every registered detector that
+            was designed for ``method`` (for cross-entropy, if that is None).
         benchmark: another protocol's name, or a :class:`Benchmark`.
         ood: OOD sets to use instead of the benchmark's.
         method: how to train; None for the method that each detector was designed for.
@@ -369,7 +439,10 @@ def evaluate(
     """
     chosen = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(id, benchmark)
     listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
-    made = [create_detector(d) if isinstance(d, str) else d for d in listed]
+    made = [
+        create_detector(d, **id_options(d, chosen.id.name)) if isinstance(d, str) else d
+        for d in named(listed, method)
+    ]
     if not made:
         raise OptionError("name at least one detector.")
     seeds = [seed] if isinstance(seed, int) else list(seed)
@@ -410,6 +483,19 @@ def evaluate(
     if leaderboards is not None and is_first_process():
         ResultStore(leaderboards).append(results.rows)
     return results
+
+
+def named(detectors: Sequence[str | Detector], method: str | None) -> list[str | Detector]:
+    """The detectors, with ``"all"`` spelled out: those designed for the method, or for ``ce``."""
+    spelled: list[str | Detector] = []
+    for detector in detectors:
+        if detector == "all":
+            spelled += [
+                name for name in DETECTORS.names() if DETECTORS.get(name).method == (method or "ce")
+            ]
+        else:
+            spelled.append(detector)
+    return list(dict.fromkeys(spelled)) if all(isinstance(d, str) for d in spelled) else spelled
 
 
 def _own_preprocess(

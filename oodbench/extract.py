@@ -383,6 +383,48 @@ def extract(
     return outputs
 
 
+@dataclass
+class _Loaded:
+    """A copy of the network on its device, and batches of preprocessed images with their rows."""
+
+    network: nn.Module
+    batches: Iterator[tuple[Tensor, Tensor]]
+
+
+def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: Hardware) -> _Loaded:
+    network = copy.deepcopy(as_network(model)).eval()
+    network.preprocess = preprocess  # type: ignore[assignment]
+    device = pl.Trainer(logger=False, **hardware.trainer_options()).strategy.root_device
+    network.to(device)
+    loader = DataLoader(
+        _Images(samples, preprocess),
+        batch_size=hardware.batch_size,
+        num_workers=hardware.workers_for(samples),
+    )
+    return _Loaded(network, ((images.to(device), rows) for images, rows in loader))
+
+
+def fit_with_network(
+    detector: Detector,
+    model: nn.Module,
+    samples: Samples,
+    preprocess: Transform,
+    *,
+    hardware: Hardware | None = None,
+) -> None:
+    """Fit a detector that learns from images with the network at hand (``fit_batches``).
+
+    The network is copied and put in evaluation mode.
+    """
+    with quiet_lightning():
+        loaded = _load(model, samples, preprocess, hardware or Hardware())
+        labels = torch.from_numpy(samples.labels)
+        detector.fit_batches(
+            loaded.network,
+            ((images, labels[rows].to(images.device)) for images, rows in loaded.batches),
+        )
+
+
 def score_with_network(
     detector: Detector,
     model: nn.Module,
@@ -398,18 +440,10 @@ def score_with_network(
     Raises:
         BadScoresError: scores that are not ``[B]`` finite floats.
     """
-    hardware = hardware or Hardware()
-    network = copy.deepcopy(as_network(model)).eval()
-    fabric = pl.Trainer(logger=False, **hardware.trainer_options()).strategy.root_device
-    network.to(fabric)
-    loader = DataLoader(
-        _Images(samples, preprocess),
-        batch_size=hardware.batch_size,
-        num_workers=hardware.workers_for(samples),
-    )
-    scores = []
     with quiet_lightning():
-        for images, _ in loader:
-            batch = detector.score_batch(network, images.to(fabric))
-            scores.append(check_scores(batch.detach().cpu(), len(images), detector.label))
-    return torch.cat(scores)
+        loaded = _load(model, samples, preprocess, hardware or Hardware())
+        scores = [
+            detector.score_batch(loaded.network, images).detach().cpu()
+            for images, _ in loaded.batches
+        ]
+    return check_scores(torch.cat(scores), len(samples), detector.label)

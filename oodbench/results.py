@@ -81,11 +81,13 @@ class Results:
         rows: one mapping a detector and OOD set (or group mean); see ``COLUMNS``.
         missing: OOD sets that were not found, with what was looked for, by name.
         warnings: what a reader of the rows has to know.
+        failures: detectors that gave no rows, with the reason, by name.
     """
 
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,7 +97,12 @@ class Results:
 
     def __add__(self, other: Results) -> Results:
         warnings = list(dict.fromkeys([*self.warnings, *other.warnings]))
-        return Results([*self.rows, *other.rows], {**self.missing, **other.missing}, warnings)
+        return Results(
+            [*self.rows, *other.rows],
+            {**self.missing, **other.missing},
+            warnings,
+            {**self.failures, **other.failures},
+        )
 
     def to_pandas(self) -> pd.DataFrame:
         """A table with ``COLUMNS``."""
@@ -104,8 +111,13 @@ class Results:
         return pd.DataFrame(self.rows, columns=list(COLUMNS))
 
     def to_json(self) -> str:
-        """``{"rows": [...], "missing": {...}, "warnings": [...]}``."""
-        value = {"rows": self.rows, "missing": self.missing, "warnings": self.warnings}
+        """``{"rows": [...], "missing": {...}, "warnings": [...], "failures": {...}}``."""
+        value = {
+            "rows": self.rows,
+            "missing": self.missing,
+            "warnings": self.warnings,
+            "failures": self.failures,
+        }
         return json.dumps(value, indent=1, allow_nan=False)
 
 

@@ -67,29 +67,55 @@ def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
     return Blobs(outputs(400, False), outputs(200, False), outputs(120, True))
 
 
-class _Linear(nn.Module):
-    """The toy problem's network, for detectors that need one: inputs are the features."""
+class _Toy(nn.Module):
+    """The toy problem's network, for detectors that need one.
+
+    An image is a ``[D, 2, 2]`` map whose spatial mean is the features; see :func:`_images`.
+    """
 
     def __init__(self, head: Head) -> None:
         super().__init__()
+        self.conv = nn.Conv2d(DIM, DIM, 1, bias=False)
+        self.relu = nn.ReLU()
         self.linear = nn.Linear(DIM, CLASSES)
+        self.conv.load_state_dict({"weight": torch.eye(DIM)[:, :, None, None]})
         self.linear.load_state_dict({"weight": head.weight, "bias": head.bias})
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        return {"features": images, "logits": self.linear(images)}
+        features = self.relu(self.conv(images)).mean(dim=(2, 3))
+        return {"features": features, "logits": self.linear(features)}
 
     def head(self) -> Head:
         return Head(self.linear.weight, self.linear.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.linear(images)
+        return self.outputs(images)["logits"]
+
+
+def _images(outputs: Outputs) -> Tensor:
+    """Maps ``[N, D, 2, 2]``: features times a pattern of mean 1 that turns with the channel."""
+    quarter = torch.tensor([[1.5, 0.5], [0.5, 1.5]])
+    pattern = torch.stack([quarter, 2 - quarter]).repeat(DIM // 2, 1, 1)
+    return outputs.features.float()[:, :, None, None] * pattern
+
+
+def _network(outputs: Outputs) -> _Toy:
+    assert outputs.head is not None
+    return _Toy(outputs.head).to(outputs.head.weight.device).eval()
+
+
+def _fit(detector: Detector, train: Outputs) -> Detector:
+    if detector.needs_fit_batches:
+        images = _images(train)
+        batches = zip(images.split(64), train.labels.split(64), strict=True)
+        return detector.fit_batches(_network(train), batches)
+    return detector.fit(train)
 
 
 def _score(detector: Detector, outputs: Outputs) -> Tensor:
     if "model" not in detector.needs:
         return detector.score(outputs)
-    scores = detector.score_batch(_Linear(blobs().train.head), outputs.features.float())  # type: ignore[arg-type]
-    return scores.detach()
+    return detector.score_batch(_network(outputs), _images(outputs)).detach()
 
 
 def _close(one: Tensor, other: Tensor, what: str, tolerance: float = 1e-5) -> None:
@@ -102,7 +128,7 @@ def _close(one: Tensor, other: Tensor, what: str, tolerance: float = 1e-5) -> No
 def check_scores_are_floats(detector: Detector) -> None:
     """Scores are ``[N]``, floating and finite."""
     toy = blobs()
-    scores = _score(detector.fit(toy.train), toy.test)
+    scores = _score(_fit(detector, toy.train), toy.test)
     assert scores.shape == (len(toy.test),), f"{detector.label}: shape {tuple(scores.shape)}"
     assert scores.is_floating_point(), f"{detector.label}: {scores.dtype}"
     assert scores.isfinite().all(), f"{detector.label}: scores that are not finite"
@@ -111,7 +137,7 @@ def check_scores_are_floats(detector: Detector) -> None:
 def check_higher_is_ood(detector: Detector) -> None:
     """Blobs far away score higher: AUROC above 0.9."""
     toy = blobs()
-    detector.fit(toy.train)
+    _fit(detector, toy.train)
     auroc = metrics.auroc(_score(detector, toy.test), _score(detector, toy.ood))
     assert auroc > 0.9, f"{detector.label}: AUROC {auroc:.3f} on the toy problem; is it inverted?"
 
@@ -119,7 +145,7 @@ def check_higher_is_ood(detector: Detector) -> None:
 def check_permutation(detector: Detector) -> None:
     """A permuted input gives permuted scores."""
     toy = blobs()
-    detector.fit(toy.train)
+    _fit(detector, toy.train)
     order = torch.randperm(len(toy.test), generator=torch.Generator().manual_seed(1))
     test = toy.test
     permuted = Outputs(test.features[order], test.logits[order], test.labels[order], test.head)
@@ -129,7 +155,7 @@ def check_permutation(detector: Detector) -> None:
 def check_batch_size(detector: Detector) -> None:
     """Scoring in batches gives what scoring all at once gives."""
     toy = blobs()
-    detector.fit(toy.train)
+    _fit(detector, toy.train)
     pieces = torch.cat([_score(detector, batch) for batch in toy.test.batches(7)])
     _close(pieces, _score(detector, toy.test), detector.label)
 
@@ -137,22 +163,22 @@ def check_batch_size(detector: Detector) -> None:
 def check_deterministic(detector: Detector) -> None:
     """The same scores each time, and fitting twice equals fitting once."""
     toy = blobs()
-    first = _score(detector.fit(toy.train), toy.test)
+    first = _score(_fit(detector, toy.train), toy.test)
     assert torch.equal(first, _score(detector, toy.test)), f"{detector.label}: another score"
-    assert torch.equal(first, _score(detector.fit(toy.train), toy.test)), (
+    assert torch.equal(first, _score(_fit(detector, toy.train), toy.test)), (
         f"{detector.label}: fitting again changes scores"
     )
 
 
 def check_fit_returns_self(detector: Detector) -> None:
     """``fit`` returns the detector."""
-    assert detector.fit(blobs().train) is detector, f"{detector.label}: fit must return self"
+    assert _fit(detector, blobs().train) is detector, f"{detector.label}: fit must return self"
 
 
 def check_inputs_untouched(detector: Detector) -> None:
     """Neither ``fit`` nor ``score`` changes what it is given."""
     toy, reference = blobs(), blobs()
-    _score(detector.fit(toy.train), toy.test)
+    _score(_fit(detector, toy.train), toy.test)
     for mine, fresh in ((toy.train, reference.train), (toy.test, reference.test)):
         assert torch.equal(mine.features, fresh.features), f"{detector.label} changed features"
         assert torch.equal(mine.logits, fresh.logits), f"{detector.label} changed logits"
@@ -165,7 +191,7 @@ def check_inputs_untouched(detector: Detector) -> None:
 def check_state_is_its_own(detector: Detector) -> None:
     """What it learned does not change when the training arrays change afterwards."""
     toy = blobs()
-    before = _score(detector.fit(toy.train), toy.test)
+    before = _score(_fit(detector, toy.train), toy.test)
     toy.train.features.zero_()
     toy.train.logits.zero_()
     after = _score(detector, toy.test)
@@ -175,7 +201,7 @@ def check_state_is_its_own(detector: Detector) -> None:
 def check_numpy(detector: Detector) -> None:
     """NumPy arrays give what tensors give."""
     toy = blobs()
-    expected = _score(detector.fit(toy.train), toy.test)
+    expected = _score(_fit(detector, toy.train), toy.test)
 
     def as_numpy(outputs: Outputs) -> Outputs:
         features, logits, labels = (
@@ -183,14 +209,16 @@ def check_numpy(detector: Detector) -> None:
         )
         return Outputs(features, logits, labels, outputs.head)  # type: ignore[arg-type]
 
-    _close(_score(detector.fit(as_numpy(toy.train)), as_numpy(toy.test)), expected, detector.label)
+    _close(
+        _score(_fit(detector, as_numpy(toy.train)), as_numpy(toy.test)), expected, detector.label
+    )
 
 
 def check_low_precision(detector: Detector) -> None:
     """Half-precision and bfloat16 outputs are scored, and tell the toy problem apart as well."""
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         toy = blobs(dtype=dtype)
-        fresh = copy.deepcopy(detector).fit(toy.train)
+        fresh = _fit(copy.deepcopy(detector), toy.train)
         auroc = metrics.auroc(_score(fresh, toy.test), _score(fresh, toy.ood))
         assert auroc > 0.9, f"{detector.label}: AUROC {auroc:.3f} on {dtype} outputs"
 
@@ -198,14 +226,14 @@ def check_low_precision(detector: Detector) -> None:
 def check_copies(detector: Detector) -> None:
     """Copied and pickled detectors score as the original does."""
     toy = blobs()
-    expected = _score(detector.fit(toy.train), toy.test)
+    expected = _score(_fit(detector, toy.train), toy.test)
     for copied in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):  # noqa: S301
         assert torch.equal(_score(copied, toy.test), expected), f"{detector.label}: a copy differs"
 
 
 def check_fit_comes_first(detector: Detector) -> None:
     """``score`` before ``fit`` is a NotFittedError that names the detector."""
-    if not detector.needs_fit:
+    if not (detector.needs_fit or detector.needs_fit_batches):
         return
     try:
         _score(detector, blobs().test)
@@ -218,7 +246,7 @@ def check_fit_comes_first(detector: Detector) -> None:
 def check_missing_needs(detector: Detector) -> None:
     """Outputs without what it needs are a MissingOutputError that names detector and need."""
     toy = blobs()
-    detector.fit(toy.train)
+    _fit(detector, toy.train)
     for need in detector.needs - {"model"}:
         bare = Outputs(toy.test.features, toy.test.logits, toy.test.labels, toy.test.head)
         setattr(bare, need, None)
@@ -234,7 +262,7 @@ def check_missing_needs(detector: Detector) -> None:
 def check_needs_are_honest(detector: Detector) -> None:
     """Scoring works with everything that is not in ``needs`` removed, labels too."""
     toy = blobs()
-    expected = _score(detector.fit(toy.train), toy.test)
+    expected = _score(_fit(detector, toy.train), toy.test)
     if "model" in detector.needs:
         return
     test = toy.test
@@ -269,7 +297,7 @@ def check_documented(detector: Detector) -> None:
 def check_one_sample(detector: Detector) -> None:
     """A single sample is scored as it is among others."""
     toy = blobs()
-    everything = _score(detector.fit(toy.train), toy.test)
+    everything = _score(_fit(detector, toy.train), toy.test)
     _close(_score(detector, toy.test[:1]), everything[:1], detector.label)
 
 
@@ -278,8 +306,8 @@ def check_accelerator(detector: Detector) -> None:
     if not torch.cuda.is_available():
         return
     toy = blobs()
-    expected = _score(copy.deepcopy(detector).fit(toy.train), toy.test)
-    found = _score(detector.fit(toy.train.to("cuda")), toy.test.to("cuda"))
+    expected = _score(_fit(copy.deepcopy(detector), toy.train), toy.test)
+    found = _score(_fit(detector, toy.train.to("cuda")), toy.test.to("cuda"))
     _close(found, expected, detector.label, tolerance=1e-4)
 
 
