@@ -53,7 +53,15 @@ class _OptionABlock(_BasicBlock):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
 
 
-class CIFARResNet(nn.Module):
+class _ConvNet(nn.Module):
+    def reset_parameters(self) -> None:
+        """Normal weights of variance 2 / fan-out in all convolutions (He et al. 2015)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class CIFARResNet(_ConvNet):
     """ResNet for 32x32 images with parameter-free shortcuts (He et al. 2016, section 4.2).
 
     Shortcuts of option A: subsample by two and pad the new channels with zeros, half on each side.
@@ -72,7 +80,7 @@ class CIFARResNet(nn.Module):
         self.layer1 = self._stage(16, 16, blocks, 1)
         self.layer2 = self._stage(16, 32, blocks, 2)
         self.layer3 = self._stage(32, 64, blocks, 2)
-        _initialize(self)
+        self.reset_parameters()
 
     @staticmethod
     def _stage(inside: int, out: int, blocks: int, stride: int) -> nn.Sequential:
@@ -95,7 +103,7 @@ class _ProjectionBlock(_BasicBlock):
             )
 
 
-class StemResNet(nn.Module):
+class StemResNet(_ConvNet):
     """ResNet-18 or 34 whose stem is one 3x3 convolution without pooling, for 32x32 images.
 
     Args:
@@ -115,7 +123,7 @@ class StemResNet(nn.Module):
             first = _ProjectionBlock(inside, out, 1 if stage == 1 else 2)
             rest = (_ProjectionBlock(out, out, 1) for _ in range(count - 1))
             self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
-        _initialize(self)
+        self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features: ``[B, C, H, W] -> [B, 512]``."""
@@ -125,12 +133,6 @@ class StemResNet(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def _initialize(net: nn.Module) -> None:
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 for _depth in (20, 32, 44, 56):
     register_backbone(f"resnet{_depth}")(partial(CIFARResNet, _depth))
 for _depth, _blocks in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
@@ -138,7 +140,7 @@ for _depth, _blocks in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
 
 
 @register_backbone("digits-cnn")
-class DigitsCNN(nn.Module):
+class DigitsCNN(_ConvNet):
     """Three convolutions for 8x8 images, pooled to 256 features."""
 
     def __init__(self, channels: int = 1) -> None:
@@ -152,7 +154,7 @@ class DigitsCNN(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
-        _initialize(self)
+        self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features: ``[B, C, 8, 8] -> [B, 256]``."""
