@@ -1,17 +1,21 @@
-"""Numerics that several detectors share: streaming moments, pseudo-inverses, nearest neighbours.
+"""Numerics that several detectors share: moments, subspaces, percentiles, nearest neighbours.
 
 Everything reads its data in blocks, so that features larger than memory can be mapped from disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench.errors import BadScoresError
+from oodbench.errors import BadScoresError, OptionError
 from oodbench.outputs import Outputs
 
 BLOCK = 4096
@@ -95,12 +99,16 @@ def moments(
         counts = total
     if means is None or counts is None or scatter is None:
         raise BadScoresError(f"{who}: fit got no training samples.")
+    _require_all_classes(counts, who)
+    return Moments(counts, means, scatter)
+
+
+def _require_all_classes(counts: Tensor, who: str) -> None:
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
         raise BadScoresError(
             f"{who}: fit needs every class; no training sample of classes {empty[:10]}."
         )
-    return Moments(counts, means, scatter)
 
 
 def pseudo_inverse(symmetric: Tensor) -> Tensor:
@@ -117,30 +125,265 @@ def squared_mahalanobis(z: Tensor, means: Tensor, precision: Tensor) -> Tensor:
     return (own - 2 * cross + centre).clamp(min=0)
 
 
-def kth_neighbour_distance(queries: Tensor, bank: Tensor, k: int, block: int = 16384) -> Tensor:
-    """Euclidean distance ``[N]`` from each query ``[N, D]`` to its k-th nearest row of the bank.
+@dataclass
+class Subspace:
+    """Principal axes of features around a centre.
 
-    Exact; the bank ``[M, D]`` is searched in blocks, so memory is O(N x block) at most.
+    Args:
+        centre: ``[D]``.
+        axes: ``[D, D]``, orthonormal columns, by falling variance.
+        variances: ``[D]``, along the axes.
     """
-    best = queries.new_empty(len(queries), 0)  # squared distances
+
+    centre: Tensor
+    axes: Tensor
+    variances: Tensor
+
+
+def principal_axes(found: Moments, centre: Tensor | None = None) -> Subspace:
+    """Eigenvectors of the second moment about a centre; about the mean, if that is None.
+
+    Args:
+        found: moments of one group.
+        centre: ``[D]``; the second moment about it is ``S + n (mean - c)(mean - c)^T``.
+    """
+    n, mean = found.counts.sum(), found.means[0]
+    centre = mean if centre is None else centre.to(mean)
+    shift = mean - centre
+    variances, axes = torch.linalg.eigh(found.scatter / n + torch.outer(shift, shift))
+    return Subspace(centre, axes.flip(1).contiguous(), variances.flip(0).clamp(min=0))
+
+
+def class_moments(outputs: Outputs, who: str, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts ``[C]``, means ``[C, D]`` and each class's own scatter ``[C, D, D]``, in one pass.
+
+    The rows of a block are laid out as ``[C, most of a class, D]``, so that one batched product
+    gives all classes' scatters; blocks are merged as in :func:`moments`.
+
+    Raises:
+        BadScoresError: features that are NaN or infinite, or a class without a sample.
+    """
+    means = scatter = counts = None
+    for batch in outputs.batches(BLOCK):
+        z = require_finite(batch.features, who).to(precise(batch.features.device))
+        order = batch.labels.argsort(stable=True)
+        y = batch.labels[order]
+        n = torch.bincount(y, minlength=classes)
+        within = torch.arange(len(y), device=y.device) - (n.cumsum(0) - n)[y]
+        padded = z.new_zeros(classes, int(n.max()), z.shape[1])
+        padded[y, within] = z[order]
+        if means is None or counts is None or scatter is None:
+            means = z.new_zeros(classes, z.shape[1])
+            scatter = z.new_zeros(classes, z.shape[1], z.shape[1])
+            counts = z.new_zeros(classes)
+        n = n.to(z)
+        m = padded.sum(dim=1) / n.clamp(min=1)[:, None]
+        padded[y, within] -= m[y]
+        total = counts + n
+        delta = m - means
+        weight = counts * n / total.clamp(min=1)
+        scatter += padded.mT @ padded
+        scatter += weight[:, None, None] * delta[:, :, None] * delta[:, None, :]
+        means += delta * (n / total.clamp(min=1))[:, None]
+        counts = total
+    if means is None or counts is None or scatter is None:
+        raise BadScoresError(f"{who}: fit got no training samples.")
+    _require_all_classes(counts, who)
+    return counts, means, scatter
+
+
+def percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> list[float]:
+    """Percentiles over all activations ``[N x D]`` jointly: exact, in two passes, in 0.5 MB.
+
+    A float32 has the order of an integer made of its bits. The first pass counts the activations
+    by the upper 16 of them, the second those in the bins that matter by the lower 16; that gives
+    the order statistics themselves. Between two of them it interpolates linearly, as
+    ``numpy.percentile`` does. (Wider floats are rounded to float32 first: 6e-8 of the value.)
+
+    Args:
+        outputs: features ``[N, D]``.
+        shares: in [0, 1]; 0.9 for the 90th percentile.
+        who: the detector, for messages.
+
+    Raises:
+        BadScoresError: features that are NaN or infinite.
+    """
+
+    def keys() -> Iterator[Tensor]:
+        for batch in outputs.batches(BLOCK):
+            bits = require_finite(batch.features, who).float().contiguous().view(torch.int32)
+            yield _ordered(bits).flatten()
+
+    coarse = sum(torch.bincount((key >> 16) + 2**15, minlength=2**16) for key in keys())
+    if not isinstance(coarse, Tensor):
+        raise BadScoresError(f"{who}: fit got no training samples.")
+    ends = coarse.cumsum(0)
+    positions = [share * (int(ends[-1]) - 1) for share in shares]
+    ranks = sorted({whole for p in positions for whole in (math.floor(p), math.ceil(p))})
+    bins = torch.searchsorted(ends, torch.tensor(ranks, device=ends.device), right=True)
+    fine = {high: torch.zeros(2**16, dtype=torch.int64) for high in sorted(set(bins.tolist()))}
+    for key in keys():
+        high = (key >> 16) + 2**15
+        for wanted in fine:  # one or two bins a percentile
+            low = key[high == wanted] & 0xFFFF
+            fine[wanted] += torch.bincount(low, minlength=2**16).cpu()
+    values = {}
+    for rank, high in zip(ranks, bins.tolist(), strict=True):
+        inside = rank - int(ends[high] - coarse[high])
+        low = int(torch.searchsorted(fine[high].cumsum(0), inside, right=True))
+        key = torch.tensor(((high - 2**15) << 16) | low, dtype=torch.int64).to(torch.int32)
+        values[rank] = float(_ordered(key).view(torch.float32))
+    return [
+        values[math.floor(p)]
+        + (p - math.floor(p)) * (values[math.ceil(p)] - values[math.floor(p)])
+        for p in positions
+    ]
+
+
+def _ordered(bits: Tensor) -> Tensor:
+    # negative floats fall as their bits rise; its own inverse
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def unit_percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> Tensor:
+    """Percentiles of each unit by itself, ``[len(shares), D]``: exact, by stripes of units.
+
+    A stripe holds at most 2^24 activations; the features are read once a stripe.
+    """
+    width = max(1, 2**24 // max(len(outputs), 1))
+    stripes = []
+    for start in range(0, outputs.features.shape[1], width):
+        stripe = require_finite(outputs.features[:, start : start + width], who).float()
+        stripes.append(np.quantile(stripe.cpu().numpy(), shares, axis=0))
+    return torch.from_numpy(np.concatenate(stripes, axis=1))
+
+
+@cache
+def _faiss() -> ModuleType | None:
+    try:
+        import faiss
+    except ImportError:
+        return None
+    return faiss
+
+
+def most_similar(
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    offset: Tensor | None = None,
+    block: int = 2**16,
+) -> tuple[Tensor, Tensor]:
+    """The k largest ``q . b + offset_b`` of each query over a bank, and where they are.
+
+    Exact. The bank is searched in blocks, each in two steps: the largest of every group of rows
+    first, and then within the k best groups, which hold the k best rows. So the sort sees a small
+    share of the products, of which there are never more than 512 x block.
+
+    Args:
+        queries: ``[N, D]``.
+        bank: ``[M, D]``.
+        k: at most M.
+        offset: ``[M]``.
+        block: rows of the bank at a time.
+
+    Returns:
+        Values ``[N, k]``, falling, and rows of the bank ``[N, k]``.
+    """
+    size = 512
+    # one buffer for all products: a new one each time would be paged in each time
+    buffer = queries.new_empty(min(size, len(queries)) * min(block, len(bank)))
+    found = [_most_similar(q, bank, k, offset, block, buffer) for q in queries.split(size)]
+    return torch.cat([values for values, _ in found]), torch.cat([rows for _, rows in found])
+
+
+def _most_similar(
+    queries: Tensor, bank: Tensor, k: int, offset: Tensor | None, block: int, buffer: Tensor
+) -> tuple[Tensor, Tensor]:
+    best = queries.new_empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), block):
         part = bank[start : start + block].to(queries)
-        squared = part.square().sum(dim=1) - 2 * queries @ part.T  # less the query's own norm
-        near, where = squared.topk(min(k, len(part)), dim=1, largest=False)
+        products = buffer[: len(queries) * len(part)].view(len(queries), len(part))
+        if offset is None:
+            torch.mm(queries, part.T, out=products)
+        else:
+            shift = offset[start : start + block].to(queries)
+            torch.addmm(shift, queries, part.T, out=products)
+        near, where = _largest(products, min(k, len(part)))
         best, rows = torch.cat([best, near], dim=1), torch.cat([rows, where + start], dim=1)
-        best, order = best.topk(min(k, best.shape[1]), dim=1, largest=False)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
         rows = rows.gather(1, order)
+    return best, rows
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``values.topk(k, dim=1)``, faster where k is a small share of the columns."""
+    n, m = values.shape
+    group = 1 << max(0, int(math.log2(max(1.0, math.sqrt(m / k)))))
+    groups = m // group
+    if group < 4 or groups < k:
+        found = values.topk(k, dim=1)
+        return found.values, found.indices
+    whole = values[:, : groups * group].unflatten(1, (group, groups))  # a group: every groups-th
+    top = whole.amax(dim=1).topk(k, dim=1, sorted=False).indices  # [N, k]
+    inside = whole.gather(2, top[:, None, :].expand(n, group, k))  # [N, group, k]
+    columns = top[:, None, :] + groups * torch.arange(group, device=top.device)[:, None]
+    rest = torch.arange(groups * group, m, device=top.device).expand(n, -1)
+    candidates = torch.cat([inside.flatten(1), values[:, groups * group :]], dim=1)
+    found = candidates.topk(k, dim=1)
+    return found.values, torch.cat([columns.flatten(1), rest], dim=1).gather(1, found.indices)
+
+
+def kth_neighbour_distance(queries: Tensor, bank: Tensor, k: int, block: int = 2**16) -> Tensor:
+    """Euclidean distance ``[N]`` from each query ``[N, D]`` to its k-th nearest row of the bank.
+
+    Exact; the bank ``[M, D]`` is searched in blocks (by faiss, where that is installed and the
+    features are float32 on the CPU).
+    """
+    faiss = _faiss()
+    if faiss is not None and queries.device.type == "cpu" and queries.dtype == torch.float32:
+        _, found = faiss.knn(queries.numpy(), bank.to(queries).numpy(), k)
+        last = torch.from_numpy(found[:, -1])
+    else:
+        half = bank.square().sum(dim=1) / -2
+        last = most_similar(queries, bank, k, half, block)[1][:, -1]
     # The expanded square cancels for close neighbours, so the k-th distance is taken afresh.
-    return (queries - bank[rows[:, -1].to(bank.device)].to(queries)).norm(dim=1)
+    return (queries - bank[last.to(bank.device)].to(queries)).norm(dim=1)
 
 
-def score_in_blocks(outputs: Outputs, score: Callable[[Tensor], Tensor]) -> Tensor:
-    """``score`` of each block of features, joined: ``[N]``."""
-    return torch.cat(
-        [
-            score(batch.features.to(precise(batch.features.device)))
-            for batch in outputs.batches(BLOCK)
-        ]
-        or [torch.empty(0, dtype=torch.float64)]
-    )
+def in_blocks(outputs: Outputs, score: Callable[..., Tensor], *columns: str) -> Tensor:
+    """``score`` of each block of the columns in double precision, joined: ``[N]``.
+
+    Args:
+        outputs: what is scored.
+        score: from ``[B, ...]`` tensors to ``[B]``.
+        columns: ``"features"``, ``"logits"``, in the order of its arguments.
+    """
+    parts = []
+    for batch in outputs.batches(BLOCK):
+        values = [getattr(batch, column) for column in columns]
+        parts.append(score(*(value.to(precise(value.device)) for value in values)))
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+
+def number_of_classes(train: Outputs) -> int:
+    """C: as many as there are logits, else up to the highest label."""
+    return train.logits.shape[1] if train.has("logits") else int(train.labels.max()) + 1
+
+
+def kept_units(width: int, share: float, who: str) -> int:
+    """How many of ``width`` units remain when a share of them is pruned: ``n - round(n share)``.
+
+    The rounding is NumPy's, as in the reference codes of ASH and SCALE.
+
+    Raises:
+        OptionError: none would remain.
+    """
+    kept = width - int(np.round(width * share))
+    if kept < 1:
+        raise OptionError(
+            f"{who}: pruning {share:.0%} of {width} features leaves none; choose a smaller "
+            "percentile."
+        )
+    return kept

@@ -19,6 +19,8 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._numerics import in_blocks
+
 
 @register_detector("energy")
 @dataclass
@@ -54,5 +56,5 @@ class Energy(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
-        scaled = outputs.logits.double() / self.temperature
-        return -self.temperature * scaled.logsumexp(dim=1)
+        t = self.temperature
+        return in_blocks(outputs, lambda f: -t * (f / t).logsumexp(dim=1), "logits")

@@ -85,6 +85,6 @@ class KNN(Detector):
         """OOD scores ``[N]`` from features ``[N, D]``."""
         parts = [
             kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k)
-            for batch in outputs.batches(1024)
+            for batch in outputs.batches(BLOCK)
         ]
         return torch.cat(parts)

@@ -23,7 +23,7 @@ from oodbench.detector import Detector, Paper, learned
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import moments, pseudo_inverse, score_in_blocks, squared_mahalanobis
+from ._numerics import in_blocks, moments, pseudo_inverse, squared_mahalanobis
 
 
 @register_detector("mahalanobis")
@@ -67,4 +67,4 @@ class Mahalanobis(Detector):
         def nearest(z: Tensor) -> Tensor:
             return squared_mahalanobis(z, means.to(z), precision.to(z)).amin(dim=1)
 
-        return score_in_blocks(outputs, nearest)
+        return in_blocks(outputs, nearest, "features")

@@ -21,6 +21,8 @@ from oodbench.detector import Detector, Paper
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._numerics import in_blocks
+
 
 @register_detector("msp")
 @dataclass
@@ -44,4 +46,4 @@ class MSP(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
-        return -outputs.logits.double().log_softmax(dim=1).amax(dim=1)
+        return in_blocks(outputs, lambda f: -f.log_softmax(dim=1).amax(dim=1), "logits")

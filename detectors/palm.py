@@ -55,7 +55,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 from oodbench.transforms import Augmentation, Preprocess, SimCLR
 
-from ._numerics import moments, normalize, pseudo_inverse, score_in_blocks, squared_mahalanobis
+from ._numerics import in_blocks, moments, normalize, pseudo_inverse, squared_mahalanobis
 
 SINKHORN_ITERATIONS = 3
 CONTRASTIVE_TEMPERATURE = 0.5
@@ -410,4 +410,4 @@ class PALM(Detector):
             origin = centre if self.centring == "paper" else torch.zeros_like(centre)
             return squared_mahalanobis(u, origin[None], precision.to(features))[:, 0]
 
-        return score_in_blocks(outputs, distance)
+        return in_blocks(outputs, distance, "features")

@@ -1,0 +1,145 @@
+r"""Deep ensemble: several networks, alike but for their initialisation; their mean probability.
+
+Paper: B. Lakshminarayanan, A. Pritzel, C. Blundell, "Simple and Scalable Predictive Uncertainty
+Estimation using Deep Ensembles", NeurIPS 2017. arXiv:1612.01474
+Code:  none by the authors; written from the definition
+
+.. math::
+    L = \sum_m \mathrm{CE}(f_m(x), y), \quad
+    p(x) = \frac{1}{M} \sum_m \mathrm{softmax}(f_m(x))
+
+The members share no parameter, so the sum of their losses trains each as its own loss would. The
+ensemble's logits are :math:`\log p`, whose softmax is :math:`p`; its features are those of all
+members, one after the other.
+
+Recipe ``published``: five members, each trained as OpenOOD v1.5 trains with cross-entropy.
+
+Differs from the paper: (1) no adversarial training, which the paper has as an option; (2) members see
+the same batches and augmentations and differ by their initialisation alone, the paper's also by the
+order of the data; (3) SGD with OpenOOD's settings, the paper's CIFAR and SVHN networks use Adam.
+Differs from OpenOOD's postprocessor ``ensemble``: probabilities are averaged, theirs are logits; one
+run trains all members, theirs reads the checkpoints of five.
+Weights that a run starts from (``--checkpoint``) are those of the first member alone.
+Checked against: the mean of the members' softmax.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodbench.detector import Paper
+from oodbench.errors import OptionError
+from oodbench.method import Method, Recipe
+from oodbench.registry import register_method
+from oodbench.transforms import Augmentation, CropFlip, Preprocess
+
+
+def reinitialize(network: nn.Module) -> nn.Module:
+    """Draw a network's parameters anew, as its modules do when they are made; returns it.
+
+    Each module's ``reset_parameters`` runs after those of its parts, so that a whole network's own
+    initialisation has the last word, as has timm's ``init_weights``. Parameters of a module that
+    has neither (a class token, a layer scale) keep their values.
+    """
+    for module in reversed(list(network.modules())):
+        for name in ("reset_parameters", "_reset_parameters"):  # the latter is attention's
+            reset = getattr(module, name, None)
+            if callable(reset):
+                reset()
+                break
+    if callable(getattr(network, "init_weights", None)):
+        network.init_weights()  # type: ignore[operator]
+    return network
+
+
+class Members(nn.Module):
+    """Backbones side by side: inputs to the features of all, ``[B, M * D]``.
+
+    Args:
+        backbone: the first member; the others are re-initialised copies.
+        members: M.
+    """
+
+    def __init__(self, backbone: nn.Module, members: int) -> None:
+        super().__init__()
+        others = [reinitialize(copy.deepcopy(backbone)) for _ in range(members - 1)]
+        self.members = nn.ModuleList([backbone, *others])
+        self.num_features = members * int(backbone.num_features)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features ``[B, M * D]``."""
+        return torch.cat([member(images) for member in self.members], dim=1)
+
+
+def log_mean_softmax(logits: Tensor) -> Tensor:
+    """Log of the mean of the members' softmax: ``[M, B, C] -> [B, C]``."""
+    return F.log_softmax(logits.float(), dim=2).logsumexp(dim=0) - math.log(len(logits))
+
+
+@dataclass(frozen=True)
+class DeepEnsembleRecipe(Recipe):
+    """How the members are trained; the defaults are the paper's M and OpenOOD's for CIFAR.
+
+    Args:
+        members: networks in the ensemble.
+    """
+
+    members: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.members < 1:
+            raise OptionError(f"recipe: members must be at least 1, not {self.members}.")
+
+
+@register_method("deep-ensemble")
+class DeepEnsemble(Method):
+    """Cross-entropy on linear heads of several networks."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "published": DeepEnsembleRecipe(backbone="resnet18-cifar"),
+        "quick": DeepEnsembleRecipe(epochs=15, lr=0.1, warmup_epochs=1, members=3),
+    }
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {"published": ("cifar10", "cifar100")}
+    paper: ClassVar[Paper | None] = Paper(
+        title="Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
+        authors="Lakshminarayanan, Balaji and Pritzel, Alexander and Blundell, Charles",
+        venue="NeurIPS",
+        year=2017,
+        url="https://arxiv.org/abs/1612.01474",
+        formula="L = sum_m CE(f_m(x), y); logits = log mean_m softmax(f_m(x))",
+    )
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: DeepEnsembleRecipe) -> None:
+        super().__init__(Members(backbone, recipe.members), num_classes, recipe)
+        dim = int(backbone.num_features)  # type: ignore[arg-type]
+        self.linears = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(recipe.members))
+
+    def augmentation(self, preprocess: Preprocess) -> Augmentation:
+        """Crop after padding, and flip."""
+        return CropFlip(preprocess)
+
+    def member_logits(self, features: Tensor) -> Tensor:
+        """Each member's logits from all features: ``[B, M * D] -> [M, B, C]``."""
+        parts = features.chunk(len(self.linears), dim=1)
+        return torch.stack([head(z) for head, z in zip(self.linears, parts, strict=True)])
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The sum of the members' cross-entropies, and the ensemble's accuracy on the batch."""
+        logits = self.member_logits(self.backbone(images[:, 0]))
+        losses = [F.cross_entropy(each, labels) for each in logits]
+        hits = log_mean_softmax(logits).argmax(dim=1) == labels
+        return {"loss": torch.stack(losses).sum(), "accuracy": hits.float().mean()}
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """The features of all members, and the log of their mean probability."""
+        features = self.backbone(images)
+        return {"features": features, "logits": log_mean_softmax(self.member_logits(features))}
