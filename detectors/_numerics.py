@@ -103,6 +103,18 @@ def moments(
     return Moments(counts, means, scatter)
 
 
+def feature_mean(outputs: Outputs, who: str) -> Tensor:
+    """The mean feature ``[D]``, in one pass."""
+    total = torch.zeros(
+        outputs.features.shape[1],
+        dtype=precise(outputs.features.device),
+        device=outputs.features.device,
+    )
+    for batch in outputs.batches(BLOCK):
+        total += require_finite(batch.features, who).sum(dim=0, dtype=total.dtype)
+    return total / len(outputs)
+
+
 def _require_all_classes(counts: Tensor, who: str) -> None:
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
@@ -154,7 +166,12 @@ def principal_axes(found: Moments, centre: Tensor | None = None) -> Subspace:
     return Subspace(centre, axes.flip(1).contiguous(), variances.flip(0).clamp(min=0))
 
 
-def class_moments(outputs: Outputs, who: str, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def class_moments(
+    outputs: Outputs,
+    who: str,
+    classes: int,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Counts ``[C]``, means ``[C, D]`` and each class's own scatter ``[C, D, D]``, in one pass.
 
     The rows of a block are laid out as ``[C, most of a class, D]``, so that one batched product
@@ -166,6 +183,7 @@ def class_moments(outputs: Outputs, who: str, classes: int) -> tuple[Tensor, Ten
     means = scatter = counts = None
     for batch in outputs.batches(BLOCK):
         z = require_finite(batch.features, who).to(precise(batch.features.device))
+        z = transform(z) if transform else z
         order = batch.labels.argsort(stable=True)
         y = batch.labels[order]
         n = torch.bincount(y, minlength=classes)
@@ -214,9 +232,9 @@ def percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> list[flo
             bits = require_finite(batch.features, who).float().contiguous().view(torch.int32)
             yield _ordered(bits).flatten()
 
-    coarse = sum(torch.bincount((key >> 16) + 2**15, minlength=2**16) for key in keys())
-    if not isinstance(coarse, Tensor):
-        raise BadScoresError(f"{who}: fit got no training samples.")
+    coarse = torch.zeros(2**16, dtype=torch.int64, device=outputs.features.device)
+    for key in keys():
+        coarse += torch.bincount((key >> 16) + 2**15, minlength=2**16)
     ends = coarse.cumsum(0)
     positions = [share * (int(ends[-1]) - 1) for share in shares]
     ranks = sorted({whole for p in positions for whole in (math.floor(p), math.ceil(p))})
@@ -225,17 +243,16 @@ def percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> list[flo
     for key in keys():
         high = (key >> 16) + 2**15
         for wanted in fine:  # one or two bins a percentile
-            low = key[high == wanted] & 0xFFFF
-            fine[wanted] += torch.bincount(low, minlength=2**16).cpu()
+            lower = key[high == wanted] & 0xFFFF
+            fine[wanted] += torch.bincount(lower, minlength=2**16).cpu()
     values = {}
     for rank, high in zip(ranks, bins.tolist(), strict=True):
         inside = rank - int(ends[high] - coarse[high])
         low = int(torch.searchsorted(fine[high].cumsum(0), inside, right=True))
-        key = torch.tensor(((high - 2**15) << 16) | low, dtype=torch.int64).to(torch.int32)
-        values[rank] = float(_ordered(key).view(torch.float32))
+        bits = _ordered(torch.tensor(((high - 2**15) << 16) | low, dtype=torch.int32))
+        values[rank] = float(bits.view(torch.float32))
     return [
-        values[math.floor(p)]
-        + (p - math.floor(p)) * (values[math.ceil(p)] - values[math.floor(p)])
+        values[math.floor(p)] + (p - math.floor(p)) * (values[math.ceil(p)] - values[math.floor(p)])
         for p in positions
     ]
 

@@ -14,11 +14,11 @@ members, one after the other.
 
 Recipe ``published``: five members, each trained as OpenOOD v1.5 trains with cross-entropy.
 
-Differs from the paper: (1) no adversarial training, which the paper has as an option; (2) members see
-the same batches and augmentations and differ by their initialisation alone, the paper's also by the
-order of the data; (3) SGD with OpenOOD's settings, the paper's CIFAR and SVHN networks use Adam.
-Differs from OpenOOD's postprocessor ``ensemble``: probabilities are averaged, theirs are logits; one
-run trains all members, theirs reads the checkpoints of five.
+Differs from the paper: (1) no adversarial training, which the paper has as an option; (2) members
+see the same batches and augmentations and differ by their initialisation alone, the paper's also
+by the order of the data; (3) SGD with OpenOOD's settings, the paper's experiments use Adam.
+Differs from OpenOOD's postprocessor ``ensemble``: probabilities are averaged, theirs are logits;
+one run trains all members, theirs reads the checkpoints of five.
 Weights that a run starts from (``--checkpoint``) are those of the first member alone.
 Checked against: the mean of the members' softmax.
 """

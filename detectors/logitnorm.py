@@ -12,8 +12,8 @@ paper's score, MSP, reads as they are.
 Recipe ``published`` is OpenOOD v1.5's (tau 0.04, and for the rest that of cross-entropy).
 
 Differs from the reference code: (1) 1e-7 is the least norm, theirs is added to the norm; (2) the
-cosine of the learning rate ends at 0, theirs at 1e-6; (3) the last checkpoint is kept, theirs is the
-one with the best validation accuracy.
+cosine of the learning rate ends at 0, OpenOOD's at 1e-6; (3) the last checkpoint is kept, OpenOOD's
+is the one with the best validation accuracy.
 Checked against: the formula, and that the loss does not depend on the logits' scale.
 """
 

@@ -12,13 +12,13 @@ Code:  facebookresearch/mixup-cifar10; OpenOOD @ 3c35632; written anew from the 
 One :math:`\lambda` and one permutation :math:`\pi` a step. Both are drawn from torch's generator,
 which is seeded by (seed, epoch) as training begins an epoch.
 
-Recipe ``published`` is OpenOOD v1.5's (alpha 0.2, and for the rest that of cross-entropy); the paper
-takes alpha 1 and 200 epochs on CIFAR.
+Recipe ``published`` is OpenOOD v1.5's (alpha 0.2, and for the rest that of cross-entropy); the
+paper takes alpha 1 and 200 epochs on CIFAR.
 
 Differs from the reference code: (1) lambda is drawn by torch, theirs by NumPy; (2) with several
-processes each pairs the images of its own share, with the same lambda; (3) the cosine of the learning
-rate ends at 0, OpenOOD's at 1e-6; (4) the last checkpoint is kept, OpenOOD's is the one with the best
-validation accuracy.
+processes each pairs the images of its own share, with the same lambda; (3) the cosine of the
+learning rate ends at 0, OpenOOD's at 1e-6; (4) the last checkpoint is kept, OpenOOD's is the one
+with the best validation accuracy.
 Checked against: cross-entropy with soft labels, and plain cross-entropy at lambda 1.
 """
 

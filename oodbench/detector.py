@@ -56,6 +56,17 @@ def learned() -> Any:
     return dataclasses.field(default=None, init=False, repr=False, compare=False)
 
 
+def option(default: Any, name: str) -> Any:
+    """A field whose option goes by another name, such as ``"score"``, which is a method's name."""
+    return dataclasses.field(default=default, metadata={"option": name})
+
+
+def _option_names(cls: Any) -> dict[str, str]:
+    """Names of a dataclass's options, and of the fields that hold them."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {f.metadata.get("option", f.name): f.name for f in fields if f.init}
+
+
 class Detector:
     """An OOD score read off :class:`Outputs`; higher = more OOD, always.
 
@@ -134,10 +145,9 @@ class Detector:
         raise NotImplementedError(f"{self.label} has no score_batch(model, batch).")
 
     def options(self) -> dict[str, Any]:
-        """Hyper-parameters and their values."""
-        this: Any = self
-        fields = dataclasses.fields(this) if dataclasses.is_dataclass(this) else ()
-        return {f.name: getattr(self, f.name) for f in fields if f.init}
+        """Hyper-parameters and their values, as JSON has them (a tuple is a list)."""
+        values = {name: getattr(self, held) for name, held in _option_names(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -235,6 +245,7 @@ def build(cls: Any, who: str, options: Mapping[str, Any]) -> Any:
         OptionError: an unknown option, a value of another type, or one that ``cls`` refuses.
     """
     types = option_types(cls)
+    fields = _option_names(cls)
     values = {}
     for option, value in options.items():
         if option not in types:
@@ -242,7 +253,8 @@ def build(cls: Any, who: str, options: Mapping[str, Any]) -> Any:
             guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             known = ", ".join(types) or "none"
             raise OptionError(f"{who} has no option {option!r}.{guess} Its options: {known}.")
-        values[option] = _coerce(value, types[option], f"{who}: option {option!r}")
+        coerced = _coerce(value, types[option], f"{who}: option {option!r}")
+        values[fields.get(option, option)] = coerced
     try:
         return cls(**values)
     except OptionError:
@@ -255,7 +267,7 @@ def option_types(cls: Any) -> dict[str, Any]:
     """The options of a dataclass (or of any class's ``__init__``) and their types."""
     if dataclasses.is_dataclass(cls):
         hints = typing.get_type_hints(cls)
-        return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+        return {name: hints[held] for name, held in _option_names(cls).items()}
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.annotation for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
 

@@ -52,7 +52,8 @@ def _paper(name: str, thing: Any) -> list[str]:
 def _options(thing: Any) -> list[str]:
     fields = [f for f in dataclasses.fields(thing) if f.init]
     return [
-        f"  {f.name}: {f.type.__name__ if isinstance(f.type, type) else f.type} = {f.default!r}"
+        f"  {f.metadata.get('option', f.name)}: "
+        f"{f.type.__name__ if isinstance(f.type, type) else f.type} = {f.default!r}"
         for f in fields
     ] or ["  none"]
 

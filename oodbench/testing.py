@@ -28,16 +28,16 @@ from oodbench.errors import MissingOutputError, NotFittedError, OptionError
 from oodbench.outputs import Head, Outputs, to_numpy
 
 Check = Callable[[Detector], None]
-CLASSES, DIM = 4, 16
+CLASSES, DIM, UNITS = 4, 64, 8
 
 
 @dataclass
 class Blobs:
     """A toy problem that every detector must solve.
 
-    Features are rectified Gaussian blobs, one a class, along the first C axes; the OOD blob lies
-    along other axes, so it is far from every class, in direction as in distance, and the linear
-    head says little of it.
+    Features are rectified Gaussian blobs: each class lights eight units of its own, and each OOD
+    blob eight units that no class lights. So it is far from every class, in direction as in
+    distance, and the linear head says little of it.
 
     Args:
         train: ID training outputs.
@@ -53,18 +53,17 @@ class Blobs:
 def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
     """The toy problem, with features, logits, labels and head."""
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.zeros(CLASSES, DIM)
-    weight[:, :CLASSES] = torch.eye(CLASSES)
+    lit = torch.eye(DIM // UNITS).repeat_interleave(UNITS, dim=1)  # [blobs, D]
+    weight = 0.25 * lit[:CLASSES]
     head = Head(weight, torch.zeros(CLASSES))
 
     def outputs(n: int, is_ood: bool) -> Outputs:
         labels = torch.arange(n) % CLASSES
-        axis = labels + 2 * CLASSES if is_ood else labels
-        centre = 6.0 * torch.eye(DIM)[axis]
+        centre = 3.0 * lit[labels + CLASSES if is_ood else labels]
         features = (centre + 0.5 * torch.randn(n, DIM, generator=generator)).relu()
         return Outputs(features.to(dtype), head(features).to(dtype), labels, head)
 
-    return Blobs(outputs(400, False), outputs(200, False), outputs(120, True))
+    return Blobs(outputs(1200, False), outputs(200, False), outputs(120, True))
 
 
 class _Toy(nn.Module):
@@ -83,7 +82,10 @@ class _Toy(nn.Module):
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         features = self.relu(self.conv(images)).mean(dim=(2, 3))
-        return {"features": features, "logits": self.linear(features)}
+        logits = self.linear(features)
+        # the quotient of decomposed logits, with a denominator of 1
+        quotient = {"numerator": logits, "denominator": torch.ones_like(logits[:, 0])}
+        return {"features": features, "logits": logits, **quotient}
 
     def head(self) -> Head:
         return Head(self.linear.weight, self.linear.bias)
