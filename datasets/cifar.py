@@ -1,24 +1,38 @@
 """CIFAR-10 and CIFAR-100 as ID sets, with OpenOOD's and PALM's OOD sets.
 
-Differs from OpenOOD v1.5: (1) the ID test set is the whole official test split (OpenOOD keeps
-1,000 of its 10,000 images for validation and tests on 9,000); (2) images are resized to 32x32 in
-one step, both sides, as PALM does (OpenOOD: short side, then a central crop; the two differ for
-images that are not square); (3) an OOD set is every image of its test split, as it is found on
-disk (OpenOOD removes images whose classes overlap the ID set's from TinyImageNet and Places365).
+Hyper-parameters are chosen on a ``val`` split and on synthetic OOD images made of it. In
+``cifar10``, ``cifar100`` and ``cifar100/palm`` the test set is the whole official test split, and
+``val`` is a tenth of the TRAINING split: no test image is looked at, but a network that was trained
+on the whole training split, as published ones are, has seen these images. ``train`` stays the whole
+training split. In ``cifar10/openood`` and ``cifar100/openood`` ``val`` is a tenth of the official
+TEST split, which no network has seen, and ``test`` is the other nine tenths, as in OpenOOD v1.5
+(1,000 and 9,000 images). Both are drawn by content (``datasets/validation.py``): OpenOOD's own
+lists of files are not at hand, so its 9,000 test images are not exactly ours.
+
+Differs from OpenOOD v1.5: (1) without ``/openood``, the ID test set is the whole official test
+split; with it, other images are held out, and the OOD images for validation are synthetic
+(OpenOOD: 1,000 of TinyImageNet); (2) images are resized to 32x32 in one step, both sides, as PALM
+does (OpenOOD: short side, then a central crop; the two differ for images that are not square);
+(3) an OOD set is every image of its test split, as it is found on disk (OpenOOD removes images
+whose classes overlap the ID set's from TinyImageNet and Places365).
 Rows carry the number of images and a content fingerprint, so that what was compared can be told.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.errors import MissingDataError
 from oodbench.samples import Samples
 from oodbench.transforms import Preprocess
 
 from ._find import find, folders, parquet, torchvision_arrays
 from .images import ISUN, LSUN_C, MNIST, PLACES365, SVHN, TEXTURES, TIN
+from .validation import held_out, synthetic_ood
 
 OPENOOD = "Zhang et al. 2023, OpenOOD v1.5, arXiv:2306.09301"
 PALM = "Lu et al. 2024, Learning with Mixture of Prototypes, ICLR, arXiv:2402.02653"
@@ -33,6 +47,10 @@ def _torchvision(cls: str) -> Any:
     return build
 
 
+VALIDATION_SHARE = 0.1
+"""Share of a split that hyper-parameters are chosen on."""
+
+
 def _spec(name: str, cls: str, marker: str, label: str) -> DatasetSpec:
     readers = (
         folders(f"{name}/{{split}}", f"images_classic/{name}/{{split}}"),
@@ -42,16 +60,45 @@ def _spec(name: str, cls: str, marker: str, label: str) -> DatasetSpec:
     how = f"torchvision.datasets.{cls}(root, download=True)"
 
     def load(split: str) -> Samples:
+        if split == "val":
+            return _part(load, "train", f"{name}/val", is_held_out=True)
         return find(name, split, readers, how)
 
     return DatasetSpec(
         name=name,
         load=load,
-        splits=("train", "test"),
+        splits=("train", "val", "test"),
         description=f"{cls[5:]} classes of natural images, 32x32",
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
         licence="not stated by its authors",
         citation="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+    )
+
+
+def _part(load: Callable[[str], Samples], split: str, name: str, *, is_held_out: bool) -> Samples:
+    """The held-out tenth of an official split, or the rest of it."""
+    try:
+        whole = load(split)
+    except MissingDataError as error:
+        raise MissingDataError(f"{name} is a part of the {split} split. {error}") from error
+    part = held_out(whole, VALIDATION_SHARE)[is_held_out]
+    part.name = name
+    return part
+
+
+def _openood(spec: DatasetSpec) -> DatasetSpec:
+    """The same ID set with ``val`` and ``test`` drawn from the official test split."""
+
+    def load(split: str) -> Samples:
+        if split == "train":
+            return spec.load("train")
+        name = f"{spec.name}/openood/{split}"
+        return _part(spec.load, "test", name, is_held_out=split == "val")
+
+    return replace(
+        spec,
+        load=load,
+        description=f"{spec.description}; a tenth of the test images is for validation",
     )
 
 
@@ -73,6 +120,18 @@ def cifar10() -> Benchmark:
         preprocess=CIFAR10_PREPROCESS,
         protocol=Protocol(fpr="fpr95_ood"),
         citation=OPENOOD,
+        validation=(synthetic_ood(CIFAR10, CIFAR10_PREPROCESS),),
+    )
+
+
+def cifar10_openood() -> Benchmark:
+    """CIFAR-10 as in OpenOOD v1.5: tested on nine tenths of the test split, tuned on the other."""
+    spec = _openood(CIFAR10)
+    return replace(
+        cifar10(),
+        name="cifar10/openood",
+        id=spec,
+        validation=(synthetic_ood(spec, CIFAR10_PREPROCESS),),
     )
 
 
@@ -86,6 +145,18 @@ def cifar100() -> Benchmark:
         preprocess=CIFAR100_PREPROCESS,
         protocol=Protocol(fpr="fpr95_ood"),
         citation=OPENOOD,
+        validation=(synthetic_ood(CIFAR100, CIFAR100_PREPROCESS),),
+    )
+
+
+def cifar100_openood() -> Benchmark:
+    """CIFAR-100 as in OpenOOD v1.5: tested on nine tenths of the test split, tuned on the other."""
+    spec = _openood(CIFAR100)
+    return replace(
+        cifar100(),
+        name="cifar100/openood",
+        id=spec,
+        validation=(synthetic_ood(spec, CIFAR100_PREPROCESS),),
     )
 
 
@@ -99,4 +170,5 @@ def cifar100_palm() -> Benchmark:
         preprocess=CIFAR100_PREPROCESS,
         protocol=Protocol(rank_group="far", fpr="fpr95_id"),
         citation=PALM,
+        validation=(synthetic_ood(CIFAR100, CIFAR100_PREPROCESS),),
     )

@@ -19,6 +19,8 @@ from oodbench.errors import OptionError
 from oodbench.samples import ImageArrays
 from oodbench.transforms import Preprocess
 
+from .validation import synthetic_ood
+
 ID_CLASSES = tuple(str(digit) for digit in range(6))
 OOD_CLASSES = tuple(str(digit) for digit in range(6, 10))
 PATCH = 32
@@ -99,13 +101,15 @@ PHOTO_PATCHES = DatasetSpec(
 
 def digits() -> Benchmark:
     """Digits 0-5 against 6-9 (near) and photograph patches (far); embedded, no download."""
+    preprocess = Preprocess(8, (0.304,), (0.377,), mode="L", flip=False)
     return Benchmark(
         name="digits",
         id=DIGITS,
         near=(DIGITS_6_9,),
         far=(PHOTO_PATCHES,),
-        preprocess=Preprocess(8, (0.304,), (0.377,), mode="L", flip=False),
+        preprocess=preprocess,
         protocol=Protocol(),
         backbone="digits-cnn",
         citation="oodbench",
+        validation=(synthetic_ood(DIGITS, preprocess),),
     )

@@ -8,6 +8,8 @@ from oodbench.benchmark import Benchmark, DatasetSpec, Protocol, folder_spec
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.transforms import Preprocess
 
+from .validation import synthetic_ood
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -36,16 +38,19 @@ def folder_benchmark(path: str) -> Benchmark:
 
     Images are resized to 32 x 32 (add ``@SIZE`` to the path for another size) and normalised with
     ImageNet's statistics; a checkpoint's own preprocessing goes first. It has no OOD sets of its
-    own: name them with ``--ood``.
+    own: name them with ``--ood``. Hyper-parameters are chosen on PATH/val/<class>/*, where it is.
     """
     bare, at, size = path.rpartition("@")
     if not at or not size.isdigit():
         bare, size = path, "32"
+    spec = folder_spec(f"folder:{bare}", _root(bare), flat=False)
+    preprocess = Preprocess(int(size), IMAGENET_MEAN, IMAGENET_STD)
     return Benchmark(
         name=f"folder:{path}",
-        id=folder_spec(f"folder:{bare}", _root(bare), flat=False),
+        id=spec,
         near=(),
         far=(),
-        preprocess=Preprocess(int(size), IMAGENET_MEAN, IMAGENET_STD),
+        preprocess=preprocess,
         protocol=Protocol(rank_group="far"),
+        validation=(synthetic_ood(spec, preprocess),),
     )

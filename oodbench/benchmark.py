@@ -27,7 +27,7 @@ class DatasetSpec:
         load: ``load(split)`` returns the split's :class:`Samples`; raises ``MissingDataError``
             naming the folders that were looked for and how to get the data.
         splits: the splits there are; an OOD set is read from the last, an ID set must have
-            ``train`` and ``test``.
+            ``train`` and ``test``, and ``val`` if hyper-parameters can be chosen on it.
         description: one line for people.
         source: where the data comes from.
         licence: what its publisher allows.
@@ -83,6 +83,11 @@ class Benchmark:
         protocol: how the results are read.
         backbone: the small network that a quick recipe trains on it.
         citation: where the benchmark is defined.
+        validation: OOD sets that hyper-parameters may be chosen on; never tested on. Read from
+            their ``val`` split, or the last if there is none.
+
+    Raises:
+        OptionError: a set that is tested on as well as chosen on.
     """
 
     name: str
@@ -93,6 +98,16 @@ class Benchmark:
     protocol: Protocol = field(default_factory=Protocol)
     backbone: str = "resnet20"
     citation: str = ""
+    validation: tuple[DatasetSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        tested = {spec.name for spec in (*self.near, *self.far)}
+        both = sorted(tested & {spec.name for spec in self.validation})
+        if both:
+            raise OptionError(
+                f"benchmark {self.name}: {', '.join(both)} is among the sets that hyper-parameters "
+                "are chosen on and among those that are tested on. Leave it out of one."
+            )
 
     @property
     def ood(self) -> tuple[OODSet, ...]:
@@ -170,13 +185,20 @@ def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
         name: of the dataset.
         root: the folder.
         flat: whether all below ``root`` is the test split where there is no ``root/test``. An ID
-            set must not be: its training images, or a forgotten split, would be tested on.
+            set must not be: its training images, or a forgotten split, would be tested on. It may
+            have a ``val`` split as well.
     """
 
     def load(split: str) -> Samples:
         inner = root / split
         if flat and split == "test" and not inner.is_dir():
             inner = root
+        if split == "val" and not inner.is_dir():
+            raise MissingDataError(
+                f"{name}: there is no folder {inner}, and hyper-parameters are chosen on its "
+                f"images. Make it: move a tenth of each class from {root / 'train'} to "
+                f"{inner}/<class>/*.png."
+            )
         if not inner.is_dir():
             raise MissingDataError(
                 f"{name}: there is no folder {inner}. "
@@ -187,7 +209,7 @@ def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
     return DatasetSpec(
         name=name,
         load=load,
-        splits=("train", "test"),
+        splits=("train", "test") if flat else ("train", "val", "test"),
         description=f"images below {root}",
         source=str(root),
     )

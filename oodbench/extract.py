@@ -33,7 +33,7 @@ from oodbench.detector import Detector, check_scores
 from oodbench.errors import BadScoresError, DataError, OODBenchError
 from oodbench.fingerprint import cache_key
 from oodbench.outputs import FORMAT, Head, Outputs, to_numpy
-from oodbench.samples import ImageArrays, Samples
+from oodbench.samples import Samples
 from oodbench.transforms import Transform
 
 
@@ -79,7 +79,7 @@ class Hardware:
         """Data workers: none for images in memory or few, else one a spare core, at most four."""
         if self.workers is not None:
             return self.workers
-        if isinstance(samples, ImageArrays) or len(samples) < 2000:
+        if samples.in_memory or len(samples) < 2000:
             return 0
         return spare_cores()
 

@@ -37,6 +37,11 @@ class Samples(Dataset[Image.Image]):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = tuple(classes)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether its images are decoded and in memory: reading one costs nothing."""
+        return False
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -93,6 +98,11 @@ class ImageArrays(Samples):
         if images.dtype != np.uint8 or len(images) != len(self.labels):
             raise DataError(f"{name}: wants uint8 images, as many as labels ({len(self.labels)}).")
         self.images = images
+
+    @property
+    def in_memory(self) -> bool:
+        """Yes."""
+        return True
 
     def __getitem__(self, index: int) -> Image.Image:
         """The image at a position."""
@@ -175,6 +185,35 @@ class ImageFiles(Samples):
             with files.replacing(memo) as temporary, temporary.open("wb") as handle:
                 np.save(handle, digests)
         return digests
+
+
+class Subset(Samples):
+    """Some rows of other samples; nothing is copied, and a row's digest is the one it had.
+
+    Args:
+        samples: the whole.
+        rows: positions in it, in the order that they shall have.
+        name: what messages call it; the whole's name if None.
+    """
+
+    def __init__(
+        self, samples: Samples, rows: Sequence[int] | np.ndarray, name: str | None = None
+    ) -> None:
+        self.samples = samples
+        self.rows = np.asarray(rows, dtype=np.int64)
+        super().__init__(name or samples.name, samples.labels[self.rows], samples.classes)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the whole is."""
+        return self.samples.in_memory
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The image at a position."""
+        return self.samples[int(self.rows[index])]
+
+    def _digests(self) -> np.ndarray:
+        return self.samples.digests[self.rows]
 
 
 def image_folder(name: str, root: Path) -> ImageFiles:

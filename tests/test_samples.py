@@ -21,7 +21,7 @@ from PIL import Image
 
 from oodbench import files
 from oodbench.errors import DataError, MissingDataError, StorageError
-from oodbench.samples import ImageArrays, ImageFiles, content_digest, image_folder
+from oodbench.samples import ImageArrays, ImageFiles, Subset, content_digest, image_folder
 
 from .conftest import write_images
 
@@ -114,6 +114,42 @@ def test_samples_of_arrays() -> None:
 def test_arrays_that_are_no_images(images: np.ndarray, labels: list[int]) -> None:
     with pytest.raises(DataError, match=r"toy/test.*uint8"):
         ImageArrays("toy/test", images, labels, ["a", "b"])
+
+
+# Some rows of others
+
+
+@settings(max_examples=30)
+@given(rows=st.lists(st.integers(0, 4), max_size=9))
+def test_a_subset_is_its_rows(rows: list[int]) -> None:
+    whole = arrays(classes=3)
+    part = Subset(whole, rows)
+    assert len(part) == len(rows)
+    assert part.classes == whole.classes
+    assert part.labels.tolist() == whole.labels[rows].tolist()
+    assert part.digests.tolist() == whole.digests[rows].tolist()
+    for i, row in enumerate(rows):
+        assert np.array_equal(np.asarray(part[i]), whole.images[row])
+    copied = ImageArrays("copy", whole.images[rows], whole.labels[rows], whole.classes)
+    assert part.fingerprint == copied.fingerprint, "content alone, not how it came to be"
+
+
+def test_a_subset_of_files_reads_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = image_folder("x/train", write_images(tmp_path, {"a": 2, "b": 3}))
+    _ = whole.digests
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("read again"))
+    part = Subset(whole, [4, 0], "x/val")
+    assert part.digests.tolist() == whole.digests[[4, 0]].tolist()
+    assert part.name == "x/val"
+    assert Subset(whole, [1]).name == "x/train"
+    assert Subset(part, [1]).digests.tolist() == whole.digests[[0]].tolist()
+    assert np.array_equal(np.asarray(Subset(part, [1])[0]), np.asarray(whole[0]))
+
+
+def test_what_is_in_memory(tmp_path: Path) -> None:
+    found = image_folder("x", write_images(tmp_path, {"a": 2}))
+    assert (arrays().in_memory, Subset(arrays(), [0]).in_memory) == (True, True)
+    assert (found.in_memory, Subset(found, [0]).in_memory) == (False, False)
 
 
 # Image folders
