@@ -99,7 +99,7 @@ def moments(
         counts = total
     if means is None or counts is None or scatter is None:
         raise BadScoresError(f"{who}: fit got no training samples.")
-    _require_all_classes(counts, who)
+    require_all_classes(counts, who)
     return Moments(counts, means, scatter)
 
 
@@ -115,7 +115,7 @@ def feature_mean(outputs: Outputs, who: str) -> Tensor:
     return total / len(outputs)
 
 
-def _require_all_classes(counts: Tensor, who: str) -> None:
+def require_all_classes(counts: Tensor, who: str) -> None:
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
         raise BadScoresError(
@@ -135,6 +135,19 @@ def squared_mahalanobis(z: Tensor, means: Tensor, precision: Tensor) -> Tensor:
     cross = projected @ means.T
     centre = ((means @ precision) * means).sum(dim=1)
     return (own - 2 * cross + centre).clamp(min=0)
+
+
+def squared_mahalanobis_each(z: Tensor, means: Tensor, precisions: Tensor) -> Tensor:
+    """:func:`squared_mahalanobis` with a precision ``[G, D, D]`` for each group: ``[N, G]``.
+
+    As many rows at a time as keep G x rows x D below 2^24 values.
+    """
+    rows = max(1, 2**24 // means.numel())
+    parts = []
+    for part in z.split(rows):
+        centred = part[None] - means[:, None]  # [G, rows, D]
+        parts.append(((centred @ precisions) * centred).sum(dim=2).T)
+    return torch.cat(parts)
 
 
 @dataclass
@@ -206,7 +219,7 @@ def class_moments(
         counts = total
     if means is None or counts is None or scatter is None:
         raise BadScoresError(f"{who}: fit got no training samples.")
-    _require_all_classes(counts, who)
+    require_all_classes(counts, who)
     return counts, means, scatter
 
 

@@ -26,7 +26,13 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import class_moments, in_blocks, moments
+from ._numerics import (
+    class_moments,
+    in_blocks,
+    moments,
+    squared_mahalanobis,
+    squared_mahalanobis_each,
+)
 
 
 @register_detector("gmm")
@@ -59,7 +65,7 @@ class GMM(Detector):
     covariance: Literal["full", "tied"] = "full"
     reg: float = 1e-6
     means_: Tensor = learned()  # [C, D]
-    whitening_: Tensor = learned()  # [C or 1, D, D]; |z W|^2 is the squared distance
+    precisions_: Tensor = learned()  # [C or 1, D, D]
     log_weight_: Tensor = learned()  # [C], log of prior and normaliser
 
     def __post_init__(self) -> None:
@@ -78,7 +84,7 @@ class GMM(Detector):
             covariances = (found.scatter / counts.sum())[None]
         values, vectors = torch.linalg.eigh(covariances)
         values = values.clamp(min=0) + self.reg
-        self.whitening_ = vectors * values.rsqrt()[:, None, :]
+        self.precisions_ = (vectors / values[:, None, :]) @ vectors.mT
         dim = self.means_.shape[1]
         normaliser = -0.5 * (values.log().sum(dim=1) + dim * math.log(2 * math.pi))
         self.log_weight_ = (counts / counts.sum()).log() + normaliser
@@ -88,17 +94,11 @@ class GMM(Detector):
         """OOD scores ``[N]`` from features ``[N, D]``."""
 
         def negative_log_likelihood(z: Tensor) -> Tensor:
-            means, whitening = self.means_.to(z), self.whitening_.to(z)
-            if len(whitening) == 1:
-                squared = torch.cdist(z @ whitening[0], means @ whitening[0]).square()
+            means, precisions = self.means_.to(z), self.precisions_.to(z)
+            if len(precisions) == 1:
+                squared = squared_mahalanobis(z, means, precisions[0])
             else:
-                squared = torch.stack(  # a [B, D] matrix at a time
-                    [
-                        ((z - m) @ w).square().sum(dim=1)
-                        for m, w in zip(means, whitening, strict=True)
-                    ],
-                    dim=1,
-                )
+                squared = squared_mahalanobis_each(z, means, precisions)
             return -(self.log_weight_.to(z) - squared / 2).logsumexp(dim=1)
 
         return in_blocks(outputs, negative_log_likelihood, "features")

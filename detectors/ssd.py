@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Paper, learned
@@ -30,7 +29,7 @@ from ._numerics import (
     moments,
     normalize,
     pseudo_inverse,
-    squared_mahalanobis,
+    squared_mahalanobis_each,
 )
 
 
@@ -79,10 +78,6 @@ class SSD(Detector):
         def nearest(features: Tensor) -> Tensor:
             z = normalize(features)
             means, precisions = self.means_.to(z), self.precisions_.to(z)
-            distances = [
-                squared_mahalanobis(z, mean[None], precision)[:, 0]
-                for mean, precision in zip(means, precisions, strict=True)  # [B, D] at a time
-            ]
-            return torch.stack(distances).amin(dim=0)
+            return squared_mahalanobis_each(z, means, precisions).clamp(min=0).amin(dim=1)
 
         return in_blocks(outputs, nearest, "features")

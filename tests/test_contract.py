@@ -15,7 +15,13 @@ from oodbench.testing import Check, detector_checks
 
 # a detector may fail a check only with a reason, and only as long as it does:
 # {"name": {"check": "reason"}}
-KNOWN_FAILURES: dict[str, dict[str, str]] = {}
+_RANK_ONE = (
+    "the toy problem's feature maps are of rank two at most: what RankFeat removes is most of what "
+    "tells a class, so the energy of the rest tells little (the paper is about deep maps)"
+)
+KNOWN_FAILURES: dict[str, dict[str, str]] = {
+    "rankfeat": {"check_higher_is_ood": _RANK_ONE, "check_low_precision": _RANK_ONE},
+}
 
 
 @pytest.mark.parametrize("check", detector_checks(), ids=lambda check: check.__name__)

@@ -1,0 +1,96 @@
+"""What detectors that look into a network share: its input's scale, its layers' outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from oodbench.errors import MissingOutputError, OptionError
+
+
+def input_std(model: nn.Module, batch: Tensor) -> Tensor | float:
+    """The deviation that inputs were divided by, ``[1, C, 1, 1]``; 1 where that is not known."""
+    std = getattr(getattr(model, "preprocess", None), "std", None)
+    if std is None or len(std) != batch.shape[1]:
+        return 1.0
+    return torch.tensor(std, dtype=batch.dtype, device=batch.device).view(1, -1, 1, 1)
+
+
+@contextlib.contextmanager
+def hooked(
+    modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Calls ``hook(name, output)`` after each of the modules; what it returns replaces the output.
+
+    Modules whose output is no tensor are passed over.
+    """
+
+    def on(name: str) -> Callable[[nn.Module, object, object], Tensor | None]:
+        def call(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+            return hook(name, output) if isinstance(output, Tensor) else None
+
+        return call
+
+    handles = [module.register_forward_hook(on(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def named(model: nn.Module, names: Sequence[str], who: str) -> dict[str, nn.Module]:
+    """The modules of those names.
+
+    Raises:
+        OptionError: the network has no such module.
+    """
+    found = dict(model.named_modules())
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise OptionError(
+            f"{who}: the network has no layer {unknown[0]!r}. Its layers: "
+            f"{', '.join(list(found)[1:12])} …"
+        )
+    return {name: found[name] for name in names}
+
+
+def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
+    """Names of the modules that end the last two stages.
+
+    Their outputs are the last map ``[C, H, W]`` of the network, and the last map of another shape
+    before it. Stages are looked for among the children of the backbone; inside one of them, where it gives
+    the only map.
+
+    Raises:
+        MissingOutputError: no module gives maps.
+    """
+    parent, prefix = model, ""
+    while True:
+        children = {f"{prefix}{name}": child for name, child in parent.named_children()}
+        shapes: dict[str, torch.Size] = {}
+
+        def note(name: str, output: Tensor, shapes: dict[str, torch.Size] = shapes) -> None:
+            if output.ndim == 4:
+                shapes.pop(name, None)
+                shapes[name] = output.shape[1:]
+
+        with torch.no_grad(), hooked(children, note):
+            model.outputs(batch[:1])  # type: ignore[operator]
+        if len(set(shapes.values())) == 1 or (not shapes and len(children) > 0):
+            inner = list(shapes) or [n for n, child in children.items() if list(child.children())]
+            deeper = [name for name in inner if list(children[name].children())]
+            if deeper:
+                parent, prefix = children[deeper[0]], f"{deeper[0]}."
+                continue
+        if not shapes:
+            raise MissingOutputError(
+                f"{who} needs a network with feature maps [C, H, W]; none of its layers gives one. "
+                "Name its layers (--set layers=…), or choose another detector."
+            )
+        names = list(shapes)
+        before = [name for name in names if shapes[name] != shapes[names[-1]]]
+        return (*before[-1:], names[-1])
