@@ -65,7 +65,7 @@ class LogitNorm(CrossEntropy):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": LogitNormRecipe(backbone="resnet18-cifar"),
-        # Half of it is warm-up: with a norm of 25 a class that is lost in the first steps stays lost.
+        # half of it is warm-up: with a norm of 25, a class lost in the first steps stays lost
         "quick": LogitNormRecipe(epochs=15, batch_size=32, lr=0.05, warmup_epochs=8),
     }
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {"published": ("cifar10", "cifar100")}

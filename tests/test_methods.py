@@ -335,14 +335,18 @@ def test_labels_of_supcon_belong_to_their_views(monkeypatch: pytest.MonkeyPatch)
     images, labels = batch(views=2)
     images[:] = labels[:, None, None, None, None]
     monkeypatch.setattr(
-        method.linear, "forward", lambda _: F.one_hot(labels.repeat_interleave(2), 3).float()
+        method.backbone, "forward", lambda x: F.one_hot(x[:, 0, 0, 0].long(), 16).float()
     )
-    monkeypatch.setattr(
-        method.backbone,
-        "forward",
-        lambda x: torch.cat([x[:, 0, 0, :1], x.new_ones(len(x), 15)], dim=1),
+    with torch.no_grad():
+        method.linear.weight.copy_(torch.eye(3, 16))
+        method.linear.bias.zero_()
+    losses = method.loss(images, labels)
+    assert losses["accuracy"] == 1
+    # embeddings are alike within a class, and so are the losses of all anchors
+    z = F.normalize(method.projection(F.one_hot(labels, 16).float()), dim=1)
+    torch.testing.assert_close(
+        losses["contrast"], supcon_loss(torch.stack([z, z], dim=1), labels, 0.1)
     )
-    assert method.loss(images, labels)["accuracy"] == 1
 
 
 # GODIN
@@ -590,10 +594,8 @@ def test_reinitialising_forgets_what_was_learned() -> None:
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.add_(5)
-    torch.manual_seed(3)
-    expected = create_backbone("digits-cnn", 1)
     reinitialize(backbone)
-    assert backbone.layers[1].running_mean.equal(expected.layers[1].running_mean)  # type: ignore[index,union-attr]
+    assert not backbone.layers[1].running_mean.any()  # type: ignore[index,union-attr]
     assert all(p.abs().max() < 4 for p in backbone.parameters())
 
 
