@@ -45,6 +45,7 @@ class KNN(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    grid: ClassVar = {"k": (1, 5, 10, 20, 50, 100, 200, 500, 1000)}
     paper: ClassVar[Paper | None] = Paper(
         title="Out-of-Distribution Detection with Deep Nearest Neighbors",
         authors="Sun, Yiyou and Ming, Yifei and Zhu, Xiaojin and Li, Yixuan",

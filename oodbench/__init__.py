@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from oodbench.benchmark import (
         get_benchmark as get_benchmark,
     )
+    from oodbench.contenders import (
+        Contender as Contender,
+    )
+    from oodbench.contenders import (
+        Networks as Networks,
+    )
     from oodbench.detector import (
         Detector as Detector,
     )
@@ -32,9 +38,6 @@ if TYPE_CHECKING:
     )
     from oodbench.detector import (
         create_detector as create_detector,
-    )
-    from oodbench.evaluator import (
-        Contender as Contender,
     )
     from oodbench.evaluator import (
         Evaluator as Evaluator,
@@ -87,8 +90,9 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "detectors").is_dir
 
 _HOME = {
     "benchmark": ("Benchmark", "DatasetSpec", "Protocol", "get_benchmark"),
+    "contenders": ("Contender", "Networks"),
     "detector": ("Detector", "Paper", "create_detector"),
-    "evaluator": ("Contender", "Evaluator", "evaluate"),
+    "evaluator": ("Evaluator", "evaluate"),
     "extract": ("Hardware",),
     "method": ("Method", "Recipe"),
     "outputs": ("Head", "Outputs"),

@@ -116,6 +116,25 @@ class Benchmark:
             OODSet(spec, "far") for spec in self.far
         )
 
+    def without_test(self) -> Benchmark:
+        """What hyper-parameters may be chosen on: no OOD set to test on, and no ID test split.
+
+        Its ID set loads ``train`` and ``val``; asking it for another split is an error.
+        """
+        load = self.id.load
+
+        def load_untested(split: str) -> Samples:
+            if split not in ("train", "val"):
+                raise OptionError(
+                    f"{self.id.name}/{split} is tested on; choices are made on train and val."
+                )
+            return load(split)
+
+        splits = tuple(split for split in self.id.splits if split in ("train", "val"))
+        return replace(
+            self, id=replace(self.id, load=load_untested, splits=splits), near=(), far=()
+        )
+
     def choose(self, names: Sequence[str] | None) -> tuple[OODSet, ...]:
         """The OOD sets of those names; all of the benchmark's for None.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -15,6 +16,7 @@ from oodbench.errors import OODBenchError
 if TYPE_CHECKING:
     from oodbench.extract import Hardware
     from oodbench.results import Results
+    from oodbench.tune import Tuning
 
 app = typer.Typer(
     name="oodbench",
@@ -42,6 +44,19 @@ Id = Annotated[
 BenchmarkName = Annotated[
     str | None, typer.Option("--benchmark", help="Another protocol, such as cifar100/palm.")
 ]
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A detector's option: --set k=20, or --set knn.k=20."),
+]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option("--checkpoint", help="A trained classifier (safetensors, .pt); needs --backbone."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option("--mean", help="The network's own channel means: 0.485,0.456,0.406."),
+]
+Std = Annotated[str | None, typer.Option("--std", help="Its channel deviations.")]
 Method = Annotated[
     str | None,
     typer.Option("--method", help="How to train. Default: what the detector was designed for."),
@@ -112,25 +127,21 @@ def eval_command(
         list[str] | None,
         typer.Option("--ood", help="OOD sets instead of the benchmark's: mnist,near=folder:PATH."),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A detector's option: --set k=20, or --set knn.k=20."),
-    ] = None,
+    option: Option = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Choose the values of each detector's grid first, on validation data alone.",
+        ),
+    ] = False,
     method: Method = None,
     recipe: RecipeName = None,
     recipe_set: RecipeSet = None,
     backbone: Backbone = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint", help="A trained classifier (safetensors, .pt); needs --backbone."
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option("--mean", help="The network's own channel means: 0.485,0.456,0.406."),
-    ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Its channel deviations.")] = None,
+    checkpoint: Checkpoint = None,
+    mean: Mean = None,
+    std: Std = None,
     seed: Seed = "0",
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -156,7 +167,7 @@ def eval_command(
     names = _split(detector)
     chosen = get_benchmark(id_name, benchmark)
     seeds = _seeds(seed)
-    detectors = _detectors(names, option or [], chosen.id.name, method)
+    detectors, fixed = _detectors(names, option or [], chosen.id.name, method)
     overrides = _overrides(recipe_set, epochs, batch_size, lr)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     files.writable_dir(
@@ -179,6 +190,8 @@ def eval_command(
         retrain=retrain,
         mean=_floats(mean, "--mean"),
         std=_floats(std, "--std"),
+        tune=tune,
+        fixed=fixed,
         hardware=hardware,
         leaderboards=leaderboards,
         report=say,
@@ -194,10 +207,77 @@ def eval_command(
         store = files.Path(leaderboards) / "results" / f"{leaderboard.page_name(chosen.name)}.jsonl"
         say(f"rows: {store}; page: {page}")
         say(f"again: {_command()}")
-    if results.failures:
-        for name, reason in results.failures.items():
-            typer.echo(f"failed: {name}: {' '.join(reason.split())}", err=True)
-        raise typer.Exit(SOME_FAILED)
+    _leave_if_failed(results.failures)
+
+
+@app.command("tune")
+def tune_command(
+    detector: Annotated[
+        list[str],
+        typer.Option("--detector", help="Detectors, separated by commas: knn,react; or all."),
+    ],
+    id_name: Id = None,
+    benchmark: BenchmarkName = None,
+    option: Option = None,
+    method: Method = None,
+    recipe: RecipeName = None,
+    recipe_set: RecipeSet = None,
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    mean: Mean = None,
+    std: Std = None,
+    seed: Seed = "0",
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LR = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
+    workers: Workers = None,
+    retrain: Retrain = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Choose detectors' options on validation data alone; test images are never read."""
+    _state["debug"] |= debug
+    from oodbench.benchmark import get_benchmark
+    from oodbench.contenders import Networks
+    from oodbench.errors import OptionError
+    from oodbench.extract import is_first_process
+    from oodbench.tune import tune
+
+    say = _reporter(as_json)
+    chosen = get_benchmark(id_name, benchmark)
+    detectors, fixed = _detectors(_split(detector), option or [], chosen.id.name, method)
+    networks = Networks(
+        method=method,
+        recipe=recipe,
+        recipe_options=_overrides(recipe_set, epochs, batch_size, lr),
+        backbone=backbone,
+        checkpoint=checkpoint,
+        seeds=tuple(_seeds(seed)),
+        retrain=retrain,
+        mean=_floats(mean, "--mean"),
+        std=_floats(std, "--std"),
+    )
+    hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
+    tuning = tune(chosen, detectors, networks, fixed=fixed, hardware=hardware, report=say)
+    if not is_first_process():
+        return
+    if not tuning.choices and not tuning.failures:
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in tuning.untuned.items())
+        raise OptionError(
+            f"nothing to tune: {reasons}. `oodbench info NAME` tells a detector's grid."
+        )
+    command = _eval_command(tuning)
+    if as_json:
+        typer.echo(json.dumps({**tuning.to_dict(), "command": command}, indent=1))
+    else:
+        _show_trials(tuning)
+        say(f"evaluate: {command}")
+        say(f"or, with rows that say how it was chosen: {_eval_command(None)}")
+    _leave_if_failed(tuning.failures)
 
 
 @app.command()
@@ -360,15 +440,40 @@ def _pairs(values: list[str], option: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _detectors(names: list[str], options: list[str], id_name: str, method: str | None) -> list[Any]:
+def _leave_if_failed(failures: dict[str, str]) -> None:
+    for name, reason in failures.items():
+        typer.echo(f"failed: {name}: {' '.join(reason.split())}", err=True)
+    if failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _eval_command(tuning: Tuning | None) -> str:
+    """This `tune` command line as one of `eval`: with the chosen values, or with --tune."""
+    from oodbench.tune import word
+
+    words = [w for w in sys.argv[1:] if w not in ("--json", "--retrain", "--debug")]
+    words[words.index("tune")] = "eval"
+    if tuning is None:
+        return shlex.join(["oodbench", *words, "--tune"])
+    for choice in tuning.choices:
+        for name, value in choice.best.values.items():
+            words += ["--set", f"{choice.given.label}.{name}={word(value)}"]
+    return shlex.join(["oodbench", *words])
+
+
+def _detectors(
+    names: list[str], options: list[str], id_name: str, method: str | None
+) -> tuple[list[Any], dict[str, set[str]]]:
+    """The detectors, and by name the options that were set."""
+    from oodbench.contenders import named
     from oodbench.detector import create_detector, id_options, option_types
     from oodbench.errors import OptionError
-    from oodbench.evaluator import named
     from oodbench.registry import DETECTORS
 
     chosen: dict[str, dict[str, Any]] = {
         str(name): id_options(str(name), id_name) for name in named(names, method)
     }
+    fixed: dict[str, set[str]] = {name: set() for name in chosen}
     for key, text in _pairs(options, "--set"):
         owner, dot, option = key.partition(".")
         if dot:
@@ -377,11 +482,13 @@ def _detectors(names: list[str], options: list[str], id_name: str, method: str |
                     f"--set {key}: {owner!r} is not among --detector {','.join(names)}."
                 )
             chosen[owner][option] = text
+            fixed[owner].add(option)
             continue
         owners = [name for name in chosen if key in option_types(DETECTORS.get(name))]
         for name in owners or list(chosen)[:1]:
             chosen[name][key] = text
-    return [create_detector(name, **given) for name, given in chosen.items()]
+            fixed[name].add(key)
+    return [create_detector(name, **given) for name, given in chosen.items()], fixed
 
 
 def _overrides(
@@ -420,6 +527,32 @@ def _sets(benchmark: Any, names: list[str] | None) -> str:
     return ", ".join(f"{choice.spec.name} ({choice.group})" for choice in benchmark.choose(names))
 
 
+def _show_trials(tuning: Tuning) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from oodbench.tune import words
+
+    table = Table(title=None)
+    table.add_column("detector", overflow="fold")
+    table.add_column("values", overflow="fold")
+    table.add_column("validation AUROC %", justify="right")
+    table.add_column("chosen", justify="center")
+    for choice in tuning.choices:
+        for trial in choice.trials:
+            is_best = trial is choice.best
+            auroc = "refused" if trial.auroc is None else f"{100 * trial.auroc:.2f}"
+            bold = "bold" if is_best else None
+            mark = "*" if is_best else ""
+            table.add_row(choice.given.label, words(trial.values), auroc, mark, style=bold)
+        table.add_section()
+    Console(width=_width()).print(table)
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() else 1000  # a file has no edge to fold names at
+
+
 def _show(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -448,8 +581,7 @@ def _show(results: Results) -> None:
             "–" if accuracy is None else f"{100 * accuracy:.2f}",
             f"{row['n_ood']:,}",
         )
-    width = None if sys.stdout.isatty() else 1000  # a file has no edge to fold names at
-    Console(width=width).print(table)
+    Console(width=_width()).print(table)
 
 
 def _fail(message: str) -> NoReturn:

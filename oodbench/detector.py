@@ -91,6 +91,7 @@ class Detector:
     paper: ClassVar[Paper | None] = None
     id_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    tuned: ClassVar[Mapping[str, Any] | None] = None  # how an object's options were chosen
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the subclass's own ``fit`` and ``score`` in the checks that all detectors share."""

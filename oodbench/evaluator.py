@@ -2,76 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
 from oodbench import files, metrics
-from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark, Group, get_benchmark
-from oodbench.detector import Detector, create_detector, id_options
-from oodbench.errors import (
-    BadScoresError,
-    DataError,
-    MissingDataError,
-    OODBenchError,
-    OODBenchWarning,
-    OptionError,
+from oodbench.contenders import (
+    Contender,
+    Networks,
+    Report,
+    Seen,
+    Subject,
+    check_classes,
+    create_detectors,
+    learns,
+    noting,
+    reason_of,
+    track,
 )
-from oodbench.extract import (
-    Hardware,
-    as_network,
-    extract,
-    fit_with_network,
-    is_first_process,
-    score_with_network,
-)
+from oodbench.detector import Detector
+from oodbench.errors import MissingDataError, OptionError
+from oodbench.extract import Hardware, is_first_process
 from oodbench.fingerprint import weights_digest
-from oodbench.outputs import Outputs, to_numpy
-from oodbench.registry import DETECTORS
+from oodbench.outputs import Outputs
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
-from oodbench.train import id_samples, plan, train
-from oodbench.transforms import Preprocess, Transform, content_key
-
-Report = Callable[[str], None]
-
-
-@dataclass
-class Contender:
-    """A network on a leaderboard: what it is, and how it came to be.
-
-    Args:
-        network: any PyTorch classifier, or a module with ``outputs`` and ``head``.
-        method: how it was trained; ``"external"`` for a network that oodbench did not train.
-        backbone: its architecture's name.
-        recipe: the recipe's name, or None.
-        recipe_options: the recipe's fields.
-        seed: of its training.
-        preprocess: its own preprocessing; None for the benchmark's.
-        layer: the name of its linear head, if that cannot be found.
-        trained_on: the ID training set, where oodbench trained it.
-    """
-
-    network: nn.Module
-    method: str = "external"
-    backbone: str = ""
-    recipe: str | None = None
-    recipe_options: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    preprocess: Transform | None = None
-    layer: str | None = None
-    trained_on: Samples | None = None
+from oodbench.train import id_samples
+from oodbench.transforms import Transform, content_key
+from oodbench.tune import Validation
+from oodbench.tune import tune as choose_options
 
 
 @dataclass
@@ -145,6 +112,19 @@ class Evaluator:
             )
         self._warn_of_overlap()
 
+    def warn_of_validation(self, validation: Validation) -> None:
+        """Warn where hyper-parameters were chosen on images that are tested on."""
+        tested = np.concatenate([self.test.digests, *(ood.samples.digests for ood in self.ood)])
+        for samples in (validation.val, *validation.ood.values()):
+            shared = int(np.isin(samples.digests, tested).sum())
+            if shared:
+                text = (
+                    f"{shared} of the {len(samples)} images of {samples.name}, which "
+                    "hyper-parameters were chosen on, are also tested on."
+                )
+                self.warnings.append(text)
+                self.report(f"warning: {text}")
+
     def _warn_of_overlap(self) -> None:
         known = np.unique(self.test.digests)
         for ood in self.ood:
@@ -157,30 +137,6 @@ class Evaluator:
                 self.warnings.append(text)
                 self.report(f"warning: {text}")
 
-    def _outputs(self, contender: Contender, network: nn.Module, samples: Samples) -> Outputs:
-        def count(n: int) -> None:
-            self.forward_passes += n
-
-        return extract(
-            network,
-            samples,
-            contender.preprocess or self.benchmark.preprocess,
-            hardware=self.hardware,
-            on_forward=count,
-        )
-
-    def check_classes(self, train: Samples) -> None:
-        """Check that a training set has the classes of the ID test set, in the same order.
-
-        Raises:
-            DataError: it has others.
-        """
-        if train.classes != self.test.classes:
-            raise DataError(
-                f"{train.name} and {self.test.name} have different classes: "
-                f"{sorted(set(train.classes) ^ set(self.test.classes))[:5]}."
-            )
-
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
 
@@ -190,97 +146,54 @@ class Evaluator:
             BadScoresError: NaN or infinite outputs.
             Exception: what the first detector raised, if all of them failed.
         """
-        network = as_network(contender.network, contender.layer)
+        subject = Subject(contender, self.benchmark.preprocess, self.hardware, self._count)
         train_samples = contender.trained_on
-        splits: dict[str, Samples] = {}
-        fitting: dict[str, Outputs] = {}
+        fitting: dict[str, Seen] = {}
         for detector in detectors:
             split = getattr(detector, "fit_split", "train")
-            if detector.needs_fit or detector.needs_fit_batches:
-                if split not in splits:
-                    splits[split] = id_samples(self.benchmark, split)
-                    self.check_classes(splits[split])
-                if detector.needs_fit and split not in fitting:
-                    fitting[split] = self._outputs(contender, network, splits[split])
-                train_samples = splits.get("train", train_samples)
-        id_outputs = self._outputs(contender, network, self.test)
-        ood_outputs = [self._outputs(contender, network, ood.samples) for ood in self.ood]
-        shared = self._provenance(contender, network, train_samples, id_outputs)
+            if learns(detector) and split not in fitting:
+                fitting[split] = subject.sees(id_samples(self.benchmark, split))
+                check_classes(fitting[split].samples, self.test)
+            if detector.needs_fit:
+                _ = fitting[split].outputs  # now, so that no detector's time has it
+        if "train" in fitting:
+            train_samples = fitting["train"].samples
+        tested = [subject.sees(samples) for samples in (self.test, *(o.samples for o in self.ood))]
+        id_outputs, *_ = [seen.outputs for seen in tested]
+        shared = self._provenance(contender, subject, train_samples, id_outputs)
         results = Results([], dict(self.missing), list(self.warnings))
         errors = []
         for detector in track(detectors, self.hardware.progress):
             split = getattr(detector, "fit_split", "train")
             began = time.perf_counter()
             try:
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always", OODBenchWarning)
-                    if detector.needs_fit:
-                        detector.fit(fitting[split])
-                    if detector.needs_fit_batches:
-                        fit_with_network(
-                            detector,
-                            network,
-                            splits[split],
-                            contender.preprocess or self.benchmark.preprocess,
-                            hardware=self.hardware,
-                        )
-                    scores = [
-                        self._scores(detector, contender, network, samples, outputs)
-                        for samples, outputs in zip(
-                            [self.test, *(ood.samples for ood in self.ood)],
-                            [id_outputs, *ood_outputs],
-                            strict=True,
-                        )
-                    ]
+                with noting(partial(self._note, results)):
+                    if learns(detector):
+                        subject.fit(detector, fitting[split])
+                    scores = [subject.scores(detector, seen) for seen in tested]
             except Exception as error:  # one detector's failure must not lose the others' results
                 errors.append(error)
-                reason = str(error) if isinstance(error, OODBenchError) else repr(error)
-                results.failures[detector.label] = reason
-                self.report(f"failed: {detector.label}: {reason}")
+                results.failures[detector.label] = reason_of(error)
+                self.report(f"failed: {detector.label}: {reason_of(error)}")
                 continue
-            self._pass_on(caught, results)
             shared["seconds"] = round(time.perf_counter() - began, 3)
             results.rows += self._rows(detector, scores[0], scores[1:], shared)
         if errors and not results.rows:
             raise errors[0]
         return results
 
-    def _pass_on(self, caught: Iterable[warnings.WarningMessage], results: Results) -> None:
-        for one in caught:
-            text = str(one.message)
-            if not issubclass(one.category, OODBenchWarning):
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-            elif text not in results.warnings:
-                results.warnings.append(text)
-                self.report(f"warning: {text}")
+    def _count(self, n: int) -> None:
+        self.forward_passes += n
 
-    def _scores(
-        self,
-        detector: Detector,
-        contender: Contender,
-        network: nn.Module,
-        samples: Samples,
-        outputs: Outputs,
-    ) -> np.ndarray:
-        try:
-            if "model" in detector.needs:
-                scores = score_with_network(
-                    detector,
-                    network,
-                    samples,
-                    contender.preprocess or self.benchmark.preprocess,
-                    hardware=self.hardware,
-                )
-            else:
-                scores = detector.score(outputs)
-        except BadScoresError as error:
-            raise BadScoresError(f"on {samples.name}: {error}") from error
-        return to_numpy(scores).astype(np.float64)
+    def _note(self, results: Results, text: str) -> None:
+        if text not in results.warnings:
+            results.warnings.append(text)
+            self.report(f"warning: {text}")
 
     def _provenance(
         self,
         contender: Contender,
-        network: nn.Module,
+        subject: Subject,
         train_samples: Samples | None,
         id_outputs: Outputs,
     ) -> Row:
@@ -300,9 +213,9 @@ class Evaluator:
             "n_id": len(self.test),
             "recipe": contender.recipe,
             "recipe_options": contender.recipe_options,
-            "preprocess": content_key(contender.preprocess or self.benchmark.preprocess),
+            "preprocess": content_key(subject.preprocess),
             "precision": self.hardware.precision,
-            "weights": weights_digest(network),
+            "weights": weights_digest(subject.network),
             "id_train_fingerprint": train_samples.fingerprint if train_samples else None,
             "id_fingerprint": self.test.fingerprint,
             "selection": files.digest(
@@ -322,7 +235,12 @@ class Evaluator:
         ood_scores: Sequence[np.ndarray],
         shared: Row,
     ) -> list[Row]:
-        about = {"detector": detector.label, "detector_options": detector.options(), **shared}
+        about = {
+            "detector": detector.label,
+            "detector_options": detector.options(),
+            "tuned": detector.tuned,
+            **shared,
+        }
         rows: list[Row] = []
         for ood, scores in zip(self.ood, ood_scores, strict=True):
             rows.append(
@@ -367,23 +285,6 @@ class Evaluator:
         return whole_rows
 
 
-def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
-    """The detectors one by one, with a progress bar that names the one at work."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task("detectors", total=len(detectors))
-        for detector in detectors:
-            progress.update(task, description=detector.label)
-            yield detector
-            progress.advance(task)
-
-
 def evaluate(
     model: nn.Module | None = None,
     id: str | None = None,  # noqa: A002
@@ -402,6 +303,8 @@ def evaluate(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     layer: str | None = None,
+    tune: bool = False,
+    fixed: Mapping[str, Collection[str]] | None = None,
     hardware: Hardware | None = None,
     leaderboards: str | Path | None = None,
     report: Report | None = None,
@@ -429,6 +332,10 @@ def evaluate(
         mean: channel means of the network's own normalisation, in [0, 1].
         std: channel deviations of it.
         layer: the name of the model's linear head, if it cannot be found.
+        tune: whether to choose the values of each detector's ``grid`` first, on validation data
+            alone (see ``oodbench.tune``). An option of a :class:`Detector` object that is not the
+            default is kept.
+        fixed: further options that ``tune`` keeps, by detector.
         hardware: accelerator, devices, precision, batch size, progress.
         leaderboards: folder whose store the rows are appended to; None to store nothing.
         report: told what happens, line by line.
@@ -438,101 +345,41 @@ def evaluate(
         Rows; ``to_pandas()`` makes a table.
     """
     chosen = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(id, benchmark)
-    listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
-    made = [
-        create_detector(d, **id_options(d, chosen.id.name)) if isinstance(d, str) else d
-        for d in named(listed, method)
-    ]
-    if not made:
-        raise OptionError("name at least one detector.")
-    seeds = [seed] if isinstance(seed, int) else list(seed)
+    made = create_detectors(detectors, method, chosen.id.name)
+    networks = Networks(
+        model,
+        method=method,
+        recipe=recipe,
+        recipe_options=recipe_options,
+        backbone=backbone,
+        checkpoint=checkpoint,
+        seeds=(seed,) if isinstance(seed, int) else tuple(seed),
+        retrain=retrain,
+        preprocess=preprocess,
+        mean=mean,
+        std=std,
+        layer=layer,
+    )
     evaluator = Evaluator(chosen, ood=ood, hardware=hardware, report=report, command=command)
-    own = _own_preprocess(chosen, preprocess, mean, std)
-    results = Results(missing=dict(evaluator.missing), warnings=list(evaluator.warnings))
-    if model is not None or checkpoint is not None:
-        contender = _given(chosen, evaluator, model, checkpoint, backbone, own, layer, seeds[0])
-        results += evaluator.run(contender, made)
-    else:
-        runs = [
-            plan(chosen, name, recipe=recipe, backbone=backbone, seed=one, overrides=recipe_options)
-            for one in seeds
-            for name in dict.fromkeys(method or detector.method for detector in made)
-        ]
-        for run in runs:
-            evaluator.check_classes(run.samples)
-        for run in runs:
-            state = "trained already" if run.weights.is_file() and not retrain else "training"
-            evaluator.report(
-                f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, "
-                f"seed {run.seed}, {run.recipe.epochs} epochs on {len(run.samples)} images of "
-                f"{run.samples.name}"
-            )
-            contender = Contender(
-                train(run, evaluator.hardware, retrain=retrain),
-                method=run.method,
-                backbone=run.backbone,
-                recipe=run.recipe_name,
-                recipe_options=dataclasses.asdict(run.recipe),
-                seed=run.seed,
-                preprocess=own,
-                trained_on=run.samples,
-            )
-            results += evaluator.run(
-                contender, [d for d in made if (method or d.method) == run.method]
-            )
+    failures: dict[str, str] = {}
+    if tune:
+        tuning = choose_options(
+            chosen,
+            made,
+            networks,
+            fixed=fixed,
+            hardware=evaluator.hardware,
+            report=evaluator.report,
+        )
+        if tuning.validation is not None:
+            evaluator.warn_of_validation(tuning.validation)
+        evaluator.warnings += [w for w in tuning.warnings if w not in evaluator.warnings]
+        made, failures = tuning.apply(made), tuning.failures
+    results = Results([], dict(evaluator.missing), list(evaluator.warnings), dict(failures))
+    for contender, mine in networks.contenders(
+        chosen, made, evaluator.test, evaluator.hardware, evaluator.report
+    ):
+        results += evaluator.run(contender, mine)
     if leaderboards is not None and is_first_process():
         ResultStore(leaderboards).append(results.rows)
     return results
-
-
-def named(detectors: Sequence[str | Detector], method: str | None) -> list[str | Detector]:
-    """The detectors, with ``"all"`` spelled out: those designed for the method, or for ``ce``."""
-    spelled: list[str | Detector] = []
-    for detector in detectors:
-        if detector == "all":
-            spelled += [
-                name for name in DETECTORS.names() if DETECTORS.get(name).method == (method or "ce")
-            ]
-        else:
-            spelled.append(detector)
-    return list(dict.fromkeys(spelled)) if all(isinstance(d, str) for d in spelled) else spelled
-
-
-def _own_preprocess(
-    benchmark: Benchmark,
-    preprocess: Transform | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> Transform | None:
-    if mean is None and std is None:
-        return preprocess
-    base = preprocess or benchmark.preprocess
-    if not isinstance(base, Preprocess):
-        raise OptionError("mean and std change an oodbench Preprocess; yours is another callable.")
-    return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
-
-
-def _given(
-    benchmark: Benchmark,
-    evaluator: Evaluator,
-    model: nn.Module | None,
-    checkpoint: str | Path | None,
-    backbone: str | None,
-    preprocess: Transform | None,
-    layer: str | None,
-    seed: int,
-) -> Contender:
-    if model is None:
-        if backbone is None or checkpoint is None:
-            raise OptionError("a checkpoint needs the network's name: --backbone resnet20.")
-        classes = len(evaluator.test.classes)
-        model, metadata = load_classifier(
-            backbone, checkpoint, classes, benchmark.preprocess.channels
-        )
-        if preprocess is None and {"mean", "std"} <= set(metadata):
-            mean, std = (
-                tuple(float(v) for v in metadata[name].split(",")) for name in ("mean", "std")
-            )
-            preprocess = dataclasses.replace(benchmark.preprocess, mean=mean, std=std)
-            evaluator.report(f"normalisation of the checkpoint: mean {mean}, std {std}")
-    return Contender(model, backbone=backbone or "", preprocess=preprocess, layer=layer, seed=seed)

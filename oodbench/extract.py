@@ -383,6 +383,16 @@ def extract(
     return outputs
 
 
+def extracted(
+    model: nn.Module, samples: Samples, preprocess: Transform, *, hardware: Hardware | None = None
+) -> Outputs | None:
+    """What :func:`extract` has in its cache, or None where the network did not see them all yet."""
+    precision = (hardware or Hardware()).precision
+    key = cache_key(as_network(model), samples, preprocess, precision)
+    folder = files.cache_dir() / "outputs" / (key or "none")
+    return Outputs.load(folder) if (folder / "outputs.json").is_file() else None
+
+
 @dataclass
 class _Loaded:
     """A copy of the network on its device, and batches of preprocessed images with their rows."""

@@ -66,6 +66,7 @@ def _detector(name: str, cls: Any) -> str:
         f"method:   {cls.method} (trained by, if nothing else is asked for)",
         "options:",
         *(_options(cls) if dataclasses.is_dataclass(cls) else ["  none"]),
+        *(f"grid:     {k} in {', '.join(map(str, v))}" for k, v in cls.grid.items()),
         *_paper(name, cls),
     ]
     return "\n".join(lines)
@@ -99,6 +100,7 @@ def _benchmark(name: str) -> str:
                 f"{g.group}:{'':{8 - len(g.group)}} {g.spec.name}: {g.spec.description}"
                 for g in found.ood
             ),
+            *(f"chosen on: {spec.name}: {spec.description}" for spec in found.validation),
             f"input:    {found.preprocess}",
             f"ranking:  {protocol.rank_group} mean of {protocol.rank_by}; papers: {protocol.fpr}",
             f"defined:  {found.citation}",

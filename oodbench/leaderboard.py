@@ -127,10 +127,35 @@ def _entries(rows: Sequence[Row]) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for row in rows:
         names = _ENTRY if row["recipe"] else (*_ENTRY, "weights")
-        key = json.dumps([row.get(name) for name in names], sort_keys=True)
+        chosen_on = _chosen_on(row)
+        key = json.dumps([*(row.get(name) for name in names), chosen_on], sort_keys=True)
         entry = entries.setdefault(key, Entry({}))
         entry.rows[row["seed"], row["ood"]] = row
     return list(entries.values())
+
+
+def _chosen_on(row: Row) -> list[Any] | None:
+    """The validation data that a row's options were chosen on; None if nothing was chosen.
+
+    Not what the AUROC there was: seeds that were tuned one by one may have the same values.
+    """
+    tuned = row.get("tuned")
+    return tuned and [tuned["ood"], tuned["fingerprint"]]
+
+
+def _name(row: Row) -> str:
+    return f"{row['detector']} †" if row.get("tuned") else row["detector"]
+
+
+def _footnote(entries: Sequence[Entry]) -> list[str]:
+    sets = {name for entry in entries for name in (entry.first.get("tuned") or {}).get("ood", ())}
+    if not sets:
+        return []
+    return [
+        "† Settings chosen with `--tune` on the ID validation split and validation OOD sets "
+        f"({', '.join(sorted(sets))}), never on a test set; all others are as given.",
+        "",
+    ]
 
 
 def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
@@ -174,7 +199,7 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     table = []
     for number, entry in enumerate(entries, start=1):
         row = entry.first
-        cells = [str(number), row["detector"], _settings(row), _method(row), row["backbone"]]
+        cells = [str(number), _name(row), _settings(row), _method(row), row["backbone"]]
         cells += [
             _figure(entry, name, m)
             for name in means.values()
@@ -183,11 +208,11 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
         accuracy = _figure(entry, next(name for _, name in entry.rows), "id_accuracy")
         cells += [accuracy, ", ".join(map(str, entry.seeds))]
         table.append(cells)
-    lines += _table(header, table)
+    lines += [*_table(header, table), *_footnote(entries)]
     for name in [*means.values(), *ood_names]:
         lines += [f"### {name}", ""]
         table = [
-            [str(number), entry.first["detector"], *(_figure(entry, name, m) for m in NAMES)]
+            [str(number), _name(entry.first), *(_figure(entry, name, m) for m in NAMES)]
             for number, entry in enumerate(entries, start=1)
         ]
         lines += _table(["#", "Detector", *NAMES.values()], table)
@@ -199,7 +224,7 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
             table.append(
                 [
                     str(number),
-                    row["detector"],
+                    _name(row),
                     str(seed),
                     row["created"],
                     f"oodbench {row['oodbench']} ({(row['git_commit'] or 'no commit')[:12]}), "

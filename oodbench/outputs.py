@@ -143,8 +143,8 @@ class Outputs:
                 "Extract them from a network that gives them, or choose another detector."
             )
 
-    def __getitem__(self, rows: slice) -> Outputs:
-        """The rows of a slice; a view, without copying."""
+    def __getitem__(self, rows: slice | Tensor) -> Outputs:
+        """The rows of a slice (a view, without copying), or at positions ``[n]`` (a copy)."""
         return Outputs(
             **{
                 name: value[rows] for name, value in self._columns() if not name.startswith("extra")

@@ -31,13 +31,17 @@ COLUMNS = tuple(
     id_train_fingerprint id_fingerprint ood_fingerprint selection
     fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
-    seconds device oodbench torch python git_commit created command schema row_id
+    seconds device oodbench torch python git_commit created command schema row_id tuned
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
 
 ``selection`` is a digest of all OOD sets of the evaluation, so that rows are together that were
 measured together, although each is written on its own.
+
+``tuned`` says what the detector's options were chosen on: the validation OOD sets' names (``ood``),
+a ``fingerprint`` of all validation images, the mean ``auroc`` there, and how many candidates were
+``tried``. It is None where nothing was chosen.
 """
 
 Row = dict[str, Any]
@@ -70,6 +74,8 @@ def versions() -> dict[str, str | None]:
 def row_id(row: Row) -> str:
     """What makes a row the same row: what was measured and what came out, not when or how fast."""
     volatile = {"created", "seconds", "command", "row_id", "device", "git_commit"}
+    if row.get("tuned") is None:  # rows from before there was tuning keep their id
+        volatile.add("tuned")
     return files.digest({key: row[key] for key in sorted(row) if key not in volatile})[:32]
 
 

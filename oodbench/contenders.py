@@ -1,0 +1,370 @@
+"""Contenders: networks that detectors are put on, and what it takes to put a detector on one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+
+from oodbench.backbones import load_classifier
+from oodbench.benchmark import Benchmark
+from oodbench.detector import Detector, create_detector, id_options
+from oodbench.errors import (
+    BadScoresError,
+    DataError,
+    OODBenchError,
+    OODBenchWarning,
+    OptionError,
+)
+from oodbench.extract import (
+    Hardware,
+    as_network,
+    extract,
+    extracted,
+    fit_with_network,
+    score_with_network,
+)
+from oodbench.outputs import Outputs, to_numpy
+from oodbench.registry import DETECTORS
+from oodbench.samples import Samples
+from oodbench.train import plan, train
+from oodbench.transforms import Preprocess, Transform
+
+Report = Callable[[str], None]
+
+
+@dataclass
+class Contender:
+    """A network on a leaderboard: what it is, and how it came to be.
+
+    Args:
+        network: any PyTorch classifier, or a module with ``outputs`` and ``head``.
+        method: how it was trained; ``"external"`` for a network that oodbench did not train.
+        backbone: its architecture's name.
+        recipe: the recipe's name, or None.
+        recipe_options: the recipe's fields.
+        seed: of its training.
+        preprocess: its own preprocessing; None for the benchmark's.
+        layer: the name of its linear head, if that cannot be found.
+        trained_on: the ID training set, where oodbench trained it.
+    """
+
+    network: nn.Module
+    method: str = "external"
+    backbone: str = ""
+    recipe: str | None = None
+    recipe_options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    preprocess: Transform | None = None
+    layer: str | None = None
+    trained_on: Samples | None = None
+
+
+@dataclass
+class Seen:
+    """Samples and what a network says of them.
+
+    Args:
+        samples: the samples.
+        look: gives the outputs; called once, when they are asked for.
+    """
+
+    samples: Samples
+    look: Callable[[], Outputs]
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """What the network says of them, row by row."""
+        return self.look()
+
+
+class Subject:
+    """A contender at work: what it says of samples, and detectors fitted and scored on it.
+
+    Args:
+        contender: the network.
+        preprocess: the benchmark's, for a contender without its own.
+        hardware: where and how it runs.
+        on_forward: called with the number of samples that went through the network.
+    """
+
+    def __init__(
+        self,
+        contender: Contender,
+        preprocess: Transform,
+        hardware: Hardware,
+        on_forward: Callable[[int], None] | None = None,
+    ) -> None:
+        self.network = as_network(contender.network, contender.layer)
+        self.preprocess = contender.preprocess or preprocess
+        self.hardware = hardware
+        self.on_forward = on_forward
+
+    def sees(self, samples: Samples) -> Seen:
+        """Samples, with what the network says of them; from the cache if it saw them before."""
+        return Seen(
+            samples,
+            lambda: extract(
+                self.network,
+                samples,
+                self.preprocess,
+                hardware=self.hardware,
+                on_forward=self.on_forward,
+            ),
+        )
+
+    def saw(self, samples: Samples) -> bool:
+        """Whether the cache has what the network says of these samples."""
+        found = extracted(self.network, samples, self.preprocess, hardware=self.hardware)
+        return found is not None
+
+    def fit(self, detector: Detector, seen: Seen) -> None:
+        """Fit a detector on ID samples or on their outputs, whichever it learns from, if at all."""
+        if detector.needs_fit:
+            detector.fit(seen.outputs)
+        if detector.needs_fit_batches:
+            fit_with_network(
+                detector, self.network, seen.samples, self.preprocess, hardware=self.hardware
+            )
+
+    def scores(self, detector: Detector, seen: Seen) -> np.ndarray:
+        """OOD scores ``[N]`` of samples, from the network itself if the detector needs it.
+
+        Raises:
+            BadScoresError: scores that cannot be ranked; names the samples.
+        """
+        try:
+            if "model" in detector.needs:
+                scores = score_with_network(
+                    detector, self.network, seen.samples, self.preprocess, hardware=self.hardware
+                )
+            else:
+                scores = detector.score(seen.outputs)
+        except BadScoresError as error:
+            raise BadScoresError(f"on {seen.samples.name}: {error}") from error
+        return to_numpy(scores).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which networks detectors are put on: yours, a checkpoint, or ones that are trained now.
+
+    The fields are arguments of :func:`oodbench.evaluate`, where they are told. The networks may be
+    gone through more than once; each is trained, and told of, the first time only.
+    """
+
+    model: nn.Module | None = None
+    method: str | None = None
+    recipe: str | None = None
+    recipe_options: dict[str, Any] | None = None
+    backbone: str | None = None
+    checkpoint: str | Path | None = None
+    seeds: tuple[int, ...] = (0,)
+    retrain: bool = False
+    preprocess: Transform | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    layer: str | None = None
+    _told: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def are_given(self) -> bool:
+        """Whether there is one network, which is not trained here."""
+        return self.model is not None or self.checkpoint is not None
+
+    def contenders(
+        self,
+        benchmark: Benchmark,
+        detectors: Sequence[Detector],
+        reference: Samples,
+        hardware: Hardware,
+        report: Report,
+    ) -> Iterator[tuple[Contender, list[Detector]]]:
+        """Each network with the detectors that are put on it; trained when its turn comes.
+
+        Args:
+            benchmark: whose ID set is learned.
+            detectors: all of them; one network each, by the method that they were designed for.
+            reference: ID samples whose classes the networks must know.
+            hardware: where and how training runs.
+            report: told what happens, line by line.
+
+        Raises:
+            DataError: the ID training set has other classes than the reference.
+            OODBenchError: what planning, training or loading raises.
+        """
+        own = _own_preprocess(benchmark, self.preprocess, self.mean, self.std)
+        if self.are_given:
+            yield self._given(benchmark, len(reference.classes), own, report), list(detectors)
+            return
+        runs = [
+            plan(
+                benchmark,
+                name,
+                recipe=self.recipe,
+                backbone=self.backbone,
+                seed=seed,
+                overrides=self.recipe_options,
+            )
+            for seed in self.seeds
+            for name in dict.fromkeys(self.method or detector.method for detector in detectors)
+        ]
+        for run in runs:
+            check_classes(run.samples, reference)
+        for run in runs:
+            is_new = run.key not in self._told
+            self._told.add(run.key)
+            retrain = self.retrain and is_new
+            state = "trained already" if run.weights.is_file() and not retrain else "training"
+            if is_new:
+                report(
+                    f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, "
+                    f"seed {run.seed}, {run.recipe.epochs} epochs on {len(run.samples)} images of "
+                    f"{run.samples.name}"
+                )
+            contender = Contender(
+                train(run, hardware, retrain=retrain),
+                method=run.method,
+                backbone=run.backbone,
+                recipe=run.recipe_name,
+                recipe_options=dataclasses.asdict(run.recipe),
+                seed=run.seed,
+                preprocess=own,
+                trained_on=run.samples,
+            )
+            yield contender, [d for d in detectors if (self.method or d.method) == run.method]
+
+    def _given(
+        self, benchmark: Benchmark, classes: int, preprocess: Transform | None, report: Report
+    ) -> Contender:
+        model = self.model
+        if model is None:
+            if self.backbone is None or self.checkpoint is None:
+                raise OptionError("a checkpoint needs the network's name: --backbone resnet20.")
+            model, metadata = load_classifier(
+                self.backbone, self.checkpoint, classes, benchmark.preprocess.channels
+            )
+            if preprocess is None and {"mean", "std"} <= set(metadata):
+                mean, std = (
+                    tuple(float(v) for v in metadata[name].split(",")) for name in ("mean", "std")
+                )
+                preprocess = dataclasses.replace(benchmark.preprocess, mean=mean, std=std)
+                text = f"normalisation of the checkpoint: mean {mean}, std {std}"
+                if text not in self._told:
+                    report(text)
+                self._told.add(text)
+        return Contender(
+            model,
+            backbone=self.backbone or "",
+            preprocess=preprocess,
+            layer=self.layer,
+            seed=self.seeds[0],
+        )
+
+
+def _own_preprocess(
+    benchmark: Benchmark,
+    preprocess: Transform | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Transform | None:
+    if mean is None and std is None:
+        return preprocess
+    base = preprocess or benchmark.preprocess
+    if not isinstance(base, Preprocess):
+        raise OptionError("mean and std change an oodbench Preprocess; yours is another callable.")
+    return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
+
+
+def learns(detector: Detector) -> bool:
+    """Whether it learns from ID samples, by their outputs or with the network at hand."""
+    return detector.needs_fit or detector.needs_fit_batches
+
+
+def reason_of(error: Exception) -> str:
+    """What a user is told of a detector that failed."""
+    return str(error) if isinstance(error, OODBenchError) else repr(error)
+
+
+def check_classes(train: Samples, reference: Samples) -> None:
+    """Check that a training set has the classes of other ID samples, in the same order.
+
+    Raises:
+        DataError: it has others.
+    """
+    if train.classes != reference.classes:
+        raise DataError(
+            f"{train.name} and {reference.name} have different classes: "
+            f"{sorted(set(train.classes) ^ set(reference.classes))[:5]}."
+        )
+
+
+def create_detectors(
+    detectors: Sequence[str | Detector] | str | Detector, method: str | None, id_name: str
+) -> list[Detector]:
+    """Detector objects of names (with the ID set's own defaults) and of objects, which pass.
+
+    Raises:
+        OptionError: there are none.
+    """
+    listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
+    made = [
+        create_detector(d, **id_options(d, id_name)) if isinstance(d, str) else d
+        for d in named(listed, method)
+    ]
+    if not made:
+        raise OptionError("name at least one detector.")
+    return made
+
+
+def named(detectors: Sequence[str | Detector], method: str | None) -> list[str | Detector]:
+    """The detectors, with ``"all"`` spelled out: those designed for the method, or for ``ce``."""
+    spelled: list[str | Detector] = []
+    for detector in detectors:
+        if detector == "all":
+            spelled += [
+                name for name in DETECTORS.names() if DETECTORS.get(name).method == (method or "ce")
+            ]
+        else:
+            spelled.append(detector)
+    return list(dict.fromkeys(spelled)) if all(isinstance(d, str) for d in spelled) else spelled
+
+
+def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
+    """The detectors one by one, with a progress bar that names the one at work."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task("detectors", total=len(detectors))
+        for detector in detectors:
+            progress.update(task, description=detector.label)
+            yield detector
+            progress.advance(task)
+
+
+@contextlib.contextmanager
+def noting(note: Callable[[str], None]) -> Iterator[None]:
+    """Hands oodbench's warnings to ``note`` when the block ends well; others pass as they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", OODBenchWarning)
+        yield
+    for one in caught:
+        if issubclass(one.category, OODBenchWarning):
+            note(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

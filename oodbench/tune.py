@@ -1,0 +1,474 @@
+"""Honest choice of hyper-parameters: on validation data alone, never on what is tested on.
+
+Each detector says in ``grid`` which values are worth trying. Every combination is fitted on the ID
+training split and scored by the mean AUROC of the ID validation split against the benchmark's
+validation OOD sets. Test splits are out of reach: what is searched is the benchmark
+:meth:`~oodbench.benchmark.Benchmark.without_test`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from oodbench import files, metrics
+from oodbench.benchmark import Benchmark, get_benchmark
+from oodbench.contenders import (
+    Networks,
+    Report,
+    Seen,
+    Subject,
+    check_classes,
+    create_detectors,
+    learns,
+    noting,
+    reason_of,
+    track,
+)
+from oodbench.detector import Detector, build
+from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
+from oodbench.extract import Hardware
+from oodbench.outputs import Outputs
+from oodbench.samples import Samples, Subset
+from oodbench.train import id_samples
+
+
+class Validation:
+    """The data that choices are made on.
+
+    Args:
+        benchmark: whose ``train`` and ``val`` splits and validation OOD sets.
+        report: told of sets that are missing.
+
+    Attributes:
+        val: the ID validation split.
+        ood: the validation OOD sets that are there, by name.
+
+    Raises:
+        OptionError: the benchmark names no validation data.
+        MissingDataError: the ID validation split, or all validation OOD sets, are missing.
+    """
+
+    def __init__(self, benchmark: Benchmark, report: Report = lambda _: None) -> None:
+        self._benchmark = benchmark = benchmark.without_test()
+        if "val" not in benchmark.id.splits or not benchmark.validation:
+            lacks = "validation OOD sets" if "val" in benchmark.id.splits else "val split"
+            raise OptionError(
+                f"benchmark {benchmark.name} has no {lacks} to choose hyper-parameters on. Give it "
+                "an ID set with a val split and Benchmark(validation=(...,)), or set them by hand."
+            )
+        self.val = id_samples(benchmark, "val")
+        self.ood: dict[str, Samples] = {}
+        missing = []
+        for spec in benchmark.validation:
+            try:
+                self.ood[spec.name] = spec.load("val" if "val" in spec.splits else spec.splits[-1])
+            except MissingDataError as error:
+                missing.append(str(error))
+                report(f"missing: {error}")
+        if not self.ood:
+            raise MissingDataError("none of the validation OOD sets is there. " + " ".join(missing))
+
+    @cached_property
+    def train(self) -> Samples:
+        """The ID training split, whole."""
+        samples = id_samples(self._benchmark, "train")
+        check_classes(samples, self.val)
+        return samples
+
+    @cached_property
+    def fitted_on(self) -> Samples:
+        """The training split without the images of ``val``; the split itself if it has none."""
+        kept = np.flatnonzero(~np.isin(self.train.digests, self.val.digests))
+        if len(kept) == len(self.train):
+            return self.train
+        if len(kept) == 0:
+            raise DataError(
+                f"every image of {self.train.name} is also in {self.val.name}: nothing is left to "
+                "fit on. Make the two of different images."
+            )
+        return Subset(self.train, kept, f"{self.train.name} without {self.val.name}")
+
+    @cached_property
+    def rows_in_train(self) -> np.ndarray | None:
+        """Where the images of ``val`` are in ``train``; None unless all of them are."""
+        order = np.argsort(self.train.digests, kind="stable")
+        ordered = self.train.digests[order]
+        places = np.searchsorted(ordered, self.val.digests).clip(max=len(order) - 1)
+        return order[places] if (ordered[places] == self.val.digests).all() else None
+
+    @cached_property
+    def halves(self) -> tuple[Subset, Subset]:
+        """``val`` in two: a detector that is fitted on ``val`` must not be scored on the same."""
+        order = np.lexsort((self.val.digests, self.val.labels))
+        first, second = (np.sort(order[start::2]) for start in (0, 1))
+        return (
+            Subset(self.val, first, f"a half of {self.val.name}"),
+            Subset(self.val, second, f"the other half of {self.val.name}"),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of all images that are scored."""
+        ood = {name: samples.fingerprint for name, samples in self.ood.items()}
+        return files.digest([self.val.fingerprint, ood])
+
+
+@dataclass
+class Trial:
+    """One combination of values.
+
+    Args:
+        values: of the options that are searched.
+        aurocs: mean AUROC over the validation OOD sets, one a network.
+        refused: why it cannot be used, or None.
+    """
+
+    values: dict[str, Any]
+    aurocs: list[float] = field(default_factory=list)
+    refused: str | None = None
+
+    @property
+    def auroc(self) -> float | None:
+        """Mean over the networks; None if it cannot be used."""
+        return None if self.refused or not self.aurocs else float(np.mean(self.aurocs))
+
+
+@dataclass
+class Choice:
+    """What was chosen for a detector.
+
+    Args:
+        given: the detector as it came.
+        chosen: one of the same class with the chosen values, not fitted.
+        trials: all that was tried, in the order of the grid.
+        best: the trial that was chosen.
+    """
+
+    given: Detector
+    chosen: Detector
+    trials: list[Trial]
+    best: Trial
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "detector": self.given.label,
+            "detector_options": self.chosen.options(),
+            "auroc": self.best.auroc,
+            "trials": [
+                {
+                    "values": trial.values,
+                    "auroc": trial.auroc,
+                    "refused": trial.refused,
+                    "chosen": trial is self.best,
+                }
+                for trial in self.trials
+            ],
+        }
+
+
+@dataclass
+class Tuning:
+    """What came of a search.
+
+    Args:
+        benchmark: its name.
+        validation: what was chosen on; None if there was nothing to choose.
+        choices: one a detector that was searched.
+        untuned: why a detector was not, by name.
+        failures: detectors that could not be used, with the reason, by name.
+        warnings: what a reader has to know.
+    """
+
+    benchmark: str
+    validation: Validation | None = None
+    choices: list[Choice] = field(default_factory=list)
+    untuned: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    _failed: list[Detector] = field(default_factory=list)
+
+    def apply(self, detectors: Sequence[Detector]) -> list[Detector]:
+        """The detectors with the chosen values; those that failed are left out."""
+        chosen = {id(choice.given): choice.chosen for choice in self.choices}
+        failed = set(map(id, self._failed))
+        return [chosen.get(id(d), d) for d in detectors if id(d) not in failed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        validation = self.validation and {
+            "id": self.validation.val.name,
+            "n_id": len(self.validation.val),
+            "ood": {name: len(samples) for name, samples in self.validation.ood.items()},
+            "fingerprint": self.validation.fingerprint,
+        }
+        return {
+            "benchmark": self.benchmark,
+            "validation": validation,
+            "choices": [choice.to_dict() for choice in self.choices],
+            "untuned": self.untuned,
+            "failures": self.failures,
+            "warnings": self.warnings,
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+
+def tune(
+    benchmark: str | Benchmark,
+    detectors: Sequence[str | Detector] | str | Detector,
+    networks: Networks | None = None,
+    *,
+    fixed: Mapping[str, Collection[str]] | None = None,
+    hardware: Hardware | None = None,
+    report: Report | None = None,
+) -> Tuning:
+    """Choose the values of detectors' grids on a benchmark's validation data.
+
+    The combination with the highest AUROC is chosen (mean over the validation OOD sets, and over
+    the networks where there are several seeds, so that all have the same values); of equal ones the
+    first in the grid. The values that a detector came with are always among the candidates.
+
+    Images of ``val`` that are also in ``train`` are left out when a detector is fitted. A detector
+    with ``fit_split = "val"`` is fitted on one half of ``val`` and scored on the other.
+
+    Args:
+        benchmark: its name, or the benchmark.
+        detectors: names or objects, as :func:`oodbench.evaluate` takes them. An object's option
+            that has another value than by default is kept.
+        networks: which networks they are put on; trained ones by default.
+        fixed: further options to keep, by detector.
+        hardware: where and how networks run.
+        report: told what happens, line by line.
+
+    Raises:
+        OptionError: no detector at all, or no validation data in the benchmark.
+        Exception: what the first detector raised, if all that were searched failed.
+    """
+    whole = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(benchmark=benchmark)
+    search = _Search(whole.without_test(), networks or Networks(), hardware or Hardware(), report)
+    made = create_detectors(detectors, search.networks.method, whole.id.name)
+    return search.run(made, fixed or {})
+
+
+class _Search:
+    def __init__(
+        self, benchmark: Benchmark, networks: Networks, hardware: Hardware, report: Report | None
+    ) -> None:
+        self.benchmark, self.networks, self.hardware = benchmark, networks, hardware
+        self.report = report or (lambda _: None)
+        self.result = Tuning(benchmark.name)
+        self.errors: list[Exception] = []
+        self.trials: dict[int, list[Trial]] = {}
+
+    def run(self, detectors: list[Detector], fixed: Mapping[str, Collection[str]]) -> Tuning:
+        for detector in detectors:
+            try:
+                values = candidates(detector, fixed.get(detector.label, ()), self.benchmark.id.name)
+            except OptionError as error:
+                self._fail(detector, error)
+                continue
+            if len(values) > 1:
+                self.trials[id(detector)] = [Trial(one) for one in values]
+                continue
+            reason = "all of its grid is set" if detector.grid else "it has no grid"
+            self.result.untuned[detector.label] = reason
+            self.report(f"not tuned: {detector.label}: {reason}")
+        searched = [d for d in detectors if id(d) in self.trials]
+        if searched:
+            self._search(searched)
+        for detector in searched:
+            if all(detector is not failed for failed in self.result._failed):
+                self._choose(detector)
+        if self.errors and not self.result.choices and len(self.errors) == len(detectors):
+            raise self.errors[0]
+        return self.result
+
+    def _search(self, detectors: list[Detector]) -> None:
+        validation = self.result.validation = Validation(self.benchmark, self.report)
+        for contender, mine in self.networks.contenders(
+            self.benchmark, detectors, validation.val, self.hardware, self.report
+        ):
+            subject = Subject(contender, self.benchmark.preprocess, self.hardware)
+            stage = _Stage(subject, validation, mine)
+            turns = [(detector, trial) for detector in mine for trial in self.trials[id(detector)]]
+            bar = track([detector for detector, _ in turns], self.hardware.progress)
+            for (detector, trial), _ in zip(turns, bar, strict=True):
+                if any(detector is failed for failed in self.result._failed) or trial.refused:
+                    continue
+                try:
+                    with noting(self._note):
+                        trial.aurocs.append(stage.auroc(_with(detector, trial.values)))
+                except (OptionError, BadScoresError) as error:  # this value is not for this data
+                    trial.refused = reason_of(error)
+                    self.report(
+                        f"skipped: {detector.label}, {words(trial.values)}: {trial.refused}"
+                    )
+                except Exception as error:  # one detector's failure must not end the others' search
+                    self._fail(detector, error)
+
+    def _choose(self, detector: Detector) -> None:
+        trials = self.trials[id(detector)]
+        usable = [(trial.auroc, trial) for trial in trials if trial.auroc is not None]
+        if not usable:
+            reason = next(trial.refused for trial in trials if trial.refused)
+            self._fail(detector, OptionError(f"no value of its grid can be used here: {reason}"))
+            return
+        highest = max(auroc for auroc, _ in usable)
+        best = next(trial for auroc, trial in usable if auroc == highest)
+        chosen = _with(detector, best.values)
+        validation = self.result.validation
+        assert validation is not None  # noqa: S101 - for the type checker
+        chosen.__dict__["tuned"] = {
+            "ood": list(validation.ood),
+            "fingerprint": validation.fingerprint,
+            "auroc": highest,
+            "tried": len(usable),
+        }
+        self.result.choices.append(Choice(detector, chosen, trials, best))
+        self.report(
+            f"tuned: {detector.label}: {words(best.values)} (best of {len(usable)}; AUROC "
+            f"{100 * highest:.2f} % on {validation.val.name} against {', '.join(validation.ood)})"
+        )
+
+    def _fail(self, detector: Detector, error: Exception) -> None:
+        self.errors.append(error)
+        self.result._failed.append(detector)
+        self.result.failures[detector.label] = reason_of(error)
+        self.report(f"failed: {detector.label}: {reason_of(error)}")
+
+    def _note(self, text: str) -> None:
+        if text not in self.result.warnings:
+            self.result.warnings.append(text)
+            self.report(f"warning: {text}")
+
+
+class _Stage:
+    """One network and the validation data; it sees each image once, whatever is tried."""
+
+    def __init__(
+        self, subject: Subject, validation: Validation, detectors: Sequence[Detector]
+    ) -> None:
+        self.subject, self.validation = subject, validation
+        self.reads_train = any(d.needs_fit and _fit_split(d) == "train" for d in detectors)
+        self.ood = [subject.sees(samples) for samples in validation.ood.values()]
+
+    @cached_property
+    def train(self) -> Seen:
+        return self.subject.sees(self.validation.train)
+
+    @cached_property
+    def fitted_on(self) -> Seen:
+        samples = self.validation.fitted_on
+        return self.train if samples is self.train.samples else _part(self.train, samples)
+
+    @cached_property
+    def val(self) -> Seen:
+        data = self.validation
+        try:
+            rows = data.rows_in_train
+        except MissingDataError:  # of no matter to a detector that is not fitted
+            rows = None
+        if rows is None or not (self.reads_train or self.subject.saw(data.train)):
+            return self.subject.sees(data.val)
+        return Seen(data.val, lambda: _rows(self.train.outputs, rows, data.val))
+
+    @cached_property
+    def halves(self) -> tuple[Seen, Seen]:
+        first, second = self.validation.halves
+        return _part(self.val, first), _part(self.val, second)
+
+    def auroc(self, detector: Detector) -> float:
+        """Mean AUROC of ``val`` against the OOD sets."""
+        known = self.val
+        if learns(detector):
+            on = self.fitted_on
+            if _fit_split(detector) == "val":
+                on, known = self.halves
+            self.subject.fit(detector, on)
+        id_scores = self.subject.scores(detector, known)
+        return float(
+            np.mean(
+                [metrics.auroc(id_scores, self.subject.scores(detector, ood)) for ood in self.ood]
+            )
+        )
+
+
+def _fit_split(detector: Detector) -> str:
+    return getattr(detector, "fit_split", "train")
+
+
+def _part(whole: Seen, samples: Samples) -> Seen:
+    """Some rows of what was seen already."""
+    assert isinstance(samples, Subset)  # noqa: S101 - for the type checker
+    rows = samples.rows
+    return Seen(samples, lambda: _rows(whole.outputs, rows, samples))
+
+
+def _rows(outputs: Outputs, rows: np.ndarray, samples: Samples) -> Outputs:
+    # equal images may have different labels; those of the samples count
+    labels = torch.from_numpy(samples.labels)
+    return dataclasses.replace(outputs[torch.from_numpy(rows)], labels=labels)
+
+
+def candidates(detector: Detector, fixed: Collection[str], id_name: str) -> list[dict[str, Any]]:
+    """The combinations of a detector's grid, in order, and its own values if they are not there.
+
+    Args:
+        detector: the detector.
+        fixed: options that are kept.
+        id_name: the ID set, whose defaults are no deliberate choice of anybody's.
+
+    Raises:
+        OptionError: the grid names what is no option.
+    """
+    own = detector.options()
+    unknown = [name for name in detector.grid if name not in own]
+    if unknown:
+        raise OptionError(
+            f"{detector.label}: its grid names {', '.join(unknown)}, but its options are "
+            f"{', '.join(own) or 'none'}."
+        )
+    try:
+        defaults = _build(detector, dict(type(detector).id_options.get(id_name, {}))).options()
+    except OptionError:  # it has options without a default
+        defaults = own
+    free = {
+        name: [list(value) if isinstance(value, tuple) else value for value in values]
+        for name, values in detector.grid.items()
+        if name not in fixed and own[name] == defaults[name]
+    }
+    found = [dict(zip(free, one, strict=True)) for one in itertools.product(*free.values())]
+    mine = {name: own[name] for name in free}
+    return found if mine in found else [*found, mine]
+
+
+def _with(detector: Detector, values: Mapping[str, Any]) -> Detector:
+    return _build(detector, {**detector.options(), **values})
+
+
+def _build(detector: Detector, options: Mapping[str, Any]) -> Detector:
+    return build(type(detector), f"detector {detector.label}", options)
+
+
+def words(values: Mapping[str, Any]) -> str:
+    """Options and values as ``--set`` takes them: ``k=20, normalize=false``."""
+    return ", ".join(f"{name}={word(value)}" for name, value in values.items())
+
+
+def word(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(word, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
