@@ -195,7 +195,7 @@ class CIDER(Method):
         "published": CIDERRecipe(),
         "published-cifar100": replace(CIDERRecipe(), proto_momentum=0.5),
         "quick": CIDERRecipe(
-            backbone=None, epochs=10, batch_size=64, lr=0.2, warmup_epochs=1, min_scale=0.5
+            backbone=None, epochs=10, batch_size=64, lr=0.05, warmup_epochs=3, min_scale=0.5
         ),
     }
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {
