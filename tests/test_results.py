@@ -204,6 +204,9 @@ def test_equal_measurements_are_the_same_row() -> None:
     assert row_id(first[0]) == first[0]["row_id"]
 
 
+TUNED = {"ood": ["toy-synthetic"], "fingerprint": "f" * 64, "auroc": 0.9, "tried": 4}
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -218,6 +221,22 @@ def test_equal_measurements_are_the_same_row() -> None:
 def test_another_measurement_is_another_row(other: Any) -> None:
     first = {row["row_id"] for row in evaluate()}
     assert not first & {row["row_id"] for row in other()}
+
+
+def test_rows_from_before_there_was_tuning_keep_their_id() -> None:
+    for path in sorted((REPOSITORY / "leaderboards" / "results").glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            stored = json.loads(line)
+            assert row_id(stored) == stored["row_id"]
+            if stored.get("tuned") is None:
+                assert row_id({**stored, "tuned": None}) == stored["row_id"]
+                stored.pop("tuned", None)
+                assert row_id(stored) == row_id({**stored, "tuned": None})
+    made = evaluate().rows[0]
+    assert COLUMNS[-1] == "tuned"
+    assert made["tuned"] is None
+    assert row_id({k: v for k, v in made.items() if k != "tuned"}) == made["row_id"]
+    assert row_id({**made, "tuned": TUNED}) != made["row_id"]
 
 
 # What is missing, and what was chosen
@@ -605,6 +624,42 @@ def test_other_settings_are_another_line(other: dict[str, Any]) -> None:
 def test_settings_are_shown() -> None:
     (line,) = tables(leaderboard.render(PAGE, entry(0.6, detector_options={"k": 3, "b": "x|y"})))[0]
     assert line["Settings"] == "b=x\\|y, k=3"
+
+
+def test_tuned_entries_are_marked() -> None:
+    options = {"k": 5}
+    rows = [
+        *entry(0.8, detector="knn", detector_options=options, tuned=TUNED),
+        *entry(0.8, detector="knn", detector_options=options, tuned=None),
+        *entry(0.6),
+    ]
+    page = leaderboard.render(PAGE, rows)
+    for table in tables(page):
+        assert sorted(line["Detector"] for line in table) == ["knn", "knn †", "msp"]
+    assert page.count("\n† ") == 1
+    assert "toy-synthetic" in page.partition("\n† ")[2].splitlines()[0]
+    # a section without them says nothing of it
+    for row in rows[:4]:
+        row["id_fingerprint"] = "2" * 64
+    whole, other = leaderboard.render(PAGE, rows).split("\n## ")[1:]
+    assert ("†" in whole) != ("†" in other)
+    assert "†" not in leaderboard.render(PAGE, rows[4:])
+
+
+def test_rows_without_the_column_are_those_with_nothing_in_it() -> None:
+    old, new = entry(0.8), entry(0.8, tuned=None)
+    assert [row["row_id"] for row in old] == [row["row_id"] for row in new]
+    assert leaderboard.render(PAGE, old) == leaderboard.render(PAGE, new)
+    assert len(tables(leaderboard.render(PAGE, [*old, *entry(0.7, 1, tuned=None)]))[0]) == 1
+
+
+def test_seeds_that_were_tuned_one_by_one_are_one_line() -> None:
+    rows = [*entry(0.7, tuned=TUNED), *entry(0.8, 1, tuned={**TUNED, "auroc": 0.8, "tried": 3})]
+    (line,) = tables(leaderboard.render(PAGE, rows))[0]
+    assert line["Detector"] == "msp †"
+    assert line["Seeds"] == "0, 1"
+    other = entry(0.8, 1, tuned={**TUNED, "fingerprint": "e" * 64})
+    assert len(tables(leaderboard.render(PAGE, [*rows[:4], *other]))[0]) == 2
 
 
 @pytest.mark.parametrize(
