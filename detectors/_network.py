@@ -62,8 +62,8 @@ def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
     """Names of the modules that end the last two stages.
 
     Their outputs are the last map ``[C, H, W]`` of the network, and the last map of another shape
-    before it. Stages are looked for among the children of the backbone; inside one of them, where it gives
-    the only map.
+    before it. Stages are looked for among the children of the backbone, and inside one of them
+    where it gives the only map.
 
     Raises:
         MissingOutputError: no module gives maps.

@@ -18,8 +18,18 @@ from torch import Tensor
 from oodbench.errors import BadScoresError, OptionError
 from oodbench.outputs import Outputs
 
-BLOCK = 4096
-"""Rows read at a time."""
+BLOCK = 2**20
+"""Values read at a time, of the columns at hand: 2,048 rows of 512 features."""
+
+
+def blocks(outputs: Outputs, *columns: str) -> Iterator[Outputs]:
+    """Consecutive pieces of at most ``BLOCK`` values (but 256 rows at least) of those columns."""
+    width = sum(getattr(outputs, column).shape[1] for column in columns)
+    rows = max(256, BLOCK // max(width, 1))
+    if 0 < len(outputs) <= rows:
+        yield outputs
+    else:
+        yield from outputs.batches(rows)
 
 
 def precise(device: torch.device) -> torch.dtype:
@@ -29,7 +39,8 @@ def precise(device: torch.device) -> torch.dtype:
 
 def require_finite(features: Tensor, who: str) -> Tensor:
     """The features, if all are finite; BadScoresError naming the first bad row otherwise."""
-    if not features.isfinite().all():
+    # a sum is finite if all are (it is only when it is not that they are looked at one by one)
+    if not features.sum(dtype=precise(features.device)).isfinite():
         row = int((~features.isfinite()).any(dim=1).nonzero()[0])
         raise BadScoresError(
             f"{who}: the training features hold NaN or infinite values (first in row {row} of a "
@@ -63,6 +74,7 @@ def moments(
     who: str,
     groups: int | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
+    exact: bool = True,
 ) -> Moments:
     """Means by class (or one mean, ``groups=None``) and the pooled within-group scatter, one pass.
 
@@ -73,28 +85,35 @@ def moments(
         outputs: features ``[N, D]``, and labels when grouped.
         who: the detector, for messages.
         groups: number of classes C; None for one group.
-        transform: applied to each float64 block ``[B, D]`` first.
+        transform: applied to each block ``[B, D]`` first.
+        exact: whether products within a block are taken in float64; else in float32 where the
+            features are no wider. Sums over blocks are in float64 either way.
 
     Raises:
         BadScoresError: features that are NaN or infinite, or a class without a sample.
     """
     means = scatter = counts = None
-    for batch in outputs.batches(BLOCK):
-        z = require_finite(batch.features, who).to(precise(batch.features.device))  # [B, D]
+    g = groups or 1
+    for batch in blocks(outputs, "features"):
+        z = at_work(require_finite(batch.features, who), exact)  # [B, D]
         z = transform(z) if transform else z
-        y = batch.labels if groups else torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        g = groups or 1
         if means is None or counts is None or scatter is None:
-            means = z.new_zeros(g, z.shape[1])
-            scatter = z.new_zeros(z.shape[1], z.shape[1])
-            counts = z.new_zeros(g)
-        n = torch.bincount(y, minlength=g).to(z)  # [G]
-        m = z.new_zeros(means.shape).index_add_(0, y, z) / n.clamp(min=1)[:, None]  # [G, D]
-        centred = z - m[y]
+            means = torch.zeros(g, z.shape[1], dtype=precise(z.device), device=z.device)
+            scatter = means.new_zeros(z.shape[1], z.shape[1])
+            counts = means.new_zeros(g)
+        if groups:
+            y = batch.labels
+            n = torch.bincount(y, minlength=g).to(means)  # [G]
+            m = z.new_zeros(means.shape).index_add_(0, y, z) / n.clamp(min=1)[:, None].to(z)
+            centred = z - m[y]
+        else:
+            n, m = counts.new_full((1,), len(z)), z.mean(dim=0, keepdim=True)
+            centred = z - m
         total = counts + n
-        delta = m - means  # [G, D]
+        delta = m.to(means) - means  # [G, D]
         weight = counts * n / total.clamp(min=1)  # [G]
-        scatter += centred.T @ centred + delta.T @ (weight[:, None] * delta)
+        scatter += centred.T @ centred
+        scatter += delta.T @ (weight[:, None] * delta)
         means += delta * (n / total.clamp(min=1))[:, None]
         counts = total
     if means is None or counts is None or scatter is None:
@@ -110,7 +129,7 @@ def feature_mean(outputs: Outputs, who: str) -> Tensor:
         dtype=precise(outputs.features.device),
         device=outputs.features.device,
     )
-    for batch in outputs.batches(BLOCK):
+    for batch in blocks(outputs, "features"):
         total += require_finite(batch.features, who).sum(dim=0, dtype=total.dtype)
     return total / len(outputs)
 
@@ -140,14 +159,17 @@ def squared_mahalanobis(z: Tensor, means: Tensor, precision: Tensor) -> Tensor:
 def squared_mahalanobis_each(z: Tensor, means: Tensor, precisions: Tensor) -> Tensor:
     """:func:`squared_mahalanobis` with a precision ``[G, D, D]`` for each group: ``[N, G]``.
 
-    As many rows at a time as keep G x rows x D below 2^24 values.
+    As many rows at a time as keep G x rows x D below 2^22 values.
     """
-    rows = max(1, 2**24 // means.numel())
+    origin = means.mean(dim=0)  # what is squared stays small
+    shifted = means - origin
+    projected_means = (precisions @ shifted[:, :, None])[:, :, 0]  # [G, D]
+    own_means = (projected_means * shifted).sum(dim=1)
     parts = []
-    for part in z.split(rows):
-        centred = part[None] - means[:, None]  # [G, rows, D]
-        parts.append(((centred @ precisions) * centred).sum(dim=2).T)
-    return torch.cat(parts)
+    for part in (z - origin).split(max(1, 2**22 // means.numel())):
+        own = ((part @ precisions) * part).sum(dim=2).T
+        parts.append(own - 2 * part @ projected_means.T + own_means)
+    return torch.cat(parts).clamp(min=0)
 
 
 @dataclass
@@ -194,7 +216,7 @@ def class_moments(
         BadScoresError: features that are NaN or infinite, or a class without a sample.
     """
     means = scatter = counts = None
-    for batch in outputs.batches(BLOCK):
+    for batch in blocks(outputs, "features"):
         z = require_finite(batch.features, who).to(precise(batch.features.device))
         z = transform(z) if transform else z
         order = batch.labels.argsort(stable=True)
@@ -241,7 +263,7 @@ def percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> list[flo
     """
 
     def keys() -> Iterator[Tensor]:
-        for batch in outputs.batches(BLOCK):
+        for batch in blocks(outputs, "features"):
             bits = require_finite(batch.features, who).float().contiguous().view(torch.int32)
             yield _ordered(bits).flatten()
 
@@ -382,19 +404,43 @@ def kth_neighbour_distance(queries: Tensor, bank: Tensor, k: int, block: int = 2
     return (queries - bank[last.to(bank.device)].to(queries)).norm(dim=1)
 
 
-def in_blocks(outputs: Outputs, score: Callable[..., Tensor], *columns: str) -> Tensor:
-    """``score`` of each block of the columns in double precision, joined: ``[N]``.
+def in_blocks(
+    outputs: Outputs, score: Callable[..., Tensor], *columns: str, exact: bool = False
+) -> Tensor:
+    """``score`` of each block of the columns, joined: ``[N]``.
 
     Args:
         outputs: what is scored.
         score: from ``[B, ...]`` tensors to ``[B]``.
         columns: ``"features"``, ``"logits"``, in the order of its arguments.
+        exact: whether blocks come in float64; else in float32, and float64 where they are that
+            already. Differences of large numbers want it.
     """
     parts = []
-    for batch in outputs.batches(BLOCK):
+    for batch in blocks(outputs, *columns):
         values = [getattr(batch, column) for column in columns]
-        parts.append(score(*(value.to(precise(value.device)) for value in values)))
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+        parts.append(score(*(at_work(value, exact) for value in values)))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def at_work(values: Tensor, exact: bool = False) -> Tensor:
+    """In float64 if that is asked for or they are already, else in float32."""
+    if exact:
+        return values.to(precise(values.device))
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def msp_score(logits: Tensor) -> Tensor:
+    """``-log max_c softmax(f)_c`` of ``[N, C]``, with no ties among confident samples.
+
+    It is ``log(1 + sum over the other classes of exp(f_c - f_max))``: the sum keeps its digits
+    where ``1 - p`` rounds to zero.
+    """
+    top = logits.max(dim=1, keepdim=True)
+    others = (logits - top.values).exp().scatter(1, top.indices, 0.0)
+    return others.sum(dim=1).log1p()
 
 
 def number_of_classes(train: Outputs) -> int:

@@ -27,11 +27,11 @@ from oodbench.registry import register_detector
 
 from ._figures import openood
 from ._numerics import (
-    BLOCK,
+    at_work,
+    blocks,
     feature_mean,
     kept_units,
     percentiles,
-    precise,
     unit_percentiles,
 )
 
@@ -39,19 +39,18 @@ NARROW = 16
 """So few remaining units make ASH-S and SCALE fall below plain energy; see docs/parity.md."""
 
 
-def scale_ratio(z: Tensor, kept: int) -> Tensor:
-    """How many times the sum of all units exceeds that of the ``kept`` largest, ``[N]``.
+def scale_ratio(total: Tensor, top: Tensor, most: float) -> Tensor:
+    """``s_1 / s_2`` of sums of all and of the largest units, ``[N]``.
 
-    It is in [1, D / kept] for features that are not negative, and is held there for others; it is
-    1 where all features are zero.
+    It is in [1, D / k] = [1, most] for features that are not negative, and is held there for
+    others; it is 1 where all features are zero.
     """
-    ratio = z.sum(dim=1) / z.topk(kept, dim=1).values.sum(dim=1)
-    return ratio.nan_to_num(nan=1.0).clamp(1.0, z.shape[1] / kept)
+    return (total / top).nan_to_num(nan=1.0).clamp(1.0, most)
 
 
 def prune(z: Tensor, kept: int, fill: Tensor | None = None) -> Tensor:
     """The ``kept`` largest units of ``[N, D]``, or ``fill`` ``[N]`` in their place, others zero."""
-    found = z.topk(kept, dim=1)
+    found = z.topk(kept, dim=1, sorted=False)
     values = found.values if fill is None else fill[:, None].expand(found.values.shape)
     return torch.zeros_like(z).scatter(1, found.indices, values)
 
@@ -105,8 +104,7 @@ class _Shaping(Detector):
     def _shaped_logits(self, outputs: Outputs) -> Tensor:
         head = _head(outputs)
         parts = [
-            self._logits(batch.features.to(precise(batch.features.device)), head)
-            for batch in outputs.batches(BLOCK)
+            self._logits(at_work(batch.features), head) for batch in blocks(outputs, "features")
         ]
         return torch.cat(parts)
 
@@ -116,7 +114,7 @@ class _Shaping(Detector):
             return torch.empty(0, dtype=torch.float64)
         parts = [
             self.behind_.score(Outputs(logits=self._shaped_logits(batch)))
-            for batch in outputs.batches(BLOCK)
+            for batch in blocks(outputs, "features")
         ]
         return torch.cat(parts)
 
@@ -324,7 +322,9 @@ class ASHS(_Shaping):
     def _shape(self, z: Tensor) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "ash-s")
         self._warn_if_narrow(z.shape[1], kept)
-        return prune(z, kept) * scale_ratio(z, kept).exp()[:, None]
+        pruned = prune(z, kept)
+        ratio = scale_ratio(z.sum(dim=1), pruned.sum(dim=1), z.shape[1] / kept)
+        return pruned * ratio.exp()[:, None]
 
 
 @register_detector("scale")
@@ -359,7 +359,8 @@ class SCALE(_Shaping):
     def _shape(self, z: Tensor) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "scale")
         self._warn_if_narrow(z.shape[1], kept)
-        return z * scale_ratio(z, kept).exp()[:, None]
+        top = z.topk(kept, dim=1, sorted=False).values.sum(dim=1)
+        return z * scale_ratio(z.sum(dim=1), top, z.shape[1] / kept).exp()[:, None]
 
 
 @register_detector("lts")
@@ -389,7 +390,10 @@ class LTS(_Shaping):
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = max(1, z.shape[1] - round(z.shape[1] * self.percentile / 100))
-        return head(z) * scale_ratio(z.relu(), kept).square()[:, None]
+        r = z.relu()
+        top = r.topk(kept, dim=1, sorted=False).values.sum(dim=1)
+        ratio = scale_ratio(r.sum(dim=1), top, z.shape[1] / kept)
+        return head(z) * ratio.square()[:, None]
 
 
 @register_detector("dice")

@@ -57,4 +57,6 @@ class Energy(Detector):
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
         t = self.temperature
+        if t == 1:
+            return in_blocks(outputs, lambda f: -f.logsumexp(dim=1), "logits")
         return in_blocks(outputs, lambda f: -t * (f / t).logsumexp(dim=1), "logits")

@@ -8,6 +8,9 @@ SDM 2024, doi 10.1137/1.9781611978032.74) combines.
 .. math:: s(x) = \frac1m \sum_j \frac{s_j(x) - \operatorname{mean}_i s_j(x_i)}
     {\operatorname{std}_i s_j(x_i)}
 
+with mean and deviation over at most 5,000 training samples in even steps (relative standard error
+of either: 1.5 % at most for normal scores).
+
 Differs from both: (1) it is neither paper's own combination. Haroush et al. combine p-values by
 Fisher's or Simes's rule; an empirical p-value is the same for every sample beyond the training
 scores, which ties the OOD samples, so z-scores are averaged (Stouffer's rule). CombOOD's details
@@ -27,6 +30,8 @@ from oodbench.detector import Detector, Paper, create_detector, learned
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
+
+SAMPLES = 5000
 
 
 @register_detector("ensemble")
@@ -77,9 +82,10 @@ class Ensemble(Detector):
         return created
 
     def fit(self, train: Outputs) -> Self:
-        """The members, and mean and deviation of their scores on the training samples ``[N]``."""
+        """The members, and mean and deviation of their scores on training samples ``[N]``."""
         self.fitted_ = [member.fit(train) for member in self._create()]
-        scores = [member.score(train).double() for member in self.fitted_]
+        sample = train[:: -(-len(train) // SAMPLES)]
+        scores = [member.score(sample).double() for member in self.fitted_]
         self.mean_ = [float(one.mean()) for one in scores]
         self.std_ = [float(one.std(correction=0)) or 1.0 for one in scores]
         return self

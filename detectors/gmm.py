@@ -101,4 +101,4 @@ class GMM(Detector):
                 squared = squared_mahalanobis_each(z, means, precisions)
             return -(self.log_weight_.to(z) - squared / 2).logsumexp(dim=1)
 
-        return in_blocks(outputs, negative_log_likelihood, "features")
+        return in_blocks(outputs, negative_log_likelihood, "features", exact=True)

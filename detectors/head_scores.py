@@ -194,7 +194,7 @@ class GradNorm(Detector):
             off = (f / self.temperature).softmax(dim=1) - 1 / f.shape[1]
             return -z.abs().sum(dim=1) * off.abs().sum(dim=1) / self.temperature
 
-        return in_blocks(outputs, norm, "features", "logits")
+        return in_blocks(outputs, norm, "features", "logits", exact=True)
 
 
 @register_detector("pnml")
@@ -228,7 +228,7 @@ class PNML(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Inverse second moment of normalised features ``[N, D]``, in one pass."""
-        found: Moments = moments(train, "pnml", transform=normalize)
+        found: Moments = moments(train, "pnml", transform=normalize, exact=False)
         second = found.scatter + found.counts * torch.outer(found.means[0], found.means[0])
         self.projector_ = pseudo_inverse(second)
         return self

@@ -26,7 +26,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import BLOCK, kth_neighbour_distance, normalize, require_finite
+from ._numerics import blocks, kth_neighbour_distance, normalize, require_finite
 
 
 @register_detector("knn")
@@ -78,7 +78,7 @@ class KNN(Detector):
                 f"knn: k={self.k} exceeds the {len(train)} training samples; choose a smaller k."
             )
         self.bank_ = torch.cat(
-            [self._prepare(require_finite(b.features, "knn")) for b in train.batches(BLOCK)]
+            [self._prepare(require_finite(b.features, "knn")) for b in blocks(train, "features")]
         )
         return self
 
@@ -86,6 +86,6 @@ class KNN(Detector):
         """OOD scores ``[N]`` from features ``[N, D]``."""
         parts = [
             kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k)
-            for batch in outputs.batches(BLOCK)
+            for batch in blocks(outputs, "features")
         ]
         return torch.cat(parts)

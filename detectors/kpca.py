@@ -106,7 +106,7 @@ class KPCA(Detector):
             self.omega_ = torch.randn(width, self.M, generator=generator)
             self.omega_ *= math.sqrt(2 * self.gamma)
             self.phase_ = 2 * math.pi * torch.rand(self.M, generator=generator)
-        found = principal_axes(moments(train, "kpca", transform=self._map))
+        found = principal_axes(moments(train, "kpca", transform=self._map, exact=False))
         explained = self.explained
         if explained is None:
             explained = 0.85 if self.kernel == "cosine" else 0.8

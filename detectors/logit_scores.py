@@ -1,7 +1,7 @@
 r"""Scores of the logits alone: entropy, GEN, temperature scaling, KL matching, weighted energy.
 
-With :math:`f` the logits, :math:`p = \operatorname{softmax}(f)`, all in double precision and from
-log-probabilities, so that confident samples are not tied at a rounded 1 or 0.
+With :math:`f` the logits, :math:`p = \operatorname{softmax}(f)`, from sums of the small
+probabilities, so that confident samples are not tied at a rounded 1 or 0.
 
 Papers and what differs from their codes stand with each class. (MSP, MaxLogit and Energy have
 files of their own.)
@@ -23,18 +23,19 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import BLOCK, in_blocks, number_of_classes, precise
+from ._numerics import blocks, in_blocks, msp_score, number_of_classes, precise
 
 
 def log_complement(log_p: Tensor) -> Tensor:
-    """``log(1 - p)`` of log-probabilities ``[N, C]`` in falling order, exact for p near 1.
+    """``log(1 - p)`` of log-probabilities ``[N, C]``, exact for p near 1.
 
-    ``1 - p`` of the largest is the sum of the others, which does not round to zero as the
-    difference does.
+    For the largest p it is the log of the sum of the others, which does not round to zero as the
+    difference does. No other p exceeds a half.
     """
-    others = log_p[:, 1:].logsumexp(dim=1, keepdim=True)  # -inf where there is one class
-    rest = torch.log1p(-log_p[:, 1:].exp().clamp(max=0.5))  # no other p exceeds a half
-    return torch.cat([others, rest], dim=1)
+    p = log_p.exp()
+    top = log_p.argmax(dim=1, keepdim=True)
+    others = p.scatter(1, top, 0.0)
+    return torch.log1p(-others).scatter(1, top, others.sum(dim=1, keepdim=True).log())
 
 
 @register_detector("entropy")
@@ -119,12 +120,15 @@ class GEN(Detector):
         """OOD scores ``[N]`` from logits ``[N, C]``."""
 
         def generalised_entropy(f: Tensor) -> Tensor:
-            log_p = f.log_softmax(dim=1).sort(dim=1, descending=True).values
+            log_p = f.log_softmax(dim=1)
             log_q = log_complement(log_p)
             if self.clip:
                 low, high = math.log(self.clip), math.log1p(-self.clip)
                 log_p, log_q = log_p.clamp(low, high), log_q.clamp(low, high)
-            return (self.gamma * (log_p + log_q)[:, : self.M]).exp().sum(dim=1)
+            log_pq = log_p + log_q
+            if f.shape[1] > self.M:
+                log_pq = log_pq.gather(1, log_p.topk(self.M, dim=1).indices)
+            return (self.gamma * log_pq).exp().sum(dim=1)
 
         return in_blocks(outputs, generalised_entropy, "logits")
 
@@ -179,7 +183,7 @@ class TempScale(Detector):
     def _derivatives(train: Outputs, beta: float) -> tuple[float, float]:
         """First and second derivative of the negative log-likelihood in beta."""
         slope = curvature = 0.0
-        for batch in train.batches(BLOCK):
+        for batch in blocks(train, "logits"):
             f = batch.logits.to(precise(batch.logits.device))
             p = (beta * f).softmax(dim=1)
             mean = (p * f).sum(dim=1)
@@ -190,11 +194,7 @@ class TempScale(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
-
-        def msp(f: Tensor) -> Tensor:
-            return -(f / self.temperature_).log_softmax(dim=1).amax(dim=1)
-
-        return in_blocks(outputs, msp, "logits")
+        return in_blocks(outputs, lambda f: msp_score(f / self.temperature_), "logits")
 
 
 @register_detector("klm")
@@ -233,7 +233,7 @@ class KLMatching(Detector):
         sums = torch.zeros(classes, classes, dtype=precise(train.logits.device))
         sums = sums.to(train.logits.device)
         counts = sums.new_zeros(classes)
-        for batch in train.batches(BLOCK):
+        for batch in blocks(train, "logits"):
             p = batch.logits.to(sums).softmax(dim=1)
             predicted = p.argmax(dim=1)
             sums.index_add_(0, predicted, p)
@@ -252,7 +252,7 @@ class KLMatching(Detector):
             cross = p @ self.log_templates_.to(f).T  # [N, K]
             return ((p * log_p).sum(dim=1, keepdim=True) - cross).amin(dim=1)
 
-        return in_blocks(outputs, divergence, "logits")
+        return in_blocks(outputs, divergence, "logits", exact=True)
 
 
 @register_detector("weighted-energy")
@@ -306,7 +306,7 @@ class WeightedEnergy(Detector):
             self.log_weights_ = given.relu().log()
             return self
         total = torch.zeros(classes, dtype=dtype, device=train.logits.device)
-        for batch in train.batches(BLOCK):
+        for batch in blocks(train, "logits"):
             total += batch.logits.to(dtype).softmax(dim=1).sum(dim=0)
         mean = (total / len(train)).clamp(min=1e-12)
         self.log_weights_ = -(classes * mean).log()

@@ -67,4 +67,4 @@ class Mahalanobis(Detector):
         def nearest(z: Tensor) -> Tensor:
             return squared_mahalanobis(z, means.to(z), precision.to(z)).amin(dim=1)
 
-        return in_blocks(outputs, nearest, "features")
+        return in_blocks(outputs, nearest, "features", exact=True)

@@ -41,4 +41,4 @@ class MaxLogit(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
-        return -outputs.logits.amax(dim=1).double()
+        return -outputs.logits.amax(dim=1)

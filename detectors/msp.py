@@ -4,6 +4,7 @@ Paper: D. Hendrycks, K. Gimpel, "A Baseline for Detecting Misclassified and Out-
 Examples in Neural Networks", ICLR 2017. arXiv:1610.02136
 
 .. math:: s(x) = -\log \max_c \operatorname{softmax}(f(x))_c
+    = \log \Bigl(1 + \sum_{c \ne \hat y} \exp(f_c - f_{\hat y}) \Bigr)
 
 Differs from the paper: (1) the logarithm. It changes no order, but in float32 the probability
 itself saturates at 1 and ties thousands of confident samples.
@@ -21,7 +22,7 @@ from oodbench.detector import Detector, Paper
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import in_blocks
+from ._numerics import in_blocks, msp_score
 
 
 @register_detector("msp")
@@ -46,4 +47,4 @@ class MSP(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
-        return in_blocks(outputs, lambda f: -f.log_softmax(dim=1).amax(dim=1), "logits")
+        return in_blocks(outputs, msp_score, "logits")

@@ -30,7 +30,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import BLOCK, most_similar, normalize, require_finite
+from ._numerics import blocks, most_similar, normalize, require_finite
 
 
 @register_detector("nnguide")
@@ -79,8 +79,10 @@ class NNGuide(Detector):
             )
         rows = self._rows(train.labels)
         parts = []
-        for start, batch in zip(range(0, len(train), BLOCK), train.batches(BLOCK), strict=True):
-            here = rows[(rows >= start) & (rows < start + BLOCK)] - start
+        start = 0
+        for batch in blocks(train, "features"):
+            here = rows[(rows >= start) & (rows < start + len(batch))] - start
+            start += len(batch)
             z = require_finite(batch.features[here], "nnguide").float()
             energy = batch.logits[here].double().logsumexp(dim=1)
             parts.append(normalize(z) * energy[:, None].float())
@@ -97,7 +99,7 @@ class NNGuide(Detector):
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``."""
         parts = [torch.empty(0, dtype=torch.float64)]
-        for batch in outputs.batches(BLOCK):
+        for batch in blocks(outputs, "features"):
             z = normalize(batch.features.float())
             guidance = most_similar(z, self.bank_, self.k)[0].double().mean(dim=1)
             parts.append(-guidance * batch.logits.double().logsumexp(dim=1))

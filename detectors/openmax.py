@@ -40,7 +40,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import BLOCK, in_blocks, precise, require_finite
+from ._numerics import blocks, in_blocks, precise, require_finite
 
 SHIFT = 10_000.0
 """libMR moves the tail so that its smallest value lies here, before the Weibull is fitted."""
@@ -131,8 +131,10 @@ class OpenMax(Detector):
         kept = self._kept(train, classes)
         sums = torch.zeros(classes, classes, dtype=precise(train.logits.device))
         sums = sums.to(train.logits.device)
-        for start, batch in zip(range(0, len(train), BLOCK), train.batches(BLOCK), strict=True):
-            use = kept[start : start + BLOCK]
+        start = 0
+        for batch in blocks(train, "logits"):
+            use = kept[start : start + len(batch)]
+            start += len(batch)
             f = require_finite(batch.logits, "openmax").to(sums)
             sums.index_add_(0, batch.labels[use], f[use])
         labels = train.labels[kept]
@@ -142,7 +144,7 @@ class OpenMax(Detector):
         distances = torch.cat(
             [
                 (batch.logits.to(sums) - self.means_[batch.labels]).norm(dim=1)
-                for batch in train.batches(BLOCK)
+                for batch in blocks(train, "logits")
             ]
         )[kept]
         # rows by class, the largest distance first; the place within the class is the rank
@@ -167,7 +169,7 @@ class OpenMax(Detector):
         if not self.correct_only:
             return torch.ones(len(train), dtype=torch.bool, device=train.labels.device)
         correct = torch.cat(
-            [batch.logits.argmax(dim=1) == batch.labels for batch in train.batches(BLOCK)]
+            [batch.logits.argmax(dim=1) == batch.labels for batch in blocks(train, "logits")]
         )
         found = torch.bincount(train.labels[correct], minlength=classes)
         return correct | (found[train.labels] == 0)
@@ -187,4 +189,4 @@ class OpenMax(Detector):
             lost = F * weight  # 1 - omega
             return (lost * v).sum(dim=1) - ((1 - lost) * v).logsumexp(dim=1)
 
-        return in_blocks(outputs, unknown, "logits")
+        return in_blocks(outputs, unknown, "logits", exact=True)

@@ -410,4 +410,4 @@ class PALM(Detector):
             origin = centre if self.centring == "paper" else torch.zeros_like(centre)
             return squared_mahalanobis(u, origin[None], precision.to(features))[:, 0]
 
-        return in_blocks(outputs, distance, "features")
+        return in_blocks(outputs, distance, "features", exact=True)

@@ -27,7 +27,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import BLOCK, normalize, require_finite
+from ._numerics import blocks, normalize, require_finite
 
 QUERIES, ROWS = 512, 8192
 
@@ -75,7 +75,7 @@ class Relation(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features of ``[N, D]`` and probabilities of ``[N, C]``."""
-        batches = list(train.batches(BLOCK))
+        batches = list(blocks(train, "features"))
         self.bank_ = torch.cat(
             [normalize(require_finite(b.features, "relation").float()) for b in batches]
         )

@@ -80,4 +80,4 @@ class RMDS(Detector):
             to_all = squared_mahalanobis(z, means[-1:], self.overall_precision_.to(z))[:, 0]
             return to_class - to_all
 
-        return in_blocks(outputs, relative, "features")
+        return in_blocks(outputs, relative, "features", exact=True)

@@ -78,6 +78,6 @@ class SSD(Detector):
         def nearest(features: Tensor) -> Tensor:
             z = normalize(features)
             means, precisions = self.means_.to(z), self.precisions_.to(z)
-            return squared_mahalanobis_each(z, means, precisions).clamp(min=0).amin(dim=1)
+            return squared_mahalanobis_each(z, means, precisions).amin(dim=1)
 
-        return in_blocks(outputs, nearest, "features")
+        return in_blocks(outputs, nearest, "features", exact=True)

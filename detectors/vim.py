@@ -116,8 +116,12 @@ class ViM(Detector):
         """The subspace of features ``[N, D]`` and the scale of the virtual logit, in two passes."""
         assert train.head is not None  # noqa: S101  (it is in ``needs``)
         self.null_ = null_space(train, train.head, self.dim, "vim")
-        largest = in_blocks(train, lambda f: f.amax(dim=1), "logits").mean()
-        residual = in_blocks(train, self.null_.residual, "features").mean()
+        null = self.null_
+
+        def both(z: Tensor, f: Tensor) -> Tensor:
+            return torch.stack([f.amax(dim=1), null.residual(z)], dim=1)
+
+        largest, residual = in_blocks(train, both, "features", "logits").double().mean(dim=0)
         # features that lie in the principal subspace all of them have no residual to scale
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0
         return self
