@@ -125,6 +125,7 @@ class Distance(Detector):
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     grid: ClassVar = {"power": (-1.0, 1.0), "at_most": (1000, 10)}
     fits: ClassVar[list[Outputs]] = []
+    scored: ClassVar[list[Outputs]] = []
 
     power: float = -1.0
     at_most: int = 1000
@@ -139,6 +140,7 @@ class Distance(Detector):
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
+        Distance.scored.append(outputs)
         return (outputs.features - self.mean_).norm(dim=1) ** self.power
 
 
@@ -146,6 +148,7 @@ class Distance(Detector):
 def _none_seen() -> None:
     Counted.read = 0
     Distance.fits.clear()
+    Distance.scored.clear()
 
 
 def search(benchmark: Benchmark = TOY, detectors: Any = None, **options: Any) -> Tuning:
@@ -187,12 +190,14 @@ def test_the_default_wins_where_it_is_best(monkeypatch: pytest.MonkeyPatch) -> N
     assert only(search()) == {"gain": 1.0}
 
 
-def test_the_mean_over_the_sets_counts() -> None:
-    """The darker set is the other way round, and weighs as much."""
-    both = dataclasses.replace(TOY, validation=(ood("bright", 110), ood("dark", 40)))
-    tuning = search(both)
+def test_the_mean_over_the_sets_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dark sets are the other way round; each weighs as much, whatever it is best for."""
+    monkeypatch.setattr(Brightness, "grid", {"gain": (2.0, -1.0)})
+    sets = (ood("bright", 160), ood("dark", 40), ood("darker", 20))
+    tuning = search(dataclasses.replace(TOY, validation=sets))
     assert only(tuning) == {"gain": -1.0}
-    assert tuning.choices[0].chosen.tuned["ood"] == ["bright", "dark"]
+    assert tuning.choices[0].best.auroc == pytest.approx(2 / 3, abs=0.01)
+    assert tuning.choices[0].chosen.tuned["ood"] == ["bright", "dark", "darker"]
 
 
 def test_candidates() -> None:
@@ -369,8 +374,14 @@ def test_what_is_fitted_on_val_is_scored_on_its_other_half() -> None:
     assert not np.isin(first.digests, second.digests).any()
     assert sorted([*first.rows, *second.rows]) == list(range(len(val)))
     assert abs(np.bincount(first.labels) - np.bincount(second.labels)).max() <= 1
+    assert Distance.fits
     for outputs in Distance.fits:
         assert outputs.labels.tolist() == first.labels.tolist()
+    x = torch.stack([PREPROCESS(second[i]) for i in range(15)]).flatten(1)
+    known = [outputs for outputs in Distance.scored if len(outputs) != 20]
+    assert known
+    for outputs in known:
+        torch.testing.assert_close(outputs.features, x)
 
 
 def test_train_and_val_of_the_same_images() -> None:
@@ -592,8 +603,11 @@ def test_evaluation_keeps_what_is_set() -> None:
     }
 
 
-def test_networks_are_trained_and_told_of_once() -> None:
+def test_networks_are_trained_and_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
+    fits: list[Any] = []
+    fit = oodbench.train._fit
+    monkeypatch.setattr(oodbench.train, "_fit", lambda *given: (fits.append(given), fit(*given)))
     results = evaluate(
         ["knn", "msp"],
         oodbench.get_benchmark("digits"),
@@ -604,7 +618,7 @@ def test_networks_are_trained_and_told_of_once() -> None:
         retrain=True,
         report=lines.append,
     )
-    assert len([line for line in lines if line.startswith("train")]) == 2
+    assert len([line for line in lines if line.startswith("train")]) == len(fits) == 2
     knn = [row for row in results if row["detector"] == "knn"]
     assert {row["seed"] for row in knn} == {0, 1}
     assert len({json.dumps(row["detector_options"]) for row in knn}) == 1

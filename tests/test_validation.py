@@ -120,6 +120,22 @@ def test_the_layout_of_the_files_does_not_matter(tmp_path: Path, shape: tuple[in
         assert shown(held_out(one, 0.1)[1]) == expected
 
 
+def test_how_pixels_are_written_down_does_not_matter() -> None:
+    """Grey levels may stand in a grey file, in an RGB one, or in a palette."""
+    grey = arrays(shape=(16, 16))
+    rgb = ImageArrays("toy", grey.images[..., None].repeat(3, axis=3), grey.labels, grey.classes)
+    assert np.array_equal(pixel_digests(grey), pixel_digests(rgb))
+    for mode in ("P", "RGBA"):
+        encoded = []
+        for i in range(len(grey)):
+            stream = io.BytesIO()
+            grey[i].convert(mode).save(stream, format="png")
+            encoded.append(stream.getvalue())
+        written = ParquetImages("toy", encoded, grey.labels.tolist(), grey.classes)
+        assert written[0].mode == mode
+        assert np.array_equal(pixel_digests(written), pixel_digests(grey))
+
+
 def test_equal_images_stay_together() -> None:
     images = np.arange(20, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     twice = ImageArrays("toy/train", np.concatenate([images, images]), [0] * 40, ["a"])
@@ -225,6 +241,11 @@ def test_kinds_are_what_they_say() -> None:
     )
     # 51 + 51 n, cut off below zero, with n normal: mean 51 + 51 E[max(n, -1)] = 51 * 1.0833
     assert speckle.mean() == pytest.approx(51 * 1.0833, abs=1.5)
+    # of four patches, one order in 24 is that of the image
+    noise = np.random.default_rng(0).integers(0, 256, (300, 8, 8)).astype(np.uint8)
+    made = synthetic(ImageArrays("toy/val", noise, [0] * 300, ["a"]), GREY)
+    made.labels[:] = made.classes.index("jigsaw")
+    assert all((np.asarray(made[i]) != noise[i]).any() for i in range(300))
     grey = arrays(shape=(8, 8))
     assert np.array_equal(of_kind("inverted", grey, GREY), 255 - grey.images[0].astype(int))
 
