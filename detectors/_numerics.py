@@ -41,7 +41,10 @@ def require_finite(features: Tensor, who: str) -> Tensor:
     """The features, if all are finite; BadScoresError naming the first bad row otherwise."""
     # a sum is finite if all are (it is only when it is not that they are looked at one by one)
     if not features.sum(dtype=precise(features.device)).isfinite():
-        row = int((~features.isfinite()).any(dim=1).nonzero()[0])
+        bad = (~features.isfinite()).any(dim=1).nonzero()
+        if not len(bad):
+            return features  # it was the sum that overflowed
+        row = int(bad[0])
         raise BadScoresError(
             f"{who}: the training features hold NaN or infinite values (first in row {row} of a "
             "block). Look at the network: has its training diverged?"

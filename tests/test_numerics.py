@@ -1,0 +1,375 @@
+"""What detectors compute with: percentiles, moments, subspaces, neighbours, against NumPy."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from oodbench import Outputs
+from oodbench.detectors import _numerics
+from oodbench.errors import BadScoresError, OptionError
+
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def rows_of(features: np.ndarray | Tensor, labels: np.ndarray | None = None) -> Outputs:
+    return Outputs(features, labels=labels)  # type: ignore[arg-type]
+
+
+def pieces(rows: int = 256) -> mock._patch[int]:
+    """Blocks of that many rows (256 is the least there is), while it lasts."""
+    return mock.patch.object(_numerics, "BLOCK", rows)
+
+
+# --- percentiles -----------------------------------------------------------------------------
+
+BOUND = {"float16": 6e4, "float32": 1e30, "float64": 1e30}
+"""Not the whole range: between the ends of float32's own, NumPy's interpolation overflows."""
+
+
+@st.composite
+def activations(draw: st.DrawFn) -> np.ndarray:
+    name = draw(st.sampled_from(sorted(BOUND)))
+    width = int(name.removeprefix("float"))
+    bound = float(np.dtype(name).type(BOUND[name]))
+    values = st.floats(-bound, bound, width=width)  # type: ignore[arg-type]
+    few = st.sampled_from([-2.0, -0.0, 0.0, 0.25, 0.25, 3.0])  # ties
+    shape = st.tuples(st.integers(1, 40), st.integers(1, 5))
+    return draw(hnp.arrays(name, shape, elements=draw(st.sampled_from([values, few]))))
+
+
+@quick
+@given(activations(), st.lists(st.floats(0, 1), min_size=1, max_size=4))
+@example(np.array([[-1.5]], dtype=np.float16), [0.0, 0.3, 1.0])
+@example(np.array([[-0.0, 0.0], [0.0, -0.0]], dtype=np.float32), [0.1, 0.9])
+@example(-(np.arange(12, dtype=np.float64).reshape(4, 3) ** 3), [0.9, 0.1, 0.5, 0.9])
+@example(np.full((7, 3), 1e-42, dtype=np.float32), [0.5])  # a subnormal number
+def test_percentiles_are_numpys(features: np.ndarray, shares: list[float]) -> None:
+    found = _numerics.percentiles(rows_of(features), shares, "test")
+    expected = np.percentile(features.astype(np.float64), [100 * share for share in shares])
+    scale = np.abs(features.astype(np.float64)).max()
+    # float64 features are rounded to float32; the others are exact but for the interpolation
+    relative = 1e-7 if features.dtype == np.float64 else 1e-12
+    np.testing.assert_allclose(found, expected, rtol=0, atol=relative * scale + 1e-45)
+
+
+def test_percentiles_over_blocks_are_those_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(0.3, 1, (1000, 7)).astype(np.float32)
+    features[features < 0] = 0  # more than a third of all, as after a ReLU
+    features[999, 6] = 1e6  # in the last block alone
+    shares = [0.0, 0.1, 0.5, 0.9, 0.99, 1.0]
+    expected = np.percentile(features.astype(np.float64), [100 * s for s in shares])
+    assert expected[1] == 0
+    with pieces():
+        found = _numerics.percentiles(rows_of(features), shares, "test")
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_unit_percentiles_are_numpys_of_each_unit() -> None:
+    rng = np.random.default_rng(0)
+    shares = [0.05, 0.5, 0.95]
+    for dtype in (np.float16, np.float32, np.float64):
+        features = (rng.normal(0, 1, (200, 5)) * [1, -2, 3, 0, 1e3]).astype(dtype)
+        found = _numerics.unit_percentiles(rows_of(features), shares, "test").numpy()
+        expected = np.quantile(features.astype(np.float64), shares, axis=0)
+        assert found.shape == (3, 5)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_unit_percentiles_in_stripes() -> None:
+    # so many rows that a stripe is one unit wide; they are all the same and take no memory
+    features = torch.tensor([[3.0, -1.0, 2.0]]).expand(2**24, 3)
+    widths = []
+
+    def first_row(stripe: np.ndarray, _: list[float], axis: int) -> np.ndarray:
+        widths.append(stripe.shape[1])
+        return stripe[:1]
+
+    with mock.patch.object(np, "quantile", first_row):
+        found = _numerics.unit_percentiles(rows_of(features), [0.2], "test")
+    assert widths == [1, 1, 1]
+    assert found.tolist() == [[3.0, -1.0, 2.0]]
+
+
+# --- moments and subspaces -------------------------------------------------------------------
+
+
+def labelled(n: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    labels[: n // 2] = np.minimum(labels[: n // 2], classes - 2)  # the last comes in late
+    features = rng.normal(0, 1, (n, dim)) @ rng.normal(0, 1, (dim, dim)) + 5 * labels[:, None]
+    return features, labels
+
+
+@pytest.mark.parametrize("rows", [256, 2**20])
+def test_class_moments_are_numpys(rows: int) -> None:
+    features, labels = labelled(900, 6, 4)
+    with pieces(rows):
+        counts, means, scatter = _numerics.class_moments(rows_of(features, labels), "test", 4)
+    for c in range(4):
+        own = features[labels == c]
+        assert counts[c] == len(own)
+        np.testing.assert_allclose(means[c], own.mean(axis=0), rtol=1e-12)
+        expected = (len(own) - 1) * np.cov(own, rowvar=False)
+        np.testing.assert_allclose(scatter[c], expected, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [256, 2**20])
+def test_pooled_moments_are_numpys(rows: int) -> None:
+    features, labels = labelled(900, 6, 4)
+    with pieces(rows):
+        pooled = _numerics.moments(rows_of(features, labels), "test", groups=4)
+        one = _numerics.moments(rows_of(features, labels), "test")
+    within = np.concatenate(
+        [features[labels == c] - features[labels == c].mean(0) for c in range(4)]
+    )
+    np.testing.assert_allclose(pooled.scatter, within.T @ within, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(one.means[0], features.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(one.scatter, 899 * np.cov(features, rowvar=False), rtol=1e-10)
+
+
+def test_moments_of_single_precision_products_are_close() -> None:
+    features, labels = labelled(900, 6, 4)
+    outputs = rows_of(features.astype(np.float32), labels)
+    exact = _numerics.moments(outputs, "test", groups=4)
+    rough = _numerics.moments(outputs, "test", groups=4, exact=False)
+    scale = exact.scatter.abs().max()
+    torch.testing.assert_close(rough.scatter / scale, exact.scatter / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("grouped", [_numerics.moments, _numerics.class_moments])
+def test_moments_want_every_class_and_finite_features(grouped: object) -> None:
+    features, labels = labelled(30, 3, 2)
+    with pytest.raises(BadScoresError, match=r"who: .*classes \[2, 3\]"):
+        grouped(rows_of(features, labels), "who", 4)  # type: ignore[operator]
+    for bad in (np.nan, np.inf, -np.inf):
+        features[7, 1] = bad
+        with pytest.raises(BadScoresError, match=r"who: .*row 7"):
+            grouped(rows_of(features, labels), "who", 2)  # type: ignore[operator]
+
+
+def test_features_whose_sum_overflows_are_finite_all_the_same() -> None:
+    large = torch.full((2, 2), 1.5e308, dtype=torch.float64)
+    assert _numerics.require_finite(large, "test") is large
+
+
+def test_principal_axes_are_those_of_the_covariance() -> None:
+    features, _ = labelled(200, 6, 4)
+    found = _numerics.principal_axes(_numerics.moments(rows_of(features), "test"))
+    _, singular, right = np.linalg.svd(features - features.mean(0), full_matrices=False)
+    np.testing.assert_allclose(found.variances, singular**2 / 200, rtol=1e-9)
+    np.testing.assert_allclose(found.axes.T @ found.axes, np.eye(6), atol=1e-12)
+    # an axis has no sign of its own
+    np.testing.assert_allclose(np.abs(np.diag(right @ found.axes.numpy())), 1, atol=1e-9)
+
+
+def test_principal_axes_about_another_centre() -> None:
+    features, _ = labelled(200, 6, 4)
+    centre = np.arange(6.0)
+    moments = _numerics.moments(rows_of(features), "test")
+    found = _numerics.principal_axes(moments, torch.from_numpy(centre))
+    _, singular, right = np.linalg.svd(features - centre, full_matrices=False)
+    np.testing.assert_allclose(found.variances, singular**2 / 200, rtol=1e-9)
+    np.testing.assert_allclose(np.abs(np.diag(right @ found.axes.numpy())), 1, atol=1e-9)
+    np.testing.assert_array_equal(found.centre, centre)
+
+
+def test_pseudo_inverse_of_a_singular_matrix() -> None:
+    half = np.random.default_rng(0).normal(size=(6, 3))
+    found = _numerics.pseudo_inverse(torch.from_numpy(half @ half.T))
+    np.testing.assert_allclose(found, np.linalg.pinv(half @ half.T, hermitian=True), atol=1e-9)
+
+
+def test_squared_mahalanobis_is_the_quadratic_form() -> None:
+    rng = np.random.default_rng(0)
+    z, means = rng.normal(size=(9, 4)), rng.normal(size=(3, 4))
+    halves = rng.normal(size=(3, 4, 4))
+    precisions = halves @ halves.transpose(0, 2, 1)
+    one = np.empty((9, 3))
+    each = np.empty((9, 3))
+    for i in range(9):
+        for g in range(3):
+            off = z[i] - means[g]
+            one[i, g], each[i, g] = off @ precisions[0] @ off, off @ precisions[g] @ off
+    tensors = [torch.from_numpy(a) for a in (z, means, precisions)]
+    found = _numerics.squared_mahalanobis(*tensors[:2], tensors[2][0])
+    np.testing.assert_allclose(found, one, rtol=1e-10)
+    np.testing.assert_allclose(_numerics.squared_mahalanobis_each(*tensors), each, rtol=1e-10)
+
+
+def test_squared_mahalanobis_in_parts() -> None:
+    # 64 groups of 64 features: 1,024 rows at a time
+    generator = torch.Generator().manual_seed(0)
+    z, means = torch.randn(1100, 64, generator=generator), torch.randn(64, 64, generator=generator)
+    precisions = torch.eye(64).expand(64, 64, 64)
+    found = _numerics.squared_mahalanobis_each(z, means, precisions)
+    torch.testing.assert_close(found, torch.cdist(z, means).square(), rtol=1e-4, atol=1e-3)
+
+
+# --- nearest neighbours ----------------------------------------------------------------------
+
+
+@st.composite
+def products(draw: st.DrawFn) -> tuple[Tensor, int]:
+    rows = draw(st.integers(1, 6))
+    # wide ones go in two steps, from 16 columns a neighbour on
+    columns = draw(st.one_of(st.integers(1, 40), st.integers(41, 3000)))
+    k = draw(st.one_of(st.integers(1, columns), st.integers(1, max(1, columns // 16))))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    values = torch.randn(rows, columns, generator=generator)
+    return (values.mul(2).round() if draw(st.booleans()) else values), k
+
+
+@quick
+@given(products())
+@example((torch.arange(256.0)[None], 1))
+@example((torch.arange(1023.0).flip(0)[None], 7))
+@example((torch.zeros(2, 500), 3))
+def test_largest_is_topk(case: tuple[Tensor, int]) -> None:
+    values, k = case
+    found, where = _numerics._largest(values, k)
+    assert torch.equal(found, values.topk(k, dim=1).values)
+    # among ties any will do, but each of them once
+    assert torch.equal(values.gather(1, where), found)
+    assert all(len(set(row)) == k for row in where.tolist())
+
+
+def test_largest_takes_both_ways() -> None:
+    values = torch.randn(3, 1000)
+    with mock.patch.object(torch.Tensor, "amax", side_effect=AssertionError):
+        _numerics._largest(values, 500)  # one step
+        with pytest.raises(AssertionError):
+            _numerics._largest(values, 3)  # two steps
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, Tensor | None, int]:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    n, m, dim = draw(st.integers(0, 20)), draw(st.integers(1, 400)), draw(st.integers(1, 6))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    queries, bank = (torch.randn(s, dim, generator=generator).to(dtype) for s in (n, m))
+    offset = torch.randn(m, generator=generator).to(dtype) if draw(st.booleans()) else None
+    return queries, bank, draw(st.integers(1, min(m, 30))), offset, draw(st.integers(1, 500))
+
+
+@quick
+@given(searches())
+def test_most_similar_is_the_sorted_products(
+    case: tuple[Tensor, Tensor, int, Tensor | None, int],
+) -> None:
+    queries, bank, k, offset, block = case
+    values, rows = _numerics.most_similar(queries, bank, k, offset, block)
+    everything = queries @ bank.T + (0 if offset is None else offset)
+    torch.testing.assert_close(values, everything.topk(k, dim=1).values)
+    torch.testing.assert_close(everything.gather(1, rows), values)
+    assert all(len(set(row)) == k for row in rows.tolist())
+
+
+def test_more_queries_than_fit_at_once() -> None:
+    queries, bank = torch.randn(1200, 3), torch.randn(50, 3)  # 512 at a time
+    values, _ = _numerics.most_similar(queries, bank, 4)
+    torch.testing.assert_close(values, (queries @ bank.T).topk(4, dim=1).values)
+
+
+def faiss() -> ModuleType:
+    return pytest.importorskip("faiss", reason="the faiss extra is not installed")
+
+
+@pytest.mark.parametrize("k", [1, 7, 300])
+@pytest.mark.parametrize("with_faiss", [False, True], ids=["without faiss", "with faiss"])
+def test_neighbour_distances_with_and_without_faiss(
+    with_faiss: bool, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = faiss() if with_faiss else None
+    monkeypatch.setattr(_numerics, "_faiss", lambda: module)
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(300, 8, generator=generator)
+    queries = torch.cat([torch.randn(40, 8, generator=generator), bank[:3]])
+    found = _numerics.kth_neighbour_distance(queries, bank, k)
+    expected = torch.cdist(
+        queries.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist"
+    ).sort(dim=1).values[:, k - 1]  # fmt: skip
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    if k == 1:
+        assert torch.equal(found[-3:], torch.zeros(3))
+
+
+def test_faiss_is_asked_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def knn(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[None, np.ndarray]:
+        asked.append(queries.dtype)
+        return None, np.zeros((len(queries), k), dtype=np.int64)
+
+    fake = ModuleType("faiss")
+    fake.knn = knn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "faiss", fake)
+    _numerics._faiss.cache_clear()
+    try:
+        queries, bank = torch.randn(4, 3), torch.randn(9, 3)
+        found = _numerics.kth_neighbour_distance(queries, bank, 2)
+        torch.testing.assert_close(found, (queries - bank[0]).norm(dim=1))
+        _numerics.kth_neighbour_distance(queries.double(), bank.double(), 2)
+    finally:
+        _numerics._faiss.cache_clear()
+    assert asked == [np.float32]  # double precision is searched here
+
+
+# --- the rest --------------------------------------------------------------------------------
+
+
+def test_normalize_leaves_a_zero_row_zero() -> None:
+    z = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-1e-30, 0.0]], dtype=torch.float64)
+    found = _numerics.normalize(z)
+    torch.testing.assert_close(found[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
+    assert torch.equal(found[1], torch.zeros(2, dtype=torch.float64))
+    assert found.isfinite().all()
+
+
+def test_blocks_cover_all_rows_once() -> None:
+    outputs = Outputs(torch.arange(1000.0)[:, None], torch.zeros(1000, 9))
+    with pieces():
+        found = list(_numerics.blocks(outputs, "features", "logits"))
+    assert [len(block) for block in found] == [256, 256, 256, 232]
+    assert torch.equal(torch.cat([block.features for block in found]), outputs.features)
+    assert [len(block) for block in _numerics.blocks(outputs, "features")] == [1000]
+    assert list(_numerics.blocks(outputs[:0], "features")) == []
+    with pieces(300 * 10):
+        assert [len(b) for b in _numerics.blocks(outputs, "features", "logits")] == [300] * 3 + [
+            100
+        ]
+
+
+def test_feature_mean_over_blocks() -> None:
+    features = torch.randn(1000, 3).half()
+    with pieces():
+        found = _numerics.feature_mean(rows_of(features), "test")
+    torch.testing.assert_close(found, features.double().mean(dim=0), rtol=1e-12, atol=1e-12)
+
+
+def test_work_is_done_in_the_values_own_precision_or_better() -> None:
+    for dtype, own in ((torch.float16, torch.float32), (torch.bfloat16, torch.float32)):
+        assert _numerics.at_work(torch.zeros(2, dtype=dtype)).dtype == own
+    for dtype in (torch.float32, torch.float64):
+        values = torch.zeros(2, dtype=dtype)
+        assert _numerics.at_work(values) is values
+        assert _numerics.at_work(values, exact=True).dtype == torch.float64
+
+
+def test_units_that_remain() -> None:
+    # the rounding of NumPy, half to even: 0.5 of 5 units prunes 2
+    found = [_numerics.kept_units(n, s, "test") for n, s in ((64, 0.9), (512, 0.85), (5, 0.5))]
+    assert found == [6, 77, 3]
+    with pytest.raises(OptionError, match="who: pruning 90% of 4 features leaves none"):
+        _numerics.kept_units(4, 0.9, "who")
