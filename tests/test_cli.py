@@ -136,7 +136,7 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 def test_the_commands_are_those_that_were_promised() -> None:
     names = {name for name, _ in commands()}
-    assert {"eval", "train", "leaderboard", "info", "data status"} <= names
+    assert {"eval", "tune", "train", "leaderboard", "info", "data status"} <= names
     assert {f"list {kind}" for kind in ("detectors", "methods", "benchmarks", "datasets")} <= names
 
 
@@ -157,7 +157,7 @@ def test_every_command_and_option_has_help(name: str, run: CLI) -> None:
 
 def test_what_training_takes_is_passed_through() -> None:
     wanted = {"--devices", "--strategy", "--precision", "--epochs", "--batch-size", "--recipe"}
-    for name in ("eval", "train"):
+    for name in ("eval", "tune", "train"):
         options = {option for p in dict(commands())[name].params for option in p.opts}
         assert wanted <= options
     options = {option for p in dict(commands())["eval"].params for option in p.opts}
@@ -217,6 +217,7 @@ def fresh(code: str) -> str:
     [
         ["--help"],
         ["eval", "--help"],
+        ["tune", "--help"],
         ["list", "detectors"],
         ["list", "methods"],
         ["list", "benchmarks"],
@@ -386,7 +387,10 @@ def test_info_on_a_detector(run: CLI, name: str) -> None:
     detector = oodbench.create_detector(name)
     for option, value in detector.options().items():
         assert f"{option}: " in ran.out
-        assert f"= {value!r}" in ran.out
+        default = tuple(value) if isinstance(value, list) else value
+        assert f"= {default!r}" in ran.out
+    for option, values in detector.grid.items():
+        assert f"grid:     {option} in {', '.join(map(str, values))}" in ran.out
 
 
 @pytest.mark.parametrize(
@@ -398,6 +402,15 @@ def test_info_on_everything_else(run: CLI, name: str) -> None:
     assert name in ran.out
     assert len(ran.out.splitlines()) >= 2
     assert "object at 0x" not in ran.out
+
+
+def test_info_on_a_benchmark_says_what_is_chosen_on(run: CLI) -> None:
+    for name in ("digits", "cifar10/openood"):
+        out = run("info", name).out
+        (line,) = [line for line in out.splitlines() if line.startswith("chosen on:")]
+        assert "-synthetic" in line
+        assert "jigsaw" in line
+        assert ("rgb-ghost" in line) == ("cifar" in name)
 
 
 def test_info_on_palm_has_published_figures_and_its_recipe(run: CLI) -> None:
