@@ -1,9 +1,7 @@
 r"""Ensemble: the mean of several detectors' scores, each standardised on ID training data.
 
 The tests of several statistics are combined as in M. Haroush et al., "A Statistical Framework for
-Efficient Out of Distribution Detection in Deep Neural Networks", ICLR 2022 (arXiv:2102.12967);
-the default members, a nearest-neighbour and a Mahalanobis statistic, are those that CombOOD (SIAM
-SDM 2024, doi 10.1137/1.9781611978032.74) combines.
+Efficient Out of Distribution Detection in Deep Neural Networks", ICLR 2022 (arXiv:2102.12967).
 
 .. math:: s(x) = \frac1m \sum_j \frac{s_j(x) - \operatorname{mean}_i s_j(x_i)}
     {\operatorname{std}_i s_j(x_i)}
@@ -11,10 +9,12 @@ SDM 2024, doi 10.1137/1.9781611978032.74) combines.
 with mean and deviation over at most 5,000 training samples in even steps (relative standard error
 of either: 1.5 % at most for normal scores).
 
-Differs from both: (1) it is neither paper's own combination. Haroush et al. combine p-values by
-Fisher's or Simes's rule; an empirical p-value is the same for every sample beyond the training
-scores, which ties the OOD samples, so z-scores are averaged (Stouffer's rule). CombOOD's details
-were not at hand.
+Differs from the paper: (1) it combines p-values by Fisher's or Simes's rule; an empirical p-value
+is the same for every sample beyond the training scores, which ties the OOD samples, so z-scores
+are averaged (Stouffer's rule). (2) The default members are one detector of each source: logits
+(energy), features (rmds), both (vim). CombOOD (SIAM SDM 2024, doi 10.1137/1.9781611978032.74)
+combines a nearest-neighbour and a Mahalanobis statistic; its details were not at hand, so
+``members=knn,mahalanobis`` is of its kind, not it.
 Checked against: the formula (tests/test_posthoc.py).
 """
 
@@ -59,7 +59,7 @@ class Ensemble(Detector):
         formula="s(x) = mean_j (s_j(x) - mean s_j) / std s_j, over training data",
     )
 
-    members: tuple[str, ...] = ("knn", "mahalanobis")
+    members: tuple[str, ...] = ("energy", "rmds", "vim")
     fitted_: list[Detector] = learned()
     mean_: list[float] = learned()
     std_: list[float] = learned()

@@ -27,9 +27,9 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import blocks, normalize, require_finite
+from ._numerics import blocks, nan_kept, normalize, require_finite
 
-QUERIES, ROWS = 512, 8192
+CHUNK, QUERIES, ROWS = 8192, 256, 1024
 
 
 @register_detector("relation")
@@ -64,8 +64,9 @@ class Relation(Detector):
 
     power: float = 1.0
     threshold: float = 0.03
-    bank_: Tensor = learned()  # [N, D]
-    probabilities_: Tensor = learned()  # [N, C]
+    bank_: Tensor = learned()  # [N, D], rows by predicted class and confidence
+    probabilities_: Tensor = learned()  # [N, C], in the same order
+    largest_: Tensor = learned()  # [blocks, C], the largest probability of each class in a block
 
     def __post_init__(self) -> None:
         if not self.power > 0:
@@ -76,31 +77,56 @@ class Relation(Detector):
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features of ``[N, D]`` and probabilities of ``[N, C]``."""
         batches = list(blocks(train, "features"))
-        self.bank_ = torch.cat(
-            [normalize(require_finite(b.features, "relation").float()) for b in batches]
-        )
-        self.probabilities_ = torch.cat([b.logits.float().softmax(dim=1) for b in batches])
+        p = torch.cat([batch.logits.float().softmax(dim=1) for batch in batches])
+        bank = torch.empty(train.features.shape, device=train.features.device)
+        place = torch.empty_like(train.labels)
+        order = _by_prediction(p)
+        place[order] = torch.arange(len(order), device=order.device)
+        start = 0
+        for batch in batches:
+            rows = place[start : start + len(batch)]
+            bank[rows] = normalize(require_finite(batch.features, "relation").float())
+            start += len(batch)
+        self.bank_, self.probabilities_ = bank, p[order]
+        self.largest_ = _largest_by_block(self.probabilities_, ROWS)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
-        """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``."""
-        bank, probabilities = self.bank_, self.probabilities_
-        first, second = bank.new_empty(2, QUERIES * ROWS)
+        """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``.
+
+        Queries and bank are in the order of predictions, so that whole blocks of one do not agree
+        with blocks of the other: where no ``<p, p_i>`` can exceed the threshold, no relation can,
+        as no cosine exceeds 1, and the product of features is left out.
+        """
         parts = [torch.empty(0, dtype=torch.float64)]
-        for batch in outputs.batches(QUERIES):
-            z, p = normalize(batch.features.float()), batch.logits.float().softmax(dim=1)
-            total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-            for start in range(0, len(bank), ROWS):
-                near, alike = bank[start : start + ROWS].to(z), probabilities[start : start + ROWS]
-                size = len(z) * len(near)
-                relation = first.to(z.device)[:size].view(len(z), -1)
-                agreement = second.to(z.device)[:size].view(len(z), -1)
-                torch.mm(z, near.T, out=relation)
-                torch.mm(p, alike.to(z).T, out=agreement)
+        for batch in outputs.batches(CHUNK):
+            p = batch.logits.float().softmax(dim=1)
+            order = _by_prediction(p)
+            z, p = normalize(batch.features.float())[order], p[order]
+            bound = _largest_by_block(p, QUERIES) @ self.largest_.to(p).T
+            total = torch.zeros(len(p), dtype=torch.float64, device=p.device)
+            for i, j in (bound > self.threshold).nonzero().tolist():
+                q, b = slice(i * QUERIES, (i + 1) * QUERIES), slice(j * ROWS, (j + 1) * ROWS)
                 # negative cosines fall below the threshold by themselves
-                F.threshold(relation.mul_(agreement), self.threshold, 0.0, inplace=True)
+                relation = (z[q] @ self.bank_[b].to(z).T).mul_(
+                    p[q] @ self.probabilities_[b].to(p).T
+                )
+                F.threshold(relation, self.threshold, 0.0, inplace=True)
                 if self.power != 1:
                     relation.pow_(self.power)
-                total += relation.sum(dim=1)
-            parts.append(-total)
+                total[q] += relation.sum(dim=1)
+            scores = torch.empty_like(total).scatter_(0, order, -total)
+            parts.append(nan_kept(scores, batch.logits.float()))
         return torch.cat(parts[1:] or parts)
+
+
+def _by_prediction(p: Tensor) -> Tensor:
+    """An order of the rows of ``[N, C]``: by predicted class, the confident ones first."""
+    top = p.max(dim=1)
+    order = top.values.argsort(descending=True, stable=True)
+    return order[top.indices[order].argsort(stable=True)]
+
+
+def _largest_by_block(p: Tensor, rows: int) -> Tensor:
+    """The largest probability of each class in each block of rows: ``[blocks, C]``."""
+    return torch.stack([block.amax(dim=0) for block in p.split(rows)])
