@@ -373,7 +373,6 @@ def evaluate(
         )
         if tuning.validation is not None:
             evaluator.warn_of_validation(tuning.validation)
-        evaluator.warnings += [w for w in tuning.warnings if w not in evaluator.warnings]
         made, failures = tuning.apply(made), tuning.failures
     results = Results([], dict(evaluator.missing), list(evaluator.warnings), dict(failures))
     for contender, mine in networks.contenders(

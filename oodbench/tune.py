@@ -130,11 +130,13 @@ class Trial:
         values: of the options that are searched.
         aurocs: mean AUROC over the validation OOD sets, one a network.
         refused: why it cannot be used, or None.
+        warnings: what the detector says of these values.
     """
 
     values: dict[str, Any]
     aurocs: list[float] = field(default_factory=list)
     refused: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def auroc(self) -> float | None:
@@ -186,7 +188,7 @@ class Tuning:
         choices: one a detector that was searched.
         untuned: why a detector was not, by name.
         failures: detectors that could not be used, with the reason, by name.
-        warnings: what a reader has to know.
+        warnings: what a reader has to know of the values that were chosen.
     """
 
     benchmark: str
@@ -308,7 +310,7 @@ class _Search:
                 if any(detector is failed for failed in self.result._failed) or trial.refused:
                     continue
                 try:
-                    with noting(self._note):
+                    with noting(trial.warnings.append):
                         trial.aurocs.append(stage.auroc(_with(detector, trial.values)))
                 except (OptionError, BadScoresError) as error:  # this value is not for this data
                     trial.refused = reason_of(error)
@@ -337,6 +339,9 @@ class _Search:
             "tried": len(usable),
         }
         self.result.choices.append(Choice(detector, chosen, trials, best))
+        for text in dict.fromkeys(best.warnings):  # of the others a reader need not know
+            self.result.warnings.append(text)
+            self.report(f"warning: {text}")
         self.report(
             f"tuned: {detector.label}: {words(best.values)} (best of {len(usable)}; AUROC "
             f"{100 * highest:.2f} % on {validation.val.name} against {', '.join(validation.ood)})"
@@ -347,11 +352,6 @@ class _Search:
         self.result._failed.append(detector)
         self.result.failures[detector.label] = reason_of(error)
         self.report(f"failed: {detector.label}: {reason_of(error)}")
-
-    def _note(self, text: str) -> None:
-        if text not in self.result.warnings:
-            self.result.warnings.append(text)
-            self.report(f"warning: {text}")
 
 
 class _Stage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -511,19 +512,20 @@ def test_one_detectors_failure_does_not_end_the_others_search() -> None:
         search(detectors=[broken])
 
 
-def test_warnings_are_told_once() -> None:
+def test_what_a_detector_says_of_the_chosen_values_is_told_once() -> None:
     @dataclass
     class Wary(Brightness):
         def score(self, outputs: Outputs) -> Tensor:
-            import warnings
-
-            warnings.warn("few samples", OODBenchWarning, stacklevel=2)
+            warnings.warn(f"gain {self.gain}", OODBenchWarning, stacklevel=2)
             return super().score(outputs)
 
     lines: list[str] = []
     tuning = search(detectors=Wary(), report=lines.append)
-    assert tuning.warnings == ["few samples"]
-    assert lines.count("warning: few samples") == 1
+    assert tuning.warnings == ["gain 2.0"]
+    assert [line for line in lines if line.startswith("warning")] == ["warning: gain 2.0"]
+    lines.clear()
+    results = evaluate(Wary(), tune=True, report=lines.append)
+    assert results.warnings == ["gain 2.0"]
 
 
 def test_a_benchmark_without_validation_data() -> None:
