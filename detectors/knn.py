@@ -88,4 +88,4 @@ class KNN(Detector):
             kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k)
             for batch in blocks(outputs, "features")
         ]
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0)
