@@ -82,7 +82,8 @@ class Detector:
     option ``fit_split`` (``"train"`` or ``"val"``) is fitted on that split of the ID set.
 
     The base class checks what every detector would have to check: that the outputs have what is
-    needed, that ``fit`` came before ``score``, and that the scores are ``[N]`` and finite.
+    needed and that it is finite, that ``fit`` came before ``score``, and that the scores are ``[N]``
+    and finite.
     """
 
     name: ClassVar[str] = ""
@@ -157,6 +158,7 @@ def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
         train.require(self.needs | {"labels"}, self.label)
         if len(train) == 0:
             raise BadScoresError(f"{self.label}: fit got no training samples.")
+        train.require_finite(self.needs, self.label)
         with torch.no_grad():
             result = fit(self, train)
         self.__dict__["_is_fitted"] = True
@@ -173,6 +175,7 @@ def _checked_score(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 f"{self.label}: score() came before fit(). Call fit(train_outputs) first."
             )
         outputs.require(self.needs, self.label)
+        outputs.require_finite(self.needs, self.label)
         with torch.no_grad():
             return check_scores(score(self, outputs), len(outputs), self.label)
 

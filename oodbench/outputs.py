@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from oodbench import files
-from oodbench.errors import MissingOutputError, OODBenchError
+from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError
 
 FORMAT = 1
 """Version of the on-disk layout; a reader refuses others."""
