@@ -82,7 +82,7 @@ class Detector:
     option ``fit_split`` (``"train"`` or ``"val"``) is fitted on that split of the ID set.
 
     The base class checks what every detector would have to check: that the outputs have what is
-    needed and that it is finite, that ``fit`` came before ``score``, and that the scores are ``[N]``
+    needed, that it is finite, that ``fit`` came before ``score``, and that the scores are ``[N]``
     and finite.
     """
 

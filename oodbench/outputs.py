@@ -143,6 +143,27 @@ class Outputs:
                 "Extract them from a network that gives them, or choose another detector."
             )
 
+    def require_finite(self, needs: frozenset[str] | set[str], who: str) -> None:
+        """Check that no value of these columns is NaN or infinite, block by block.
+
+        Raises:
+            BadScoresError: names the column and the first such row.
+        """
+        for name, value in self._columns():
+            if name.removeprefix("extra/") not in needs or not value.is_floating_point():
+                continue
+            rows = max(1, 2**20 // max(1, value[:1].numel()))
+            for start in range(0, len(value), rows):
+                block = value[start : start + rows]
+                # a sum that is finite has finite terms, and is quicker than a look at each
+                if block.sum(dtype=torch.float32).isfinite() or block.isfinite().all():
+                    continue
+                row = start + int((~block.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+                raise BadScoresError(
+                    f"{who}: the {name} hold NaN or infinite values (first in row {row}). "
+                    "Look at the network: has its training diverged?"
+                )
+
     def __getitem__(self, rows: slice | Tensor) -> Outputs:
         """The rows of a slice (a view, without copying), or at positions ``[n]`` (a copy)."""
         return Outputs(
