@@ -37,8 +37,8 @@ def precise(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def require_finite(features: Tensor, who: str, what: str = "features") -> Tensor:
-    """The values, if all are finite; BadScoresError naming the first bad row otherwise."""
+def require_finite(features: Tensor, who: str) -> Tensor:
+    """The features, if all are finite; BadScoresError naming the first bad row otherwise."""
     # a sum is finite if all are (it is only when it is not that they are looked at one by one)
     if not features.sum(dtype=precise(features.device)).isfinite():
         bad = (~features.isfinite()).any(dim=1).nonzero()
@@ -46,7 +46,7 @@ def require_finite(features: Tensor, who: str, what: str = "features") -> Tensor
             return features  # it was the sum that overflowed
         row = int(bad[0])
         raise BadScoresError(
-            f"{who}: the training {what} hold NaN or infinite values (first in row {row} of a "
+            f"{who}: the training features hold NaN or infinite values (first in row {row} of a "
             "block). Look at the network: has its training diverged?"
         )
     return features
@@ -444,16 +444,6 @@ def msp_score(logits: Tensor) -> Tensor:
     top = logits.max(dim=1, keepdim=True)
     others = (logits - top.values).exp().scatter(1, top.indices, 0.0)
     return others.sum(dim=1).log1p()
-
-
-def nan_kept(scores: Tensor, *read: Tensor) -> Tensor:
-    """The scores ``[N]``, but NaN where a row of what they read has one.
-
-    For scores that see it through an argmax, a comparison or a bin alone, which hide it.
-    """
-    for values in read:
-        scores = torch.where(values.sum(dim=1).isnan(), torch.nan, scores)
-    return scores
 
 
 def number_of_classes(train: Outputs) -> int:

@@ -76,6 +76,7 @@ class _Shaping(Detector):
                 f"{self.label}: the score behind it must read logits alone, such as energy, msp or "
                 f"gen; {self.scorer} needs {', '.join(sorted(self.behind_.needs))}."
             )
+        self.behind_.__dict__["name"] = self.label  # in what it says of its scores
         for name, value in self.options().items():
             if (name.startswith("percentile") or name == "p") and not 0 <= value <= 100:
                 raise OptionError(f"{self.label}: {name} is in [0, 100], not {value}.")

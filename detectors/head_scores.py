@@ -28,7 +28,6 @@ from ._numerics import (
     feature_mean,
     in_blocks,
     moments,
-    nan_kept,
     normalize,
     pseudo_inverse,
 )
@@ -144,7 +143,7 @@ class NCI(Detector):
             centred = z - self.mean_.to(z)
             along = (centred * weight.to(z)[f.argmax(dim=1)]).sum(dim=1)
             near = along / centred.norm(dim=1).clamp(min=1e-12)
-            return nan_kept(-near - self.alpha * z.abs().sum(dim=1), f)
+            return -near - self.alpha * z.abs().sum(dim=1)
 
         return in_blocks(outputs, proximity, "features", "logits")
 

@@ -23,7 +23,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import blocks, in_blocks, msp_score, number_of_classes, precise, require_finite
+from ._numerics import blocks, in_blocks, msp_score, number_of_classes, precise
 
 
 def log_complement(log_p: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class TempScale(Detector):
         """First and second derivative of the negative log-likelihood in beta."""
         slope = curvature = 0.0
         for batch in blocks(train, "logits"):
-            f = require_finite(batch.logits, "tempscale", "logits").to(precise(batch.logits.device))
+            f = batch.logits.to(precise(batch.logits.device))
             p = (beta * f).softmax(dim=1)
             mean = (p * f).sum(dim=1)
             own = f.gather(1, batch.labels[:, None])[:, 0]
@@ -234,7 +234,7 @@ class KLMatching(Detector):
         sums = sums.to(train.logits.device)
         counts = sums.new_zeros(classes)
         for batch in blocks(train, "logits"):
-            p = require_finite(batch.logits, "klm", "logits").to(sums).softmax(dim=1)
+            p = batch.logits.to(sums).softmax(dim=1)
             predicted = p.argmax(dim=1)
             sums.index_add_(0, predicted, p)
             counts += torch.bincount(predicted, minlength=classes)
@@ -307,8 +307,7 @@ class WeightedEnergy(Detector):
             return self
         total = torch.zeros(classes, dtype=dtype, device=train.logits.device)
         for batch in blocks(train, "logits"):
-            f = require_finite(batch.logits, "weighted-energy", "logits")
-            total += f.to(dtype).softmax(dim=1).sum(dim=0)
+            total += batch.logits.to(dtype).softmax(dim=1).sum(dim=0)
         mean = (total / len(train)).clamp(min=1e-12)
         self.log_weights_ = -(classes * mean).log()
         return self

@@ -36,7 +36,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import blocks, in_blocks, nan_kept, precise, require_finite
+from ._numerics import blocks, in_blocks, precise, require_finite
 
 
 @register_detector("nac")
@@ -94,7 +94,7 @@ class NAC(Detector):
             gradient = (p * r.mean(dim=1, keepdim=True) - r / f.shape[1]) @ weight.to(f)
         state = torch.sigmoid(self.alpha * z * gradient)
         if self.bins == "uniform":
-            return (state * self.M).long().clamp(0, self.M - 1)
+            return (state * self.M).long().clamp(max=self.M - 1)
         low = self.M // 2
         eps = 1e-6
         left = torch.logspace(math.log10(eps), math.log10(0.5), low + 1, dtype=z.dtype)
@@ -109,8 +109,7 @@ class NAC(Detector):
         first = torch.arange(width, device=device) * self.M
         for batch in blocks(train, "features"):
             z = require_finite(batch.features, "nac").to(precise(device))
-            f = require_finite(batch.logits, "nac", "logits").to(z)
-            index = self._bins(z, f, train.head.weight) + first
+            index = self._bins(z, batch.logits.to(z), train.head.weight) + first
             counts += torch.bincount(index.flatten(), minlength=len(counts))
         self.coverage_ = (counts.double() / self.o_star).clamp(max=1).view(width, self.M)
         return self
@@ -122,6 +121,6 @@ class NAC(Detector):
 
         def uncovered(z: Tensor, f: Tensor) -> Tensor:
             bins = self._bins(z, f, weight)
-            return nan_kept(-self.coverage_.to(z).gather(1, bins.T).mean(dim=0), z, f)
+            return -self.coverage_.to(z).gather(1, bins.T).mean(dim=0)
 
         return in_blocks(outputs, uncovered, "features", "logits")

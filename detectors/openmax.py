@@ -135,7 +135,7 @@ class OpenMax(Detector):
         for batch in blocks(train, "logits"):
             use = kept[start : start + len(batch)]
             start += len(batch)
-            f = require_finite(batch.logits, "openmax", "logits").to(sums)
+            f = require_finite(batch.logits, "openmax").to(sums)
             sums.index_add_(0, batch.labels[use], f[use])
         labels = train.labels[kept]
         counts = torch.bincount(labels, minlength=classes)

@@ -27,7 +27,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import blocks, nan_kept, normalize, require_finite
+from ._numerics import blocks, normalize, require_finite
 
 CHUNK, QUERIES, ROWS = 8192, 256, 1024
 
@@ -115,8 +115,7 @@ class Relation(Detector):
                 if self.power != 1:
                     relation.pow_(self.power)
                 total[q] += relation.sum(dim=1)
-            scores = torch.empty_like(total).scatter_(0, order, -total)
-            parts.append(nan_kept(scores, batch.logits.float()))
+            parts.append(torch.empty_like(total).scatter_(0, order, -total))
         return torch.cat(parts[1:] or parts)
 
 

@@ -26,14 +26,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import (
-    blocks,
-    in_blocks,
-    nan_kept,
-    precise,
-    require_all_classes,
-    require_finite,
-)
+from ._numerics import blocks, in_blocks, precise, require_all_classes, require_finite
 
 
 @register_detector("she")
@@ -95,4 +88,4 @@ class SHE(Detector):
                 return -F.cosine_similarity(z, pattern)
             return -(z * pattern).sum(dim=1)
 
-        return in_blocks(outputs, lambda z, f: nan_kept(unlikeness(z, f), f), "features", "logits")
+        return in_blocks(outputs, unlikeness, "features", "logits")
