@@ -442,7 +442,9 @@ def _pairs(values: list[str], option: str) -> list[tuple[str, str]]:
 
 def _leave_if_failed(failures: dict[str, str]) -> None:
     for name, reason in failures.items():
-        typer.echo(f"failed: {name}: {' '.join(reason.split())}", err=True)
+        told = " ".join(reason.split())
+        told = told if told.startswith(f"{name}: ") else f"{name}: {told}"
+        typer.echo(f"failed: {told}", err=True)
     if failures:
         raise typer.Exit(SOME_FAILED)
 

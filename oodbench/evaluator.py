@@ -62,6 +62,7 @@ class Evaluator:
 
     Attributes:
         forward_passes: samples that went through the network so far; cached outputs do not count.
+        errors: what detectors raised that failed.
 
     Raises:
         MissingDataError: the ID set or all OOD sets are missing.
@@ -82,6 +83,7 @@ class Evaluator:
         self.report = report or (lambda _: None)
         self.command = command
         self.forward_passes = 0
+        self.errors: list[Exception] = []
         self.missing: dict[str, str] = {}
         self._missing_from: dict[Group, list[str]] = {"near": [], "far": []}
         self.warnings: list[str] = []
@@ -140,11 +142,11 @@ class Evaluator:
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
 
-        A detector that fails is named in the result's ``failures``, with the reason.
+        A detector that fails is named in the result's ``failures``, with the reason, and what it
+        raised is kept in ``errors``.
 
         Raises:
-            BadScoresError: NaN or infinite outputs.
-            Exception: what the first detector raised, if all of them failed.
+            BadScoresError: the network gives NaN or infinite outputs.
         """
         subject = Subject(contender, self.benchmark.preprocess, self.hardware, self._count)
         train_samples = contender.trained_on
@@ -162,7 +164,6 @@ class Evaluator:
         id_outputs, *_ = [seen.outputs for seen in tested]
         shared = self._provenance(contender, subject, train_samples, id_outputs)
         results = Results([], dict(self.missing), list(self.warnings))
-        errors = []
         for detector in track(detectors, self.hardware.progress):
             split = getattr(detector, "fit_split", "train")
             began = time.perf_counter()
@@ -172,14 +173,11 @@ class Evaluator:
                         subject.fit(detector, fitting[split])
                     scores = [subject.scores(detector, seen) for seen in tested]
             except Exception as error:  # one detector's failure must not lose the others' results
-                errors.append(error)
+                self.errors.append(error)
                 results.failures[detector.label] = reason_of(error)
-                self.report(f"failed: {detector.label}: {reason_of(error)}")
                 continue
             shared["seconds"] = round(time.perf_counter() - began, 3)
             results.rows += self._rows(detector, scores[0], scores[1:], shared)
-        if errors and not results.rows:
-            raise errors[0]
         return results
 
     def _count(self, n: int) -> None:
@@ -378,7 +376,10 @@ def evaluate(
     for contender, mine in networks.contenders(
         chosen, made, evaluator.test, evaluator.hardware, evaluator.report
     ):
-        results += evaluator.run(contender, mine)
-    if leaderboards is not None and is_first_process():
-        ResultStore(leaderboards).append(results.rows)
+        found = evaluator.run(contender, mine)
+        if leaderboards is not None and is_first_process():
+            ResultStore(leaderboards).append(found.rows)
+        results += found
+    if evaluator.errors and not results.rows:
+        raise evaluator.errors[0]
     return results

@@ -351,7 +351,6 @@ class _Search:
         self.errors.append(error)
         self.result._failed.append(detector)
         self.result.failures[detector.label] = reason_of(error)
-        self.report(f"failed: {detector.label}: {reason_of(error)}")
 
 
 class _Stage:

@@ -524,3 +524,27 @@ def test_an_interruption_says_how_to_go_on(run: CLI, monkeypatch: pytest.MonkeyP
 
 def test_main_needs_no_arguments() -> None:
     assert not inspect.signature(cli.main).parameters
+
+
+def test_one_failing_detector_does_not_lose_the_others(run: CLI, tmp_path: Path) -> None:
+    """It is told at the end, with its reason; the others' rows are there; the status says so."""
+    write_images(tmp_path / "in" / "train", {"ant": 12, "bee": 12})
+    write_images(tmp_path / "in" / "test", {"ant": 4, "bee": 4}, seed=1)
+    write_images(tmp_path / "out" / "test", {"x": 6}, seed=2)
+    words = ["--id", f"folder:{tmp_path / 'in'}", "--ood", f"folder:{tmp_path / 'out'}"]
+    words += ["--epochs", "1", "--batch-size", "8", "--leaderboards", str(tmp_path / "boards")]
+    words += ["--set", "knn.k=1000"]
+    ran = run("eval", "--detector", "knn,msp,energy", *words)
+    assert ran.status == cli.SOME_FAILED
+    last = ran.err.strip().splitlines()[-1]
+    assert last.startswith("failed: knn: k=1000 exceeds the 24 training samples")
+    (store,) = (tmp_path / "boards" / "results").glob("*.jsonl")
+    kept = [json.loads(line)["detector"] for line in store.read_text().splitlines()]
+    assert set(kept) == {"msp", "energy"}
+    machine = run("eval", "--detector", "knn,msp", "--json", *words)
+    assert machine.status == cli.SOME_FAILED
+    assert list(json.loads(machine.out)["failures"]) == ["knn"]
+    # where nothing is left, it is an error like any other
+    alone = run("eval", "--detector", "knn", *words)
+    assert alone.status == 2
+    assert "exceeds the 24 training samples" in alone.err

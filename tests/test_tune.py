@@ -507,7 +507,6 @@ def test_one_detectors_failure_does_not_end_the_others_search() -> None:
     assert only(tuning) == {"gain": 2.0}
     assert tuning.failures == {"Broken": "ZeroDivisionError('broken')"}
     assert tuning.apply([broken, whole]) == [tuning.choices[0].chosen]
-    assert any(line.startswith("failed: Broken") for line in lines)
     with pytest.raises(ZeroDivisionError):
         search(detectors=[broken])
 
