@@ -63,7 +63,8 @@ def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
 
     Their outputs are the last map ``[C, H, W]`` of the network, and the last map of another shape
     before it. Stages are looked for among the children of the backbone, and inside one of them
-    where it gives the only map.
+    where it gives the only map. Neither pooled features ``[C, 1, 1]`` nor tokens ``[N, D]`` are
+    maps, and what gives tokens is not looked into: a convolution there cuts the image into patches.
 
     Raises:
         MissingOutputError: no module gives maps.
@@ -72,9 +73,17 @@ def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
     while True:
         children = {f"{prefix}{name}": child for name, child in parent.named_children()}
         shapes: dict[str, torch.Size] = {}
+        tokens: set[str] = set()
 
-        def note(name: str, output: Tensor, shapes: dict[str, torch.Size] = shapes) -> None:
-            if output.ndim == 4:
+        def note(
+            name: str,
+            output: Tensor,
+            shapes: dict[str, torch.Size] = shapes,
+            tokens: set[str] = tokens,
+        ) -> None:
+            if output.ndim == 3:
+                tokens.add(name)
+            if output.ndim == 4 and output.shape[2:].numel() > 1:
                 shapes.pop(name, None)
                 shapes[name] = output.shape[1:]
 
@@ -82,7 +91,7 @@ def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
             model.outputs(batch[:1])  # type: ignore[operator]
         if len(set(shapes.values())) == 1 or (not shapes and len(children) > 0):
             inner = list(shapes) or [n for n, child in children.items() if list(child.children())]
-            deeper = [name for name in inner if list(children[name].children())]
+            deeper = [n for n in inner if n not in tokens and list(children[n].children())]
             if deeper:
                 parent, prefix = children[deeper[0]], f"{deeper[0]}."
                 continue

@@ -272,9 +272,9 @@ class ASHP(_Shaping):
 @register_detector("ash-b")
 @dataclass
 class ASHB(_Shaping):
-    r"""The largest activations set to :math:`\sum z / k`, others pruned. Higher = more OOD.
+    r"""The largest activations set to one value, others pruned. Higher = more OOD; unbounded.
 
-    Unbounded; k units remain. This is what OpenOOD calls ``ash``.
+    The value is :math:`\sum_d z_d / k`, with k units remaining. This is what OpenOOD calls ``ash``.
 
     Args:
         percentile: share of units that is pruned, in percent.
@@ -299,9 +299,9 @@ class ASHB(_Shaping):
 @register_detector("ash-s")
 @dataclass
 class ASHS(_Shaping):
-    r"""Small activations pruned, the others scaled by :math:`\exp(s_1 / s_2)`. Higher = more OOD.
+    r"""Small activations pruned, the others scaled up. Higher = more OOD; unbounded.
 
-    Unbounded; :math:`s_1, s_2` are the sums before and after pruning.
+    The factor is :math:`\exp(s_1 / s_2)`, with the sums before and after pruning.
 
     Warns where fewer than 16 units remain: scaling by so few tells how peaked the features are,
     not how large.
@@ -331,9 +331,9 @@ class ASHS(_Shaping):
 @register_detector("scale")
 @dataclass
 class SCALE(_Shaping):
-    r"""All activations scaled by :math:`\exp(s_1 / s_2)`, none pruned. Higher = more OOD.
+    r"""All activations scaled up, none pruned. Higher = more OOD; unbounded.
 
-    Unbounded; :math:`s_1` is the sum of all, :math:`s_2` of the largest activations. Warns where
+    The factor is :math:`\exp(s_1 / s_2)`, with the sum of all and of the largest activations. Warns where
     these are fewer than 16, as ``ash-s`` does.
 
     Args:
@@ -367,9 +367,10 @@ class SCALE(_Shaping):
 @register_detector("lts")
 @dataclass
 class LTS(_Shaping):
-    r"""Logits scaled by :math:`(s_1 / s_2)^2`. Higher = more OOD; unbounded.
+    r"""Logits scaled by the features' concentration. Higher = more OOD; unbounded.
 
-    :math:`s_1` is the sum of the rectified features, :math:`s_2` of the largest of them.
+    The factor is :math:`(s_1 / s_2)^2`, with the sum of the rectified features and of the largest
+    of them.
 
     Args:
         percentile: share of units that does not count in s2, in percent; 95 in the paper. At least

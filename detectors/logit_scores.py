@@ -41,7 +41,9 @@ def log_complement(log_p: Tensor) -> Tensor:
 @register_detector("entropy")
 @dataclass
 class Entropy(Detector):
-    r"""Entropy of the softmax, :math:`-\sum_c p_c \log p_c`. Higher = more OOD; range [0, log C].
+    r"""Entropy of the softmax. Higher = more OOD; range [0, log C].
+
+    .. math:: s(x) = -\sum_c p_c \log p_c
 
     Differs from pytorch-ood: nothing is clipped (there, p at 1e-7).
     """
@@ -136,9 +138,11 @@ class GEN(Detector):
 @register_detector("tempscale")
 @dataclass
 class TempScale(Detector):
-    r"""MSP after temperature scaling, :math:`-\log \max_c \operatorname{softmax}(f / T^*)_c`.
+    r"""MSP after temperature scaling. Higher = more OOD; range [0, log C].
 
-    Higher = more OOD; range [0, log C]. :math:`T^*` in [0.01, 100] minimises the negative
+    .. math:: s(x) = -\log \max_c \operatorname{softmax}(f / T^*)_c
+
+    :math:`T^*` in [0.01, 100] minimises the negative
     log-likelihood of the labels. That is convex in :math:`1/T`, and is solved by Newton's method
     inside a shrinking bracket, one pass over the logits a step (the reference code and pytorch-ood
     run at most 50 steps of L-BFGS, which may stop short of the minimum).

@@ -67,7 +67,8 @@ class ODIN(Detector):
 
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of inputs ``[B, C, H, W]``."""
-        with torch.enable_grad():
+        # a caller may have switched gradients off, in either way
+        with torch.inference_mode(mode=False), torch.enable_grad():
             x = batch.detach().clone().requires_grad_()
             logits = model.outputs(x)["logits"]  # type: ignore[operator]
             loss = F.cross_entropy(logits / self.temperature, logits.argmax(dim=1), reduction="sum")
