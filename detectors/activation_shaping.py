@@ -333,8 +333,8 @@ class ASHS(_Shaping):
 class SCALE(_Shaping):
     r"""All activations scaled up, none pruned. Higher = more OOD; unbounded.
 
-    The factor is :math:`\exp(s_1 / s_2)`, with the sum of all and of the largest activations. Warns where
-    these are fewer than 16, as ``ash-s`` does.
+    The factor is :math:`\exp(s_1 / s_2)`, with the sum of all and of the largest activations. Warns
+    where these are fewer than 16, as ``ash-s`` does.
 
     Args:
         percentile: share of units that does not count in s2, in percent; 85 in the paper.

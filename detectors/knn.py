@@ -26,7 +26,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import blocks, kth_neighbour_distance, normalize, require_finite
+from ._numerics import blocks, kth_neighbour_distance, normalize
 
 
 @register_detector("knn")
@@ -34,7 +34,7 @@ from ._numerics import blocks, kth_neighbour_distance, normalize, require_finite
 class KNN(Detector):
     """Distance to the k-th nearest training feature. Higher = more OOD; range [0, 2].
 
-    Keeps the normalised training features, ``[N, D]`` float32.
+    Does not stream: it keeps the (normalised) training features, ``[N, D]`` float32.
 
     Args:
         k: which neighbour; 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet in the paper.
@@ -77,9 +77,12 @@ class KNN(Detector):
             raise OptionError(
                 f"knn: k={self.k} exceeds the {len(train)} training samples; choose a smaller k."
             )
-        self.bank_ = torch.cat(
-            [self._prepare(require_finite(b.features, "knn")) for b in blocks(train, "features")]
-        )
+        # filled in place: parts that are joined would take the room twice
+        self.bank_ = torch.empty(train.features.shape, device=train.features.device)
+        rest = self.bank_
+        for batch in blocks(train, "features"):
+            rest[: len(batch)] = self._prepare(batch.features)
+            rest = rest[len(batch) :]
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
