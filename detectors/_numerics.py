@@ -1,6 +1,7 @@
 """Numerics that several detectors share: moments, subspaces, percentiles, nearest neighbours.
 
 Everything reads its data in blocks, so that features larger than memory can be mapped from disk.
+(That they are finite is checked by the base class, once for all.)
 """
 
 from __future__ import annotations
@@ -35,21 +36,6 @@ def blocks(outputs: Outputs, *columns: str) -> Iterator[Outputs]:
 def precise(device: torch.device) -> torch.dtype:
     """float64, or float32 on devices that have no float64 (Apple's MPS)."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def require_finite(features: Tensor, who: str) -> Tensor:
-    """The features, if all are finite; BadScoresError naming the first bad row otherwise."""
-    # a sum is finite if all are (it is only when it is not that they are looked at one by one)
-    if not features.sum(dtype=precise(features.device)).isfinite():
-        bad = (~features.isfinite()).any(dim=1).nonzero()
-        if not len(bad):
-            return features  # it was the sum that overflowed
-        row = int(bad[0])
-        raise BadScoresError(
-            f"{who}: the training features hold NaN or infinite values (first in row {row} of a "
-            "block). Look at the network: has its training diverged?"
-        )
-    return features
 
 
 def normalize(features: Tensor, eps: float = 1e-10) -> Tensor:
@@ -93,12 +79,12 @@ def moments(
             features are no wider. Sums over blocks are in float64 either way.
 
     Raises:
-        BadScoresError: features that are NaN or infinite, or a class without a sample.
+        BadScoresError: a class without a sample.
     """
     means = scatter = counts = None
     g = groups or 1
     for batch in blocks(outputs, "features"):
-        z = at_work(require_finite(batch.features, who), exact)  # [B, D]
+        z = at_work(batch.features, exact)  # [B, D]
         z = transform(z) if transform else z
         if means is None or counts is None or scatter is None:
             means = torch.zeros(g, z.shape[1], dtype=precise(z.device), device=z.device)
@@ -125,7 +111,7 @@ def moments(
     return Moments(counts, means, scatter)
 
 
-def feature_mean(outputs: Outputs, who: str) -> Tensor:
+def feature_mean(outputs: Outputs) -> Tensor:
     """The mean feature ``[D]``, in one pass."""
     total = torch.zeros(
         outputs.features.shape[1],
@@ -133,7 +119,7 @@ def feature_mean(outputs: Outputs, who: str) -> Tensor:
         device=outputs.features.device,
     )
     for batch in blocks(outputs, "features"):
-        total += require_finite(batch.features, who).sum(dim=0, dtype=total.dtype)
+        total += batch.features.sum(dim=0, dtype=total.dtype)
     return total / len(outputs)
 
 
@@ -216,11 +202,11 @@ def class_moments(
     gives all classes' scatters; blocks are merged as in :func:`moments`.
 
     Raises:
-        BadScoresError: features that are NaN or infinite, or a class without a sample.
+        BadScoresError: a class without a sample.
     """
     means = scatter = counts = None
     for batch in blocks(outputs, "features"):
-        z = require_finite(batch.features, who).to(precise(batch.features.device))
+        z = batch.features.to(precise(batch.features.device))
         z = transform(z) if transform else z
         order = batch.labels.argsort(stable=True)
         y = batch.labels[order]
@@ -248,7 +234,7 @@ def class_moments(
     return counts, means, scatter
 
 
-def percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> list[float]:
+def percentiles(outputs: Outputs, shares: Sequence[float]) -> list[float]:
     """Percentiles over all activations ``[N x D]`` jointly: exact, in two passes, in 0.5 MB.
 
     A float32 has the order of an integer made of its bits. The first pass counts the activations
@@ -259,15 +245,11 @@ def percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> list[flo
     Args:
         outputs: features ``[N, D]``.
         shares: in [0, 1]; 0.9 for the 90th percentile.
-        who: the detector, for messages.
-
-    Raises:
-        BadScoresError: features that are NaN or infinite.
     """
 
     def keys() -> Iterator[Tensor]:
         for batch in blocks(outputs, "features"):
-            bits = require_finite(batch.features, who).float().contiguous().view(torch.int32)
+            bits = batch.features.float().contiguous().view(torch.int32)
             yield _ordered(bits).flatten()
 
     coarse = torch.zeros(2**16, dtype=torch.int64, device=outputs.features.device)
@@ -300,7 +282,7 @@ def _ordered(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def unit_percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> Tensor:
+def unit_percentiles(outputs: Outputs, shares: Sequence[float]) -> Tensor:
     """Percentiles of each unit by itself, ``[len(shares), D]``: exact, by stripes of units.
 
     A stripe holds at most 2^24 activations; the features are read once a stripe.
@@ -308,7 +290,7 @@ def unit_percentiles(outputs: Outputs, shares: Sequence[float], who: str) -> Ten
     width = max(1, 2**24 // max(len(outputs), 1))
     stripes = []
     for start in range(0, outputs.features.shape[1], width):
-        stripe = require_finite(outputs.features[:, start : start + width], who).float()
+        stripe = outputs.features[:, start : start + width].float()
         stripes.append(np.quantile(stripe.cpu().numpy(), shares, axis=0))
     return torch.from_numpy(np.concatenate(stripes, axis=1))
 

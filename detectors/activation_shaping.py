@@ -161,7 +161,7 @@ class ReAct(_Shaping):
     threshold_: float = learned()
 
     def _learn(self, train: Outputs) -> None:
-        (self.threshold_,) = percentiles(train, [self.percentile / 100], "react")
+        (self.threshold_,) = percentiles(train, [self.percentile / 100])
 
     def _shape(self, z: Tensor) -> Tensor:
         return z.clamp(max=self.threshold_)
@@ -222,11 +222,9 @@ class VRA(_Shaping):
     def _learn(self, train: Outputs) -> None:
         shares = [self.percentile_low / 100, self.percentile_high / 100]
         if self.per_unit:
-            self.low_, self.high_ = unit_percentiles(train, shares, "vra")
+            self.low_, self.high_ = unit_percentiles(train, shares)
         else:
-            self.low_, self.high_ = torch.tensor(
-                percentiles(train, shares, "vra"), dtype=torch.float64
-            )
+            self.low_, self.high_ = torch.tensor(percentiles(train, shares), dtype=torch.float64)
 
     def _shape(self, z: Tensor) -> Tensor:
         low, high = self.low_.to(z), self.high_.to(z)
@@ -429,7 +427,7 @@ class DICE(_Shaping):
 
     def _learn(self, train: Outputs) -> None:
         head = _head(train)
-        mean = feature_mean(train, self.label)
+        mean = feature_mean(train)
         contribution = head.weight.to(mean) * mean  # [C, D]
         cut = np.percentile(contribution.cpu().numpy(), self.p)
         self.mask_ = contribution > float(cut)
@@ -465,7 +463,7 @@ class ReActDICE(DICE):
 
     def _learn(self, train: Outputs) -> None:
         super()._learn(train)
-        (self.threshold_,) = percentiles(train, [self.percentile / 100], "react-dice")
+        (self.threshold_,) = percentiles(train, [self.percentile / 100])
 
     def _shape(self, z: Tensor) -> Tensor:
         return z.clamp(max=self.threshold_)

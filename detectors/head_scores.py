@@ -73,7 +73,7 @@ class FDBD(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """The mean feature ``[D]``, in one pass."""
-        self.mean_ = feature_mean(train, "fdbd")
+        self.mean_ = feature_mean(train)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
@@ -132,7 +132,7 @@ class NCI(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """The mean feature ``[D]``, in one pass."""
-        self.mean_ = feature_mean(train, "nci")
+        self.mean_ = feature_mean(train)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -36,7 +36,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import blocks, in_blocks, precise, require_finite
+from ._numerics import blocks, in_blocks, precise
 
 
 @register_detector("nac")
@@ -108,7 +108,7 @@ class NAC(Detector):
         counts = torch.zeros(width * self.M, dtype=torch.int64, device=device)
         first = torch.arange(width, device=device) * self.M
         for batch in blocks(train, "features"):
-            z = require_finite(batch.features, "nac").to(precise(device))
+            z = batch.features.to(precise(device))
             index = self._bins(z, batch.logits.to(z), train.head.weight) + first
             counts += torch.bincount(index.flatten(), minlength=len(counts))
         self.coverage_ = (counts.double() / self.o_star).clamp(max=1).view(width, self.M)

@@ -26,7 +26,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import blocks, in_blocks, precise, require_all_classes, require_finite
+from ._numerics import blocks, in_blocks, precise, require_all_classes
 
 
 @register_detector("she")
@@ -65,7 +65,7 @@ class SHE(Detector):
         sums = torch.zeros(2, classes, width, dtype=precise(device), device=device)
         counts = sums.new_zeros(2, classes)  # of all samples, and of the correct ones
         for batch in blocks(train, "features"):
-            z = require_finite(batch.features, "she").to(sums)
+            z = batch.features.to(sums)
             y, correct = batch.labels, batch.logits.argmax(dim=1) == batch.labels
             sums[0].index_add_(0, y, z)
             sums[1].index_add_(0, y[correct], z[correct])
