@@ -372,18 +372,25 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found.values, torch.cat([columns.flatten(1), rest], dim=1).gather(1, found.indices)
 
 
-def kth_neighbour_distance(queries: Tensor, bank: Tensor, k: int, block: int = 2**16) -> Tensor:
+def half_squares(bank: Tensor) -> Tensor:
+    """``-|b|^2 / 2`` of each row: what makes the nearest row the most similar one."""
+    return torch.linalg.vector_norm(bank, dim=1).square() / -2
+
+
+def kth_neighbour_distance(
+    queries: Tensor, bank: Tensor, k: int, half: Tensor | None = None, block: int = 2**16
+) -> Tensor:
     """Euclidean distance ``[N]`` from each query ``[N, D]`` to its k-th nearest row of the bank.
 
     Exact; the bank ``[M, D]`` is searched in blocks (by faiss, where that is installed and the
-    features are float32 on the CPU).
+    features are float32 on the CPU). ``half`` is :func:`half_squares` of the bank, if at hand.
     """
     faiss = _faiss()
     if faiss is not None and queries.device.type == "cpu" and queries.dtype == torch.float32:
         _, found = faiss.knn(queries.numpy(), bank.to(queries).numpy(), k)
         last = torch.from_numpy(found[:, -1])
     else:
-        half = bank.square().sum(dim=1) / -2
+        half = half_squares(bank) if half is None else half
         last = most_similar(queries, bank, k, half, block)[1][:, -1]
     # The expanded square cancels for close neighbours, so the k-th distance is taken afresh.
     return (queries - bank[last.to(bank.device)].to(queries)).norm(dim=1)
@@ -401,13 +408,17 @@ def in_blocks(
         exact: whether blocks come in float64; else in float32, and float64 where they are that
             already. Differences of large numbers want it.
     """
-    parts = []
+    whole, start = None, 0
     for batch in blocks(outputs, *columns):
         values = [getattr(batch, column) for column in columns]
-        parts.append(score(*(at_work(value, exact) for value in values)))
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if parts else torch.empty(0)
+        part = score(*(at_work(value, exact) for value in values))
+        if len(part) == len(outputs):
+            return part
+        if whole is None:  # filled in place: small parts that are kept would split up the heap
+            whole = part.new_empty(len(outputs), *part.shape[1:])
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return torch.empty(0) if whole is None else whole
 
 
 def at_work(values: Tensor, exact: bool = False) -> Tensor:

@@ -26,7 +26,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import blocks, kth_neighbour_distance, normalize
+from ._numerics import blocks, half_squares, kth_neighbour_distance, normalize
 
 
 @register_detector("knn")
@@ -62,6 +62,7 @@ class KNN(Detector):
     k: int = 50
     normalize: bool = True
     bank_: Tensor = learned()  # [N, D]
+    half_: Tensor = learned()  # [N]
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -83,12 +84,13 @@ class KNN(Detector):
         for batch in blocks(train, "features"):
             rest[: len(batch)] = self._prepare(batch.features)
             rest = rest[len(batch) :]
+        self.half_ = half_squares(self.bank_)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
         parts = [
-            kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k)
+            kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k, self.half_)
             for batch in blocks(outputs, "features")
         ]
         return torch.cat(parts) if parts else torch.empty(0)
