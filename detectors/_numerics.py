@@ -119,7 +119,7 @@ def feature_mean(outputs: Outputs) -> Tensor:
         device=outputs.features.device,
     )
     for batch in blocks(outputs, "features"):
-        total += batch.features.sum(dim=0, dtype=total.dtype)
+        total += at_work(batch.features).sum(dim=0)
     return total / len(outputs)
 
 
@@ -198,35 +198,40 @@ def class_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Counts ``[C]``, means ``[C, D]`` and each class's own scatter ``[C, D, D]``, in one pass.
 
-    The rows of a block are laid out as ``[C, most of a class, D]``, so that one batched product
-    gives all classes' scatters; blocks are merged as in :func:`moments`.
+    The rows of a block are laid out in segments of one class each, all of one length, so that one
+    batched product gives their scatters, whether classes come mixed or one after the other; at
+    most half of the layout is empty. Blocks are merged as in :func:`moments`.
 
     Raises:
         BadScoresError: a class without a sample.
     """
     means = scatter = counts = None
     for batch in blocks(outputs, "features"):
-        z = batch.features.to(precise(batch.features.device))
+        z, y = at_work(batch.features, exact=True), batch.labels
         z = transform(z) if transform else z
-        order = batch.labels.argsort(stable=True)
-        y = batch.labels[order]
-        n = torch.bincount(y, minlength=classes)
-        within = torch.arange(len(y), device=y.device) - (n.cumsum(0) - n)[y]
-        padded = z.new_zeros(classes, int(n.max()), z.shape[1])
-        padded[y, within] = z[order]
         if means is None or counts is None or scatter is None:
             means = z.new_zeros(classes, z.shape[1])
             scatter = z.new_zeros(classes, z.shape[1], z.shape[1])
             counts = z.new_zeros(classes)
-        n = n.to(z)
-        m = padded.sum(dim=1) / n.clamp(min=1)[:, None]
-        padded[y, within] -= m[y]
+        sizes = torch.bincount(y, minlength=classes)
+        here = sizes.nonzero().flatten()
+        n = sizes.to(z)
+        m = z.new_zeros(means.shape).index_add_(0, y, z) / n.clamp(min=1)[:, None]
+        length = -(-len(y) // len(here))
+        segments = -(-sizes // length)
+        order = y.argsort(stable=True)
+        y = y[order]
+        rank = torch.arange(len(y), device=y.device) - (sizes.cumsum(0) - sizes)[y]
+        row = (segments.cumsum(0) - segments)[y] + rank // length
+        laid = z.new_zeros(int(segments.sum()), length, z.shape[1])
+        laid[row, rank % length] = z[order] - m[y]
+        owner = torch.arange(classes, device=y.device).repeat_interleave(segments)
+        scatter.index_add_(0, owner, laid.mT @ laid)
         total = counts + n
-        delta = m - means
-        weight = counts * n / total.clamp(min=1)
-        scatter += padded.mT @ padded
-        scatter += weight[:, None, None] * delta[:, :, None] * delta[:, None, :]
-        means += delta * (n / total.clamp(min=1))[:, None]
+        delta = (m - means)[here]
+        weight = (counts * n / total.clamp(min=1))[here]
+        scatter.index_add_(0, here, weight[:, None, None] * delta[:, :, None] * delta[:, None, :])
+        means[here] += delta * (n / total.clamp(min=1))[here, None]
         counts = total
     if means is None or counts is None or scatter is None:
         raise BadScoresError(f"{who}: fit got no training samples.")

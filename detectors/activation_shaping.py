@@ -19,6 +19,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from oodbench.detector import Detector, Paper, create_detector, learned, option
 from oodbench.errors import OODBenchWarning, OptionError
@@ -48,11 +49,17 @@ def scale_ratio(total: Tensor, top: Tensor, most: float) -> Tensor:
     return (total / top).nan_to_num(nan=1.0).clamp(1.0, most)
 
 
-def prune(z: Tensor, kept: int, fill: Tensor | None = None) -> Tensor:
-    """The ``kept`` largest units of ``[N, D]``, or ``fill`` ``[N]`` in their place, others zero."""
-    found = z.topk(kept, dim=1, sorted=False)
-    values = found.values if fill is None else fill[:, None].expand(found.values.shape)
-    return torch.zeros_like(z).scatter(1, found.indices, values)
+def sparse_logits(head: Head, units: Tensor, values: Tensor) -> Tensor:
+    """Logits ``[N, C]`` of features that are zero but in k units each.
+
+    Args:
+        head: the linear head.
+        units: which they are, ``[N, k]``.
+        values: of the features there, ``[N, k]``.
+    """
+    columns = head.weight.T.to(values).contiguous()
+    summed = F.embedding_bag(units, columns, per_sample_weights=values, mode="sum")
+    return summed + head.bias.to(summed)
 
 
 def _head(outputs: Outputs) -> Head:
@@ -263,8 +270,10 @@ class ASHP(_Shaping):
 
     percentile: float = 90.0
 
-    def _shape(self, z: Tensor) -> Tensor:
-        return prune(z, kept_units(z.shape[1], self.percentile / 100, "ash-p"))
+    def _logits(self, z: Tensor, head: Head) -> Tensor:
+        kept = kept_units(z.shape[1], self.percentile / 100, "ash-p")
+        top = z.topk(kept, dim=1, sorted=False)
+        return sparse_logits(head, top.indices, top.values)
 
 
 @register_detector("ash-b")
@@ -289,9 +298,11 @@ class ASHB(_Shaping):
 
     percentile: float = 90.0
 
-    def _shape(self, z: Tensor) -> Tensor:
+    def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "ash-b")
-        return prune(z, kept, fill=z.sum(dim=1) / kept)
+        units = z.topk(kept, dim=1, sorted=False).indices
+        fill = (z.sum(dim=1, keepdim=True) / kept).expand(-1, kept)
+        return sparse_logits(head, units, fill.contiguous())
 
 
 @register_detector("ash-s")
@@ -318,12 +329,12 @@ class ASHS(_Shaping):
 
     percentile: float = 90.0
 
-    def _shape(self, z: Tensor) -> Tensor:
+    def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "ash-s")
         self._warn_if_narrow(z.shape[1], kept)
-        pruned = prune(z, kept)
-        ratio = scale_ratio(z.sum(dim=1), pruned.sum(dim=1), z.shape[1] / kept)
-        return pruned * ratio.exp()[:, None]
+        top = z.topk(kept, dim=1, sorted=False)
+        ratio = scale_ratio(z.sum(dim=1), top.values.sum(dim=1), z.shape[1] / kept)
+        return sparse_logits(head, top.indices, top.values * ratio.exp()[:, None])
 
 
 @register_detector("scale")
@@ -355,11 +366,13 @@ class SCALE(_Shaping):
 
     percentile: float = 85.0
 
-    def _shape(self, z: Tensor) -> Tensor:
+    def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "scale")
         self._warn_if_narrow(z.shape[1], kept)
         top = z.topk(kept, dim=1, sorted=False).values.sum(dim=1)
-        return z * scale_ratio(z.sum(dim=1), top, z.shape[1] / kept).exp()[:, None]
+        ratio = scale_ratio(z.sum(dim=1), top, z.shape[1] / kept)
+        # W (z e^r) + b, with the factor taken on C logits instead of D features
+        return F.linear(z, head.weight.to(z)) * ratio.exp()[:, None] + head.bias.to(z)
 
 
 @register_detector("lts")

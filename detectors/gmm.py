@@ -82,11 +82,18 @@ class GMM(Detector):
             found = moments(train, "gmm", groups=classes)
             counts, self.means_ = found.counts, found.means
             covariances = (found.scatter / counts.sum())[None]
-        values, vectors = torch.linalg.eigh(covariances)
-        values = values.clamp(min=0) + self.reg
-        self.precisions_ = (vectors / values[:, None, :]) @ vectors.mT
         dim = self.means_.shape[1]
-        normaliser = -0.5 * (values.log().sum(dim=1) + dim * math.log(2 * math.pi))
+        covariances.diagonal(dim1=1, dim2=2).add_(self.reg)
+        factor, failed = torch.linalg.cholesky_ex(covariances)
+        if failed.any():  # rounding made a singular one indefinite
+            values, vectors = torch.linalg.eigh(covariances)
+            values = values.clamp(min=self.reg)
+            self.precisions_ = (vectors / values[:, None, :]) @ vectors.mT
+            log_determinant = values.log().sum(dim=1)
+        else:
+            self.precisions_ = torch.cholesky_inverse(factor)
+            log_determinant = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        normaliser = -0.5 * (log_determinant + dim * math.log(2 * math.pi))
         self.log_weight_ = (counts / counts.sum()).log() + normaliser
         return self
 

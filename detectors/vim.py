@@ -50,13 +50,14 @@ def default_dim(width: int) -> int:
 
 @dataclass
 class _Null:
-    """The origin ``[D]`` and the axes ``[D, D - dim]`` orthogonal to the principal subspace."""
+    """Axes ``[D, D - dim]`` orthogonal to the principal subspace, and the origin along them."""
 
-    origin: Tensor
     axes: Tensor
+    shift: Tensor
 
     def residual(self, z: Tensor) -> Tensor:
-        return ((z - self.origin.to(z)) @ self.axes.to(z)).norm(dim=1)
+        axes = self.axes.to(z)
+        return (z @ axes - self.shift.to(z)).norm(dim=1)
 
 
 def null_space(train: Outputs, head: Head, dim: int | None, who: str) -> _Null:
@@ -72,10 +73,11 @@ def null_space(train: Outputs, head: Head, dim: int | None, who: str) -> _Null:
             f"{who}: dim={kept} must be in [1, {width - 1}] for {width} features; leave it out for "
             "the paper's rule."
         )
-    found = moments(train, who)
+    found = moments(train, who, exact=False)
     weight, bias = head.weight.to(found.means), head.bias.to(found.means)
     origin = -torch.linalg.pinv(weight) @ bias
-    return _Null(origin, principal_axes(found, origin).axes[:, kept:].contiguous())
+    axes = principal_axes(found, origin).axes[:, kept:].contiguous()
+    return _Null(axes, origin @ axes)
 
 
 _FORMULA = "s(x) = alpha |R^T (z - u)| - logsumexp(f), R the axes of least variance"

@@ -351,7 +351,8 @@ def test_feature_mean_over_blocks() -> None:
     features = torch.randn(1000, 3).half()
     with pieces():
         found = _numerics.feature_mean(rows_of(features))
-    torch.testing.assert_close(found, features.double().mean(dim=0), rtol=1e-12, atol=1e-12)
+    # blocks are summed in single precision, their sums in double
+    torch.testing.assert_close(found, features.double().mean(dim=0), rtol=1e-6, atol=1e-7)
 
 
 def test_work_is_done_in_the_values_own_precision_or_better() -> None:

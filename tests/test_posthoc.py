@@ -173,6 +173,14 @@ def test_openmax_sample_by_sample(tail: int, alpha: int, correct_only: bool) -> 
     same(found, expected, rtol=1e-3)
 
 
+def test_openmax_of_a_class_that_is_never_right_takes_all_of_its_samples() -> None:
+    p = problem()
+    p.train.logits[:, 2] -= 100
+    own = p.train.logits[p.train.labels == 2]
+    detector = oodbench.create_detector("openmax").fit(p.train)
+    torch.testing.assert_close(detector.means_[2], own.mean(dim=0))  # type: ignore[attr-defined]
+
+
 def test_openmax_never_revises_a_class_that_was_never_seen() -> None:
     p = problem()
     p.train = p.train[(p.train.labels != 4).nonzero().flatten()]
@@ -456,6 +464,18 @@ def test_relation_sample_by_sample(power: float, threshold: float) -> None:
     same(scores("relation", p, power=power, threshold=threshold), expected, rtol=1e-4)
 
 
+def test_relation_of_samples_that_hardly_agree() -> None:
+    # all in one direction; what they predict has a product of 0.04, above the threshold of 0.03
+    def outputs(n: int, share: float) -> Outputs:
+        logits = torch.tensor([[share, 1 - share]], dtype=torch.float64).log().expand(n, 2)
+        return Outputs(torch.ones(n, 3), logits, torch.zeros(n))
+
+    detector = oodbench.create_detector("relation").fit(outputs(50, 1 - 1e-6))
+    found = detector.score(outputs(4, 0.04))
+    np.testing.assert_allclose(found, -50 * 0.04, rtol=1e-3)
+    assert torch.equal(detector.score(outputs(4, 0.02)), torch.zeros(4, dtype=torch.float64))
+
+
 @pytest.mark.parametrize(("k", "share"), [(10, 1.0), (7, 0.2), (40, 0.01)])
 def test_nnguide_sample_by_sample(k: int, share: float) -> None:
     p = problem()
@@ -541,6 +561,22 @@ def test_pruning_and_scaling(name: str, percentile: float) -> None:
         }[name]
         expected.append(-logsumexp(logits))
     same(scores(name, p, percentile=percentile), expected)
+
+
+def test_scaling_of_features_that_may_be_negative() -> None:
+    """The ratio of sums is held in the range that it has for features that are not."""
+    p = problem(dim=128, rectified=False)
+    p.test.features[20:] -= 4
+    weight, bias = head_of(p)
+    ratios = []
+    expected = []
+    for z in arrays(p.test)[0]:
+        ratios.append(z.sum() / np.sort(z)[-64:].sum())
+        scale = np.exp(np.clip(ratios[-1], 1, 2))  # 128 / 64
+        expected.append(-logsumexp(weight @ z * scale + bias))
+    assert min(ratios) < 1
+    assert max(ratios) > 2
+    same(scores("scale", p, percentile=50), expected)
 
 
 @pytest.mark.parametrize("share", [90.0, 40.0])
@@ -824,24 +860,30 @@ def test_gram_sample_by_sample(batch: int, confidence: bool) -> None:
     predicted = logits.argmax(axis=1)
     assert set(predicted) == {0, 1, 2}
     held = np.arange(len(x)) % 10 == 9
+    detector = oodbench.create_detector("gram", layers=layers, powers=powers, confidence=confidence)
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    detector.fit_batches(model, list(zip(x.split(batch), labels.split(batch), strict=True)))
+
+    with torch.no_grad():  # a class that was never predicted has the range of all
+        logits = model.outputs(test)["logits"]
+        model.linear.bias[3] += (logits[:, :3].amax(dim=1) - logits[:, 3]).median() + 1e-6
+    found, logits = read(test)
+    assert 3 in logits.argmax(axis=1)
+    assert len(set(logits.argmax(axis=1))) > 1
     totals = np.zeros(len(test))
-    for layer, own in enumerate(statistics):
+    for own, others in zip(statistics, found, strict=True):
 
         def deviation(g: np.ndarray, c: int, own: np.ndarray = own) -> float:
-            inside = ~held & ((predicted == c) if c in predicted[~held] else True)
+            inside = ~held & ((predicted == c) if c < 3 else True)
             low, high = own[inside].min(axis=0), own[inside].max(axis=0)
             below = np.maximum(low - g, 0) / np.abs(low + 1e-6)
             return float((below + np.maximum(g - high, 0) / np.abs(high + 1e-6)).sum())
 
         expected = np.mean([deviation(own[i], predicted[i]) for i in np.flatnonzero(held)])
-        found, test_logits = read(test)
         for i in range(len(test)):
-            totals[i] += deviation(found[layer][i], test_logits[i].argmax()) / expected
+            totals[i] += deviation(others[i], logits[i].argmax()) / expected
     if confidence:
-        totals /= softmax(test_logits, axis=1).max(axis=1)
-    detector = oodbench.create_detector("gram", layers=layers, powers=powers, confidence=confidence)
-    labels = torch.zeros(len(x), dtype=torch.int64)
-    detector.fit_batches(model, list(zip(x.split(batch), labels.split(batch), strict=True)))
+        totals /= softmax(logits, axis=1).max(axis=1)
     # held-out statistics are kept in single precision
     same(detector.score_batch(model, test), totals, rtol=1e-5)
 
