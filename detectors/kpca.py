@@ -48,7 +48,8 @@ class KPCA(Detector):
         explained: share of the variance that the kept components explain, in (0, 1); None for the
             paper's values for supervised networks: 0.85 for CoP, 0.8 for CoRP (CIFAR-10).
         gamma: of the Gaussian kernel; 2 for CIFAR-10, 3 for ImageNet in the paper.
-        M: random features; 2048 for CIFAR-10, 4096 for ImageNet in the paper.
+        M: random features; None for four times the features, at most 4096. That gives the paper's
+            2048 for ResNet-18 (512 features) and 4096 for ResNet-50 (2048).
         seed: of the random features.
 
     Raises:
@@ -57,7 +58,7 @@ class KPCA(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    id_options: ClassVar = {"imagenet": {"gamma": 3.0, "M": 4096, "explained": 0.5}}
+    id_options: ClassVar = {"imagenet": {"gamma": 3.0, "explained": 0.5}}
     grid: ClassVar = {
         "kernel": ("cosine-gaussian", "cosine"),
         "explained": (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99),
@@ -75,7 +76,7 @@ class KPCA(Detector):
     kernel: Literal["cosine", "cosine-gaussian"] = "cosine-gaussian"
     explained: float | None = None
     gamma: float = 2.0
-    M: int = 2048
+    M: int | None = None
     seed: int = 0
     omega_: Tensor | None = learned()  # [D, M]
     phase_: Tensor | None = learned()  # [M]
@@ -86,8 +87,9 @@ class KPCA(Detector):
         if self.explained is not None and not 0 < self.explained < 1:
             raise OptionError(f"kpca: explained must be in (0, 1), not {self.explained}.")
         for name in ("gamma", "M"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"kpca: {name} must be positive, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise OptionError(f"kpca: {name} must be positive, not {value}.")
 
     def _map(self, z: Tensor) -> Tensor:
         z = normalize(z)
@@ -95,7 +97,7 @@ class KPCA(Detector):
             return z
         # single precision: the features are of the order of 1/sqrt(M), and all alike
         angles = torch.addmm(self.phase_.to(z.device), z.float(), self.omega_.to(z.device))
-        return angles.cos_().mul_(math.sqrt(2 / self.M))
+        return angles.cos_().mul_(math.sqrt(2 / angles.shape[1]))
 
     def fit(self, train: Outputs) -> Self:
         """Principal axes of the mapped features ``[N, D]``, in one pass."""
@@ -103,9 +105,10 @@ class KPCA(Detector):
         if self.kernel == "cosine-gaussian":
             generator = torch.Generator().manual_seed(self.seed)
             width = train.features.shape[1]
-            self.omega_ = torch.randn(width, self.M, generator=generator)
+            m = min(4 * width, 4096) if self.M is None else self.M
+            self.omega_ = torch.randn(width, m, generator=generator)
             self.omega_ *= math.sqrt(2 * self.gamma)
-            self.phase_ = 2 * math.pi * torch.rand(self.M, generator=generator)
+            self.phase_ = 2 * math.pi * torch.rand(m, generator=generator)
         found = principal_axes(moments(train, "kpca", transform=self._map, exact=False))
         explained = self.explained
         if explained is None:
