@@ -45,10 +45,9 @@ from torch.nn import functional as F
 
 from oodbench.detector import Paper
 from oodbench.errors import OptionError
-from oodbench.method import Method, Recipe, mlp_head
+from oodbench.method import ContrastiveMethod, Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
-from oodbench.transforms import Augmentation, Preprocess, SimCLR
 
 
 def move_prototypes(prototypes: Tensor, z: Tensor, labels: Tensor, momentum: float) -> Tensor:
@@ -187,10 +186,9 @@ class CIDERRecipe(Recipe):
 
 
 @register_method("cider")
-class CIDER(Method):
+class CIDER(ContrastiveMethod):
     """Compactness and dispersion on a projection head."""
 
-    views: ClassVar[int] = 2
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": CIDERRecipe(),
         "published-cifar100": replace(CIDERRecipe(), proto_momentum=0.5),
@@ -218,7 +216,6 @@ class CIDER(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: CIDERRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.projection = mlp_head(int(backbone.num_features), recipe.embedding_dim)  # type: ignore[arg-type]
         self.cider = CIDERLoss(
             num_classes,
             feature_dim=recipe.embedding_dim,
@@ -227,23 +224,10 @@ class CIDER(Method):
             compactness_weight=recipe.compactness_weight,
         )
 
-    def augmentation(self, preprocess: Preprocess) -> Augmentation:
-        """A SimCLR-style view."""
-        return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)  # type: ignore[attr-defined]
-
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Penultimate features ``[B, D]`` and unit embeddings ``[B, embedding_dim]``."""
-        features = self.backbone(images)
-        return features, F.normalize(self.projection(features).float(), dim=1)
-
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """CIDER's loss over the whole batch, gathered from all processes."""
         _, z = self.embed(images.flatten(0, 1))
-        z = z.unflatten(0, images.shape[:2])  # [B, V, D]
-        if self.trainer.world_size > 1:
-            # processes take samples in turn; the prototypes' path depends on the order
-            z = self.all_gather(z, sync_grads=True).transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
-            labels = self.all_gather(labels).T.flatten()  # type: ignore[union-attr]
+        z, labels = self.gathered(z.unflatten(0, images.shape[:2]), labels)  # [B, V, D]
         return self.cider(z, labels)
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:

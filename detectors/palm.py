@@ -50,10 +50,9 @@ from torch.nn import functional as F
 
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
-from oodbench.method import Method, Recipe, mlp_head
+from oodbench.method import ContrastiveMethod, Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
-from oodbench.transforms import Augmentation, Preprocess, SimCLR
 
 from ._numerics import in_blocks, moments, normalize, pseudo_inverse, squared_mahalanobis
 
@@ -312,11 +311,10 @@ classes from the others, never by the benchmark's OOD sets.
 
 
 @register_method("palm")
-class PALMMethod(Method):
+class PALMMethod(ContrastiveMethod):
     """Mixture of prototypes on a projection head: PALM's training."""
 
     paper: ClassVar[Paper | None] = PAPER
-    views: ClassVar[int] = 2
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": PALMRecipe(),
         "quick": QUICK,
@@ -329,7 +327,6 @@ class PALMMethod(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: PALMRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.projection = mlp_head(int(backbone.num_features), recipe.embedding_dim)  # type: ignore[arg-type]
         self.palm = PALMLoss(
             num_classes,
             prototypes_per_class=recipe.prototypes_per_class,
@@ -341,22 +338,10 @@ class PALMMethod(Method):
             contrastive_weight=recipe.contrastive_weight,
         )
 
-    def augmentation(self, preprocess: Preprocess) -> Augmentation:
-        """A SimCLR-style view."""
-        return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)  # type: ignore[attr-defined]
-
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Penultimate features ``[B, D]`` and unit embeddings ``[B, embedding_dim]``."""
-        features = self.backbone(images)
-        return features, F.normalize(self.projection(features).float(), dim=1)
-
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """PALM's loss over the whole batch, gathered from all processes."""
         _, z = self.embed(images.flatten(0, 1))
-        z = z.unflatten(0, images.shape[:2])  # [B, V, D]
-        if self.trainer.world_size > 1:
-            z = self.all_gather(z, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
-            labels = self.all_gather(labels).flatten(0, 1)  # type: ignore[union-attr]
+        z, labels = self.gathered(z.unflatten(0, images.shape[:2]), labels)  # [B, V, D]
         return self.palm(z, labels if self.recipe.labelled else None)  # type: ignore[attr-defined]
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:

@@ -38,10 +38,9 @@ from torch.nn import functional as F
 
 from oodbench.detector import Paper
 from oodbench.errors import OptionError
-from oodbench.method import Method, Recipe, mlp_head
+from oodbench.method import ContrastiveMethod, Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
-from oodbench.transforms import Augmentation, Preprocess, SimCLR
 
 
 def supcon_loss(features: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
@@ -107,10 +106,9 @@ class SupConRecipe(Recipe):
 
 
 @register_method("supcon")
-class SupCon(Method):
+class SupCon(ContrastiveMethod):
     """Supervised contrast on a projection head, and a linear classifier beside it."""
 
-    views: ClassVar[int] = 2
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": SupConRecipe(),
         "quick": SupConRecipe(
@@ -134,26 +132,17 @@ class SupCon(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: SupConRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        dim = int(backbone.num_features)  # type: ignore[arg-type]
-        self.projection = mlp_head(dim, recipe.embedding_dim)
-        self.linear = nn.Linear(dim, num_classes)
+        self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
         self.temperature = recipe.temperature
-
-    def augmentation(self, preprocess: Preprocess) -> Augmentation:
-        """A SimCLR-style view."""
-        return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)  # type: ignore[attr-defined]
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """SupCon over the whole batch, gathered from all processes, and the classifier's loss."""
-        features = self.backbone(images.flatten(0, 1))  # [B * V, D]
-        z = F.normalize(self.projection(features).float(), dim=1).unflatten(0, images.shape[:2])
+        features, z = self.embed(images.flatten(0, 1))  # [B * V, D]
         logits = self.linear(features.detach())
         y = labels.repeat_interleave(images.shape[1])
         classifier = F.cross_entropy(logits, y)
         accuracy = (logits.argmax(dim=1) == y).float().mean()
-        if self.trainer.world_size > 1:
-            z = self.all_gather(z, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
-            labels = self.all_gather(labels).flatten(0, 1)  # type: ignore[union-attr]
+        z, labels = self.gathered(z.unflatten(0, images.shape[:2]), labels)
         contrast = supcon_loss(z, labels, self.temperature)
         return {
             "loss": contrast + classifier,
