@@ -113,8 +113,14 @@ def labelled(n: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("rows", [256, 2**20])
-def test_class_moments_are_numpys(rows: int) -> None:
+@pytest.mark.parametrize("order", ["mixed", "sorted", "skewed"])
+def test_class_moments_are_numpys(order: str, rows: int) -> None:
     features, labels = labelled(900, 6, 4)
+    if order == "skewed":  # one class has nearly all, the others a few each
+        labels[labels != 3] = 1
+        labels[[0, 5, 700, 899]] = [0, 2, 2, 0]
+    if order == "sorted":  # a block has one class or two
+        features, labels = features[labels.argsort()], np.sort(labels)
     with pieces(rows):
         counts, means, scatter = _numerics.class_moments(rows_of(features, labels), "test", 4)
     for c in range(4):
