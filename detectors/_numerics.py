@@ -1,4 +1,4 @@
-"""Numerics that several detectors share: moments, subspaces, percentiles, nearest neighbours.
+"""Numerics that several detectors share: moments, subspaces, percentiles.
 
 Everything reads its data in blocks, so that features larger than memory can be mapped from disk.
 (That they are finite is checked by the base class, once for all.)
@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -22,11 +20,14 @@ from oodbench.outputs import Outputs
 BLOCK = 2**20
 """Values read at a time, of the columns at hand: 2,048 rows of 512 features."""
 
+EXPONENTS = 85.0
+"""exp() of what is closer to zero neither overflows nor vanishes in float32."""
 
-def blocks(outputs: Outputs, *columns: str) -> Iterator[Outputs]:
-    """Consecutive pieces of at most ``BLOCK`` values (but 256 rows at least) of those columns."""
+
+def blocks(outputs: Outputs, *columns: str, least: int = 256) -> Iterator[Outputs]:
+    """Consecutive pieces of at most ``BLOCK`` values (but ``least`` rows) of those columns."""
     width = sum(getattr(outputs, column).shape[1] for column in columns)
-    rows = max(256, BLOCK // max(width, 1))
+    rows = max(least, BLOCK // max(width, 1))
     if 0 < len(outputs) <= rows:
         yield outputs
     else:
@@ -300,107 +301,6 @@ def unit_percentiles(outputs: Outputs, shares: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.concatenate(stripes, axis=1))
 
 
-@cache
-def _faiss() -> ModuleType | None:
-    try:
-        import faiss
-    except ImportError:
-        return None
-    return faiss
-
-
-def most_similar(
-    queries: Tensor,
-    bank: Tensor,
-    k: int,
-    offset: Tensor | None = None,
-    block: int = 2**16,
-) -> tuple[Tensor, Tensor]:
-    """The k largest ``q . b + offset_b`` of each query over a bank, and where they are.
-
-    Exact. The bank is searched in blocks, each in two steps: the largest of every group of rows
-    first, and then within the k best groups, which hold the k best rows. So the sort sees a small
-    share of the products, of which there are never more than 512 x block.
-
-    Args:
-        queries: ``[N, D]``.
-        bank: ``[M, D]``.
-        k: at most M.
-        offset: ``[M]``.
-        block: rows of the bank at a time.
-
-    Returns:
-        Values ``[N, k]``, falling, and rows of the bank ``[N, k]``.
-    """
-    size = 512
-    # one buffer for all products: a new one each time would be paged in each time
-    buffer = queries.new_empty(min(size, len(queries)) * min(block, len(bank)))
-    found = [_most_similar(q, bank, k, offset, block, buffer) for q in queries.split(size)]
-    return torch.cat([values for values, _ in found]), torch.cat([rows for _, rows in found])
-
-
-def _most_similar(
-    queries: Tensor, bank: Tensor, k: int, offset: Tensor | None, block: int, buffer: Tensor
-) -> tuple[Tensor, Tensor]:
-    best = queries.new_empty(len(queries), 0)
-    rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(bank), block):
-        part = bank[start : start + block].to(queries)
-        products = buffer[: len(queries) * len(part)].view(len(queries), len(part))
-        if offset is None:
-            torch.mm(queries, part.T, out=products)
-        else:
-            shift = offset[start : start + block].to(queries)
-            torch.addmm(shift, queries, part.T, out=products)
-        near, where = _largest(products, min(k, len(part)))
-        best, rows = torch.cat([best, near], dim=1), torch.cat([rows, where + start], dim=1)
-        best, order = best.topk(min(k, best.shape[1]), dim=1)
-        rows = rows.gather(1, order)
-    return best, rows
-
-
-def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``values.topk(k, dim=1)``, faster where k is a small share of the columns."""
-    n, m = values.shape
-    group = 1 << max(0, int(math.log2(max(1.0, math.sqrt(m / k)))))
-    groups = m // group
-    if group < 4 or groups < k:
-        found = values.topk(k, dim=1)
-        return found.values, found.indices
-    whole = values[:, : groups * group].unflatten(1, (group, groups))  # a group: every groups-th
-    top = whole.amax(dim=1).topk(k, dim=1, sorted=False).indices  # [N, k]
-    inside = whole.gather(2, top[:, None, :].expand(n, group, k))  # [N, group, k]
-    columns = top[:, None, :] + groups * torch.arange(group, device=top.device)[:, None]
-    rest = torch.arange(groups * group, m, device=top.device).expand(n, -1)
-    candidates = torch.cat([inside.flatten(1), values[:, groups * group :]], dim=1)
-    found = candidates.topk(k, dim=1)
-    return found.values, torch.cat([columns.flatten(1), rest], dim=1).gather(1, found.indices)
-
-
-def half_squares(bank: Tensor) -> Tensor:
-    """``-|b|^2 / 2`` of each row: what makes the nearest row the most similar one."""
-    return torch.linalg.vector_norm(bank, dim=1).square() / -2
-
-
-def kth_neighbour_distance(
-    queries: Tensor, bank: Tensor, k: int, half: Tensor | None = None, block: int = 2**16
-) -> Tensor:
-    """Euclidean distance ``[N]`` from each query ``[N, D]`` to its k-th nearest row of the bank.
-
-    Exact; the bank ``[M, D]`` is searched in blocks (by faiss, where that is installed and the
-    features are float32 on the CPU). ``half`` is :func:`half_squares` of the bank, if at hand.
-    """
-    faiss = _faiss()
-    if faiss is not None and queries.device.type == "cpu" and queries.dtype == torch.float32:
-        _, found = faiss.knn(queries.numpy(), bank.to(queries).numpy(), k)
-        last = torch.from_numpy(found[:, -1])
-    else:
-        half = half_squares(bank) if half is None else half
-        last = most_similar(queries, bank, k, half, block)[1][:, -1]
-    # The expanded square cancels for close neighbours, so the k-th distance is taken afresh.
-    return (queries - bank[last.to(bank.device)].to(queries)).norm(dim=1)
-
-
 def in_blocks(
     outputs: Outputs, score: Callable[..., Tensor], *columns: str, exact: bool = False
 ) -> Tensor:
@@ -431,6 +331,23 @@ def at_work(values: Tensor, exact: bool = False) -> Tensor:
     if exact:
         return values.to(precise(values.device))
     return values if values.dtype == torch.float64 else values.float()
+
+
+def log_sum_exp(logits: Tensor, log_weights: Tensor | None = None) -> Tensor:
+    """``log sum_c w_c exp f_c`` of ``[N, C]``; the weights are 1 unless given as logarithms.
+
+    Logits that cannot overflow are summed as they are, with no largest one subtracted first: as
+    exact, and twice as fast.
+    """
+    if log_weights is None:
+        weights, span = logits.new_ones(logits.shape[1]), 0.0
+    else:
+        weights = log_weights.exp().to(logits)
+        span = float(log_weights.nan_to_num(neginf=0.0).abs().amax())
+    low, high = (float(end) for end in logits.aminmax()) if logits.numel() else (0.0, 0.0)
+    if max(-low, high) + span + math.log(len(weights)) < EXPONENTS:
+        return (logits.exp() @ weights).log()
+    return (logits if log_weights is None else logits + log_weights.to(logits)).logsumexp(dim=1)
 
 
 def msp_score(logits: Tensor) -> Tensor:

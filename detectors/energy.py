@@ -19,7 +19,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import in_blocks
+from ._numerics import in_blocks, log_sum_exp
 
 
 @register_detector("energy")
@@ -58,5 +58,5 @@ class Energy(Detector):
         """OOD scores ``[N]`` from logits ``[N, C]``."""
         t = self.temperature
         if t == 1:
-            return in_blocks(outputs, lambda f: -f.logsumexp(dim=1), "logits")
-        return in_blocks(outputs, lambda f: -t * (f / t).logsumexp(dim=1), "logits")
+            return in_blocks(outputs, lambda f: -log_sum_exp(f), "logits")
+        return in_blocks(outputs, lambda f: -t * log_sum_exp(f / t), "logits")

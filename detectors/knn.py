@@ -26,7 +26,8 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import blocks, half_squares, kth_neighbour_distance, normalize
+from ._neighbours import MANY, half_squares, kth_neighbour_distance
+from ._numerics import blocks, normalize
 
 
 @register_detector("knn")
@@ -91,6 +92,6 @@ class KNN(Detector):
         """OOD scores ``[N]`` from features ``[N, D]``."""
         parts = [
             kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k, self.half_)
-            for batch in blocks(outputs, "features")
+            for batch in blocks(outputs, "features", least=MANY)
         ]
         return torch.cat(parts) if parts else torch.empty(0)

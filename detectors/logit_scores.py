@@ -23,7 +23,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._numerics import blocks, in_blocks, msp_score, number_of_classes, precise
+from ._numerics import blocks, in_blocks, log_sum_exp, msp_score, number_of_classes, precise
 
 
 def log_complement(log_p: Tensor) -> Tensor:
@@ -320,6 +320,6 @@ class WeightedEnergy(Detector):
         """OOD scores ``[N]`` from logits ``[N, C]``."""
 
         def energy(f: Tensor) -> Tensor:
-            return -(f + self.log_weights_.to(f)).logsumexp(dim=1)
+            return -log_sum_exp(f, self.log_weights_)
 
         return in_blocks(outputs, energy, "logits")

@@ -30,7 +30,8 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import blocks, most_similar, normalize
+from ._neighbours import MANY, most_similar
+from ._numerics import blocks, normalize
 
 
 @register_detector("nnguide")
@@ -99,7 +100,7 @@ class NNGuide(Detector):
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``."""
         parts = [torch.empty(0, dtype=torch.float64)]
-        for batch in blocks(outputs, "features"):
+        for batch in blocks(outputs, "features", least=MANY):
             z = normalize(batch.features.float())
             guidance = most_similar(z, self.bank_, self.k)[0].double().mean(dim=1)
             parts.append(-guidance * batch.logits.double().logsumexp(dim=1))

@@ -215,8 +215,9 @@ def check_scores(scores: Tensor, n: int, who: str) -> Tensor:
         raise BadScoresError(
             f"{who}: scores must be [{n}] floats, not {list(scores.shape)} {scores.dtype}."
         )
-    bad = ~scores.isfinite()
-    if bad.any():
+    # a sum that is finite has finite terms; one that is not may have overflowed
+    if not scores.sum().isfinite() and not (finite := scores.isfinite()).all():
+        bad = ~finite
         rows = bad.nonzero().flatten().tolist()
         raise BadScoresError(
             f"{who} gave {len(rows)} of {n} scores that are NaN or infinite (first at index "

@@ -89,6 +89,11 @@ class Outputs:
     labels: Tensor = None  # type: ignore[assignment]
     head: Head | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    # columns that were looked through, with the version of the tensor at that time: one look serves
+    # all detectors
+    _finite: dict[str, tuple[Tensor, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         self.extra = dict(self.extra)
@@ -146,11 +151,18 @@ class Outputs:
     def require_finite(self, needs: frozenset[str] | set[str], who: str) -> None:
         """Check that no value of these columns is NaN or infinite, block by block.
 
+        A column is read once, and again after torch has changed it in place.
+
         Raises:
             BadScoresError: names the column and the first such row.
         """
         for name, value in self._columns():
             if name.removeprefix("extra/") not in needs or not value.is_floating_point():
+                continue
+            # tensors made in inference mode count no versions
+            version = -1 if value.is_inference() else value._version
+            known, seen = self._finite.get(name, (None, -1))
+            if known is value and version == seen != -1:
                 continue
             rows = max(1, 2**20 // max(1, value[:1].numel()))
             for start in range(0, len(value), rows):
@@ -163,6 +175,7 @@ class Outputs:
                     f"{who}: the {name} hold NaN or infinite values (first in row {row}). "
                     "Look at the network: has its training diverged?"
                 )
+            self._finite[name] = (value, version)
 
     def __getitem__(self, rows: slice | Tensor) -> Outputs:
         """The rows of a slice (a view, without copying), or at positions ``[n]`` (a copy)."""

@@ -179,16 +179,16 @@ def test_moments_stream_to_what_the_whole_gives() -> None:
 def test_nearest_neighbours_in_blocks() -> None:
     from sklearn.neighbors import NearestNeighbors
 
-    from oodbench.detectors import _numerics
+    from oodbench.detectors import _neighbours
 
     rng = np.random.default_rng(0)
     bank, queries = rng.normal(size=(1000, 8)), rng.normal(size=(50, 8))
     expected = NearestNeighbors(n_neighbors=7).fit(bank).kneighbors(queries)[0][:, -1]
     for block in (3, 100, 5000):
-        found = _numerics.kth_neighbour_distance(
+        found = _neighbours.kth_neighbour_distance(
             torch.from_numpy(queries), torch.from_numpy(bank), 7, block=block
         )
         np.testing.assert_allclose(found, expected, rtol=1e-9)
     # a query that lies in the bank is at distance zero from itself, exactly
-    own = _numerics.kth_neighbour_distance(torch.from_numpy(bank[:5]), torch.from_numpy(bank), 1)
+    own = _neighbours.kth_neighbour_distance(torch.from_numpy(bank[:5]), torch.from_numpy(bank), 1)
     np.testing.assert_array_equal(own, np.zeros(5))
