@@ -32,7 +32,7 @@ from oodbench.backbones import Classifier
 from oodbench.detector import Detector, check_scores
 from oodbench.errors import BadScoresError, DataError, OODBenchError
 from oodbench.fingerprint import cache_key
-from oodbench.outputs import FORMAT, Head, Outputs, to_numpy
+from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
 
@@ -235,7 +235,7 @@ class _Store:
                 name if name in ("features", "logits") else f"extra/{name}": f"{_column(name)}.npy"
                 for name in columns
             }
-            meta = {"format": FORMAT, "columns": files_of, "head": head is not None}
+            meta = {"format": FORMAT, "columns": files_of, **head_meta(head)}
             files.write_json(self.described, meta)
         self.done[start // self.size] = 1
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,15 +38,21 @@ def as_tensor(value: Any) -> Tensor:
 
 @dataclass
 class Head:
-    """The linear layer from penultimate features to logits: ``features @ weight.T + bias``.
+    """The layer from penultimate features to logits: ``features @ weight.T + bias``.
+
+    With ``norm_eps`` it is one of cosines: rows of features and of the weight are divided by (their
+    L2 norm + norm_eps) first. A detector that needs ``"head"`` gets a linear one, one that needs
+    ``"cosine_head"`` one of cosines.
 
     Args:
         weight: ``[C, D]``.
         bias: ``[C]``; zeros if None.
+        norm_eps: None for a linear layer.
     """
 
     weight: Tensor
     bias: Tensor = None  # type: ignore[assignment]
+    norm_eps: float | None = None
 
     def __post_init__(self) -> None:
         self.weight = as_tensor(self.weight)
@@ -61,11 +67,11 @@ class Head:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits ``[N, C]`` of features ``[N, D]``."""
-        return torch.nn.functional.linear(
-            features,
-            self.weight.to(features),
-            self.bias.to(features),
-        )
+        weight = self.weight.to(features)
+        if self.norm_eps is not None:
+            features = features / (features.norm(dim=1, keepdim=True) + self.norm_eps)
+            weight = weight / (weight.norm(dim=1, keepdim=True) + self.norm_eps)
+        return torch.nn.functional.linear(features, weight, self.bias.to(features))
 
 
 @dataclass
@@ -128,8 +134,10 @@ class Outputs:
         return next((len(value) for _, value in self._columns()), 0)
 
     def has(self, need: str) -> bool:
-        """Whether ``"features"``, ``"logits"``, ``"labels"``, ``"head"`` or an extra is there."""
-        if need in ("features", "logits", "labels", "head"):
+        """Whether features, logits, labels, a head (see :class:`Head`) or an extra is there."""
+        if need in ("head", "cosine_head"):
+            return self.head is not None and (self.head.norm_eps is None) == (need == "head")
+        if need in ("features", "logits", "labels"):
             return getattr(self, need) is not None
         return need in self.extra
 
@@ -141,7 +149,8 @@ class Outputs:
         """
         missing = sorted(need for need in needs if need != "model" and not self.has(need))
         if missing:
-            there = [name for name in ("features", "logits", "labels", "head") if self.has(name)]
+            known = ("features", "logits", "labels", "head", "cosine_head")
+            there = [name for name in known if self.has(name)]
             raise MissingOutputError(
                 f"{who} needs {' and '.join(missing)}, but these Outputs have only "
                 f"{', '.join([*there, *self.extra]) or 'nothing'}. "
@@ -195,7 +204,9 @@ class Outputs:
     def to(self, device: torch.device | str) -> Outputs:
         """The same on another device."""
         moved = {name: value.to(device) for name, value in self._columns()}
-        head = self.head and Head(self.head.weight.to(device), self.head.bias.to(device))
+        head = self.head and replace(
+            self.head, weight=self.head.weight.to(device), bias=self.head.bias.to(device)
+        )
         extra = {
             name.removeprefix("extra/"): moved.pop(name) for name in list(moved) if "extra/" in name
         }
@@ -222,7 +233,7 @@ class Outputs:
                 np.save(temporary / "head.bias.npy", to_numpy(self.head.bias))
             files.write_json(
                 temporary / "outputs.json",
-                {"format": FORMAT, "columns": columns, "head": self.head is not None},
+                {"format": FORMAT, "columns": columns, **head_meta(self.head)},
             )
             temporary.chmod(0o755)
             temporary.rename(path)
@@ -256,6 +267,7 @@ class Outputs:
                 head = Head(
                     torch.from_numpy(np.load(path / "head.weight.npy")),
                     torch.from_numpy(np.load(path / "head.bias.npy")),
+                    meta.get("head_norm_eps"),
                 )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             raise OODBenchError(f"{path} holds no readable Outputs ({error}).") from error
@@ -263,6 +275,13 @@ class Outputs:
             name.removeprefix("extra/"): arrays.pop(name) for name in list(arrays) if "/" in name
         }
         return cls(**arrays, head=head, extra=extra)
+
+
+def head_meta(head: Head | None) -> dict[str, Any]:
+    """What ``outputs.json`` says of the head, beside its two arrays."""
+    if head is None or head.norm_eps is None:
+        return {"head": head is not None}
+    return {"head": True, "head_norm_eps": head.norm_eps}
 
 
 def to_numpy(value: Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import TrivialAugmentWide
 
 from oodbench.errors import OptionError
 
@@ -162,10 +163,32 @@ class CropFlip:
         size, pad = self.preprocess.size, self.preprocess.size // 8
         image = self.preprocess.fit_image(image)
         left, top = rng.randint(-pad, pad), rng.randint(-pad, pad)
-        image = image.crop((left, top, left + size, top + size))
+        image = self.change(image.crop((left, top, left + size, top + size)), rng)
         if self.preprocess.flip and rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return self.preprocess.normalize(to_tensor(image))
+
+    def change(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """What is done between crop and flip: nothing."""
+        return image
+
+
+class TrivialAugment(CropFlip):
+    """As :class:`CropFlip`, with one random operation of random strength between the two.
+
+    S. Müller and F. Hutter, "TrivialAugment", ICCV 2021 (the wide space; torchvision's code).
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__(preprocess)
+        self.operation = TrivialAugmentWide()
+
+    def change(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The operation; torch's generator, which it draws from, is given back as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.getrandbits(63))
+            changed: Image.Image = self.operation(image)
+            return changed
 
 
 class SimCLR:

@@ -1,0 +1,383 @@
+r"""AbeT: the energy of cosines over a learned temperature, without the temperature in front.
+
+Paper: W. LeVine et al., "Out-of-Distribution Detection & Applications With Ablated Learned
+Temperature Energy", arXiv:2401.12129
+Code:  anonymousoodauthor/abet; written anew from the paper
+
+With h(x) the penultimate features, training is cross-entropy on
+
+.. math:: f_c(x) / T(x), \quad f_c = \cos(h(x), w_c), \quad
+    T(x) = \sigma(\mathrm{BN}(a^\top h(x) + b)) + 10^{-12}
+
+and the energy of those logits would be :math:`-T(x) \log \sum_c e^{f_c(x)/T(x)}`. AbeT leaves out
+(ablates) the T in front, which is large where the logits are small, and so works against them:
+
+.. math:: s(x) = -\log \sum_c \exp(f_c(x) / T(x))
+
+No OOD data, no second stage, no hyper-parameter, no gradient at test time. A cosine here divides by
+(L2 norm + 1e-4). Behind ReAct, ASH and DICE the features in the cosine are shaped, those in the
+temperature are not.
+
+In an image (segmentation) each pixel has its own features: both linear layers are 1x1 convolutions,
+that of the temperature without b. In a detector's head each box has: background is one more class
+in training, and no part of the score.
+
+Recipe ``published`` is the paper's for CIFAR: ResNet-20, SGD 0.1, momentum 0.9, weight decay 1e-4,
+batch 64, 200 epochs, x0.1 after 100, 150 and 180; crop, TrivialAugment and flip.
+
+Differs from the reference code: (1) cosines are multiplied out in the precision of the
+features, theirs in float64 (norms in float32); (2) DICE masks a copy of the weights, theirs
+the network's own; (3) the paper does not say which ASH: here a choice of P and B (a cosine does not
+see the scaling that makes ASH-S of ASH-P).
+Checked against: hand-computed cases and the definition in float64 (tests/test_abet.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodbench.detector import Detector, Paper, learned
+from oodbench.errors import OptionError
+from oodbench.method import Method, Recipe
+from oodbench.outputs import Head, Outputs
+from oodbench.registry import register_detector, register_method
+from oodbench.transforms import Augmentation, CropFlip, Preprocess, TrivialAugment
+
+from ._numerics import at_work, blocks, feature_mean, in_blocks, kept_units, msp_score, percentiles
+
+NORM_EPS = 1e-4
+MINIMAL_T = 1e-12
+
+PAPER = Paper(
+    title="Out-of-Distribution Detection & Applications With Ablated Learned Temperature Energy",
+    authors="LeVine, Will and Pikus, Benjamin and Phillips, Jacob and Norman, Berk and "
+    "Gil, Fernando Amat and Hendryx, Sean",
+    venue="arXiv",
+    year=2024,
+    url="https://arxiv.org/abs/2401.12129",
+    formula="s(x) = -log sum_c exp(cos(h(x), w_c) / T(x)), T = sigmoid(BN(a.h + b)) + 1e-12",
+)
+
+
+class LearnedTemperatureHead(nn.Module):
+    """Cosine logits over a learned temperature.
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        dense: whether features are maps ``[N, D, H, W]``: 1x1 convolutions instead of linear
+            layers, no bias in the temperature.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, dense: bool = False) -> None:
+        super().__init__()
+        self.dense = dense
+        self.h: nn.Linear | nn.Conv2d
+        if dense:
+            self.h = nn.Conv2d(in_features, num_classes, 1, bias=False)
+            linear: nn.Module = nn.Conv2d(in_features, 1, 1, bias=False)
+            self.temperature = nn.Sequential(linear, nn.BatchNorm2d(1), nn.Sigmoid())
+        else:
+            self.h = nn.Linear(in_features, num_classes, bias=False)
+            linear = nn.Linear(in_features, 1)
+            self.temperature = nn.Sequential(linear, nn.BatchNorm1d(1), nn.Sigmoid())
+        nn.init.kaiming_normal_(self.h.weight, nonlinearity="relu")
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits and what they are made of.
+
+        Args:
+            features: ``[N, D]``, or ``[N, D, H, W]`` if dense. Computed in float32 at least,
+                whatever autocast says: logits grow with 1 / T beyond what float16 holds.
+
+        Returns:
+            ``logits`` and ``cosine`` ``[N, C]`` (``[N, C, H, W]``), ``temperature`` ``[N]``
+            (``[N, H, W]``) in [1e-12, 1].
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            z = features.to(torch.promote_types(features.dtype, torch.float32))
+            temperature = self.temperature(z) + MINIMAL_T
+            weight = self.h.weight.to(z)
+            unit = z / (z.norm(dim=1, keepdim=True) + NORM_EPS)
+            unit_weight = weight / (weight.norm(dim=1, keepdim=True) + NORM_EPS)
+            cosine = F.conv2d(unit, unit_weight) if self.dense else F.linear(unit, unit_weight)
+            logits = cosine / temperature
+        return {"logits": logits, "cosine": cosine, "temperature": temperature.squeeze(1)}
+
+    def as_head(self) -> Head:
+        """The cosines alone, as a layer that shaped features can be put through."""
+        return Head(self.h.weight.detach().flatten(1), norm_eps=NORM_EPS)
+
+
+def abet_score(logits: Tensor) -> Tensor:
+    """``-logsumexp`` of logits cosine / T, over dimension 1: ``[N, C, ...] -> [N, ...]``."""
+    return -logits.logsumexp(dim=1)
+
+
+@dataclass(frozen=True)
+class AbeTRecipe(Recipe):
+    """How AbeT is trained; the defaults are the paper's for CIFAR.
+
+    Args:
+        augment: ``"trivial"`` for crop, TrivialAugment and flip, ``"crop-flip"`` for those two.
+    """
+
+    backbone: str | None = "resnet20"
+    epochs: int = 200
+    batch_size: int = 64
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step"] = "step"
+    milestones: tuple[int, ...] = (100, 150, 180)
+    augment: Literal["trivial", "crop-flip"] = "trivial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augment not in ("trivial", "crop-flip"):
+            raise OptionError(f"recipe: augment is 'trivial' or 'crop-flip', not {self.augment!r}.")
+
+
+@register_method("abet")
+class AbeTMethod(Method):
+    """Cross-entropy on cosines over a learned temperature."""
+
+    paper: ClassVar[Paper | None] = PAPER
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "published": AbeTRecipe(),
+        "quick": AbeTRecipe(
+            backbone=None,
+            epochs=15,
+            batch_size=128,
+            nesterov=True,
+            weight_decay=5e-4,
+            warmup_epochs=1,
+            schedule="cosine",
+            milestones=(),
+            augment="crop-flip",
+        ),
+    }
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {"published": ("cifar10", "cifar100")}
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: AbeTRecipe) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.scaled = LearnedTemperatureHead(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+
+    def augmentation(self, preprocess: Preprocess) -> Augmentation:
+        """Crop after padding and flip, with TrivialAugment between them if the recipe says so."""
+        trivial = self.recipe.augment == "trivial"  # type: ignore[attr-defined]
+        return TrivialAugment(preprocess) if trivial else CropFlip(preprocess)
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy, the accuracy and the mean temperature on the batch."""
+        found = self.scaled(self.backbone(images[:, 0]))
+        accuracy = (found["logits"].argmax(dim=1) == labels).float().mean()
+        return {
+            "loss": F.cross_entropy(found["logits"], labels),
+            "accuracy": accuracy,
+            "temperature": found["temperature"].detach().mean(),
+        }
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Penultimate features, logits, cosines and temperature."""
+        features = self.backbone(images)
+        return {"features": features, **self.scaled(features)}
+
+    def head(self) -> Head:
+        """The layer of cosines."""
+        return self.scaled.as_head()
+
+
+@register_detector("abet")
+@dataclass
+class AbeT(Detector):
+    """Minus the logsumexp of cosines over temperatures. Higher = more OOD; unbounded."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "temperature"})
+    method: ClassVar[str] = "abet"
+    paper: ClassVar[Paper | None] = PAPER
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from logits ``[N, C]``."""
+        return in_blocks(outputs, abet_score, "logits", exact=True)
+
+
+@register_detector("abet-energy")
+@dataclass
+class AbeTEnergy(Detector):
+    """The energy with the temperature in front, which AbeT ablates. Higher = more OOD; unbounded.
+
+    ``s(x) = -T(x) logsumexp(f(x) / T(x))``
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "temperature"})
+    method: ClassVar[str] = "abet"
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = -T(x) log sum_c exp(cos(h(x), w_c) / T(x))"
+    )
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from logits ``[N, C]`` and temperatures ``[N]``."""
+        energy = in_blocks(outputs, abet_score, "logits", exact=True)
+        return energy * at_work(outputs.extra["temperature"], exact=True)
+
+
+@register_detector("abet-temperature")
+@dataclass
+class AbeTTemperature(Detector):
+    """The learned temperature alone. Higher = more OOD; range (0, 1]."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"temperature"})
+    method: ClassVar[str] = "abet"
+    paper: ClassVar[Paper | None] = dataclasses.replace(PAPER, formula="s(x) = T(x)")
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]``: temperatures."""
+        return at_work(outputs.extra["temperature"])
+
+
+@register_detector("abet-msp")
+@dataclass
+class AbeTMSP(Detector):
+    """MSP of the cosines over temperatures. Higher = more OOD; range [0, log C]."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "temperature"})
+    method: ClassVar[str] = "abet"
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = -log max_c softmax(cos(h(x), w) / T(x))_c"
+    )
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from logits ``[N, C]``."""
+        return in_blocks(outputs, msp_score, "logits")
+
+
+@dataclass
+class _ShapedAbeT(Detector):
+    """AbeT's score with shaped features in the cosine; the temperature stays as it is."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "temperature", "cosine_head"})
+    method: ClassVar[str] = "abet"
+
+    def _cosine(self, z: Tensor, head: Head) -> Tensor:
+        raise NotImplementedError
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from features ``[N, D]``, temperatures ``[N]`` and the head."""
+        parts = [torch.empty(0, dtype=torch.float64)]
+        for batch in blocks(outputs, "features"):
+            assert batch.head is not None  # noqa: S101  (it is in ``needs``)
+            cosine = self._cosine(at_work(batch.features, exact=True), batch.head)
+            temperature = batch.extra["temperature"].to(cosine)
+            parts.append(abet_score(cosine / temperature[:, None]))
+        return torch.cat(parts[1:] or parts)
+
+    def _in_percent(self, name: str, value: float) -> None:
+        if not 0 <= value <= 100:
+            raise OptionError(f"{self.label}: {name} is in [0, 100], not {value}.")
+
+
+@register_detector("abet-react")
+@dataclass
+class AbeTReAct(_ShapedAbeT):
+    """AbeT with features clipped from above. Higher = more OOD; unbounded.
+
+    Args:
+        percentile: of the ID training activations, over all units and samples, in percent.
+    """
+
+    grid: ClassVar = {"percentile": (85.0, 90.0, 95.0, 99.0)}
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = -log sum_c exp(cos(min(h(x), c), w_c) / T(x))"
+    )
+
+    percentile: float = 90.0
+    threshold_: float = learned()
+
+    def __post_init__(self) -> None:
+        self._in_percent("percentile", self.percentile)
+
+    def fit(self, train: Outputs) -> Self:
+        """The percentile of features ``[N, D]``."""
+        (self.threshold_,) = percentiles(train, [self.percentile / 100])
+        return self
+
+    def _cosine(self, z: Tensor, head: Head) -> Tensor:
+        return head(z.clamp(max=self.threshold_))
+
+
+@register_detector("abet-ash")
+@dataclass
+class AbeTASH(_ShapedAbeT):
+    """AbeT with all but the largest features pruned. Higher = more OOD; unbounded.
+
+    Args:
+        percentile: share of units that is pruned, in percent.
+        variant: ``"p"`` keeps the others as they are, ``"b"`` sets them to one value (ASH-B).
+
+    Raises:
+        OptionError: no unit would remain.
+    """
+
+    grid: ClassVar = {"percentile": (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)}
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = -log sum_c exp(cos(ASH(h(x)), w_c) / T(x))"
+    )
+
+    percentile: float = 90.0
+    variant: Literal["p", "b"] = "p"
+
+    def __post_init__(self) -> None:
+        self._in_percent("percentile", self.percentile)
+        if self.variant not in ("p", "b"):
+            raise OptionError(f"abet-ash: variant is 'p' or 'b', not {self.variant!r}.")
+
+    def _cosine(self, z: Tensor, head: Head) -> Tensor:
+        kept = kept_units(z.shape[1], self.percentile / 100, "abet-ash")
+        top = z.topk(kept, dim=1, sorted=False)
+        values = top.values
+        if self.variant == "b":
+            values = (z.sum(dim=1, keepdim=True) / kept).expand_as(values)
+        return head(torch.zeros_like(z).scatter(1, top.indices, values))
+
+
+@register_detector("abet-dice")
+@dataclass
+class AbeTDICE(_ShapedAbeT):
+    """AbeT with class weights of little contribution set to zero. Higher = more OOD; unbounded.
+
+    A weight is kept where ``|w_cd mean_d|`` exceeds the percentile, with the mean ID training
+    feature; the cosine is that with the remaining weights, whose norm is smaller.
+
+    Args:
+        p: the percentile of absolute contributions below which weights are cut, in percent.
+    """
+
+    grid: ClassVar = {"p": (10.0, 30.0, 50.0, 70.0, 90.0)}
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = -log sum_c exp(cos(h(x), w_c * M_c) / T(x))"
+    )
+
+    p: float = 90.0
+    mask_: Tensor = learned()  # [C, D]
+
+    def __post_init__(self) -> None:
+        self._in_percent("p", self.p)
+
+    def fit(self, train: Outputs) -> Self:
+        """The mask ``[C, D]`` from the mean of features ``[N, D]``."""
+        assert train.head is not None  # noqa: S101  (it is in ``needs``)
+        mean = feature_mean(train)
+        contribution = (train.head.weight.to(mean) * mean).abs()
+        self.mask_ = contribution > float(np.percentile(contribution.cpu().numpy(), self.p))
+        return self
+
+    def _cosine(self, z: Tensor, head: Head) -> Tensor:
+        return dataclasses.replace(head, weight=head.weight * self.mask_.to(head.weight))(z)
