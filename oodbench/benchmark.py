@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from oodbench import files
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError
@@ -16,6 +16,7 @@ from oodbench.samples import Samples, image_folder
 from oodbench.transforms import Preprocess
 
 Group = Literal["near", "far"]
+Task = Literal["classification", "segmentation", "detection"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ class Benchmark:
         citation: where the benchmark is defined.
         validation: OOD sets that hyper-parameters may be chosen on; never tested on. Read from
             their ``val`` split, or the last if there is none.
+        task: what is scored: images, the pixels of images whose masks say which are OOD, or boxes
+            that a detector predicts. Pixels and boxes keep the size of the image: of ``preprocess``
+            only the normalisation counts there, and ``size`` is the crop that is trained on.
 
     Raises:
         OptionError: a set that is tested on as well as chosen on.
@@ -99,6 +103,7 @@ class Benchmark:
     backbone: str = "resnet20"
     citation: str = ""
     validation: tuple[DatasetSpec, ...] = ()
+    task: Task = "classification"
 
     def __post_init__(self) -> None:
         tested = {spec.name for spec in (*self.near, *self.far)}
@@ -234,13 +239,23 @@ def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
     )
 
 
-def get_benchmark(id: str | None = None, benchmark: str | None = None) -> Benchmark:  # noqa: A002
-    """The default benchmark of an ID set, or the benchmark of that name.
+def get_benchmark(
+    id: str | None = None,  # noqa: A002
+    benchmark: str | None = None,
+    task: str | None = None,
+) -> Benchmark:
+    """The default benchmark of an ID set and a task, or the benchmark of that name.
+
+    A task's benchmark on an ID set is named ``<id>/<task>``, but for classification.
 
     Raises:
         UnknownNameError: no such benchmark.
-        OptionError: neither was given, or the two contradict each other.
+        OptionError: neither was given, no such task, or what was given contradicts itself.
     """
+    if task is not None and task not in get_args(Task):
+        raise OptionError(f"the task is one of {', '.join(get_args(Task))}, not {task!r}.")
+    if id is not None and benchmark is None and task not in (None, "classification"):
+        benchmark = id if id.endswith(f"/{task}") else f"{id}/{task}"
     name = benchmark or id
     if name is None:
         raise OptionError(
@@ -257,4 +272,6 @@ def get_benchmark(id: str | None = None, benchmark: str | None = None) -> Benchm
         raise OptionError(f"the benchmark {name!r} is no Benchmark but {type(found).__name__}.")
     if id is not None and benchmark is not None and id not in (found.id.name, found.name):
         raise OptionError(f"benchmark {benchmark!r} has ID set {found.id.name!r}, not {id!r}.")
+    if task not in (None, found.task):
+        raise OptionError(f"benchmark {found.name!r} is one of {found.task}, not of {task}.")
     return found

@@ -37,7 +37,7 @@ from oodbench.extract import (
 from oodbench.outputs import Outputs, to_numpy
 from oodbench.registry import DETECTORS
 from oodbench.samples import Samples
-from oodbench.train import plan, train
+from oodbench.train import method_name, plan, train
 from oodbench.transforms import Preprocess, Transform
 
 Report = Callable[[str], None]
@@ -242,7 +242,14 @@ class Networks:
                 preprocess=own,
                 trained_on=run.samples,
             )
-            yield contender, [d for d in detectors if (self.method or d.method) == run.method]
+            yield (
+                contender,
+                [
+                    d
+                    for d in detectors
+                    if method_name(self.method or d.method, benchmark) == run.method
+                ],
+            )
 
     def _given(
         self, benchmark: Benchmark, classes: int, preprocess: Transform | None, report: Report

@@ -8,20 +8,25 @@ the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import default_collate
 
 from oodbench.detector import Paper
 from oodbench.errors import OptionError, UnknownNameError
 from oodbench.outputs import Head
 from oodbench.transforms import Augmentation, Preprocess, SimCLR
+
+JointAugmentation = Callable[[Image.Image, Any, random.Random], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,27 @@ class Method(pl.LightningModule):
     def describe(self) -> dict[str, Any]:
         """The recipe's fields, for cache keys and rows."""
         return asdict(self.recipe)
+
+
+class DenseMethod(Method):
+    """A method that learns from what is in an image: from masks or boxes.
+
+    Its name ends in the task, ``"abet-segmentation"``. The backbone is a network of that task.
+    """
+
+    @staticmethod
+    def target(samples: Any, index: int) -> Any:
+        """What is to be learned of one image."""
+        raise NotImplementedError
+
+    def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:
+        """What is done to a training image and its target, together."""
+        raise NotImplementedError
+
+    @staticmethod
+    def collate(examples: Sequence[tuple[Tensor, Any]]) -> tuple[Any, Any]:
+        """A batch: images and targets, as ``loss`` takes them."""
+        return default_collate(list(examples))
 
 
 class ContrastiveMethod(Method):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -65,6 +66,50 @@ class Samples(Dataset[Image.Image]):
         whole.update(self.labels.tobytes())
         whole.update("\0".join(self.classes).encode())
         return whole.hexdigest()
+
+
+VOID = 255
+"""Value of a mask where nothing is known: such pixels are neither trained nor tested on."""
+
+OOD = 254
+"""Value of a mask where something is that belongs to no class."""
+
+
+class MaskedSamples(Samples):
+    """Images with a class for each pixel. ``labels`` are zeros; ``classes`` are those of pixels."""
+
+    def mask(self, index: int) -> np.ndarray:
+        """``[H, W]`` uint8, the size of the image: classes in [0, C), ``OOD`` or ``VOID``."""
+        raise NotImplementedError
+
+
+@dataclass
+class Boxes:
+    """Objects of one image.
+
+    Args:
+        corners: ``[n, 4]`` float32, left, top, right, bottom in pixels; n may be 0.
+        labels: ``[n]`` int64, classes in [0, C), or -1 for an object that belongs to none.
+    """
+
+    corners: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.corners = np.asarray(self.corners, dtype=np.float32).reshape(-1, 4)
+        self.labels = np.asarray(self.labels, dtype=np.int64).reshape(-1)
+        if len(self.corners) != len(self.labels):
+            raise DataError(f"{len(self.corners)} boxes, but {len(self.labels)} labels.")
+        if (self.corners[:, 2:] <= self.corners[:, :2]).any():
+            raise DataError("a box has its right or bottom side before its left or top one.")
+
+
+class BoxedSamples(Samples):
+    """Images with the boxes of their objects. ``labels`` are zeros; ``classes`` are of boxes."""
+
+    def boxes(self, index: int) -> Boxes:
+        """The objects of the image at a position; there may be none."""
+        raise NotImplementedError
 
 
 def content_digest(content: bytes) -> int:

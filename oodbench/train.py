@@ -33,7 +33,7 @@ from oodbench.detector import build
 from oodbench.errors import CheckpointError, DataError, OODBenchError
 from oodbench.extract import Hardware, barrier, is_first_process, quiet_lightning, spare_cores
 from oodbench.fingerprint import code_digest
-from oodbench.method import Method, Recipe
+from oodbench.method import DenseMethod, Method, Recipe
 from oodbench.registry import METHODS
 from oodbench.samples import Samples
 from oodbench.transforms import Augmentation, Preprocess, content_key
@@ -137,6 +137,7 @@ def plan(
         OptionError: no such recipe field, or a value that it cannot take.
         DataError: fewer than two ID classes, or no training data.
     """
+    method = method_name(method, benchmark)
     cls = METHODS.get(method)
     recipe_name = recipe or cls.default_recipe(benchmark.id.name)
     base = cls.get_recipe(recipe_name)
@@ -146,6 +147,14 @@ def plan(
     name = backbone or base.backbone or benchmark.backbone
     samples = id_samples(benchmark, "train")
     return Run(method, recipe_name, replace(base, backbone=name), name, seed, benchmark, samples)
+
+
+def method_name(method: str, benchmark: Benchmark) -> str:
+    """The registered name of a method for a benchmark's task: ``"abet-segmentation"``."""
+    task = benchmark.task
+    if task == "classification" or method.endswith(f"-{task}"):
+        return method
+    return f"{method}-{task}"
 
 
 def id_samples(benchmark: Benchmark, split: str) -> Samples:
@@ -213,6 +222,23 @@ class _Views(Dataset[tuple[Tensor, int]]):
         rng = random.Random(f"{self.seed}/{position}")  # noqa: S311
         views = torch.stack([self.augmentation(image, rng) for _ in range(self.views)])
         return views, int(self.samples.labels[index])
+
+
+class _Examples(Dataset[tuple[Tensor, Any]]):
+    """Images with masks or boxes, augmented together."""
+
+    def __init__(self, samples: Samples, method: DenseMethod, preprocess: Preprocess, seed: int):
+        self.samples, self.seed, self.target = samples, seed, method.target
+        self.augmentation = method.joint_augmentation(preprocess)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Any]:
+        index = position % len(self.samples)
+        rng = random.Random(f"{self.seed}/{position}")  # noqa: S311
+        target = self.target(self.samples, index)
+        return self.augmentation(self.samples[index], target, rng)
 
 
 class _AtomicCheckpointIO(TorchCheckpointIO):
@@ -291,8 +317,14 @@ def _fit(run: Run, hardware: Hardware) -> None:
         if workers is None:  # augmentation keeps a core busy even where no image is read from disk
             small = run.recipe.epochs * len(run.samples) < 5000
             workers = 0 if small else spare_cores()
+        data: Dataset[Any]
+        if isinstance(method, DenseMethod):
+            data = _Examples(run.samples, method, preprocess, run.seed)
+        else:
+            data = _Views(run.samples, method.augmentation(preprocess), method.views, run.seed)
         loader = DataLoader(
-            _Views(run.samples, method.augmentation(preprocess), method.views, run.seed),
+            data,
+            collate_fn=method.collate if isinstance(method, DenseMethod) else None,
             batch_size=size // trainer.world_size,
             sampler=_EpochSampler(len(run.samples), run.seed, size),
             num_workers=workers,

@@ -1,0 +1,256 @@
+"""Embedded scenes: scikit-learn's digits on its two photographs; nothing to download.
+
+ID: scenes of handwritten digits 0-5 on crops of a photograph. Near-OOD: the digits 6-9 of the same
+writers in their place. Far-OOD: pieces of the other photograph. Training and test scenes have
+different digits and different parts of the photographs. Trains on a CPU in minutes, so it shows
+that a method works, not how good it is.
+
+A scene is 64 x 64 grey: a crop of a photograph at half its contrast, and two or three objects of 20
+to 28 pixels a side that do not touch. A digit is drawn as light ink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.errors import OptionError
+from oodbench.samples import OOD, BoxedSamples, Boxes, MaskedSamples, Samples, content_digest
+from oodbench.transforms import Preprocess
+
+from .digits import CITATION, DIGITS, DIGITS_6_9, ID_CLASSES
+
+SIZE = 64
+INK = 0.35
+"""Share of full ink from which a pixel is a digit's."""
+
+COUNTS = {"train": 600, "val": 100, "test": 200}
+Content = Literal["id", "near", "far", "id+near", "id+far"]
+PREPROCESS = Preprocess(SIZE, (0.413,), (0.212,), mode="L", flip=False)
+
+
+@dataclass
+class Scene:
+    """One scene.
+
+    Args:
+        image: ``[64, 64]`` uint8.
+        classes: ``[64, 64]`` uint8: 0 for background, 1 + digit, or ``OOD``.
+        boxes: its objects, with the digit as label, -1 for OOD.
+    """
+
+    image: np.ndarray
+    classes: np.ndarray
+    boxes: Boxes
+
+
+@cache
+def _photographs() -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(Image.fromarray(p).convert("L")) for p in load_sample_images().images)
+
+
+@cache
+def scenes(split: str, content: Content) -> tuple[Scene, ...]:
+    """The scenes of a split; the same ones each time.
+
+    Args:
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        content: ``"id"``: digits 0-5; ``"near"``: 6-9; ``"far"``: pieces of a photograph;
+            ``"id+near"`` and ``"id+far"``: one object of the latter and one or two digits 0-5.
+
+    Raises:
+        OptionError: no such split.
+    """
+    if split not in COUNTS:
+        raise OptionError(f"scenes have the splits {', '.join(COUNTS)}, not {split!r}.")
+    kinds = ("id", "near", "far", "id+near", "id+far")
+    rng = np.random.default_rng([list(COUNTS).index(split), kinds.index(content)])
+    return tuple(_scene(rng, split, content) for _ in range(COUNTS[split]))
+
+
+def _scene(rng: np.random.Generator, split: str, content: Content) -> Scene:
+    image = _background(rng, split)
+    classes = np.zeros((SIZE, SIZE), np.uint8)
+    kinds = ["id"] * int(rng.integers(2, 4))
+    if content.startswith("id+"):
+        kinds[0] = content.removeprefix("id+")
+    elif content != "id":
+        kinds = [content] * len(kinds)
+    corners: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
+    for kind in kinds:
+        side = int(rng.integers(20, 29))
+        place = _free_place(rng, side, corners)
+        if place is None:  # two large objects can leave no room for a third
+            continue
+        left, top = place
+        window = np.s_[top : top + side, left : left + side]
+        if kind == "far":
+            image[window] = _piece(rng, split, side)
+            shape, label = np.ones((side, side), bool), -1
+        else:
+            ink, label = _digit(rng, split, kind, side)
+            image[window] = image[window] * (1 - ink) + 255 * ink
+            shape = ink > INK
+        classes[window][shape] = OOD if label < 0 else 1 + label
+        ys, xs = np.nonzero(shape)
+        corners.append((left + xs.min(), top + ys.min(), left + xs.max() + 1, top + ys.max() + 1))
+        labels.append(label)
+    boxes = Boxes(np.array(corners), np.array(labels))
+    return Scene(np.rint(image).astype(np.uint8), classes, boxes)
+
+
+def _background(rng: np.random.Generator, split: str) -> np.ndarray:
+    crop = _crop(rng, split, 0, SIZE)
+    return 32 + crop / 2
+
+
+def _crop(rng: np.random.Generator, split: str, photograph: int, side: int) -> np.ndarray:
+    """A crop of a photograph's left half for training, of its right half for the rest."""
+    whole = _photographs()[photograph]
+    half = whole.shape[1] // 2
+    left = int(rng.integers(0, half - side)) + (0 if split == "train" else half)
+    top = int(rng.integers(0, whole.shape[0] - side))
+    return whole[top : top + side, left : left + side].astype(np.float64)
+
+
+def _piece(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
+    return _crop(rng, split, 1, side)
+
+
+@cache
+def _digits(split: str, kind: str) -> Samples:
+    return DIGITS.load(split) if kind == "id" else DIGITS_6_9.load("test")
+
+
+def _digit(rng: np.random.Generator, split: str, kind: str, side: int) -> tuple[np.ndarray, int]:
+    """Ink ``[side, side]`` in [0, 1] and the class, -1 for a digit of none."""
+    samples = _digits(split, kind)
+    index = int(rng.integers(len(samples)))
+    large = samples[index].resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(large) / 255, int(samples.labels[index]) if kind == "id" else -1
+
+
+def _free_place(
+    rng: np.random.Generator, side: int, taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int] | None:
+    for _ in range(50):
+        left, top = (int(v) for v in rng.integers(0, SIZE - side + 1, 2))
+        if all(
+            left >= x1 or top >= y1 or left + side <= x0 or top + side <= y0
+            for x0, y0, x1, y1 in taken
+        ):
+            return left, top
+    return None
+
+
+class SceneMasks(MaskedSamples):
+    """Scenes with masks: background and the digits 0-5."""
+
+    def __init__(self, name: str, found: tuple[Scene, ...]) -> None:
+        super().__init__(name, np.zeros(len(found)), ("background", *ID_CLASSES))
+        self.scenes = found
+
+    @property
+    def in_memory(self) -> bool:
+        """Yes."""
+        return True
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The scene at a position."""
+        return Image.fromarray(self.scenes[index].image)
+
+    def mask(self, index: int) -> np.ndarray:
+        """Its classes."""
+        return self.scenes[index].classes
+
+    def _digests(self) -> np.ndarray:
+        return _digests([(s.image, s.classes) for s in self.scenes])
+
+
+class SceneBoxes(BoxedSamples):
+    """Scenes with boxes of the digits 0-5."""
+
+    def __init__(self, name: str, found: tuple[Scene, ...]) -> None:
+        super().__init__(name, np.zeros(len(found)), ID_CLASSES)
+        self.scenes = found
+
+    @property
+    def in_memory(self) -> bool:
+        """Yes."""
+        return True
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The scene at a position."""
+        return Image.fromarray(self.scenes[index].image)
+
+    def boxes(self, index: int) -> Boxes:
+        """Its objects."""
+        return self.scenes[index].boxes
+
+    def _digests(self) -> np.ndarray:
+        return _digests([(s.image, s.boxes.corners, s.boxes.labels) for s in self.scenes])
+
+
+def _digests(parts: list[tuple[np.ndarray, ...]]) -> np.ndarray:
+    return np.array(
+        [content_digest(b"".join(part.tobytes() for part in scene)) for scene in parts], np.uint64
+    )
+
+
+def _masks(name: str, content: Content, description: str) -> DatasetSpec:
+    return DatasetSpec(
+        name=name,
+        load=lambda split: SceneMasks(f"{name}/{split}", scenes(split, content)),
+        splits=tuple(COUNTS) if content == "id" else ("test",),
+        description=description,
+        source="sklearn.datasets.load_digits, load_sample_images",
+        licence="CC BY 4.0, CC BY 2.0",
+        citation=CITATION,
+    )
+
+
+def _boxes(name: str, content: Content, description: str) -> DatasetSpec:
+    return DatasetSpec(
+        name=name,
+        load=lambda split: SceneBoxes(f"{name}/{split}", scenes(split, content)),
+        splits=tuple(COUNTS) if content == "id" else ("test",),
+        description=description,
+        source="sklearn.datasets.load_digits, load_sample_images",
+        licence="CC BY 4.0, CC BY 2.0",
+        citation=CITATION,
+    )
+
+
+def segmentation() -> Benchmark:
+    """Scenes of digits 0-5 with one digit 6-9 (near) or piece of a photograph (far); embedded."""
+    return Benchmark(
+        name="scenes/segmentation",
+        id=_masks("scenes", "id", "digits 0-5 on photographs, 64x64 grey, masks"),
+        near=(_masks("scenes-6-9", "id+near", "the same with one digit 6-9"),),
+        far=(_masks("scenes-pieces", "id+far", "the same with one piece of a photograph"),),
+        preprocess=PREPROCESS,
+        backbone="scenes-unet",
+        citation="oodbench",
+        task="segmentation",
+    )
+
+
+def detection() -> Benchmark:
+    """Scenes of digits 0-5; of digits 6-9 (near) and of pieces of a photograph (far); embedded."""
+    return Benchmark(
+        name="scenes/detection",
+        id=_boxes("scenes", "id", "digits 0-5 on photographs, 64x64 grey, boxes"),
+        near=(_boxes("scenes-6-9", "near", "digits 6-9 alone"),),
+        far=(_boxes("scenes-pieces", "far", "pieces of a photograph alone"),),
+        preprocess=PREPROCESS,
+        backbone="scenes-frcnn",
+        citation="oodbench",
+        task="detection",
+    )
