@@ -44,11 +44,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench import segmentation
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
 from oodbench.method import Method, Recipe
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector, register_method
+from oodbench.segmentation import SegmentationMethod
 from oodbench.transforms import Augmentation, CropFlip, Preprocess, TrivialAugment
 
 from ._numerics import at_work, blocks, feature_mean, in_blocks, kept_units, msp_score, percentiles
@@ -193,6 +195,24 @@ class AbeTMethod(Method):
     def head(self) -> Head:
         """The layer of cosines."""
         return self.scaled.as_head()
+
+
+@register_method("abet-segmentation")
+class AbeTSegmentation(SegmentationMethod):
+    """Cross-entropy of each pixel, on cosines over a learned temperature."""
+
+    paper: ClassVar[Paper | None] = PAPER
+    recipes: ClassVar[Mapping[str, Recipe]] = segmentation.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = segmentation.RECIPE_IDS
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.scaled = LearnedTemperatureHead(int(backbone.num_features), num_classes, dense=True)  # type: ignore[arg-type]
+
+    def maps(self, features: Tensor) -> dict[str, Tensor]:
+        """``logits`` and ``cosine [B, C, h, w]``, ``temperature [B, h, w]`` of ``[B, D, h, w]``."""
+        found: dict[str, Tensor] = self.scaled(features)
+        return found
 
 
 @register_detector("abet")

@@ -12,10 +12,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench import segmentation
 from oodbench.detector import Paper
 from oodbench.method import Method, Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
+from oodbench.segmentation import SegmentationMethod
 from oodbench.transforms import Augmentation, CropFlip, Preprocess
 
 
@@ -60,3 +62,19 @@ class CrossEntropy(Method):
     def head(self) -> Head:
         """The linear layer."""
         return Head(self.linear.weight, self.linear.bias)
+
+
+@register_method("ce-segmentation")
+class CESegmentation(SegmentationMethod):
+    """Cross-entropy of each pixel, on a 1x1 convolution."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = segmentation.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = segmentation.RECIPE_IDS
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.linear = nn.Conv2d(int(backbone.num_features), num_classes, 1)  # type: ignore[arg-type]
+
+    def maps(self, features: Tensor) -> dict[str, Tensor]:
+        """``logits [B, C, h, w]`` of ``[B, D, h, w]``."""
+        return {"logits": self.linear(features)}

@@ -44,6 +44,10 @@ Id = Annotated[
 BenchmarkName = Annotated[
     str | None, typer.Option("--benchmark", help="Another protocol, such as cifar100/palm.")
 ]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="classification (default), segmentation or detection."),
+]
 Option = Annotated[
     list[str] | None,
     typer.Option("--set", help="A detector's option: --set k=20, or --set knn.k=20."),
@@ -123,6 +127,7 @@ def eval_command(
     ],
     id_name: Id = None,
     benchmark: BenchmarkName = None,
+    task: TaskName = None,
     ood: Annotated[
         list[str] | None,
         typer.Option("--ood", help="OOD sets instead of the benchmark's: mnist,near=folder:PATH."),
@@ -153,6 +158,10 @@ def eval_command(
     workers: Workers = None,
     retrain: Retrain = False,
     leaderboards: Leaderboards = "leaderboards",
+    pictures: Annotated[
+        str | None,
+        typer.Option("--pictures", help="Folder for pictures of scored pixels or boxes (PNG)."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -165,7 +174,7 @@ def eval_command(
 
     say = _reporter(as_json)
     names = _split(detector)
-    chosen = get_benchmark(id_name, benchmark)
+    chosen = get_benchmark(id_name, benchmark, task)
     seeds = _seeds(seed)
     detectors, fixed = _detectors(names, option or [], chosen.id.name, method)
     overrides = _overrides(recipe_set, epochs, batch_size, lr)
@@ -196,6 +205,7 @@ def eval_command(
         leaderboards=leaderboards,
         report=say,
         command=_command(),
+        pictures=pictures,
     )
     if not is_first_process():
         return
@@ -203,7 +213,7 @@ def eval_command(
     if as_json:
         typer.echo(results.to_json())
     else:
-        _show(results)
+        _show(results, chosen.task)
         store = files.Path(leaderboards) / "results" / f"{leaderboard.page_name(chosen.name)}.jsonl"
         say(f"rows: {store}; page: {page}")
         say(f"again: {_command()}")
@@ -218,6 +228,7 @@ def tune_command(
     ],
     id_name: Id = None,
     benchmark: BenchmarkName = None,
+    task: TaskName = None,
     option: Option = None,
     method: Method = None,
     recipe: RecipeName = None,
@@ -248,7 +259,7 @@ def tune_command(
     from oodbench.tune import tune
 
     say = _reporter(as_json)
-    chosen = get_benchmark(id_name, benchmark)
+    chosen = get_benchmark(id_name, benchmark, task)
     detectors, fixed = _detectors(_split(detector), option or [], chosen.id.name, method)
     networks = Networks(
         method=method,
@@ -285,6 +296,7 @@ def train(
     method: Annotated[str, typer.Option("--method", help="How to train: ce, palm …")],
     id_name: Id = None,
     benchmark: BenchmarkName = None,
+    task: TaskName = None,
     recipe: RecipeName = None,
     recipe_set: RecipeSet = None,
     backbone: Backbone = None,
@@ -307,7 +319,7 @@ def train(
     from oodbench.train import train as fit
 
     say = _reporter(False)
-    chosen = get_benchmark(id_name, benchmark)
+    chosen = get_benchmark(id_name, benchmark, task)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, False)
     for one in _seeds(seed):
         run = plan(
@@ -326,6 +338,7 @@ def train(
 def leaderboard(
     id_name: Id = None,
     benchmark: BenchmarkName = None,
+    task: TaskName = None,
     leaderboards: Leaderboards = "leaderboards",
     debug: Debug = False,
 ) -> None:
@@ -334,7 +347,7 @@ def leaderboard(
     from oodbench import leaderboard as pages
     from oodbench.benchmark import get_benchmark
 
-    typer.echo(pages.write(get_benchmark(id_name, benchmark), leaderboards))
+    typer.echo(pages.write(get_benchmark(id_name, benchmark, task), leaderboards))
 
 
 def _list(kind: str) -> Callable[[], None]:
@@ -555,14 +568,18 @@ def _width() -> int | None:
     return None if sys.stdout.isatty() else 1000  # a file has no edge to fold names at
 
 
-def _show(results: Results) -> None:
+def _show(results: Results, task: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from oodbench.results import QUALITY
+
+    quality, quality_name = QUALITY[task]
+    counted = {"segmentation": "pixels", "detection": "boxes"}.get(task, "images")
     table = Table(title=None)
     for column in ("detector", "method", "seed", "OOD", "AUROC %", "95 % interval"):
         table.add_column(column, overflow="fold")
-    for column in ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", "ID acc.", "images"):
+    for column in ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", quality_name, counted):
         table.add_column(column, justify="right")
     previous = None
     for row in results.rows:
@@ -571,14 +588,15 @@ def _show(results: Results) -> None:
             table.add_section()
         previous = key
         name = f"[bold]{row['ood']}[/bold]" if row["is_mean"] else row["ood"]
-        accuracy = row["id_accuracy"]
+        accuracy = row[quality]
+        low, high = row["auroc_low"], row["auroc_high"]
         table.add_row(
             row["detector"],
             row["method"],
             str(row["seed"]),
             name,
             f"{100 * row['auroc']:.2f}",
-            f"{100 * row['auroc_low']:.2f}–{100 * row['auroc_high']:.2f}",
+            "–" if low is None else f"{100 * low:.2f}–{100 * high:.2f}",
             *(f"{100 * row[m]:.2f}" for m in ("fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")),
             "–" if accuracy is None else f"{100 * accuracy:.2f}",
             f"{row['n_ood']:,}",

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
+from oodbench import metrics
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark
 from oodbench.detector import Detector, create_detector, id_options
@@ -127,6 +128,18 @@ class Subject:
         """Whether the cache has what the network says of these samples."""
         found = extracted(self.network, samples, self.preprocess, hardware=self.hardware)
         return found is not None
+
+    def quality(self, test: Seen) -> dict[str, float | None]:
+        """How well the network does on ID test samples what it was trained for."""
+        outputs = test.outputs
+        accuracy = low = high = None
+        if outputs.logits is not None and outputs.labels is not None:
+            accuracy = metrics.accuracy(outputs.logits, outputs.labels)
+            low, high = metrics.proportion_ci(round(accuracy * len(outputs)), len(outputs))
+        return {"id_accuracy": accuracy, "id_accuracy_low": low, "id_accuracy_high": high}
+
+    def pictures(self, seen: Seen, scores: np.ndarray, folder: Path) -> None:
+        """Pictures of scored samples; of whole images there are none."""
 
     def fit(self, detector: Detector, seen: Seen) -> None:
         """Fit a detector on ID samples or on their outputs, whichever it learns from, if at all."""

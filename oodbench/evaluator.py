@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +32,6 @@ from oodbench.detector import Detector
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.extract import Hardware, is_first_process
 from oodbench.fingerprint import weights_digest
-from oodbench.outputs import Outputs
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import id_samples
@@ -59,6 +58,7 @@ class Evaluator:
         hardware: where and how the network runs.
         report: told what happens, line by line.
         command: what repeats this evaluation; goes into the rows.
+        pictures: folder for pictures of what was scored, a subfolder a detector; None for none.
 
     Attributes:
         forward_passes: samples that went through the network so far; cached outputs do not count.
@@ -77,8 +77,10 @@ class Evaluator:
         hardware: Hardware | None = None,
         report: Report | None = None,
         command: str | None = None,
+        pictures: str | Path | None = None,
     ) -> None:
         self.benchmark = benchmark
+        self.pictures = None if pictures is None else Path(pictures)
         self.hardware = hardware or Hardware()
         self.report = report or (lambda _: None)
         self.command = command
@@ -148,7 +150,7 @@ class Evaluator:
         Raises:
             BadScoresError: the network gives NaN or infinite outputs.
         """
-        subject = Subject(contender, self.benchmark.preprocess, self.hardware, self._count)
+        subject = self._subject(contender)
         train_samples = contender.trained_on
         fitting: dict[str, Seen] = {}
         for detector in detectors:
@@ -161,8 +163,9 @@ class Evaluator:
         if "train" in fitting:
             train_samples = fitting["train"].samples
         tested = [subject.sees(samples) for samples in (self.test, *(o.samples for o in self.ood))]
-        id_outputs, *_ = [seen.outputs for seen in tested]
-        shared = self._provenance(contender, subject, train_samples, id_outputs)
+        for seen in tested:
+            _ = seen.outputs
+        shared = self._provenance(contender, subject, train_samples, subject.quality(tested[0]))
         results = Results([], dict(self.missing), list(self.warnings))
         for detector in track(detectors, self.hardware.progress):
             split = getattr(detector, "fit_split", "train")
@@ -178,7 +181,23 @@ class Evaluator:
                 continue
             shared["seconds"] = round(time.perf_counter() - began, 3)
             results.rows += self._rows(detector, scores[0], scores[1:], shared)
+            self._draw(subject, tested, detector, scores)
         return results
+
+    def _subject(self, contender: Contender) -> Subject:
+        kind = Subject
+        if self.benchmark.task == "detection":
+            from oodbench.detection import DetectionSubject
+
+            kind = DetectionSubject
+        return kind(contender, self.benchmark.preprocess, self.hardware, self._count)
+
+    def _draw(
+        self, subject: Subject, tested: Sequence[Seen], detector: Detector, scores: Sequence[Any]
+    ) -> None:
+        for seen, found in zip(tested, scores, strict=True):
+            if self.pictures is not None and is_first_process():
+                subject.pictures(seen, found, self.pictures / detector.label)
 
     def _count(self, n: int) -> None:
         self.forward_passes += n
@@ -193,22 +212,15 @@ class Evaluator:
         contender: Contender,
         subject: Subject,
         train_samples: Samples | None,
-        id_outputs: Outputs,
+        quality: Mapping[str, float | None],
     ) -> Row:
-        accuracy = low = high = None
-        if id_outputs.logits is not None and id_outputs.labels is not None:
-            accuracy = metrics.accuracy(id_outputs.logits, id_outputs.labels)
-            low, high = metrics.proportion_ci(round(accuracy * len(self.test)), len(self.test))
         return {
             "method": contender.method,
             "backbone": contender.backbone or type(contender.network).__name__,
             "id": self.benchmark.id.name,
             "benchmark": self.benchmark.name,
             "seed": contender.seed,
-            "id_accuracy": accuracy,
-            "id_accuracy_low": low,
-            "id_accuracy_high": high,
-            "n_id": len(self.test),
+            **quality,
             "recipe": contender.recipe,
             "recipe_options": contender.recipe_options,
             "preprocess": content_key(subject.preprocess),
@@ -233,6 +245,37 @@ class Evaluator:
         ood_scores: Sequence[np.ndarray],
         shared: Row,
     ) -> list[Row]:
+        measured = [
+            {
+                "n_id": len(id_scores),
+                "n_ood": len(scores),
+                **metrics.all_metrics(id_scores, scores),
+                **metrics.all_intervals(id_scores, scores),
+            }
+            for scores in ood_scores
+        ]
+        return self._rows_of(
+            detector,
+            measured,
+            shared,
+            lambda members: metrics.mean_auroc_ci(id_scores, [ood_scores[i] for i in members]),
+        )
+
+    def _rows_of(
+        self,
+        detector: Detector,
+        measured: Sequence[Row],
+        shared: Row,
+        interval: Callable[[list[int]], tuple[float | None, float | None]],
+    ) -> list[Row]:
+        """Rows of what was measured on each OOD set, and of the groups' means.
+
+        Args:
+            detector: what was measured.
+            measured: figures and counts, an OOD set each.
+            shared: what all rows have in common.
+            interval: of the mean AUROC of some of the sets, given by position.
+        """
         about = {
             "detector": detector.label,
             "detector_options": detector.options(),
@@ -240,7 +283,7 @@ class Evaluator:
             **shared,
         }
         rows: list[Row] = []
-        for ood, scores in zip(self.ood, ood_scores, strict=True):
+        for ood, figures in zip(self.ood, measured, strict=True):
             rows.append(
                 {
                     **about,
@@ -248,10 +291,8 @@ class Evaluator:
                     "group": ood.group,
                     "is_mean": False,
                     "ood_sets": [ood.name],
-                    "n_ood": len(scores),
                     "ood_fingerprint": ood.samples.fingerprint,
-                    **metrics.all_metrics(id_scores, scores),
-                    **metrics.all_intervals(id_scores, scores),
+                    **figures,
                 }
             )
         single = list(rows)
@@ -262,13 +303,14 @@ class Evaluator:
                 continue
             names = [single[i]["ood"] for i in members]
             whole = self.benchmark.is_complete(group, names) and not self._missing_from[group]
-            low, high = metrics.mean_auroc_ci(id_scores, [ood_scores[i] for i in members])
+            low, high = interval(members)
             mean: Row = {
                 **about,
                 "ood": group if whole else f"{group}({', '.join(names)})",
                 "group": group,
                 "is_mean": True,
                 "ood_sets": names,
+                "n_id": max(single[i]["n_id"] for i in members),
                 "n_ood": sum(single[i]["n_ood"] for i in members),
                 "ood_fingerprint": "+".join(single[i]["ood_fingerprint"][:16] for i in members),
                 "auroc_low": low,
@@ -276,6 +318,8 @@ class Evaluator:
             }
             for metric in METRICS:
                 mean[metric] = float(np.mean([single[i][metric] for i in members]))
+            errors = [e for i in members if (e := single[i].get("binning_error")) is not None]
+            mean["binning_error"] = max(errors, default=None)
             rows.append(mean)
         whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
         for row in whole_rows:
@@ -307,6 +351,8 @@ def evaluate(
     leaderboards: str | Path | None = None,
     report: Report | None = None,
     command: str | None = None,
+    task: str | None = None,
+    pictures: str | Path | None = None,
 ) -> Results:
     """Evaluate detectors on a benchmark: on your network, on a checkpoint, or on one trained now.
 
@@ -338,11 +384,13 @@ def evaluate(
         leaderboards: folder whose store the rows are appended to; None to store nothing.
         report: told what happens, line by line.
         command: what repeats this evaluation; goes into the rows.
+        task: ``"segmentation"`` or ``"detection"`` for the ID set's benchmark of that task.
+        pictures: folder for pictures of scored pixels or boxes; None for none.
 
     Returns:
         Rows; ``to_pandas()`` makes a table.
     """
-    chosen = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(id, benchmark)
+    chosen = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(id, benchmark, task)
     made = create_detectors(detectors, method, chosen.id.name)
     networks = Networks(
         model,
@@ -358,7 +406,14 @@ def evaluate(
         std=std,
         layer=layer,
     )
-    evaluator = Evaluator(chosen, ood=ood, hardware=hardware, report=report, command=command)
+    kind = Evaluator
+    if chosen.task == "segmentation":
+        from oodbench.segmentation import SegmentationEvaluator
+
+        kind = SegmentationEvaluator
+    evaluator = kind(
+        chosen, ood=ood, hardware=hardware, report=report, command=command, pictures=pictures
+    )
     failures: dict[str, str] = {}
     if tune:
         tuning = choose_options(

@@ -11,7 +11,7 @@ from typing import Any
 
 from oodbench import files
 from oodbench.benchmark import Benchmark
-from oodbench.results import ResultStore, Row, page_name
+from oodbench.results import QUALITY, ResultStore, Row, page_name
 
 NAMES = {
     "auroc": "AUROC",
@@ -183,7 +183,7 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     lines = [
         f"## {', '.join(means.values()) or ', '.join(ood_names)}",
         "",
-        f"ID test: {first['n_id']:,} images (`{first['id_fingerprint'][:12]}`). OOD: "
+        f"ID test: {_count(benchmark, first['n_id'])} (`{first['id_fingerprint'][:12]}`). OOD: "
         + ", ".join(
             f"{row['ood']} ({row['group']}) {row['n_ood']:,} (`{row['ood_fingerprint'][:12]}`)"
             for row in singles
@@ -195,7 +195,8 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     header += [
         f"{name} {NAMES[m]}" for name in means.values() for m in ("auroc", "fpr95_id", "fpr95_ood")
     ]
-    header += ["ID accuracy", "Seeds"]
+    quality, quality_name = QUALITY[benchmark.task]
+    header += [quality_name, "Seeds"]
     table = []
     for number, entry in enumerate(entries, start=1):
         row = entry.first
@@ -205,7 +206,7 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
             for name in means.values()
             for m in ("auroc", "fpr95_id", "fpr95_ood")
         ]
-        accuracy = _figure(entry, next(name for _, name in entry.rows), "id_accuracy")
+        accuracy = _figure(entry, next(name for _, name in entry.rows), quality)
         cells += [accuracy, ", ".join(map(str, entry.seeds))]
         table.append(cells)
     lines += [*_table(header, table), *_footnote(entries)]
@@ -251,6 +252,11 @@ def _figure(entry: Entry, ood: str, metric: str) -> str:
     if low is None or high is None:
         return f"{mean:.2f}"
     return f"{mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _count(benchmark: Benchmark, n: int) -> str:
+    counted = {"segmentation": "ID pixels in OOD images", "detection": "predicted boxes"}
+    return f"{n:,} {counted.get(benchmark.task, 'images')}"
 
 
 def _method(row: Row) -> str:

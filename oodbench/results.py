@@ -32,6 +32,7 @@ COLUMNS = tuple(
     fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
     seconds device oodbench torch python git_commit created command schema row_id tuned
+    id_miou id_map binning_error
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
@@ -42,7 +43,21 @@ measured together, although each is written on its own.
 ``tuned`` says what the detector's options were chosen on: the validation OOD sets' names (``ood``),
 a ``fingerprint`` of all validation images, the mean ``auroc`` there, and how many candidates were
 ``tried``. It is None where nothing was chosen.
+
+``id_miou`` (segmentation: mean intersection over union) and ``id_map`` (detection: mean average
+precision at an IoU of 0.5) are of the ID test set. ``binning_error`` bounds what counting pixels'
+scores in cells changed in any metric; see ``oodbench.streamed``. In segmentation ``n_id`` and
+``n_ood`` are pixels, in detection predicted boxes.
 """
+
+QUALITY = {
+    "classification": ("id_accuracy", "ID accuracy"),
+    "segmentation": ("id_miou", "ID mIoU"),
+    "detection": ("id_map", "ID mAP@50"),
+}
+"""By task: the column that says how well the network does what it was trained for, and its name."""
+
+_LATER = ("tuned", "id_miou", "id_map", "binning_error")
 
 Row = dict[str, Any]
 
@@ -74,8 +89,8 @@ def versions() -> dict[str, str | None]:
 def row_id(row: Row) -> str:
     """What makes a row the same row: what was measured and what came out, not when or how fast."""
     volatile = {"created", "seconds", "command", "row_id", "device", "git_commit"}
-    if row.get("tuned") is None:  # rows from before there was tuning keep their id
-        volatile.add("tuned")
+    # rows from before there was such a column keep their id
+    volatile |= {name for name in _LATER if row.get(name) is None}
     return files.digest({key: row[key] for key in sorted(row) if key not in volatile})[:32]
 
 

@@ -17,6 +17,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,26 @@ def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
         return Outputs(features.to(dtype), head(features).to(dtype), labels, head)
 
     return Blobs(outputs(1200, False), outputs(200, False), outputs(120, True))
+
+
+def _problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:
+    """The toy problem as the network shows it that the detector was designed for."""
+    toy = blobs(dtype=dtype)
+    if not detector.needs & {"temperature", "cosine", "cosine_head"}:
+        return toy
+
+    def scaled(outputs: Outputs) -> Outputs:
+        """Cosines over a temperature that falls with the units that classes light."""
+        assert outputs.head is not None
+        head = Head(outputs.head.weight, norm_eps=1e-4)
+        z = outputs.features.float()
+        temperature = 0.3 * torch.sigmoid(2 - z[:, : CLASSES * UNITS].mean(dim=1) * 4)
+        cosine = head(z)
+        extra = {"temperature": temperature.to(dtype), "cosine": cosine.to(dtype)}
+        logits = (cosine / temperature[:, None]).to(dtype)
+        return Outputs(outputs.features, logits, outputs.labels, head, extra)
+
+    return Blobs(scaled(toy.train), scaled(toy.test), scaled(toy.ood))
 
 
 class _Toy(nn.Module):
@@ -129,7 +150,7 @@ def _close(one: Tensor, other: Tensor, what: str, tolerance: float = 1e-5) -> No
 
 def check_scores_are_floats(detector: Detector) -> None:
     """Scores are ``[N]``, floating and finite."""
-    toy = blobs()
+    toy = _problem(detector)
     scores = _score(_fit(detector, toy.train), toy.test)
     assert scores.shape == (len(toy.test),), f"{detector.label}: shape {tuple(scores.shape)}"
     assert scores.is_floating_point(), f"{detector.label}: {scores.dtype}"
@@ -138,7 +159,7 @@ def check_scores_are_floats(detector: Detector) -> None:
 
 def check_higher_is_ood(detector: Detector) -> None:
     """Blobs far away score higher: AUROC above 0.9."""
-    toy = blobs()
+    toy = _problem(detector)
     _fit(detector, toy.train)
     auroc = metrics.auroc(_score(detector, toy.test), _score(detector, toy.ood))
     assert auroc > 0.9, f"{detector.label}: AUROC {auroc:.3f} on the toy problem; is it inverted?"
@@ -146,17 +167,16 @@ def check_higher_is_ood(detector: Detector) -> None:
 
 def check_permutation(detector: Detector) -> None:
     """A permuted input gives permuted scores."""
-    toy = blobs()
+    toy = _problem(detector)
     _fit(detector, toy.train)
     order = torch.randperm(len(toy.test), generator=torch.Generator().manual_seed(1))
     test = toy.test
-    permuted = Outputs(test.features[order], test.logits[order], test.labels[order], test.head)
-    _close(_score(detector, permuted), _score(detector, test)[order], detector.label)
+    _close(_score(detector, test[order]), _score(detector, test)[order], detector.label)
 
 
 def check_batch_size(detector: Detector) -> None:
     """Scoring in batches gives what scoring all at once gives."""
-    toy = blobs()
+    toy = _problem(detector)
     _fit(detector, toy.train)
     pieces = torch.cat([_score(detector, batch) for batch in toy.test.batches(7)])
     _close(pieces, _score(detector, toy.test), detector.label)
@@ -164,7 +184,7 @@ def check_batch_size(detector: Detector) -> None:
 
 def check_deterministic(detector: Detector) -> None:
     """The same scores each time, and fitting twice equals fitting once."""
-    toy = blobs()
+    toy = _problem(detector)
     first = _score(_fit(detector, toy.train), toy.test)
     assert torch.equal(first, _score(detector, toy.test)), f"{detector.label}: another score"
     assert torch.equal(first, _score(_fit(detector, toy.train), toy.test)), (
@@ -174,12 +194,14 @@ def check_deterministic(detector: Detector) -> None:
 
 def check_fit_returns_self(detector: Detector) -> None:
     """``fit`` returns the detector."""
-    assert _fit(detector, blobs().train) is detector, f"{detector.label}: fit must return self"
+    assert _fit(detector, _problem(detector).train) is detector, (
+        f"{detector.label}: fit must return self"
+    )
 
 
 def check_inputs_untouched(detector: Detector) -> None:
     """Neither ``fit`` nor ``score`` changes what it is given."""
-    toy, reference = blobs(), blobs()
+    toy, reference = _problem(detector), _problem(detector)
     _score(_fit(detector, toy.train), toy.test)
     for mine, fresh in ((toy.train, reference.train), (toy.test, reference.test)):
         assert torch.equal(mine.features, fresh.features), f"{detector.label} changed features"
@@ -192,7 +214,7 @@ def check_inputs_untouched(detector: Detector) -> None:
 
 def check_state_is_its_own(detector: Detector) -> None:
     """What it learned does not change when the training arrays change afterwards."""
-    toy = blobs()
+    toy = _problem(detector)
     before = _score(_fit(detector, toy.train), toy.test)
     toy.train.features.zero_()
     toy.train.logits.zero_()
@@ -202,14 +224,15 @@ def check_state_is_its_own(detector: Detector) -> None:
 
 def check_numpy(detector: Detector) -> None:
     """NumPy arrays give what tensors give."""
-    toy = blobs()
+    toy = _problem(detector)
     expected = _score(_fit(detector, toy.train), toy.test)
 
     def as_numpy(outputs: Outputs) -> Outputs:
         features, logits, labels = (
             to_numpy(value) for value in (outputs.features, outputs.logits, outputs.labels)
         )
-        return Outputs(features, logits, labels, outputs.head)  # type: ignore[arg-type]
+        extra: Any = {name: to_numpy(value) for name, value in outputs.extra.items()}
+        return Outputs(features, logits, labels, outputs.head, extra)  # type: ignore[arg-type]
 
     _close(
         _score(_fit(detector, as_numpy(toy.train)), as_numpy(toy.test)), expected, detector.label
@@ -219,7 +242,7 @@ def check_numpy(detector: Detector) -> None:
 def check_low_precision(detector: Detector) -> None:
     """Half-precision and bfloat16 outputs are scored, and tell the toy problem apart as well."""
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        toy = blobs(dtype=dtype)
+        toy = _problem(detector, dtype)
         fresh = _fit(copy.deepcopy(detector), toy.train)
         auroc = metrics.auroc(_score(fresh, toy.test), _score(fresh, toy.ood))
         assert auroc > 0.9, f"{detector.label}: AUROC {auroc:.3f} on {dtype} outputs"
@@ -227,7 +250,7 @@ def check_low_precision(detector: Detector) -> None:
 
 def check_copies(detector: Detector) -> None:
     """Copied and pickled detectors score as the original does."""
-    toy = blobs()
+    toy = _problem(detector)
     expected = _score(_fit(detector, toy.train), toy.test)
     for copied in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):  # noqa: S301
         assert torch.equal(_score(copied, toy.test), expected), f"{detector.label}: a copy differs"
@@ -238,7 +261,7 @@ def check_fit_comes_first(detector: Detector) -> None:
     if not (detector.needs_fit or detector.needs_fit_batches):
         return
     try:
-        _score(detector, blobs().test)
+        _score(detector, _problem(detector).test)
     except NotFittedError as error:
         assert detector.label in str(error), f"the error does not name {detector.label}: {error}"
     else:
@@ -247,11 +270,14 @@ def check_fit_comes_first(detector: Detector) -> None:
 
 def check_missing_needs(detector: Detector) -> None:
     """Outputs without what it needs are a MissingOutputError that names detector and need."""
-    toy = blobs()
+    toy = _problem(detector)
     _fit(detector, toy.train)
     for need in detector.needs - {"model"}:
-        bare = Outputs(toy.test.features, toy.test.logits, toy.test.labels, toy.test.head)
-        setattr(bare, need, None)
+        bare = toy.test[:]
+        if need in bare.extra:
+            del bare.extra[need]
+        else:
+            setattr(bare, "head" if need == "cosine_head" else need, None)
         try:
             detector.score(bare)
         except MissingOutputError as error:
@@ -263,14 +289,15 @@ def check_missing_needs(detector: Detector) -> None:
 
 def check_needs_are_honest(detector: Detector) -> None:
     """Scoring works with everything that is not in ``needs`` removed, labels too."""
-    toy = blobs()
+    toy = _problem(detector)
     expected = _score(_fit(detector, toy.train), toy.test)
     if "model" in detector.needs:
         return
     test = toy.test
     bare = Outputs(
         **{name: getattr(test, name) for name in detector.needs & {"features", "logits", "labels"}},
-        head=test.head if "head" in detector.needs else None,
+        head=test.head if detector.needs & {"head", "cosine_head"} else None,
+        extra={name: value for name, value in test.extra.items() if name in detector.needs},
     )
     _close(detector.score(bare), expected, detector.label)
 
@@ -298,7 +325,7 @@ def check_documented(detector: Detector) -> None:
 
 def check_one_sample(detector: Detector) -> None:
     """A single sample is scored as it is among others."""
-    toy = blobs()
+    toy = _problem(detector)
     everything = _score(_fit(detector, toy.train), toy.test)
     _close(_score(detector, toy.test[:1]), everything[:1], detector.label)
 
@@ -307,7 +334,7 @@ def check_accelerator(detector: Detector) -> None:
     """Scores on an accelerator equal those on the CPU (where there is one)."""
     if not torch.cuda.is_available():
         return
-    toy = blobs()
+    toy = _problem(detector)
     expected = _score(_fit(copy.deepcopy(detector), toy.train), toy.test)
     found = _score(_fit(detector, toy.train.to("cuda")), toy.test.to("cuda"))
     _close(found, expected, detector.label, tolerance=1e-4)

@@ -1,0 +1,517 @@
+"""Semantic segmentation: networks that give a class for each pixel, and OOD scores of pixels.
+
+Any detector that learns nothing and reads what a network says of a pixel (its logits; AbeT's
+temperature) scores pixels as it scores images: a pixel is a row of ``Outputs``. An image goes
+through the network once for all detectors, and its scores are counted and forgotten, so memory does
+not depend on the number of pixels.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import segmentation as zoo
+
+from oodbench import files
+from oodbench.contenders import Contender, reason_of
+from oodbench.detector import Detector
+from oodbench.errors import DataError, OptionError
+from oodbench.evaluator import Evaluator
+from oodbench.extract import Hardware, is_first_process
+from oodbench.method import DenseMethod, JointAugmentation, Recipe
+from oodbench.outputs import Outputs
+from oodbench.registry import register_backbone
+from oodbench.results import Results, Row
+from oodbench.samples import OOD, VOID, MaskedSamples, Samples
+from oodbench.streamed import StreamedScores
+from oodbench.transforms import Preprocess, in_mode, to_tensor
+
+PIXELS = frozenset({"logits", "temperature", "cosine"})
+"""What a detector may read of a pixel."""
+
+
+class SegmentationMethod(DenseMethod):
+    """Cross-entropy of each pixel that is neither void nor OOD.
+
+    The backbone gives maps of features ``[B, D, h, w]``, ``num_features`` D. A subclass has
+    ``maps``, the head.
+    """
+
+    def maps(self, features: Tensor) -> dict[str, Tensor]:
+        """``logits`` ``[B, C, h, w]``, and what else a detector reads, of ``[B, D, h, w]``."""
+        raise NotImplementedError
+
+    @staticmethod
+    def target(samples: Any, index: int) -> Any:
+        """The mask ``[H, W]``."""
+        return _masked(samples).mask(index)
+
+    def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:
+        """A random square of the preprocessing's size, and a flip where the ID set allows."""
+        return CropFlipMask(preprocess)
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Mean cross-entropy over the pixels of a class (0 if there is none), and the accuracy.
+
+        Args:
+            images: ``[B, channels, H, W]``.
+            labels: masks ``[B, H, W]`` int64.
+        """
+        logits = self.maps(self.backbone(images))["logits"]
+        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+        known = labels < self.num_classes
+        n = known.sum().clamp(min=1)
+        each = F.cross_entropy(
+            logits.float(), labels.masked_fill(~known, -100), reduction="sum", ignore_index=-100
+        )
+        accuracy = ((logits.argmax(dim=1) == labels) & known).sum() / n
+        return {"loss": each / n, "accuracy": accuracy}
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``logits [B, C, H, W]`` and further maps, in the size of the images.
+
+        Maps are enlarged bilinearly, each by itself, as the authors' code does with scores.
+        """
+        size = images.shape[-2:]
+        found = {}
+        for name, value in self.maps(self.backbone(images)).items():
+            whole = value if value.ndim == 4 else value[:, None]
+            whole = F.interpolate(whole.float(), size, mode="bilinear", align_corners=False)
+            found[name] = whole if value.ndim == 4 else whole[:, 0]
+        return found
+
+
+class CropFlipMask:
+    """A random crop of image and mask, padded with zeros and void, and a flip.
+
+    Args:
+        preprocess: ``size`` is the side of the crop.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(
+        self, image: Image.Image, mask: np.ndarray, rng: random.Random
+    ) -> tuple[Tensor, Tensor]:
+        """``[C, size, size]`` float32 and ``[size, size]`` int64."""
+        check_size(image, mask)
+        size = self.preprocess.size
+        pixels = self.preprocess.normalize(to_tensor(in_mode(image, self.preprocess.mode)))
+        target = torch.from_numpy(mask.astype(np.int64))
+        height, width = target.shape
+        down, right = max(0, size - height), max(0, size - width)
+        pixels = F.pad(pixels, (0, right, 0, down))
+        target = F.pad(target, (0, right, 0, down), value=VOID)
+        top, left = rng.randint(0, height + down - size), rng.randint(0, width + right - size)
+        window = (..., slice(top, top + size), slice(left, left + size))
+        pixels, target = pixels[window], target[window]
+        if self.preprocess.flip and rng.random() < 0.5:
+            pixels, target = pixels.flip(-1), target.flip(-1)
+        return pixels, target
+
+
+def check_size(image: Image.Image, mask: np.ndarray, name: str = "an image") -> None:
+    """Check that a mask has the size of its image.
+
+    Raises:
+        DataError: it has another.
+    """
+    if mask.shape != (image.height, image.width):
+        raise DataError(
+            f"{name}: the image has {image.height} x {image.width} pixels, its mask "
+            f"{' x '.join(map(str, mask.shape))}. They must be of one size."
+        )
+
+
+def _masked(samples: Samples) -> MaskedSamples:
+    if not isinstance(samples, MaskedSamples):
+        raise DataError(
+            f"{samples.name} has no masks; segmentation needs a class for each pixel. "
+            "Choose a benchmark of segmentation (oodbench list benchmarks)."
+        )
+    return samples
+
+
+class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):
+    def __init__(self, samples: MaskedSamples, preprocess: Preprocess) -> None:
+        self.samples, self.preprocess = samples, preprocess
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, np.ndarray]:
+        image, mask = self.samples[index], self.samples.mask(index)
+        check_size(image, mask, f"{self.samples.name}, image {index}")
+        tensor = to_tensor(in_mode(image, self.preprocess.mode))
+        return self.preprocess.normalize(tensor), mask
+
+
+@dataclass
+class PixelOutputs:
+    """What a network says of the pixels of one image.
+
+    Args:
+        index: position of the image.
+        outputs: one row a pixel, row by row.
+        mask: ``[H, W]`` uint8.
+    """
+
+    index: int
+    outputs: Outputs
+    mask: np.ndarray
+
+    def score(self, detector: Detector) -> np.ndarray:
+        """The detector's scores as a map ``[H, W]``."""
+        scores = detector.score(self.outputs)
+        return scores.double().cpu().numpy().reshape(self.mask.shape)
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """``[H, W]`` int64: the class of the largest logit."""
+        return self.outputs.logits.argmax(dim=1).cpu().numpy().reshape(self.mask.shape)
+
+
+def segment(
+    network: nn.Module, samples: Samples, preprocess: Preprocess, hardware: Hardware
+) -> Iterator[PixelOutputs]:
+    """What a network says of the pixels of samples, image by image.
+
+    Images in memory and of one size go through the network several at a time.
+
+    Raises:
+        DataError: samples without masks, or a mask that is not of the size of its image.
+    """
+    data = _Pixels(_masked(samples), preprocess)
+    fabric = Fabric(
+        accelerator=hardware.accelerator, devices=1, precision=cast(Any, hardware.precision)
+    )
+    device = fabric.device
+    home = next(iter(network.parameters()), torch.empty(0)).device
+    was_training = network.training
+    network.to(device).eval()
+    workers = hardware.workers_for(samples)
+    loader = DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    try:
+        start = 0
+        for images, masks in _batches(loader):
+            with torch.inference_mode(), fabric.autocast():
+                maps = network.outputs(torch.stack(images).to(device))  # type: ignore[operator]
+            for i, mask in enumerate(masks):
+                yield PixelOutputs(start + i, _rows(maps, i), mask)
+            start += len(masks)
+    finally:
+        network.to(home).train(was_training)
+
+
+def _as_it_is(example: Any) -> Any:
+    return example
+
+
+def _batches(
+    loader: DataLoader[tuple[Tensor, np.ndarray]],
+) -> Iterator[tuple[list[Tensor], list[np.ndarray]]]:
+    """Consecutive images of one size, of at most ``2**18`` pixels (but one image at least)."""
+    images: list[Tensor] = []
+    masks: list[np.ndarray] = []
+    for image, mask in loader:
+        full = images and (image.shape != images[0].shape or (len(images) + 1) * mask.size > 2**18)
+        if full:
+            yield images, masks
+            images, masks = [], []
+        images.append(image)
+        masks.append(mask)
+    if images:
+        yield images, masks
+
+
+def _rows(maps: Mapping[str, Tensor], i: int) -> Outputs:
+    rows = {
+        name: value[i].flatten(1).T if value.ndim == 4 else value[i].flatten()
+        for name, value in maps.items()
+    }
+    return Outputs(logits=rows.pop("logits").float(), extra=rows)
+
+
+def check_detectors(detectors: Sequence[Detector]) -> None:
+    """Check that detectors can score pixels.
+
+    Raises:
+        OptionError: names those that cannot.
+    """
+    for detector in detectors:
+        unknown = sorted(detector.needs - PIXELS)
+        if unknown or detector.needs_fit:
+            why = f"needs {' and '.join(unknown)}" if unknown else "learns from training outputs"
+            raise OptionError(
+                f"{detector.label} {why}, which pixels do not have. Segmentation is scored by "
+                "detectors that read logits and learn nothing: msp, maxlogit, energy, entropy, "
+                "gen, abet and its ablations."
+            )
+
+
+class Quality:
+    """Pixel accuracy and mean intersection over union of predictions.
+
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)  # true, predicted
+
+    def add(self, prediction: np.ndarray, mask: np.ndarray) -> None:
+        """Count the pixels of an image that are of a class."""
+        c = len(self.confusion)
+        known = mask < c
+        pairs = mask[known].astype(np.int64) * c + prediction[known]
+        self.confusion += np.bincount(pairs, minlength=c * c).reshape(c, c)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of pixels that are predicted right; None where there are none."""
+        total = int(self.confusion.sum())
+        return int(self.confusion.trace()) / total if total else None
+
+    @property
+    def miou(self) -> float | None:
+        """Mean over the classes that occur, in truth or prediction, of intersection over union."""
+        hits = self.confusion.diagonal()
+        union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - hits
+        occurs = union > 0
+        return float((hits[occurs] / union[occurs]).mean()) if occurs.any() else None
+
+
+# --- pictures --------------------------------------------------------------------------------
+
+_HEAT = np.array(
+    [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64
+)
+
+
+def heat(scores: np.ndarray) -> np.ndarray:
+    """Scores ``[H, W]`` as colours ``[H, W, 3]`` uint8, from dark (their least) to bright."""
+    low, high = float(scores.min()), float(scores.max())
+    at = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+    places = np.linspace(0, 1, len(_HEAT))
+    channels = [np.interp(at, places, _HEAT[:, c]) for c in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def class_colours(classes: np.ndarray) -> np.ndarray:
+    """Classes ``[H, W]`` as colours ``[H, W, 3]`` uint8; background black, ``VOID`` grey."""
+    hues = np.arange(254) * 0.618034 % 1.0  # golden ratio: neighbours far apart
+    wheel = np.stack([hues + shift for shift in (0.0, 1 / 3, 2 / 3)], axis=1) % 1.0
+    table = np.full((256, 3), 128, np.uint8)
+    table[:254] = np.rint(255 * np.clip(np.abs(wheel * 6 - 3) - 1, 0.1, 1.0))
+    table[0], table[OOD] = 0, 255
+    return table[classes]
+
+
+def picture(image: Image.Image, found: PixelOutputs, scores: np.ndarray) -> Image.Image:
+    """Input, prediction, score heat map and OOD mask, side by side; small ones enlarged."""
+    times = max(1, 192 // image.height)
+    truth = np.zeros((*found.mask.shape, 3), np.uint8)
+    truth[found.mask == OOD] = 255
+    truth[found.mask == VOID] = 128
+    parts = [
+        np.asarray(image.convert("RGB")),
+        class_colours(found.prediction.astype(np.uint8)),
+        heat(scores),
+        truth,
+    ]
+    gap = np.full((times * found.mask.shape[0], 8, 3), 255, np.uint8)
+    large = [part.repeat(times, axis=0).repeat(times, axis=1) for part in parts]
+    row = [piece for part in large for piece in (part, gap)][:-1]
+    return Image.fromarray(np.concatenate(row, axis=1))
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with files.replacing(path) as temporary, temporary.open("wb") as handle:
+        picture.save(handle, format="PNG")
+
+
+# --- networks --------------------------------------------------------------------------------
+
+
+def _block(inside: int, out: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (inside, out):
+        layers += [
+            nn.Conv2d(channels, out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+@register_backbone("scenes-unet")
+class SceneUNet(nn.Module):
+    """A small U-Net (Ronneberger et al. 2015) with 32 features a pixel, for small scenes."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.num_features = 32
+        widths = (16, 32, 64, 64)
+        self.down = nn.ModuleList(
+            _block(a, b) for a, b in zip((channels, *widths[:-1]), widths, strict=True)
+        )
+        self.up = nn.ModuleList([_block(64 + 64, 64), _block(64 + 32, 32), _block(32 + 16, 32)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, 32, H, W]``."""
+        kept = []
+        for i, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2, ceil_mode=True) if i else x)
+            kept.append(x)
+        kept.pop()
+        for block in self.up:
+            skip = kept.pop()
+            x = F.interpolate(x, skip.shape[-2:], mode="nearest")
+            x = block(torch.cat([x, skip], dim=1))
+        return x
+
+
+class TorchvisionSegmentation(nn.Module):
+    """A torchvision segmentation network without its last convolution.
+
+    Args:
+        name: ``"deeplabv3_resnet50"``, ``"deeplabv3_resnet101"``, ``"fcn_resnet50"`` …
+        channels: input channels; 3.
+    """
+
+    def __init__(self, name: str, channels: int = 3) -> None:
+        super().__init__()
+        if channels != 3:
+            raise OptionError(f"{name} takes RGB images, not images of {channels} channels.")
+        network = getattr(zoo, name)(weights=None, weights_backbone=None, aux_loss=False)
+        *head, last = network.classifier
+        self.encoder, self.decoder = network.backbone, nn.Sequential(*head)
+        self.num_features = int(last.in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W] -> [B, D, H / 8, W / 8]``."""
+        features: Tensor = self.decoder(self.encoder(x)["out"])
+        return features
+
+
+for _name in ("deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101"):
+    register_backbone(_name.replace("_", "-"))(
+        lambda channels=3, _name=_name: TorchvisionSegmentation(_name, channels)
+    )
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe(Recipe):
+    """How a segmentation network is trained."""
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "published": SegmentationRecipe(
+        backbone="deeplabv3-resnet50",
+        epochs=180,
+        batch_size=16,
+        lr=0.01,
+        nesterov=False,
+        weight_decay=1e-4,
+    ),
+    "quick": SegmentationRecipe(epochs=12, batch_size=16, lr=0.1, warmup_epochs=1),
+}
+"""``published`` is a common one for Cityscapes; AbeT's authors fine-tune a WideResNet-38."""
+
+RECIPE_IDS: Mapping[str, tuple[str, ...]] = {"published": ("cityscapes", "streethazards")}
+
+
+class SegmentationEvaluator(Evaluator):
+    """Scores pixels: those of OOD objects against the others of the same images.
+
+    Each image goes through the network once for all detectors. Nothing of it is kept, so a second
+    evaluation looks at the images again. Intervals are not given: the pixels of an image are far
+    from independent.
+    """
+
+    PICTURES: ClassVar[int] = 8
+
+    def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
+        """Rows of each detector on each OOD set, and on the groups' means.
+
+        Raises:
+            OptionError: a detector that cannot score pixels.
+            DataError: samples without masks, or whose masks do not fit, or with no ID or no OOD
+                pixel.
+        """
+        check_detectors(detectors)
+        subject = self._subject(contender)
+        preprocess = subject.preprocess
+        if not isinstance(preprocess, Preprocess):
+            raise OptionError("segmentation wants an oodbench Preprocess, not another callable.")
+        results = Results([], dict(self.missing), list(self.warnings))
+        quality = Quality(len(self.test.classes))
+        for found in segment(subject.network, self.test, preprocess, self.hardware):
+            quality.add(found.prediction, found.mask)
+        self._count(len(self.test))
+        shared = self._provenance(
+            contender,
+            subject,
+            contender.trained_on,
+            {
+                "id_accuracy": quality.accuracy,
+                "id_accuracy_low": None,
+                "id_accuracy_high": None,
+                "id_miou": quality.miou,
+            },
+        )
+        alive = {detector.label: detector for detector in detectors}
+        seconds = dict.fromkeys(alive, 0.0)
+        counted = [{name: StreamedScores() for name in alive} for _ in self.ood]
+        for ood, streams in zip(self.ood, counted, strict=True):
+            for found in segment(subject.network, ood.samples, preprocess, self.hardware):
+                for name, detector in list(alive.items()):
+                    began = time.perf_counter()
+                    try:
+                        scores = found.score(detector)
+                        streams[name].add_map(scores, found.mask)
+                    except Exception as error:  # one detector must not lose the others' results
+                        self.errors.append(error)
+                        results.failures[name] = reason_of(error)
+                        del alive[name]
+                        continue
+                    seconds[name] += time.perf_counter() - began
+                    if found.index < self.PICTURES:
+                        self._save_picture(ood.samples, found, scores, name)
+            self._count(len(ood.samples))
+        for name, detector in alive.items():
+            shared["seconds"] = round(seconds[name], 3)
+            measured = [self._measured(streams[name]) for streams in counted]
+            results.rows += self._rows_of(detector, measured, shared, lambda _: (None, None))
+        return results
+
+    @staticmethod
+    def _measured(stream: StreamedScores) -> Row:
+        figures, errors = stream.metrics()
+        return {
+            "n_id": stream.n_id,
+            "n_ood": stream.n_ood,
+            "binning_error": max(errors.values()),
+            **figures,
+        }
+
+    def _save_picture(
+        self, samples: Samples, found: PixelOutputs, scores: np.ndarray, name: str
+    ) -> None:
+        if self.pictures is not None and is_first_process():
+            path = self.pictures / name / f"{samples.name.replace('/', '-')}-{found.index:03}.png"
+            save_picture(picture(samples[found.index], found, scores), path)
