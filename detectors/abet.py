@@ -44,7 +44,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench import segmentation
+from oodbench import detection, segmentation
+from oodbench.detection import DetectionMethod
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
 from oodbench.method import Method, Recipe
@@ -213,6 +214,19 @@ class AbeTSegmentation(SegmentationMethod):
         """``logits`` and ``cosine [B, C, h, w]``, ``temperature [B, h, w]`` of ``[B, D, h, w]``."""
         found: dict[str, Tensor] = self.scaled(features)
         return found
+
+
+@register_method("abet-detection")
+class AbeTDetection(DetectionMethod):
+    """Faster R-CNN with cross-entropy of each box on cosines over a learned temperature."""
+
+    paper: ClassVar[Paper | None] = PAPER
+    recipes: ClassVar[Mapping[str, Recipe]] = detection.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = detection.RECIPE_IDS
+
+    def classifier(self, features: int, classes: int) -> nn.Module:
+        """The head that is that of images, with background as one class more."""
+        return LearnedTemperatureHead(features, classes)
 
 
 @register_detector("abet")

@@ -12,7 +12,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench import segmentation
+from oodbench import detection, segmentation
+from oodbench.detection import DetectionMethod, LinearBoxHead
 from oodbench.detector import Paper
 from oodbench.method import Method, Recipe
 from oodbench.outputs import Head
@@ -78,3 +79,15 @@ class CESegmentation(SegmentationMethod):
     def maps(self, features: Tensor) -> dict[str, Tensor]:
         """``logits [B, C, h, w]`` of ``[B, D, h, w]``."""
         return {"logits": self.linear(features)}
+
+
+@register_method("ce-detection")
+class CEDetection(DetectionMethod):
+    """Faster R-CNN as it is: cross-entropy of each box, on a linear layer."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = detection.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = detection.RECIPE_IDS
+
+    def classifier(self, features: int, classes: int) -> nn.Module:
+        """The linear layer."""
+        return LinearBoxHead(features, classes)

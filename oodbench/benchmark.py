@@ -54,11 +54,13 @@ class Protocol:
         fpr: the FPR@95 that its papers print: ``"fpr95_id"`` (ID positive: threshold keeps 95 %
             of ID, share of OOD accepted) or ``"fpr95_ood"`` (OOD positive: threshold catches 95 %
             of OOD, share of ID rejected). Both are always computed.
+        confidence: in detection, the smallest softmax value from which a predicted box is scored.
     """
 
     rank_by: str = "auroc"
     rank_group: Group = "near"
     fpr: Literal["fpr95_id", "fpr95_ood"] = "fpr95_id"
+    confidence: float = 0.5
 
 
 @dataclass(frozen=True)

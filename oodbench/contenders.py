@@ -269,6 +269,12 @@ class Networks:
     ) -> Contender:
         model = self.model
         if model is None:
+            if benchmark.task != "classification":
+                raise OptionError(
+                    f"a checkpoint is one of a classifier, but {benchmark.name} is one of "
+                    f"{benchmark.task}. Give the network itself in Python: "
+                    "oodbench.evaluate(model, ...)."
+                )
             if self.backbone is None or self.checkpoint is None:
                 raise OptionError("a checkpoint needs the network's name: --backbone resnet20.")
             model, metadata = load_classifier(

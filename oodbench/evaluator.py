@@ -185,12 +185,13 @@ class Evaluator:
         return results
 
     def _subject(self, contender: Contender) -> Subject:
-        kind = Subject
+        preprocess = self.benchmark.preprocess
         if self.benchmark.task == "detection":
             from oodbench.detection import DetectionSubject
 
-            kind = DetectionSubject
-        return kind(contender, self.benchmark.preprocess, self.hardware, self._count)
+            confidence = self.benchmark.protocol.confidence
+            return DetectionSubject(contender, preprocess, self.hardware, self._count, confidence)
+        return Subject(contender, preprocess, self.hardware, self._count)
 
     def _draw(
         self, subject: Subject, tested: Sequence[Seen], detector: Detector, scores: Sequence[Any]

@@ -14,9 +14,9 @@ from oodbench.outputs import Head
 OF_OUTPUTS = tuple(
     name
     for name in oodbench.list_detectors()
-    if "model" not in oodbench.create_detector(name).needs
+    if oodbench.create_detector(name).needs <= {"features", "logits", "labels", "head"}
 )
-"""All detectors but those that need the network itself."""
+"""The detectors that read what every network gives, not the network, nor what some heads add."""
 
 
 @dataclass

@@ -223,20 +223,22 @@ def test_another_measurement_is_another_row(other: Any) -> None:
     assert not first & {row["row_id"] for row in other()}
 
 
-def test_rows_from_before_there_was_tuning_keep_their_id() -> None:
+def test_rows_from_before_a_column_was_there_keep_their_id() -> None:
     for path in sorted((REPOSITORY / "leaderboards" / "results").glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             stored = json.loads(line)
             assert row_id(stored) == stored["row_id"]
-            if stored.get("tuned") is None:
-                assert row_id({**stored, "tuned": None}) == stored["row_id"]
-                stored.pop("tuned", None)
-                assert row_id(stored) == row_id({**stored, "tuned": None})
+            for later in COLUMNS[COLUMNS.index("tuned") :]:
+                if stored.get(later) is None:
+                    assert row_id({**stored, later: None}) == stored["row_id"]
+                    stored.pop(later, None)
+                    assert row_id(stored) == row_id({**stored, later: None})
     made = evaluate().rows[0]
-    assert COLUMNS[-1] == "tuned"
-    assert made["tuned"] is None
-    assert row_id({k: v for k, v in made.items() if k != "tuned"}) == made["row_id"]
-    assert row_id({**made, "tuned": TUNED}) != made["row_id"]
+    assert COLUMNS[-4:] == ("tuned", "id_miou", "id_map", "binning_error")
+    for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("id_map", 0.5)):
+        assert made[later] is None
+        assert row_id({k: v for k, v in made.items() if k != later}) == made["row_id"]
+        assert row_id({**made, later: value}) != made["row_id"]
 
 
 # What is missing, and what was chosen
