@@ -15,7 +15,7 @@ import numpy as np
 
 from oodbench import files
 from oodbench.benchmark import Benchmark, DatasetSpec
-from oodbench.errors import DataError, MissingDataError
+from oodbench.errors import DataError, MissingDataError, OptionError
 from oodbench.samples import OOD, VOID, ImageFiles, MaskedSamples, content_digest
 from oodbench.transforms import Preprocess
 
@@ -224,8 +224,11 @@ def _load(
     table: np.ndarray,
     classes: Sequence[str],
     how: str,
+    splits: tuple[str, ...],
     split: str,
 ) -> MaskFiles:
+    if split not in splits:
+        raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}.")
     root = files.data_dir() / folder
     pairs = find(root, split) if root.is_dir() else ()
     if not pairs:
@@ -252,7 +255,7 @@ def _spec(
 ) -> DatasetSpec:
     return DatasetSpec(
         name=name,
-        load=partial(_load, name, folder, find, table, tuple(classes), how),
+        load=partial(_load, name, folder, find, table, tuple(classes), how, splits),
         splits=splits,
         description=description,
         source=source,

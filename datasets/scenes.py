@@ -5,8 +5,8 @@ writers in their place. Far-OOD: pieces of the other photograph. Training and te
 different digits and different parts of the photographs. Trains on a CPU in minutes, so it shows
 that a method works, not how good it is.
 
-A scene is 64 x 64 grey: a crop of a photograph at half its contrast, and two or three objects of 20
-to 28 pixels a side that do not touch. A digit is drawn as light ink.
+A scene is 64 x 64 grey: a crop of a photograph at half its contrast, and as many of two or three
+objects, of 20 to 28 pixels a side, as find room without overlap. A digit is drawn as light ink.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def scenes(split: str, content: Content) -> tuple[Scene, ...]:
     Args:
         split: ``"train"``, ``"val"`` or ``"test"``.
         content: ``"id"``: digits 0-5; ``"near"``: 6-9; ``"far"``: pieces of a photograph;
-            ``"id+near"`` and ``"id+far"``: one object of the latter and one or two digits 0-5.
+            ``"id+near"`` and ``"id+far"``: one object of the latter and up to two digits 0-5.
 
     Raises:
         OptionError: no such split.

@@ -141,6 +141,13 @@ class Evaluator:
                 self.warnings.append(text)
                 self.report(f"warning: {text}")
 
+    def check(self, detectors: Sequence[Detector]) -> None:
+        """Check, before anything is trained, that the benchmark's task is one for the detectors.
+
+        Raises:
+            OptionError: names one that cannot score what there is to score.
+        """
+
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
 
@@ -415,6 +422,7 @@ def evaluate(
     evaluator = kind(
         chosen, ood=ood, hardware=hardware, report=report, command=command, pictures=pictures
     )
+    evaluator.check(made)
     failures: dict[str, str] = {}
     if tune:
         tuning = choose_options(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation as zoo
 
 from oodbench import files
-from oodbench.contenders import Contender, reason_of
+from oodbench.contenders import Contender, Subject, learns, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.extract import Hardware, is_first_process
+from oodbench.extract import Hardware, Network, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_backbone
@@ -189,7 +189,7 @@ def segment(
 ) -> Iterator[PixelOutputs]:
     """What a network says of the pixels of samples, image by image.
 
-    Images in memory and of one size go through the network several at a time.
+    Consecutive images of one size go through the network several at a time.
 
     Raises:
         DataError: samples without masks, or a mask that is not of the size of its image.
@@ -226,7 +226,13 @@ def _batches(
     """Consecutive images of one size, of at most ``2**18`` pixels (but one image at least)."""
     images: list[Tensor] = []
     masks: list[np.ndarray] = []
-    for image, mask in loader:
+    examples = iter(loader)
+    while True:
+        with quiet_lightning():  # a data worker's error as it was raised
+            example = next(examples, None)
+        if example is None:
+            break
+        image, mask = example
         full = images and (image.shape != images[0].shape or (len(images) + 1) * mask.size > 2**18)
         if full:
             yield images, masks
@@ -253,7 +259,7 @@ def check_detectors(detectors: Sequence[Detector]) -> None:
     """
     for detector in detectors:
         unknown = sorted(detector.needs - PIXELS)
-        if unknown or detector.needs_fit:
+        if unknown or learns(detector):
             why = f"needs {' and '.join(unknown)}" if unknown else "learns from training outputs"
             raise OptionError(
                 f"{detector.label} {why}, which pixels do not have. Segmentation is scored by "
@@ -428,11 +434,44 @@ RECIPES: Mapping[str, Recipe] = {
         nesterov=False,
         weight_decay=1e-4,
     ),
-    "quick": SegmentationRecipe(epochs=12, batch_size=16, lr=0.1, warmup_epochs=1),
+    "quick": SegmentationRecipe(epochs=20, batch_size=8, lr=0.1, warmup_epochs=1),
 }
 """``published`` is a common one for Cityscapes; AbeT's authors fine-tune a WideResNet-38."""
 
 RECIPE_IDS: Mapping[str, tuple[str, ...]] = {"published": ("cityscapes", "streethazards")}
+
+
+class PixelNetwork(nn.Module):
+    """Anybody's segmentation network, by its logits alone.
+
+    Args:
+        model: from ``[B, channels, H, W]`` to logits ``[B, C, h, w]``, or to a mapping that has
+            them as ``"out"``, as torchvision's networks do.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``logits [B, C, H, W]``, enlarged bilinearly where the network's are smaller.
+
+        Raises:
+            OptionError: the model gives something else.
+        """
+        logits = self.model(images)
+        logits = logits["out"] if isinstance(logits, Mapping) and "out" in logits else logits
+        if not isinstance(logits, Tensor) or logits.ndim != 4:
+            raise OptionError(
+                f"{type(self.model).__name__} gives no logits [B, C, H, W], but segmentation needs "
+                "a class for each pixel. Give a segmentation network."
+            )
+        size = images.shape[-2:]
+        whole = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+        return {"logits": whole}
+
+    def head(self) -> None:
+        """None."""
 
 
 class SegmentationEvaluator(Evaluator):
@@ -444,6 +483,15 @@ class SegmentationEvaluator(Evaluator):
     """
 
     PICTURES: ClassVar[int] = 8
+
+    def check(self, detectors: Sequence[Detector]) -> None:
+        """Check that detectors can score pixels; see :func:`check_detectors`."""
+        check_detectors(detectors)
+
+    def _subject(self, contender: Contender) -> Subject:
+        if not isinstance(contender.network, Network):
+            contender = replace(contender, network=PixelNetwork(contender.network))
+        return super()._subject(contender)
 
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
@@ -474,34 +522,40 @@ class SegmentationEvaluator(Evaluator):
                 "id_miou": quality.miou,
             },
         )
-        alive = {detector.label: detector for detector in detectors}
+        alive = dict(enumerate(detectors))  # two may be of one name, with other options
         seconds = dict.fromkeys(alive, 0.0)
-        counted = [{name: StreamedScores() for name in alive} for _ in self.ood]
+        counted = [{i: StreamedScores() for i in alive} for _ in self.ood]
         for ood, streams in zip(self.ood, counted, strict=True):
             for found in segment(subject.network, ood.samples, preprocess, self.hardware):
-                for name, detector in list(alive.items()):
+                for i, detector in list(alive.items()):
                     began = time.perf_counter()
                     try:
                         scores = found.score(detector)
-                        streams[name].add_map(scores, found.mask)
+                        streams[i].add_map(scores, found.mask)
                     except Exception as error:  # one detector must not lose the others' results
                         self.errors.append(error)
-                        results.failures[name] = reason_of(error)
-                        del alive[name]
+                        results.failures[detector.label] = reason_of(error)
+                        del alive[i]
                         continue
-                    seconds[name] += time.perf_counter() - began
+                    seconds[i] += time.perf_counter() - began
                     if found.index < self.PICTURES:
-                        self._save_picture(ood.samples, found, scores, name)
+                        self._save_picture(ood.samples, found, scores, detector.label)
             self._count(len(ood.samples))
-        for name, detector in alive.items():
-            shared["seconds"] = round(seconds[name], 3)
-            measured = [self._measured(streams[name]) for streams in counted]
+        for i, detector in alive.items():
+            shared["seconds"] = round(seconds[i], 3)
+            measured = [
+                self._measured(ood.samples.name, streams[i])
+                for ood, streams in zip(self.ood, counted, strict=True)
+            ]
             results.rows += self._rows_of(detector, measured, shared, lambda _: (None, None))
         return results
 
     @staticmethod
-    def _measured(stream: StreamedScores) -> Row:
-        figures, errors = stream.metrics()
+    def _measured(name: str, stream: StreamedScores) -> Row:
+        try:
+            figures, errors = stream.metrics()
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
         return {
             "n_id": stream.n_id,
             "n_ood": stream.n_ood,

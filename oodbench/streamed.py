@@ -56,6 +56,8 @@ class StreamedScores:
                 f"{int((~np.isfinite(values)).sum())} of {len(values)} pixels' scores are NaN or "
                 "infinite. Look at the network's outputs: are they finite?"
             )
+        if len(values) == 0:  # a map that is all void
+            return
         self.n_ood += int(ood.sum())
         self.n_id += int(len(ood) - ood.sum())
         self._waiting.append((_keys(values), ood))
