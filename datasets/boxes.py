@@ -186,8 +186,8 @@ def _load(
     for path in (root / annotations, root / images):
         if not path.exists():
             raise MissingDataError(
-                f"{name}: there is no {path}. {how} Put it there, or set OODBENCH_DATA to the "
-                "folder that has it."
+                f"{name}: there is no {path}. Get it: {how} Put it there, or set "
+                "OODBENCH_DATA to the folder that has it."
             )
     return read_coco(
         f"{name}/{split}",
@@ -229,7 +229,7 @@ VOC = _spec(
         "test": ("val_coco_format.json", "JPEGImages"),
     },
     VOC_CLASSES,
-    f"Get the processed VOC 2007 and 2012. {_VOS}",
+    f"the processed VOC 2007 and 2012. {_VOS}",
     description="photographs of Pascal VOC 2007 and 2012, 20 classes",
     source="http://host.robots.ox.ac.uk/pascal/VOC",
     licence="Flickr's terms",
@@ -243,13 +243,13 @@ BDD = _spec(
         "test": ("val_bdd_converted.json", "images/100k/val"),
     },
     BDD_CLASSES,
-    f"Get the 100k images of BDD-100k (bdd-data.berkeley.edu) and VOS's json files. {_VOS}",
+    f"the 100k images of BDD-100k (bdd-data.berkeley.edu) and VOS's json files. {_VOS}",
     description="driving scenes of BDD-100k, 10 classes",
     source="https://bdd-data.berkeley.edu",
     licence="own terms, non-commercial",
     citation="Yu et al., CVPR 2020",
 )
-_COCO_HOW = f"Get val2017 of COCO (cocodataset.org) and VOS's json file. {_VOS}"
+_COCO_HOW = f"val2017 of COCO (cocodataset.org) and VOS's json file. {_VOS}"
 COCO_WITHOUT_VOC = _spec(
     "coco-without-voc",
     "coco",
@@ -284,7 +284,7 @@ OPENIMAGES_VOS = _spec(
         )
     },
     _NOT_ID,
-    f"Get VOS's OpenImages splits. {_VOS}",
+    f"VOS's OpenImages splits. {_VOS}",
     ood=True,
     description="OpenImages without images that hold an object of VOC's or BDD's classes",
     source="https://storage.googleapis.com/openimages/web",

@@ -233,8 +233,8 @@ def _load(
     pairs = find(root, split) if root.is_dir() else ()
     if not pairs:
         raise MissingDataError(
-            f"{name}: no {split} images with masks below {root}. {how} Unpack it there, or set "
-            "OODBENCH_DATA to the folder that has it."
+            f"{name}: no {split} images with masks below {root}. Get it: {how} Unpack it there, "
+            "or set OODBENCH_DATA to the folder that has it."
         )
     return MaskFiles(f"{name}/{split}", root, pairs, table, classes)
 
@@ -272,7 +272,7 @@ CITYSCAPES = _spec(
     _cityscapes,
     _CITYSCAPES,
     tuple(CITYSCAPES_CLASSES.values()),
-    "Get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from cityscapes-dataset.com "
+    "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from cityscapes-dataset.com "
     "(needs an account).",
     splits=("train", "test"),
     description="street scenes of German cities, 19 classes; test is the public val split",
@@ -286,7 +286,7 @@ LOST_AND_FOUND = _spec(
     _lost_and_found,
     _LOST_AND_FOUND,
     _NOT_OOD,
-    "Get leftImg8bit.zip and gtCoarse.zip of LostAndFound from 6d-vision.com/lostandfounddataset.",
+    "leftImg8bit.zip and gtCoarse.zip of LostAndFound from 6d-vision.com/lostandfounddataset.",
     splits=("train", "test"),
     description="small objects on the road; OOD against free road",
     source="http://www.6d-vision.com/lostandfounddataset",
@@ -299,7 +299,7 @@ FISHYSCAPES = _spec(
     _fishyscapes,
     _FISHYSCAPES,
     _NOT_OOD,
-    "Get fishyscapes_lostandfound.zip from fishyscapes.com (masks), and LostAndFound (images).",
+    "fishyscapes_lostandfound.zip from fishyscapes.com (masks), and LostAndFound (images).",
     description="100 images of LostAndFound with masks of unknown objects (public validation set)",
     source="https://fishyscapes.com",
     licence="CC BY 4.0 (masks)",
@@ -311,7 +311,7 @@ ROAD_ANOMALY = _spec(
     _road_anomaly,
     _ROAD_ANOMALY,
     _NOT_OOD,
-    "Get RoadAnomaly.zip from epfl.ch/labs/cvlab/data/road-anomaly.",
+    "RoadAnomaly.zip from epfl.ch/labs/cvlab/data/road-anomaly.",
     description="60 photographs of animals, rocks and other dangers on roads",
     source="https://www.epfl.ch/labs/cvlab/data/road-anomaly",
     licence="own terms",
@@ -323,7 +323,7 @@ STREETHAZARDS = _spec(
     _streethazards,
     _STREETHAZARDS,
     STREETHAZARDS_CLASSES,
-    "Get streethazards_train.tar and streethazards_test.tar (github.com/hendrycks/anomaly-seg).",
+    "streethazards_train.tar and streethazards_test.tar (github.com/hendrycks/anomaly-seg).",
     splits=("train", "test"),
     description="simulated street scenes, 13 classes; test is the public validation split",
     source="https://github.com/hendrycks/anomaly-seg",
@@ -336,7 +336,7 @@ STREETHAZARDS_OBJECTS = _spec(
     _streethazards_objects,
     _STREETHAZARDS,
     STREETHAZARDS_CLASSES,
-    "Get streethazards_test.tar (github.com/hendrycks/anomaly-seg).",
+    "streethazards_test.tar (github.com/hendrycks/anomaly-seg).",
     description="its test set: simulated street scenes with objects that no other split has",
     source="https://github.com/hendrycks/anomaly-seg",
     licence="MIT",

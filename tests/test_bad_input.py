@@ -20,10 +20,10 @@ import oodbench
 from oodbench import files
 from oodbench.backbones import HeadedBackbone, create_backbone
 from oodbench.errors import BadScoresError, CheckpointError, DataError, OODBenchError, StorageError
-from oodbench.registry import DETECTORS
 from oodbench.results import ResultStore
 
 from .conftest import write_images
+from .problems import OF_OUTPUTS
 from .test_cli import CLI, digits, digits_checkpoint, listing, run
 
 __all__ = ["digits", "digits_checkpoint", "run"]  # fixtures
@@ -466,9 +466,7 @@ def test_weights_that_are_not_numbers(
         assert "checkpoint" in message
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in oodbench.list_detectors() if "model" not in DETECTORS.get(n).needs]
-)
+@pytest.mark.parametrize("name", OF_OUTPUTS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_features_that_are_not_numbers(name: str, bad: float) -> None:
     """Wherever the bad value is, it is an error that names the detector, not a figure."""

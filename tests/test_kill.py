@@ -194,7 +194,10 @@ def _serve() -> None:
         if pid == 0:
             _child(job)
         if job["kill_after"] is not None:
-            while time.monotonic() - began < job["kill_after"]:
+            start = None if job["once"] else began
+            while start is None or time.monotonic() - start < job["kill_after"]:
+                if start is None and Path(job["once"]).exists():
+                    start = time.monotonic()
                 if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
                     break
                 time.sleep(0.002)
@@ -228,9 +231,13 @@ class Server:
         kill_after: float | None = None,
         kill_at_change: int | None = None,
         watched: Path | None = None,
+        once: Path | None = None,
         with_signal: int = signal.SIGKILL,
     ) -> tuple[int, float]:
-        """Exit code (minus the signal's number) and seconds of one attempt."""
+        """Exit code (minus the signal's number) and seconds of one attempt.
+
+        With ``once`` the seconds of ``kill_after`` are counted from when that path is there.
+        """
         log = cache.parent / f"{cache.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         job = {
@@ -240,6 +247,7 @@ class Server:
             "kill_after": kill_after,
             "kill_at_change": kill_at_change,
             "watched": str(watched or cache),
+            "once": None if once is None else str(once),
             "signal": int(with_signal),
             "log": str(log),
         }
@@ -508,7 +516,9 @@ def test_evaluation_killed_before_changes_of_files(server: Server, tmp_path: Pat
 def test_interrupt_says_that_the_same_command_goes_on(server: Server, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     words = ("train", "--method", "ce", "--id", "digits", "--epochs", "400", "--accelerator", "cpu")
-    code, _ = server.run("cli", *words, cache=cache, kill_after=2.0, with_signal=signal.SIGINT)
+    code, _ = server.run(
+        "cli", *words, cache=cache, kill_after=1.0, once=cache / "runs", with_signal=signal.SIGINT
+    )
     assert code == 130
     said = (tmp_path / "cache.log").read_text()
     assert "goes on where it stopped" in said
