@@ -42,7 +42,7 @@ class Ensemble(Detector):
     Streams as its members do.
 
     Args:
-        members: names of detectors that read features, logits or the head, with their defaults.
+        members: names of detectors that read outputs, with their defaults.
 
     Raises:
         OptionError: no member, the ensemble itself, or one that needs the network.
@@ -65,7 +65,8 @@ class Ensemble(Detector):
     std_: list[float] = learned()
 
     def __post_init__(self) -> None:
-        self._create()
+        # what its members need, whatever those of the default need
+        vars(self)["needs"] = frozenset().union(*(member.needs for member in self._create()))
 
     def _create(self) -> list[Detector]:
         if not self.members or "ensemble" in self.members:
@@ -74,10 +75,9 @@ class Ensemble(Detector):
             )
         created = [create_detector(name) for name in self.members]
         for member in created:
-            if not member.needs <= self.needs:
+            if "model" in member.needs or member.needs_fit_batches:
                 raise OptionError(
-                    f"ensemble: {member.label} needs {', '.join(sorted(member.needs))}; members "
-                    f"may need {', '.join(sorted(self.needs))} alone."
+                    f"ensemble: {member.label} needs the network itself; members read outputs."
                 )
         return created
 

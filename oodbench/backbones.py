@@ -161,15 +161,29 @@ class DigitsCNN(_ConvNet):
         return self.layers(x).mean(dim=(2, 3))
 
 
-def create_backbone(name: str, channels: int = 3, pretrained: bool = False) -> nn.Module:
+def create_backbone(
+    name: str, channels: int | Mapping[str, int] = 3, pretrained: bool = False
+) -> nn.Module:
     """A backbone by name, ours or timm's (``timm.create_model(name, num_classes=0)``).
+
+    Args:
+        name: of the network.
+        channels: of its input; by modality for one that takes several.
+        pretrained: whether timm loads published weights.
 
     Raises:
         UnknownNameError: neither of us knows the name.
+        OptionError: a network of images for samples of several modalities.
     """
     if name in BACKBONES:
         return BACKBONES.get(name)(channels=channels)
     import timm
+
+    if not isinstance(channels, int):
+        raise OptionError(
+            f"{name!r} is no backbone of several modalities ({', '.join(channels)}). Register one "
+            "with oodbench.register_backbone; see oodbench.multimodal.MultimodalEncoders."
+        )
 
     if not timm.is_model(name):
         import difflib

@@ -13,7 +13,7 @@ from oodbench import files
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError
 from oodbench.registry import BENCHMARKS, DATASETS
 from oodbench.samples import Samples, image_folder
-from oodbench.transforms import Preprocess
+from oodbench.transforms import MultimodalPreprocess, Preprocess
 
 Group = Literal["near", "far"]
 Task = Literal["classification", "segmentation", "detection"]
@@ -100,7 +100,7 @@ class Benchmark:
     id: DatasetSpec
     near: tuple[DatasetSpec, ...]
     far: tuple[DatasetSpec, ...]
-    preprocess: Preprocess
+    preprocess: Preprocess | MultimodalPreprocess
     protocol: Protocol = field(default_factory=Protocol)
     backbone: str = "resnet20"
     citation: str = ""

@@ -162,6 +162,12 @@ def eval_command(
         str | None,
         typer.Option("--pictures", help="Folder for pictures of scored pixels or boxes (PNG)."),
     ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(
+            "--modality", help="Of several, the one that is scored: video, flow, audio … or fused."
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -206,6 +212,7 @@ def eval_command(
         report=say,
         command=_command(),
         pictures=pictures,
+        modality=modality,
     )
     if not is_first_process():
         return
@@ -590,8 +597,9 @@ def _show(results: Results, task: str) -> None:
         name = f"[bold]{row['ood']}[/bold]" if row["is_mean"] else row["ood"]
         accuracy = row[quality]
         low, high = row["auroc_low"], row["auroc_high"]
+        scored = f" ({row['modality']})" if row.get("modality") else ""
         table.add_row(
-            row["detector"],
+            row["detector"] + scored,
             row["method"],
             str(row["seed"]),
             name,

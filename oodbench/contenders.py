@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ from oodbench.extract import (
     fit_with_network,
     score_with_network,
 )
-from oodbench.outputs import Outputs, to_numpy
+from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.registry import DETECTORS
-from oodbench.samples import Samples
+from oodbench.samples import MultimodalSamples, Samples
 from oodbench.train import method_name, plan, train
 from oodbench.transforms import Preprocess, Transform
 
@@ -97,6 +97,8 @@ class Subject:
         preprocess: the benchmark's, for a contender without its own.
         hardware: where and how it runs.
         on_forward: called with the number of samples that went through the network.
+        modality: of a network of several, the one whose predictions are scored; None for the
+            joint ones.
     """
 
     def __init__(
@@ -105,24 +107,30 @@ class Subject:
         preprocess: Transform,
         hardware: Hardware,
         on_forward: Callable[[int], None] | None = None,
+        modality: str | None = None,
     ) -> None:
         self.network = as_network(contender.network, contender.layer)
+        self.modality = modality
         self.preprocess = contender.preprocess or preprocess
         self.hardware = hardware
         self.on_forward = on_forward
 
     def sees(self, samples: Samples) -> Seen:
         """Samples, with what the network says of them; from the cache if it saw them before."""
-        return Seen(
+        return Seen(samples, lambda: self._look(samples))
+
+    def _look(self, samples: Samples) -> Outputs:
+        outputs = extract(
+            self.network,
             samples,
-            lambda: extract(
-                self.network,
-                samples,
-                self.preprocess,
-                hardware=self.hardware,
-                on_forward=self.on_forward,
-            ),
+            self.preprocess,
+            hardware=self.hardware,
+            on_forward=self.on_forward,
         )
+        if self.modality is None:
+            return outputs
+        heads: dict[str, Head] = getattr(self.network, "modality_heads", dict)()
+        return of_modality(outputs, self.modality, heads.get(self.modality))
 
     def saw(self, samples: Samples) -> bool:
         """Whether the cache has what the network says of these samples."""
@@ -158,6 +166,11 @@ class Subject:
         """
         try:
             if "model" in detector.needs:
+                if isinstance(seen.samples, MultimodalSamples):
+                    raise OptionError(
+                        f"{detector.label} looks into a network of images; samples of several "
+                        "modalities are scored by detectors that read outputs."
+                    )
                 scores = score_with_network(
                     detector, self.network, seen.samples, self.preprocess, hardware=self.hardware
                 )
@@ -269,22 +282,22 @@ class Networks:
     ) -> Contender:
         model = self.model
         if model is None:
-            if benchmark.task != "classification":
+            shape = benchmark.preprocess
+            if benchmark.task != "classification" or not isinstance(shape, Preprocess):
                 raise OptionError(
-                    f"a checkpoint is one of a classifier, but {benchmark.name} is one of "
-                    f"{benchmark.task}. Give the network itself in Python: "
-                    "oodbench.evaluate(model, ...)."
+                    f"a checkpoint is one of an image classifier, which {benchmark.name} is not "
+                    "for. Give the network itself in Python: oodbench.evaluate(model, ...)."
                 )
             if self.backbone is None or self.checkpoint is None:
                 raise OptionError("a checkpoint needs the network's name: --backbone resnet20.")
             model, metadata = load_classifier(
-                self.backbone, self.checkpoint, classes, benchmark.preprocess.channels
+                self.backbone, self.checkpoint, classes, shape.channels
             )
             if preprocess is None and {"mean", "std"} <= set(metadata):
                 mean, std = (
                     tuple(float(v) for v in metadata[name].split(",")) for name in ("mean", "std")
                 )
-                preprocess = dataclasses.replace(benchmark.preprocess, mean=mean, std=std)
+                preprocess = dataclasses.replace(shape, mean=mean, std=std)
                 text = f"normalisation of the checkpoint: mean {mean}, std {std}"
                 if text not in self._told:
                     report(text)
@@ -310,6 +323,30 @@ def _own_preprocess(
     if not isinstance(base, Preprocess):
         raise OptionError("mean and std change an oodbench Preprocess; yours is another callable.")
     return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
+
+
+def of_modality(outputs: Outputs, modality: str, head: Head | None = None) -> Outputs:
+    """What a network says by one modality alone: its features, logits and head.
+
+    Args:
+        outputs: of a network of several, with ``features/<name>`` and ``logits/<name>``.
+        modality: the name.
+        head: the layer from the features of that modality to its logits.
+
+    Raises:
+        OptionError: it says nothing by that modality; names those that there are.
+    """
+    name = f"logits/{modality}"
+    if name not in outputs.extra:
+        known = [key.partition("/")[2] for key in outputs.extra if key.startswith("logits/")]
+        raise OptionError(
+            f"the network has no predictions by the modality {modality!r} alone; "
+            f"those that it has: {', '.join(known) or 'none'}."
+        )
+    found = Outputs(logits=outputs.extra[name], labels=outputs.labels, extra=outputs.extra)
+    if f"features/{modality}" in outputs.extra:
+        found = replace(found, features=outputs.extra[f"features/{modality}"], head=head)
+    return found
 
 
 def learns(detector: Detector) -> bool:

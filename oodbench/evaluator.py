@@ -35,7 +35,7 @@ from oodbench.fingerprint import weights_digest
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import id_samples
-from oodbench.transforms import Transform, content_key
+from oodbench.transforms import MultimodalPreprocess, Transform, content_key
 from oodbench.tune import Validation
 from oodbench.tune import tune as choose_options
 
@@ -59,6 +59,8 @@ class Evaluator:
         report: told what happens, line by line.
         command: what repeats this evaluation; goes into the rows.
         pictures: folder for pictures of what was scored, a subfolder a detector; None for none.
+        modality: of networks of several, the one whose predictions are scored; None (or
+            ``"fused"``) for the joint ones.
 
     Attributes:
         forward_passes: samples that went through the network so far; cached outputs do not count.
@@ -78,8 +80,15 @@ class Evaluator:
         report: Report | None = None,
         command: str | None = None,
         pictures: str | Path | None = None,
+        modality: str | None = None,
     ) -> None:
         self.benchmark = benchmark
+        self.modality = None if modality == "fused" else modality
+        shape = benchmark.preprocess
+        known = shape.modalities if isinstance(shape, MultimodalPreprocess) else ()
+        if self.modality is not None and self.modality not in known:
+            there = f"has {', '.join((*known, 'fused'))}" if known else "has no modalities"
+            raise OptionError(f"benchmark {benchmark.name} {there}, not {modality!r}.")
         self.pictures = None if pictures is None else Path(pictures)
         self.hardware = hardware or Hardware()
         self.report = report or (lambda _: None)
@@ -198,7 +207,7 @@ class Evaluator:
 
             confidence = self.benchmark.protocol.confidence
             return DetectionSubject(contender, preprocess, self.hardware, self._count, confidence)
-        return Subject(contender, preprocess, self.hardware, self._count)
+        return Subject(contender, preprocess, self.hardware, self._count, self.modality)
 
     def _draw(
         self, subject: Subject, tested: Sequence[Seen], detector: Detector, scores: Sequence[Any]
@@ -229,6 +238,7 @@ class Evaluator:
             "benchmark": self.benchmark.name,
             "seed": contender.seed,
             **quality,
+            "modality": self.modality,
             "recipe": contender.recipe,
             "recipe_options": contender.recipe_options,
             "preprocess": content_key(subject.preprocess),
@@ -361,6 +371,7 @@ def evaluate(
     command: str | None = None,
     task: str | None = None,
     pictures: str | Path | None = None,
+    modality: str | None = None,
 ) -> Results:
     """Evaluate detectors on a benchmark: on your network, on a checkpoint, or on one trained now.
 
@@ -394,6 +405,8 @@ def evaluate(
         command: what repeats this evaluation; goes into the rows.
         task: ``"segmentation"`` or ``"detection"`` for the ID set's benchmark of that task.
         pictures: folder for pictures of scored pixels or boxes; None for none.
+        modality: of networks of several modalities, the one whose predictions are scored; None or
+            ``"fused"`` for the joint ones.
 
     Returns:
         Rows; ``to_pandas()`` makes a table.
@@ -420,7 +433,13 @@ def evaluate(
 
         kind = SegmentationEvaluator
     evaluator = kind(
-        chosen, ood=ood, hardware=hardware, report=report, command=command, pictures=pictures
+        chosen,
+        ood=ood,
+        hardware=hardware,
+        report=report,
+        command=command,
+        pictures=pictures,
+        modality=modality,
     )
     evaluator.check(made)
     failures: dict[str, str] = {}

@@ -155,7 +155,7 @@ def as_network(model: nn.Module, layer: str | None = None) -> nn.Module:
     return model if isinstance(model, Network) and layer is None else Classifier(model, layer)
 
 
-class _Images(Dataset[tuple[Tensor, int]]):
+class _Images(Dataset[tuple[Any, int]]):
     def __init__(self, samples: Samples, preprocess: Transform) -> None:
         self.samples = samples
         self.preprocess = preprocess
@@ -163,7 +163,7 @@ class _Images(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.preprocess(self.samples[index]), index
 
 
@@ -273,9 +273,9 @@ class _Extraction(pl.LightningModule):
         if any(p.ndim == 4 for p in self.network.parameters()):
             self.network.to(memory_format=torch.channels_last)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def predict_step(self, batch: tuple[Any, Tensor]) -> None:
         images, rows = batch
-        if images.ndim == 4:
+        if isinstance(images, Tensor) and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         outputs = cast(Any, self.network).outputs(images)
         for name, value in outputs.items():
@@ -287,7 +287,7 @@ class _Extraction(pl.LightningModule):
                     "smaller learning rate (--lr), or check the checkpoint."
                 )
         self.store.write(rows.cpu().numpy(), outputs, cast(Any, self.network).head())
-        self.count += len(images)
+        self.count += len(rows)
 
 
 def extract(

@@ -22,7 +22,7 @@ NAMES = {
 }
 _ENTRY = tuple(
     "detector detector_options method recipe recipe_options backbone id_train_fingerprint "
-    "preprocess precision".split()
+    "preprocess precision modality".split()
 )
 
 
@@ -144,7 +144,10 @@ def _chosen_on(row: Row) -> list[Any] | None:
 
 
 def _name(row: Row) -> str:
-    return f"{row['detector']} †" if row.get("tuned") else row["detector"]
+    name = row["detector"]
+    if row.get("modality"):
+        name += f" ({row['modality']})"
+    return f"{name} †" if row.get("tuned") else name
 
 
 def _footnote(entries: Sequence[Entry]) -> list[str]:
@@ -270,6 +273,8 @@ def _settings(row: Row) -> str:
 def _input(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
+    if "mode" not in value:
+        return "; ".join(f"{name}: {_input(part)}" for name, part in value.items())
     return f"{value['mode']}, {value['size']} px ({value['resize']})"
 
 

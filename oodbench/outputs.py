@@ -134,12 +134,26 @@ class Outputs:
         return next((len(value) for _, value in self._columns()), 0)
 
     def has(self, need: str) -> bool:
-        """Whether features, logits, labels, a head (see :class:`Head`) or an extra is there."""
+        """Whether features, logits, labels, a head (see :class:`Head`) or an extra is there.
+
+        ``"logits/*"`` stands for at least two extras of that kind: those of several modalities.
+        """
+        if need.endswith("/*"):
+            return len(self.of_kind(need)) > 1
         if need in ("head", "cosine_head"):
             return self.head is not None and (self.head.norm_eps is None) == (need == "head")
         if need in ("features", "logits", "labels"):
             return getattr(self, need) is not None
         return need in self.extra
+
+    def of_kind(self, need: str) -> dict[str, Tensor]:
+        """Extras that ``"logits/*"`` stands for, by what stands for the star."""
+        kind = need.removesuffix("*")
+        return {
+            key.removeprefix(kind): value
+            for key, value in self.extra.items()
+            if key.startswith(kind)
+        }
 
     def require(self, needs: Mapping[str, Any] | frozenset[str] | set[str], who: str) -> None:
         """Check that all needs are there.
@@ -166,7 +180,9 @@ class Outputs:
             BadScoresError: names the column and the first such row.
         """
         for name, value in self._columns():
-            if name.removeprefix("extra/") not in needs or not value.is_floating_point():
+            short = name.removeprefix("extra/")
+            wanted = short in needs or f"{short.partition('/')[0]}/*" in needs
+            if not wanted or not value.is_floating_point():
                 continue
             # tensors made in inference mode count no versions
             version = -1 if value.is_inference() else value._version

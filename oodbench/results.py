@@ -32,7 +32,7 @@ COLUMNS = tuple(
     fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
     seconds device oodbench torch python git_commit created command schema row_id tuned
-    id_miou id_map binning_error
+    id_miou id_map binning_error modality
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
@@ -48,6 +48,9 @@ a ``fingerprint`` of all validation images, the mean ``auroc`` there, and how ma
 precision at an IoU of 0.5) are of the ID test set. ``binning_error`` bounds what counting pixels'
 scores in cells changed in any metric; see ``oodbench.streamed``. In segmentation ``n_id`` and
 ``n_ood`` are pixels, in detection predicted boxes.
+
+``modality`` is the one whose predictions were scored, of a network of several; None for the joint
+ones, and where there are no modalities.
 """
 
 QUALITY = {
@@ -57,7 +60,7 @@ QUALITY = {
 }
 """By task: the column that says how well the network does what it was trained for, and its name."""
 
-_LATER = ("tuned", "id_miou", "id_map", "binning_error")
+_LATER = COLUMNS[COLUMNS.index("tuned") :]
 
 Row = dict[str, Any]
 

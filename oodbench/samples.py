@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -66,6 +67,31 @@ class Samples(Dataset[Image.Image]):
         whole.update(self.labels.tobytes())
         whole.update("\0".join(self.classes).encode())
         return whole.hexdigest()
+
+
+class MultimodalSamples(Samples):
+    """Samples that are seen in several ways: ``samples[i]`` is a mapping by modality.
+
+    Args:
+        name: what messages call it.
+        labels: ``[N]``.
+        classes: class names.
+        modalities: names of the modalities that every sample has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        labels: Sequence[int] | np.ndarray,
+        classes: Sequence[str],
+        modalities: Sequence[str],
+    ) -> None:
+        super().__init__(name, labels, classes)
+        self.modalities = tuple(modalities)
+
+    def __getitem__(self, index: int) -> Any:
+        """What there is of the sample at a position, undecorated, by modality."""
+        raise NotImplementedError
 
 
 VOID = 255

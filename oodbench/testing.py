@@ -70,6 +70,8 @@ def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
 def _problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:
     """The toy problem as the network shows it that the detector was designed for."""
     toy = blobs(dtype=dtype)
+    if "logits/*" in detector.needs:
+        return Blobs(_in_halves(toy.train), _in_halves(toy.test), _in_halves(toy.ood, turn=1))
     if not detector.needs & {"temperature", "cosine", "cosine_head"}:
         return toy
 
@@ -85,6 +87,15 @@ def _problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:
         return Outputs(outputs.features, logits, outputs.labels, head, extra)
 
     return Blobs(scaled(toy.train), scaled(toy.test), scaled(toy.ood))
+
+
+def _in_halves(outputs: Outputs, turn: int = 0) -> Outputs:
+    """Two modalities that see what the network says; with ``turn`` one of them by other classes."""
+    extra = {"logits/one": 4 * outputs.logits, "logits/two": 4 * outputs.logits.roll(turn, dims=1)}
+    if turn:  # OOD: sure of themselves, and of different classes
+        sure = 8 * torch.eye(CLASSES)[torch.arange(len(outputs)) % CLASSES].to(outputs.logits)
+        extra = {"logits/one": sure, "logits/two": sure.roll(turn, dims=1)}
+    return Outputs(outputs.features, outputs.logits, outputs.labels, outputs.head, extra)
 
 
 class _Toy(nn.Module):
@@ -274,7 +285,9 @@ def check_missing_needs(detector: Detector) -> None:
     _fit(detector, toy.train)
     for need in detector.needs - {"model"}:
         bare = toy.test[:]
-        if need in bare.extra:
+        if need.endswith("/*"):
+            bare.extra.clear()
+        elif need in bare.extra:
             del bare.extra[need]
         else:
             setattr(bare, "head" if need == "cosine_head" else need, None)
@@ -297,7 +310,11 @@ def check_needs_are_honest(detector: Detector) -> None:
     bare = Outputs(
         **{name: getattr(test, name) for name in detector.needs & {"features", "logits", "labels"}},
         head=test.head if detector.needs & {"head", "cosine_head"} else None,
-        extra={name: value for name, value in test.extra.items() if name in detector.needs},
+        extra={
+            name: value
+            for name, value in test.extra.items()
+            if {name, f"{name.partition('/')[0]}/*"} & detector.needs
+        },
     )
     _close(detector.score(bare), expected, detector.label)
 

@@ -11,7 +11,7 @@ import csv
 import pickle
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -209,19 +209,26 @@ class _EpochSampler(Sampler[int]):
         yield from (order[rank::world] + self.epoch * self.n).tolist()
 
 
-class _Views(Dataset[tuple[Tensor, int]]):
+class _Views(Dataset[tuple[Any, int]]):
     def __init__(self, samples: Samples, augmentation: Augmentation, views: int, seed: int) -> None:
         self.samples, self.augmentation, self.views, self.seed = samples, augmentation, views, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Any, int]:
         index = position % len(self.samples)
         image = self.samples[index]
         rng = random.Random(f"{self.seed}/{position}")  # noqa: S311
-        views = torch.stack([self.augmentation(image, rng) for _ in range(self.views)])
-        return views, int(self.samples.labels[index])
+        views = [self.augmentation(image, rng) for _ in range(self.views)]
+        return _stacked(views), int(self.samples.labels[index])
+
+
+def _stacked(views: list[Any]) -> Any:
+    """Views ``[V, ...]``, of each modality where there are several."""
+    if isinstance(views[0], Mapping):
+        return {name: torch.stack([view[name] for view in views]) for name in views[0]}
+    return torch.stack(views)
 
 
 class _Examples(Dataset[tuple[Tensor, Any]]):
@@ -297,7 +304,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
     with quiet_lightning():
         pl.seed_everything(run.seed, verbose=False)
         method = run.build()
-        preprocess: Preprocess = run.benchmark.preprocess
+        preprocess: Any = run.benchmark.preprocess
         trainer = pl.Trainer(
             default_root_dir=folder,
             max_epochs=run.recipe.epochs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from torchvision.transforms import TrivialAugmentWide
 
 from oodbench.errors import OptionError
 
-Transform = Callable[[Image.Image], Tensor]
-"""From a raw image to the network's input, the same each time."""
-Augmentation = Callable[[Image.Image, random.Random], Tensor]
-"""From a raw image and a random generator to the network's input."""
+Transform = Callable[[Any], Any]
+"""From a raw image to the network's input, the same each time; from a sample of several modalities
+to a mapping of them."""
+Augmentation = Callable[[Any, random.Random], Any]
+"""From the same and a random generator to the network's input."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,46 @@ class Preprocess:
         """``[C, size, size]`` float32."""
         return self.normalize(to_tensor(self.fit_image(image)))
 
+    def augment(self, image: Image.Image, rng: random.Random) -> Tensor:
+        """``[C, size, size]`` float32 of a random crop, flipped half the time; see CropFlip."""
+        return CropFlip(self)(image, rng)
+
+
+@dataclass(frozen=True)
+class MultimodalPreprocess:
+    """The preprocessing of samples of several modalities: one of each.
+
+    Args:
+        parts: by modality, in the order in which embeddings are joined. A part is called with that
+            modality of a sample and gives a tensor; it has ``augment(sample, random generator)``
+            for training and ``channels`` for the encoder.
+    """
+
+    parts: Mapping[str, Any]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        return tuple(self.parts)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each modality's tensor."""
+        return {name: part.channels for name, part in self.parts.items()}
+
+    @property
+    def flip(self) -> bool:
+        """Whether any part mirrors samples in training."""
+        return any(getattr(part, "flip", False) for part in self.parts.values())
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A tensor a modality."""
+        return {name: part(sample[name]) for name, part in self.parts.items()}
+
+    def augment(self, sample: Mapping[str, Any], rng: random.Random) -> dict[str, Tensor]:
+        """A tensor a modality, each augmented by itself."""
+        return {name: part.augment(sample[name], rng) for name, part in self.parts.items()}
+
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """The image in an 8-bit mode; of 16-bit grey levels the upper byte (PIL would clip them)."""
@@ -126,6 +167,9 @@ def content_key(transform: Any) -> Any:
         fields = asdict(transform)
         fields.pop("flip")
         return fields
+    if isinstance(transform, MultimodalPreprocess):
+        parts = {name: content_key(part) for name, part in transform.parts.items()}
+        return None if None in parts.values() else parts
     text = repr(transform)
     return None if " at 0x" in text or any(map(_is_silent, _steps(transform))) else text
 

@@ -1088,7 +1088,7 @@ def test_the_split_that_is_learned_from_can_be_chosen(name: str) -> None:
         ("react", {"percentile": 101}, r"percentile is in \[0, 100\]"),
         ("react", {"score": "knn"}, "must read logits alone"),
         ("ensemble", {"members": ()}, "at least one detector"),
-        ("ensemble", {"members": ("odin",)}, "odin needs model"),
+        ("ensemble", {"members": ("odin",)}, "odin needs the network"),
         ("mcdropout", {"samples": 1}, "samples must be at least 2"),
         ("mcdropout", {"p": 1.0}, "p must be in"),
         ("gram", {"powers": (0,)}, "powers are whole numbers"),

@@ -234,8 +234,8 @@ def test_rows_from_before_a_column_was_there_keep_their_id() -> None:
                     stored.pop(later, None)
                     assert row_id(stored) == row_id({**stored, later: None})
     made = evaluate().rows[0]
-    assert COLUMNS[-4:] == ("tuned", "id_miou", "id_map", "binning_error")
-    for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("id_map", 0.5)):
+    assert COLUMNS[-5:] == ("tuned", "id_miou", "id_map", "binning_error", "modality")
+    for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("modality", "audio")):
         assert made[later] is None
         assert row_id({k: v for k, v in made.items() if k != later}) == made["row_id"]
         assert row_id({**made, later: value}) != made["row_id"]

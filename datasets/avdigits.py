@@ -1,0 +1,301 @@
+"""Written and spoken digits: MNIST images and recordings of the Free Spoken Digit Dataset.
+
+ID: a digit 0-4, seen and heard. Near-OOD: a digit 5-9, seen and heard. Far-OOD, which only several
+modalities can have: an image and a recording of different digits 0-4 (mismatch), a recording with a
+piece of a photograph in the image's place, an image with chords in the recording's. Trains on a CPU
+in minutes.
+
+An image of a digit is paired with a random recording of the same digit. Test recordings are of two
+speakers of whom nothing is in training. Of other speakers, the recordings numbered 0-9 are for
+validation. From MNIST's training images come the first 1,000 of each digit for training and the
+last 200 (a fifth, if there are fewer) for validation, from its test images the first 200 of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from oodbench import files
+from oodbench.audio import AudioFile, LogMel, Waveform
+from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.errors import DataError, MissingDataError, OptionError
+from oodbench.samples import MultimodalSamples, Samples, content_digest
+from oodbench.transforms import MultimodalPreprocess, Preprocess
+
+from .images import MNIST
+
+ID_CLASSES = tuple(str(digit) for digit in range(5))
+OOD_CLASSES = tuple(str(digit) for digit in range(5, 10))
+TRAIN_SPEAKERS = ("george", "jackson", "lucas", "nicolas")
+TEST_SPEAKERS = ("theo", "yweweler")
+SPLITS = ("train", "val", "test")
+RATE = 8000
+"""Of the recordings, in Hz."""
+
+FSDD = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
+"""Commit of github.com/Jakobovski/free-spoken-digit-dataset with 3,000 recordings."""
+
+WHOLE = "81b734dd8186c00d4d19c6af362f3120dae83dbabfb5e8493c970c99d65b2500"
+"""sha256 over names and sha256 of those recordings."""
+
+PREPROCESS = MultimodalPreprocess(
+    {
+        "image": Preprocess(28, (0.1307,), (0.3081,), mode="L", flip=False),
+        "audio": LogMel(rate=RATE, seconds=1.0, mels=40),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording of a digit.
+
+    Args:
+        path: the file.
+        digit: that is said.
+        speaker: who says it.
+        number: which of the speaker's recordings of the digit it is.
+    """
+
+    path: Path
+    digit: int
+    speaker: str
+    number: int
+
+
+def recordings() -> list[Recording]:
+    """All recordings below the data folder, by name.
+
+    Raises:
+        MissingDataError: there are none.
+        DataError: all are there, but not as published.
+    """
+    looked = [files.data_dir() / "fsdd" / "recordings", files.data_dir() / "fsdd"]
+    for folder in looked:
+        found = [
+            Recording(path, int(match[1]), match[2], int(match[3]))
+            for path in sorted(folder.glob("*.wav"))
+            if (match := re.fullmatch(r"(\d)_([a-z]+)_(\d+)\.wav", path.name))
+        ]
+        if found:
+            _check(folder, found)
+            return found
+    raise MissingDataError(
+        f"avdigits: no recordings <digit>_<speaker>_<number>.wav in {looked[0]}. Get it: "
+        f"git clone https://github.com/Jakobovski/free-spoken-digit-dataset {looked[1]}, or set "
+        "OODBENCH_DATA to the folder that has it."
+    )
+
+
+def _check(folder: Path, found: Sequence[Recording]) -> None:
+    if len(found) != 3000:
+        return
+    sums = [(one.path.name, _sha256(one.path, one.path.stat().st_mtime_ns)) for one in found]
+    if files.digest(sums) != WHOLE:
+        raise DataError(
+            f"the 3,000 recordings in {folder} are not those of commit {FSDD[:7]} of "
+            "github.com/Jakobovski/free-spoken-digit-dataset. Get them again."
+        )
+
+
+@cache
+def _sha256(path: Path, _: int) -> str:
+    return files.sha256(path)
+
+
+class AVDigits(MultimodalSamples):
+    """Pairs of an image and a recording.
+
+    Args:
+        name: what messages call it.
+        images: what is seen, N images.
+        audio: what is heard, N recordings.
+        labels: ``[N]``.
+        classes: class names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: Sequence[Any],
+        audio: Sequence[AudioFile | Waveform],
+        labels: np.ndarray,
+        classes: Sequence[str],
+    ) -> None:
+        super().__init__(name, labels, classes, ("image", "audio"))
+        self.images, self.audio = images, audio
+
+    def __getitem__(self, index: int) -> Any:
+        """``image``, of PIL, and ``audio``, that is read when it is needed."""
+        return {"image": self.images[index], "audio": self.audio[index]}
+
+    def _digests(self) -> np.ndarray:
+        digests = []
+        for image, audio in zip(self.images, self.audio, strict=True):
+            if isinstance(audio, AudioFile):
+                heard = _sha256(audio.path, audio.path.stat().st_mtime_ns).encode()
+            else:
+                heard = audio.samples.tobytes()
+            digests.append(content_digest(np.asarray(image).tobytes() + heard))
+        return np.array(digests, dtype=np.uint64)
+
+
+class _Chosen(Sequence[Image.Image]):
+    """Some images of samples, read when they are needed."""
+
+    def __init__(self, samples: Samples, rows: np.ndarray) -> None:
+        self.samples, self.rows = samples, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[int(self.rows[index])]
+
+
+def _images(split: str, digits: Sequence[int]) -> tuple[_Chosen, np.ndarray]:
+    """Images of digits and which they are, by digit."""
+    samples = MNIST.load("test" if split == "test" else "train")
+    rows = []
+    for digit in digits:
+        mine = np.flatnonzero(samples.labels == digit)
+        held_out = min(200, len(mine) // 5)
+        parts = {"train": mine[: -held_out or None][:1000], "val": mine[len(mine) - held_out :]}
+        rows.append(mine[:200] if split == "test" else parts[split])
+    whole = np.concatenate(rows)
+    return _Chosen(samples, whole), samples.labels[whole]
+
+
+def _audio(split: str) -> dict[int, list[AudioFile]]:
+    """Recordings of a split, by digit."""
+    speakers = TEST_SPEAKERS if split == "test" else TRAIN_SPEAKERS
+    found: dict[int, list[AudioFile]] = {digit: [] for digit in range(10)}
+    for one in recordings():
+        if one.speaker in speakers and (split == "test" or (one.number < 10) == (split == "val")):
+            found[one.digit].append(AudioFile(one.path))
+    empty = [str(digit) for digit, audio in found.items() if not audio]
+    if empty:
+        raise DataError(
+            f"avdigits/{split}: no recordings of the digits {', '.join(empty)} by "
+            f"{', '.join(speakers)}. Get the Free Spoken Digit Dataset again."
+        )
+    return found
+
+
+def _paired(split: str, digits: Sequence[int], shift: bool = False) -> tuple[Any, Any, np.ndarray]:
+    """Images, recordings of the same digits (of others of these digits with ``shift``), digits."""
+    images, seen = _images(split, digits)
+    rng = np.random.default_rng([SPLITS.index(split), digits[0], int(shift)])
+    heard = seen
+    if shift:
+        heard = digits[0] + (seen - digits[0] + rng.integers(1, len(digits), len(seen))) % len(
+            digits
+        )
+    by_digit = _audio(split)
+    audio = [by_digit[int(d)][int(rng.integers(len(by_digit[int(d)])))] for d in heard]
+    return images, audio, seen
+
+
+def _load(
+    name: str, splits: tuple[str, ...], make: Callable[[str], AVDigits], split: str
+) -> AVDigits:
+    if split not in splits:
+        raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}.")
+    found = make(split)
+    found.name = f"{name}/{split}"
+    return found
+
+
+def _id(split: str) -> AVDigits:
+    images, audio, digits = _paired(split, range(5))
+    return AVDigits("", images, audio, digits, ID_CLASSES)
+
+
+def _near(split: str) -> AVDigits:
+    images, audio, digits = _paired(split, range(5, 10))
+    return AVDigits("", images, audio, digits - 5, OOD_CLASSES)
+
+
+def _mismatch(split: str) -> AVDigits:
+    images, audio, digits = _paired(split, range(5), shift=True)
+    return AVDigits("", images, audio, digits, ID_CLASSES)
+
+
+def _image_replaced(split: str) -> AVDigits:
+    images, audio, digits = _paired(split, range(5))
+    rng = np.random.default_rng(0)
+    greys = [np.asarray(Image.fromarray(p).convert("L")) for p in load_sample_images().images]
+    pieces = [_piece(rng, greys) for _ in range(len(images))]
+    return AVDigits("", pieces, audio, digits, ID_CLASSES)
+
+
+def _piece(rng: np.random.Generator, greys: Sequence[np.ndarray]) -> Image.Image:
+    whole = greys[int(rng.integers(len(greys)))]
+    top, left = (int(rng.integers(0, side - 56)) for side in whole.shape)
+    return Image.fromarray(whole[top : top + 56, left : left + 56]).resize((28, 28))
+
+
+def _audio_replaced(split: str) -> AVDigits:
+    images, _, digits = _paired(split, range(5))
+    rng = np.random.default_rng(1)
+    return AVDigits("", images, [_chord(rng) for _ in range(len(images))], digits, ID_CLASSES)
+
+
+def _chord(rng: np.random.Generator) -> Waveform:
+    """Three notes of the equal-tempered scale with four harmonics each, struck and fading."""
+    seconds = float(rng.uniform(0.3, 0.9))
+    t = np.arange(int(seconds * RATE)) / RATE
+    notes = 110 * 2 ** (rng.integers(0, 37, 3) / 12)
+    wave = sum(np.sin(2 * np.pi * k * note * t) / k for note in notes for k in range(1, 5))
+    faded = wave * np.exp(-t / seconds * 3)
+    return Waveform((0.5 * faded / np.abs(faded).max()).astype(np.float32), RATE)
+
+
+def _spec(
+    name: str,
+    make: Callable[[str], AVDigits],
+    description: str,
+    splits: tuple[str, ...] = ("test",),
+) -> DatasetSpec:
+    return DatasetSpec(
+        name=name,
+        load=partial(_load, name, splits, make),
+        splits=splits,
+        description=description,
+        source="MNIST and https://github.com/Jakobovski/free-spoken-digit-dataset",
+        licence="CC BY-SA 3.0 (MNIST), CC BY-SA 4.0 (FSDD)",
+        citation="LeCun et al. 1998; Jackson et al., DOI 10.5281/zenodo.1342401",
+    )
+
+
+AVDIGITS = _spec("avdigits", _id, "digits 0-4, seen and heard", SPLITS)
+AVDIGITS_5_9 = _spec("avdigits-5-9", _near, "digits 5-9, seen and heard")
+MISMATCH = _spec("avdigits-mismatch", _mismatch, "a digit 0-4 is seen, another one heard")
+IMAGE_REPLACED = _spec(
+    "avdigits-image-replaced", _image_replaced, "digits 0-4 are heard, photographs seen"
+)
+AUDIO_REPLACED = _spec(
+    "avdigits-audio-replaced", _audio_replaced, "digits 0-4 are seen, chords heard"
+)
+
+
+def avdigits() -> Benchmark:
+    """Digits 0-4 seen and heard, against 5-9 (near), mismatches and a replaced modality (far)."""
+    return Benchmark(
+        name="avdigits",
+        id=AVDIGITS,
+        near=(AVDIGITS_5_9,),
+        far=(MISMATCH, IMAGE_REPLACED, AUDIO_REPLACED),
+        preprocess=PREPROCESS,
+        backbone="avdigits-cnn",
+        citation="oodbench",
+    )

@@ -1,0 +1,76 @@
+r"""Modality discrepancy: how much the predictions of several modalities differ.
+
+Paper: H. Dong, Y. Zhao, E. Chatzi, O. Fink, "MultiOOD: Scaling Out-of-Distribution Detection for
+Multiple Modalities", NeurIPS 2024 (arXiv:2405.17419), section 3: modalities agree on ID samples and
+differ on OOD ones. The paper trains on this observation (A2D); here it is a score.
+
+.. math:: s(x) = \frac{2}{M (M - 1)} \sum_{i < j} d(\sigma(f_i(x)), \sigma(f_j(x)))
+
+with :math:`f_i` the logits of modality i. ``ensemble`` combines it with any other detector:
+``--detector ensemble --set ensemble.members=msp,modality-discrepancy``.
+Checked against: the formula (tests/test_multimodal.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from oodbench.detector import Detector, Paper
+from oodbench.errors import OptionError
+from oodbench.outputs import Outputs
+from oodbench.registry import register_detector
+
+from ._numerics import at_work
+from .a2d_npmix import PAPER
+
+DISTANCES = ("hellinger", "l1", "l2")
+
+
+@register_detector("modality-discrepancy")
+@dataclass
+class ModalityDiscrepancy(Detector):
+    """Mean distance between modalities' predictions. Higher = more OOD; range [0, 1] (L1: [0, 2]).
+
+    Args:
+        distance: ``"hellinger"``, ``"l1"`` or ``"l2"``, of the softmax distributions.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits/*"})
+    method: ClassVar[str] = "multimodal-ce"
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = mean_{i<j} d(softmax f_i(x), softmax f_j(x))"
+    )
+
+    distance: Literal["hellinger", "l1", "l2"] = "hellinger"
+
+    def __post_init__(self) -> None:
+        if self.distance not in DISTANCES:
+            raise OptionError(
+                f"modality-discrepancy: distance is one of {', '.join(DISTANCES)}, "
+                f"not {self.distance!r}."
+            )
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from logits ``[N, C]`` of each modality."""
+        scores = [torch.empty(0, dtype=torch.float64)]
+        for batch in outputs.batches():
+            found = [
+                at_work(logits, exact=True).softmax(dim=1)
+                for _, logits in sorted(batch.of_kind("logits/*").items())
+            ]
+            apart = [self._between(p, q) for p, q in combinations(found, 2)]
+            scores.append(torch.stack(apart).mean(dim=0))
+        return torch.cat(scores[1:] or scores)
+
+    def _between(self, p: Tensor, q: Tensor) -> Tensor:
+        if self.distance == "l1":
+            return (p - q).abs().sum(dim=1)
+        if self.distance == "l2":
+            return (p - q).norm(dim=1) / 2**0.5
+        return (p.sqrt() - q.sqrt()).norm(dim=1) / 2**0.5
