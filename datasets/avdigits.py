@@ -90,7 +90,7 @@ def recordings() -> list[Recording]:
             _check(folder, found)
             return found
     raise MissingDataError(
-        f"avdigits: no recordings <digit>_<speaker>_<number>.wav in {looked[0]}. Get it: "
+        f"no recordings <digit>_<speaker>_<number>.wav in {looked[0]}. Get it: "
         f"git clone https://github.com/Jakobovski/free-spoken-digit-dataset {looked[1]}, or set "
         "OODBENCH_DATA to the folder that has it."
     )
@@ -210,7 +210,10 @@ def _load(
 ) -> AVDigits:
     if split not in splits:
         raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}.")
-    found = make(split)
+    try:
+        found = make(split)
+    except MissingDataError as error:
+        raise MissingDataError(f"{name}: {error}") from error
     found.name = f"{name}/{split}"
     return found
 
