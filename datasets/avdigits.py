@@ -213,7 +213,7 @@ def _load(
     try:
         found = make(split)
     except MissingDataError as error:
-        raise MissingDataError(f"{name}: {error}") from error
+        raise MissingDataError(f"{name}/{split}: {error}") from error
     found.name = f"{name}/{split}"
     return found
 
