@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from oodbench import Benchmark, DatasetSpec, Hardware, Outputs, Preprocess
 from oodbench.errors import OODBenchError
 from oodbench.extract import extract, is_first_process
+from oodbench.multimodal import MultimodalEncoders
 from oodbench.registry import BACKBONES
-from oodbench.samples import ImageArrays
+from oodbench.samples import ImageArrays, MultimodalSamples
 from oodbench.train import Run, plan, train
+from oodbench.transforms import MultimodalPreprocess
 
 PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
-METHODS = (("palm", {}), ("palm", {"labelled": False}), ("ce", {}))
+NPMIX = {"optimizer": "sgd", "start_epoch": 1, "queue_size": 5}
+METHODS = (("palm", {}), ("palm", {"labelled": False}), ("ce", {}), ("a2d-npmix", NPMIX))
 SIZES = {"many": 37, "few": 3}
 """Test images: ten shards of four, and a single one that leaves the second process idle."""
 
@@ -53,13 +56,36 @@ def samples(n: int, seed: int) -> ImageArrays:
     return ImageArrays(f"toy/{n}", pixels, labels, ("a", "b", "c"))
 
 
+class Pairs(MultimodalSamples):
+    """Two images of a class."""
+
+    def __init__(self) -> None:
+        self.left, self.right = samples(58, 0), samples(58, 1)
+        super().__init__("pairs", self.left.labels, self.left.classes, ("left", "right"))
+
+    def __getitem__(self, index: int) -> dict[str, Image.Image]:
+        return {"left": self.left[index], "right": self.right[index]}
+
+    def _digests(self) -> np.ndarray:
+        return self.left.digests ^ self.right.digests
+
+
 def runs() -> list[Run]:
     spec = DatasetSpec("toy", lambda _: samples(58, 0), ("train", "test"))
-    benchmark = Benchmark("toy", spec, (), (), PREPROCESS, backbone="plain")
+    toy = Benchmark("toy", spec, (), (), PREPROCESS, backbone="plain")
+    pairs = Benchmark(
+        "pairs",
+        DatasetSpec("pairs", lambda _: Pairs(), ("train", "test")),
+        (),
+        (),
+        MultimodalPreprocess({"left": PREPROCESS, "right": PREPROCESS}),
+        backbone="plain-pair",
+    )
     common = {"epochs": 2, "batch_size": 16, "lr": 0.1, "prototypes_per_class": 3, "topk": 2}
     made = []
     for method, own in METHODS:
         fields = {k: v for k, v in common.items() if method == "palm" or k not in PALM_ONLY}
+        benchmark = pairs if "npmix" in method else toy
         made.append(plan(benchmark, method, recipe="quick", overrides={**fields, **own}))
     return made
 
@@ -74,6 +100,9 @@ def unkeyed(image: Image.Image) -> Tensor:
 def main(devices: int, folder: Path) -> None:
     """Train, extract, extract again; each process notes how much went through its network."""
     BACKBONES.register("plain")(lambda channels: Plain())
+    BACKBONES.register("plain-pair")(
+        lambda channels: MultimodalEncoders({name: Plain() for name in channels})
+    )
     strategy = "ddp" if devices > 1 else "auto"
     hardware = Hardware("cpu", str(devices), strategy, batch_size=4)
     networks = [train(run, hardware) for run in runs()]
@@ -110,6 +139,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
             main(1, folder)
         finally:
             BACKBONES.unregister("plain")
+            BACKBONES.unregister("plain-pair")
     return folder
 
 
@@ -132,7 +162,9 @@ def run_program(words: list[str], folder: Path) -> str:
     return finished.stdout
 
 
-@pytest.mark.parametrize("number", range(len(METHODS)), ids=["palm", "palm unlabelled", "ce"])
+@pytest.mark.parametrize(
+    "number", range(len(METHODS)), ids=["palm", "palm unlabelled", "ce", "npmix"]
+)
 def test_training_equals_that_of_one_process(number: int, one: Path, two: Path) -> None:
     """Prototypes and weights are those of the whole batch, not of a process's share."""
     name = runs()[number].folder.name
@@ -143,6 +175,8 @@ def test_training_equals_that_of_one_process(number: int, one: Path, two: Path) 
     if name.startswith("palm"):
         prototypes = shared["palm.prototypes"]
         torch.testing.assert_close(prototypes.norm(dim=1), torch.ones(9))
+    if "npmix" in name:
+        assert (shared["queues.counts"] == NPMIX["queue_size"]).all()
 
 
 def runs_of(folder: Path) -> dict[str, Path]:
