@@ -55,6 +55,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench import clips as _clips  # noqa: F401  (registers backbones)
 from oodbench.detector import Paper
 from oodbench.errors import OptionError
 from oodbench.method import Recipe

@@ -56,6 +56,20 @@ class MultimodalEncoders(nn.Module):
         """Width of all embeddings side by side."""
         return sum(self.dims.values())
 
+    def freeze(self) -> None:
+        """Leave the last stage of each encoder alone to be trained.
+
+        Raises:
+            OptionError: an encoder without ``freeze``.
+        """
+        for name, encoder in self.encoders.items():
+            if not hasattr(encoder, "freeze"):
+                raise OptionError(
+                    f"the encoder of {name} ({type(encoder).__name__}) does not say what its last "
+                    "stage is: give it a method freeze(), or train all of it (frozen=False)."
+                )
+            cast(Any, encoder).freeze()
+
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embeddings ``[B, D_m]`` by modality.
 
@@ -191,6 +205,7 @@ class MultimodalRecipe(Recipe):
         optimizer: ``"adam"`` or ``"sgd"``.
         single: whether each modality's own prediction is trained, the loss being the mean of the
             cross-entropies; else the joint prediction alone.
+        frozen: whether all but the last stage of each encoder stays as it was.
     """
 
     epochs: int = 50
@@ -200,6 +215,7 @@ class MultimodalRecipe(Recipe):
     schedule: Literal["cosine", "step"] = "step"
     optimizer: Literal["adam", "sgd"] = "adam"
     single: bool = True
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,6 +239,8 @@ class MultimodalMethod(Method):
             )
         super().__init__(backbone, num_classes, recipe)
         self.heads = ModalityHeads(backbone.dims, num_classes)
+        if recipe.frozen:  # type: ignore[attr-defined]
+            backbone.freeze()
 
     def augmentation(self, preprocess: Any) -> Augmentation:
         """Each modality's own.
