@@ -25,9 +25,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from oodbench import files
-from oodbench.audio import AudioFile, LogMel, Waveform
 from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.errors import DataError, MissingDataError, OptionError
+from oodbench.media import AudioFile, LogMel, Waveform
 from oodbench.samples import MultimodalSamples, Samples, content_digest
 from oodbench.transforms import MultimodalPreprocess, Preprocess
 
@@ -142,7 +142,8 @@ class AVDigits(MultimodalSamples):
         digests = []
         for image, audio in zip(self.images, self.audio, strict=True):
             if isinstance(audio, AudioFile):
-                heard = _sha256(audio.path, audio.path.stat().st_mtime_ns).encode()
+                path = Path(audio.path)
+                heard = _sha256(path, path.stat().st_mtime_ns).encode()
             else:
                 heard = audio.samples.tobytes()
             digests.append(content_digest(np.asarray(image).tobytes() + heard))

@@ -390,6 +390,7 @@ def data_status() -> None:
     from oodbench import files
     from oodbench.benchmark import DatasetSpec
     from oodbench.registry import DATASETS
+    from oodbench.samples import MultimodalSamples
 
     typer.echo(f"OODBENCH_DATA: {files.data_dir()}\nOODBENCH_CACHE: {files.cache_dir()}")
     for name in DATASETS.names():
@@ -398,10 +399,25 @@ def data_status() -> None:
             continue
         for split in spec.splits:
             try:
-                state = f"{len(spec.load(split)):,} images"
+                samples = spec.load(split)
+                word = "samples" if isinstance(samples, MultimodalSamples) else "images"
+                state = f"{len(samples):,} {word}"
             except OODBenchError as error:
                 state = str(error)
             typer.echo(f"{name}/{split}: {state}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="A family of datasets: multiood.")],
+    debug: Debug = False,
+) -> None:
+    """Fetch what may be fetched, derive what can be derived, and list what is missing."""
+    _state["debug"] |= debug
+    from oodbench import files
+    from oodbench.registry import PREPARATIONS
+
+    PREPARATIONS.get(name)(files.data_dir(), report=typer.echo)
 
 
 def _reporter(quiet: bool) -> Callable[[str], None]:

@@ -163,6 +163,8 @@ METHODS: Registry[Any] = Registry("method", "oodbench.methods")
 BENCHMARKS: Registry[Any] = Registry("benchmark", "oodbench.benchmarks")
 DATASETS: Registry[Any] = Registry("dataset", "oodbench.datasets")
 BACKBONES: Registry[Any] = Registry("backbone", "oodbench.backbones")
+PREPARATIONS: Registry[Any] = Registry("preparation of data", "oodbench.preparations")
+"""Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
 
 register_detector = DETECTORS.register
 register_method = METHODS.register
