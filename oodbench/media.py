@@ -62,9 +62,12 @@ def _opened(path: Path | str, what: str) -> Iterator[Any]:
     found = _existing(path, what)
     try:
         # "file:" so that no name is taken for an address; the whitelist so that a playlist under a
-        # video's name cannot make the decoder fetch anything.
+        # video's name cannot make the decoder fetch anything. An option of the container alone: as
+        # one of its streams too, PyAV before 18 crashes where those are found late (MPEG).
         with av.open(
-            f"file:{found}", metadata_errors="replace", options={"protocol_whitelist": "file"}
+            f"file:{found}",
+            metadata_errors="replace",
+            container_options={"protocol_whitelist": "file"},
         ) as container:
             yield container
     except OODBenchError:
