@@ -29,8 +29,9 @@ partner c' among its two nearest other class means, and
 In Hellinger's distance probabilities are at least 1e-6, as in the reference code: that moves its
 value by up to :math:`10^{-3} \sqrt{C / 2}`.
 
-Recipe ``published`` is MultiOOD's for HMDB51 and UCF101, near-OOD (``published-far`` that for the
-far-OOD benchmarks): Adam 1e-4, weight decay 1e-4, batch 16, 50 epochs.
+Recipes ``published*`` are those of MultiOOD's README by ID set: Adam 1e-4, weight decay 1e-4, batch
+16, the last stage of pre-trained encoders; they keep the weights of the best validation accuracy,
+ours the last ones.
 
 Differs from the reference code: (1) Hellinger's distance has a gradient (zero) where two rows are
 equal, theirs has NaN; (2) the entropy comes from log-softmax, theirs adds 1e-9 within
@@ -543,6 +544,22 @@ class NPMixRecipe(A2DRecipe):
 
 
 QUICK: Mapping[str, Any] = {"epochs": 20, "batch_size": 64, "lr": 1e-3}
+FROZEN: Mapping[str, Any] = {"backbone": "clips-r2plus1d-18-kinetics", "frozen": True}
+"""Pre-trained encoders of which the last stage is trained. MultiOOD's are SlowFast and SlowOnly."""
+
+HALF: Mapping[str, Any] = {"a2d_ratio": 0.5, "a2d_ratio_ood": 0.5, "ood_entropy_ratio": 0.5}
+TENTH: Mapping[str, Any] = {"a2d_ratio": 0.1, "a2d_ratio_ood": 0.1, "ood_entropy_ratio": 0.1}
+
+RECIPE_IDS: Mapping[str, tuple[str, ...]] = {
+    "published": ("multiood-hmdb51-25", "multiood-ucf101-50"),
+    "published-epic": ("multiood-epic-0-3",),
+    "published-epic-audio": ("multiood-epic-0-3-audio",),
+    "published-kinetics": ("multiood-kinetics600-129",),
+    "published-kinetics-audio": ("multiood-kinetics600-129-audio",),
+    "published-hmdb-far": ("multiood-hmdb51",),
+    "published-kinetics-far": ("multiood-kinetics600",),
+}
+"""Recipes of MultiOOD's README, by ID set; a method has those that it gives for it."""
 
 
 @register_method("multimodal-ce")
@@ -551,10 +568,16 @@ class MultimodalCE(MultimodalMethod):
 
     paper: ClassVar[Paper | None] = PAPER
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "published": MultimodalRecipe(),
-        "published-joint": MultimodalRecipe(single=False),
+        "published": MultimodalRecipe(**FROZEN, single=False),
+        "published-epic": MultimodalRecipe(**FROZEN, single=False, epochs=20),
+        "published-epic-audio": MultimodalRecipe(**FROZEN, single=False, epochs=20),
+        "published-kinetics": MultimodalRecipe(**FROZEN, single=False, epochs=20),
+        "published-kinetics-audio": MultimodalRecipe(**FROZEN, single=False, epochs=20),
+        "published-hmdb-far": MultimodalRecipe(**FROZEN, single=False),
+        "published-kinetics-far": MultimodalRecipe(**FROZEN, single=False, epochs=10),
         "quick": MultimodalRecipe(**QUICK),
     }
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = RECIPE_IDS
 
 
 @register_method("a2d")
@@ -563,8 +586,13 @@ class A2D(MultimodalMethod):
 
     paper: ClassVar[Paper | None] = PAPER
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "published": A2DRecipe(),
+        "published": A2DRecipe(**FROZEN),
+        "published-epic": A2DRecipe(**FROZEN),
+        "published-kinetics": A2DRecipe(**FROZEN, epochs=20),
         "quick": A2DRecipe(**QUICK),
+    }
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        name: RECIPE_IDS[name] for name in ("published", "published-epic", "published-kinetics")
     }
 
     def extra_losses(
@@ -582,10 +610,16 @@ class A2DNPMix(A2D):
     """A2D, and outliers mixed between classes on which the modalities are to be unsure."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "published": NPMixRecipe(),
-        "published-far": NPMixRecipe(a2d_ratio=0.1, a2d_ratio_ood=0.1, ood_entropy_ratio=0.1),
+        "published": NPMixRecipe(**FROZEN, **HALF),
+        "published-epic": NPMixRecipe(**FROZEN, **TENTH, epochs=20),
+        "published-epic-audio": NPMixRecipe(**FROZEN, **HALF, epochs=20, queue_size=150),
+        "published-kinetics": NPMixRecipe(**FROZEN, **TENTH, epochs=20),
+        "published-kinetics-audio": NPMixRecipe(**FROZEN, **HALF, epochs=20),
+        "published-hmdb-far": NPMixRecipe(**FROZEN, **TENTH),
+        "published-kinetics-far": NPMixRecipe(**FROZEN, **TENTH, epochs=10, start_epoch=3),
         "quick": NPMixRecipe(**QUICK, start_epoch=5),
     }
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = RECIPE_IDS
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: NPMixRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
@@ -626,6 +660,6 @@ class NPMixMethod(A2DNPMix):
     """Outliers mixed between classes, without A2D on ID samples."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "published": NPMixRecipe(a2d_ratio=0.0),
         "quick": NPMixRecipe(**QUICK, start_epoch=5, a2d_ratio=0.0),
     }
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {}

@@ -410,6 +410,10 @@ def data_status() -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[str, typer.Argument(help="A family of datasets: multiood.")],
+    flow: Annotated[
+        str | None,
+        typer.Option("--flow", help="Compute missing optical flow with RAFT: small or large."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Fetch what may be fetched, derive what can be derived, and list what is missing."""
@@ -417,7 +421,8 @@ def data_prepare(
     from oodbench import files
     from oodbench.registry import PREPARATIONS
 
-    PREPARATIONS.get(name)(files.data_dir(), report=typer.echo)
+    options = {} if flow is None else {"flow": flow}
+    PREPARATIONS.get(name)(files.data_dir(), report=typer.echo, **options)
 
 
 def _reporter(quiet: bool) -> Callable[[str], None]:

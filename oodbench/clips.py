@@ -1,8 +1,9 @@
 """Encoders of clips and spectrograms, and networks of several modalities made of them.
 
 ``clips-<name>`` puts a torchvision video network on each visual modality (RGB, optical flow) and a
-ResNet-18 on spectrograms; ``clips-small`` has a few convolutions for each. Networks begin at random
-weights; published ones (``weights="DEFAULT"``) are for your own code:
+ResNet-18 on spectrograms, with random weights; ``clips-<name>-kinetics`` begins with weights that
+were trained on Kinetics-400 (and, for spectrograms, ImageNet), which are downloaded once;
+``clips-small`` has a few convolutions for each. For other mixtures:
 
     MultimodalClassifier({"video": ClipEncoder("r3d_18", weights="DEFAULT"), ...}, num_classes=25)
 """
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import video as zoo
 
-from oodbench.errors import OptionError
+from oodbench.backbones import create_backbone
+from oodbench.errors import OODBenchError, OptionError
 from oodbench.multimodal import MultimodalEncoders
 from oodbench.registry import register_backbone
 
@@ -36,6 +38,7 @@ class ClipEncoder(nn.Module):
 
     Raises:
         OptionError: no such network.
+        OODBenchError: the weights cannot be downloaded.
     """
 
     def __init__(self, name: str, channels: int = 3, weights: str | None = None) -> None:
@@ -43,7 +46,14 @@ class ClipEncoder(nn.Module):
         if name not in NETWORKS:
             raise OptionError(f"{name!r} is no video network. There are {', '.join(NETWORKS)}.")
         self.name = name
-        network = getattr(zoo, name)(weights=weights)
+        try:
+            network = getattr(zoo, name)(weights=weights)
+        except OSError as error:  # urllib's are such
+            raise OODBenchError(
+                f"the published weights of {name} cannot be downloaded ({error}). Put "
+                "torchvision's file into the torch hub cache (TORCH_HOME/hub/checkpoints), or take "
+                f"clips-{name.replace('_', '-')}, which begins at random."
+            ) from error
         if name == "s3d":
             self.num_features = int(network.classifier[1].in_channels)
             network.classifier = nn.Identity()
@@ -78,13 +88,15 @@ class SpectrogramEncoder(nn.Module):
 
     Args:
         channels: of the spectrograms.
+        pretrained: whether it begins with ImageNet's weights, which timm downloads.
+
+    Raises:
+        OODBenchError: the weights cannot be downloaded.
     """
 
-    def __init__(self, channels: int = 1) -> None:
+    def __init__(self, channels: int = 1, pretrained: bool = False) -> None:
         super().__init__()
-        import timm
-
-        network: Any = timm.create_model("resnet18", num_classes=0, in_chans=channels)
+        network: Any = create_backbone("resnet18", channels, pretrained)
         self.network = network
         self.num_features = int(network.num_features)
 
@@ -175,11 +187,16 @@ def _is_heard(name: str) -> bool:
     return name == "audio"
 
 
-def clip_encoders(name: str, channels: Mapping[str, int]) -> MultimodalEncoders:
+def clip_encoders(
+    name: str, channels: Mapping[str, int], pretrained: bool = False
+) -> MultimodalEncoders:
     """A video network on each visual modality, a ResNet-18 on ``"audio"``."""
+    weights = "DEFAULT" if pretrained else None
     return MultimodalEncoders(
         {
-            modality: SpectrogramEncoder(count) if _is_heard(modality) else ClipEncoder(name, count)
+            modality: SpectrogramEncoder(count, pretrained)
+            if _is_heard(modality)
+            else ClipEncoder(name, count, weights)
             for modality, count in channels.items()
         }
     )
@@ -197,4 +214,6 @@ def small(channels: Mapping[str, int]) -> MultimodalEncoders:
 
 
 for _name in NETWORKS:
-    register_backbone(f"clips-{_name.replace('_', '-')}")(partial(clip_encoders, _name))
+    _short = f"clips-{_name.replace('_', '-')}"
+    register_backbone(_short)(partial(clip_encoders, _name))
+    register_backbone(f"{_short}-kinetics")(partial(clip_encoders, _name, pretrained=True))

@@ -36,7 +36,7 @@ from oodbench.fingerprint import code_digest
 from oodbench.method import DenseMethod, Method, Recipe
 from oodbench.registry import METHODS
 from oodbench.samples import Samples
-from oodbench.transforms import Augmentation, Preprocess, content_key
+from oodbench.transforms import Augmentation, MultimodalPreprocess, Preprocess, content_key
 
 VERSION = 1
 """Part of every run's key; raised when the same settings would train another network."""
@@ -150,8 +150,10 @@ def plan(
 
 
 def method_name(method: str, benchmark: Benchmark) -> str:
-    """The registered name of a method for a benchmark's task: ``"abet-segmentation"``."""
+    """The registered name of a method for what a benchmark has: ``"abet-segmentation"``."""
     task = benchmark.task
+    if method == "ce" and isinstance(benchmark.preprocess, MultimodalPreprocess):
+        return "multimodal-ce"
     if task == "classification" or method.endswith(f"-{task}"):
         return method
     return f"{method}-{task}"

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, Outputs, metrics
-from oodbench.detectors.a2d_npmix import A2DNPMix, a2d_loss
+from oodbench.detectors.a2d_npmix import (
+    A2D,
+    A2DNPMix,
+    MultimodalCE,
+    NPMixMethod,
+    NPMixRecipe,
+    a2d_loss,
+)
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.extract import extract
 from oodbench.multimodal import (
@@ -164,7 +171,7 @@ def test_the_loss_is_the_mean_cross_entropy(toy: Benchmark) -> None:
     said = method.outputs({name: value[:, 0] for name, value in images.items()})  # type: ignore[arg-type]
     each = [F.cross_entropy(said[n], labels) for n in ("logits", "logits/left", "logits/right")]
     assert torch.allclose(losses["loss"], torch.stack(each).mean())
-    joint = plan(toy, "multimodal-ce", recipe="published-joint").build()
+    joint = plan(toy, "multimodal-ce", recipe="quick", overrides={"single": False}).build()
     joint.load_state_dict(method.state_dict())
     assert torch.allclose(joint.loss(images, labels)["loss"], each[0])  # type: ignore[arg-type]
     a2d = plan(toy, "a2d").build()
@@ -218,6 +225,24 @@ def test_a_run_that_was_interrupted_ends_the_same(toy: Benchmark, new_cache: Any
     again = train(run, CPU).state_dict()
     for key, value in whole.items():
         assert torch.equal(value, again[key]), key
+
+
+def test_ce_is_that_of_several_modalities(toy: Benchmark) -> None:
+    assert plan(toy, "ce").method == "multimodal-ce"
+
+
+def test_published_recipes_are_those_of_the_id_sets() -> None:
+    for name, epochs, ratio in (
+        ("multiood/hmdb51-25-26", 50, 0.5),
+        ("multiood/epic-4-4", 20, 0.1),
+        ("multiood/kinetics600", 10, 0.1),
+    ):
+        benchmark = oodbench.get_benchmark(benchmark=name)
+        recipe = A2DNPMix.get_recipe(A2DNPMix.default_recipe(benchmark.id.name))
+        assert isinstance(recipe, NPMixRecipe)
+        assert (recipe.epochs, recipe.a2d_ratio, recipe.frozen) == (epochs, ratio, True)
+    for cls in (MultimodalCE, A2D, A2DNPMix, NPMixMethod):
+        assert set(cls.recipe_ids) <= set(cls.recipes)
 
 
 def test_recipes() -> None:
