@@ -25,9 +25,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from oodbench import files
+from oodbench.audio import AudioFile, LogMel, Waveform
 from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.errors import DataError, MissingDataError, OptionError
-from oodbench.media import AudioFile, LogMel, Waveform
 from oodbench.samples import MultimodalSamples, Samples, content_digest
 from oodbench.transforms import MultimodalPreprocess, Preprocess
 

@@ -34,19 +34,12 @@ from typing import Any
 import numpy as np
 
 from oodbench import files
+from oodbench.audio import AudioFile, LogSpectrogram
 from oodbench.benchmark import Benchmark, DatasetSpec, Group, Protocol
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError
-from oodbench.media import (
-    AudioFile,
-    ClipPreprocess,
-    FlowFiles,
-    FlowFolder,
-    FrameFolder,
-    LogSpectrogram,
-    VideoFile,
-)
 from oodbench.samples import MultimodalSamples, content_digest
 from oodbench.transforms import MultimodalPreprocess
+from oodbench.video import ClipPreprocess, FlowFiles, FlowFolder, FrameFolder, VideoFile
 
 from .folder import IMAGENET_MEAN, IMAGENET_STD
 

@@ -11,11 +11,11 @@ from scipy.io import wavfile
 
 import oodbench
 from oodbench import Hardware, files
+from oodbench.audio import AudioFile
 from oodbench.benchmark import get_benchmark
 from oodbench.datasets import avdigits
 from oodbench.datasets.avdigits import AVDigits
 from oodbench.errors import DataError, MissingDataError, OptionError
-from oodbench.media import AudioFile
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 

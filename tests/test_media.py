@@ -21,24 +21,20 @@ from PIL import Image
 from scipy import signal
 from sklearn.datasets import load_sample_images
 
-from oodbench import media
+from oodbench import video as reading
+from oodbench.audio import AudioFile, LogMel, LogSpectrogram, Waveform, mel_filters
 from oodbench.errors import DataError, OODBenchError, OptionError
-from oodbench.media import (
-    AudioFile,
+from oodbench.transforms import content_key
+from oodbench.video import (
     ClipPreprocess,
     FlowFiles,
     FlowFolder,
     FrameFolder,
-    LogMel,
-    LogSpectrogram,
     Video,
     VideoFile,
-    Waveform,
-    mel_filters,
     random_clip,
     uniform_clip,
 )
-from oodbench.transforms import content_key
 
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
@@ -246,7 +242,7 @@ def test_a_handle_is_cheap_and_can_be_pickled(videos: dict[str, Path]) -> None:
 def test_the_count_is_found_once(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     video = VideoFile(videos["avi"])
     assert video.frame_count == 70
-    monkeypatch.setattr(media, "_opened", None)
+    monkeypatch.setattr(reading, "opened", None)
     assert video.frame_count == 70
     assert video.rate == 25
 
@@ -455,7 +451,7 @@ def test_folders_of_frames(tmp_path: Path) -> None:
 
 def test_importing_reads_with_nothing() -> None:
     code = (
-        "import sys, oodbench.media; "
+        "import sys, oodbench.audio, oodbench.video; "
         "print([m for m in ('av', 'soundfile', 'torchcodec') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, files
+from oodbench.audio import AudioFile
 from oodbench.datasets import _multiood_prepare as preparing
 from oodbench.datasets import multiood
 from oodbench.datasets._multiood_prepare import (
@@ -31,7 +32,7 @@ from oodbench.datasets._multiood_prepare import (
 )
 from oodbench.datasets.multiood import LAYOUTS, SPLIT_FILES, Clip, Clips, read_split, split_path
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError, StorageError
-from oodbench.media import AudioFile, FlowFiles, VideoFile
+from oodbench.video import FlowFiles, VideoFile
 
 av = pytest.importorskip("av")
 pytest.importorskip("soundfile")
