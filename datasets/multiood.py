@@ -468,9 +468,9 @@ class Clips(MultimodalSamples):
 
     A sample's digest is of the relative path and the size of each of its files, and, in
     EPIC-Kitchens, of which seconds of sound are its own: not of their content, as of other
-    datasets, because reading 100 GB of video takes hours, and it would be read again in each
-    session. A file that was cut off or encoded anew has another size; one that was changed and
-    kept its size goes unnoticed.
+    datasets, because reading 100 GB of video takes hours, and it would be read again each time. A
+    file that was cut off or encoded anew has another size; one that was changed and kept its size
+    goes unnoticed.
 
     Args:
         name: what messages call it.
