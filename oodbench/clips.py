@@ -137,46 +137,31 @@ def _freeze_all_but(network: nn.Module, last: nn.Module) -> None:
     last.requires_grad_(True)
 
 
-class _SmallClips(nn.Module):
-    """Three 3D convolutions, pooled to 64 features."""
+class _Small(nn.Module):
+    """Three convolutions that halve the picture, pooled to 64 features.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: of the input.
+        heard: whether it is spectrograms ``[B, channels, mels, frames]``; else it is clips
+            ``[B, channels, T, H, W]``, whose frames all stay.
+    """
+
+    def __init__(self, channels: int, heard: bool) -> None:
         super().__init__()
         self.num_features = 64
         layers: list[nn.Module] = []
         for inside, out in ((channels, 16), (16, 32), (32, 64)):
             layers += [
-                nn.Conv3d(inside, out, 3, (1, 2, 2), 1, bias=False),
-                nn.BatchNorm3d(out),
+                nn.Conv2d(inside, out, 3, 2, 1, bias=False)
+                if heard
+                else nn.Conv3d(inside, out, 3, (1, 2, 2), 1, bias=False),
+                nn.BatchNorm2d(out) if heard else nn.BatchNorm3d(out),
                 nn.ReLU(inplace=True),
             ]
         self.early, self.last = nn.Sequential(*layers[:6]), nn.Sequential(*layers[6:])
 
-    def forward(self, clips: Tensor) -> Tensor:
-        found: Tensor = self.last(self.early(clips)).mean(dim=(2, 3, 4))
-        return found
-
-    def freeze(self) -> None:
-        _freeze_all_but(self, self.last)
-
-
-class _SmallSpectrograms(nn.Module):
-    """Three convolutions, pooled to 64 features."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.num_features = 64
-        layers: list[nn.Module] = []
-        for inside, out in ((channels, 16), (16, 32), (32, 64)):
-            layers += [
-                nn.Conv2d(inside, out, 3, 2, 1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.ReLU(inplace=True),
-            ]
-        self.early, self.last = nn.Sequential(*layers[:6]), nn.Sequential(*layers[6:])
-
-    def forward(self, spectrograms: Tensor) -> Tensor:
-        found: Tensor = self.last(self.early(spectrograms)).mean(dim=(2, 3))
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(self.early(x)).flatten(2).mean(dim=2)
         return found
 
     def freeze(self) -> None:
@@ -206,10 +191,7 @@ def clip_encoders(
 def small(channels: Mapping[str, int]) -> MultimodalEncoders:
     """A few convolutions a modality, for tests of small clips on a CPU."""
     return MultimodalEncoders(
-        {
-            modality: _SmallSpectrograms(count) if _is_heard(modality) else _SmallClips(count)
-            for modality, count in channels.items()
-        }
+        {name: _Small(count, _is_heard(name)) for name, count in channels.items()}
     )
 
 
