@@ -175,7 +175,7 @@ class AbeTMethod(Method):
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """Crop after padding and flip, with TrivialAugment between them if the recipe says so."""
-        trivial = self.recipe.augment == "trivial"  # type: ignore[attr-defined]
+        trivial = self.recipe.augment == "trivial"
         return TrivialAugment(preprocess) if trivial else CropFlip(preprocess)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

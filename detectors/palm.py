@@ -342,7 +342,7 @@ class PALMMethod(ContrastiveMethod):
         """PALM's loss over the whole batch, gathered from all processes."""
         _, z = self.embed(images.flatten(0, 1))
         z, labels = self.gathered(z.unflatten(0, images.shape[:2]), labels)  # [B, V, D]
-        return self.palm(z, labels if self.recipe.labelled else None)  # type: ignore[attr-defined]
+        return self.palm(z, labels if self.recipe.labelled else None)
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Penultimate features, the embedding, and the mixture's class logits."""

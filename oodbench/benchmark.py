@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from oodbench import files
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError
@@ -15,8 +15,9 @@ from oodbench.registry import BENCHMARKS, DATASETS
 from oodbench.samples import Samples, image_folder
 from oodbench.transforms import MultimodalPreprocess, Preprocess
 
-Group = Literal["near", "far"]
+Group = Literal["near", "far", "familiar", "unfamiliar"]
 Task = Literal["classification", "segmentation", "detection"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Benchmark:
         id: the in-distribution dataset.
         near: OOD sets that resemble the ID set.
         far: OOD sets that do not.
+        familiar: OOD sets of what the networks were pre-trained on (PT-OOD).
+        unfamiliar: OOD sets of what they were not.
         preprocess: what is done to every image, ID or OOD.
         protocol: how the results are read.
         backbone: the small network that a quick recipe trains on it.
@@ -91,6 +94,12 @@ class Benchmark:
         task: what is scored: images, the pixels of images whose masks say which are OOD, or boxes
             that a detector predicts. Pixels and boxes keep the size of the image: of ``preprocess``
             only the normalisation counts there, and ``size`` is the crop that is trained on.
+        standard_method: what stands for ``ce``: how a network is had for a detector that was made
+            for any classifier.
+        own_inputs: whether networks that were pre-trained see images in their own preprocessing,
+            each at its own size, so that rows of different sizes are of the same images.
+        known_classes: ID classes that are also classes of what networks are pre-trained on, with
+            their names there.
 
     Raises:
         OptionError: a set that is tested on as well as chosen on.
@@ -106,9 +115,14 @@ class Benchmark:
     citation: str = ""
     validation: tuple[DatasetSpec, ...] = ()
     task: Task = "classification"
+    familiar: tuple[DatasetSpec, ...] = ()
+    unfamiliar: tuple[DatasetSpec, ...] = ()
+    standard_method: str = "ce"
+    own_inputs: bool = False
+    known_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        tested = {spec.name for spec in (*self.near, *self.far)}
+        tested = {chosen.spec.name for chosen in self.ood}
         both = sorted(tested & {spec.name for spec in self.validation})
         if both:
             raise OptionError(
@@ -118,10 +132,13 @@ class Benchmark:
 
     @property
     def ood(self) -> tuple[OODSet, ...]:
-        """All OOD sets, near ones first."""
-        return tuple(OODSet(spec, "near") for spec in self.near) + tuple(
-            OODSet(spec, "far") for spec in self.far
-        )
+        """All OOD sets, group by group in the order of ``GROUPS``."""
+        return tuple(OODSet(spec, group) for group in GROUPS for spec in getattr(self, group))
+
+    @property
+    def group_of_others(self) -> Group:
+        """The group of an OOD set that is not the benchmark's own and named without one."""
+        return "unfamiliar" if self.familiar else "far"
 
     def without_test(self) -> Benchmark:
         """What hyper-parameters may be chosen on: no OOD set to test on, and no ID test split.
@@ -138,20 +155,19 @@ class Benchmark:
             return load(split)
 
         splits = tuple(split for split in self.id.splits if split in ("train", "val"))
-        return replace(
-            self, id=replace(self.id, load=load_untested, splits=splits), near=(), far=()
-        )
+        groups: dict[str, Any] = dict.fromkeys(GROUPS, ())
+        return replace(self, id=replace(self.id, load=load_untested, splits=splits), **groups)
 
     def choose(self, names: Sequence[str] | None) -> tuple[OODSet, ...]:
         """The OOD sets of those names; all of the benchmark's for None.
 
         A name is one of the benchmark's own sets, a registered dataset, ``folder:PATH``, or a
         folder of images below the data folder. Sets that are not the benchmark's own count as
-        far, unless written ``near=NAME``.
+        far (as unfamiliar, in a benchmark of familiar sets), unless written ``near=NAME``.
 
         Raises:
             UnknownNameError: a name that is none of these.
-            OptionError: a name twice, or a group that is neither near nor far.
+            OptionError: a name twice, or a group that there is not.
         """
         if names is None:
             return self.ood
@@ -161,9 +177,12 @@ class Benchmark:
             group, equals, bare = name.partition("=")
             if not equals or ":" in group:  # folder:PATH, whose path has an = in it
                 group, bare = "", name
-            elif group not in ("near", "far"):
-                raise OptionError(f"--ood {name}: the group is 'near' or 'far', not {group!r}.")
-            found = own.get(bare) or OODSet(resolve_dataset(bare, known=list(own)), "far")
+            elif group not in GROUPS:
+                known = ", ".join(map(repr, GROUPS))
+                raise OptionError(f"--ood {name}: the group is one of {known}, not {group!r}.")
+            found = own.get(bare) or OODSet(
+                resolve_dataset(bare, known=list(own)), self.group_of_others
+            )
             if group:
                 found = replace(found, group=cast(Group, group))
             if found.spec.name in chosen:

@@ -22,7 +22,6 @@ from oodbench.benchmark import Benchmark
 from oodbench.detector import Detector, create_detector, id_options
 from oodbench.errors import (
     BadScoresError,
-    DataError,
     OODBenchError,
     OODBenchWarning,
     OptionError,
@@ -36,9 +35,9 @@ from oodbench.extract import (
     score_with_network,
 )
 from oodbench.outputs import Head, Outputs, to_numpy
-from oodbench.registry import DETECTORS
+from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
-from oodbench.train import method_name, plan, train
+from oodbench.train import check_classes, is_frozen, method_name, plan, train
 from oodbench.transforms import Preprocess, Transform
 
 Report = Callable[[str], None]
@@ -203,10 +202,19 @@ class Networks:
     layer: str | None = None
     _told: set[str] = field(default_factory=set, compare=False, repr=False)
 
-    @property
-    def are_given(self) -> bool:
-        """Whether there is one network, which is not trained here."""
-        return self.model is not None or self.checkpoint is not None
+    def are_given(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> bool:
+        """Whether there is one network, which is not trained here.
+
+        A checkpoint is one of a classifier, unless the methods take it as a pre-trained network.
+        """
+        if self.model is not None or self.checkpoint is None:
+            return self.model is not None
+        return not all(map(is_frozen, self._methods(benchmark, detectors)))
+
+    def _methods(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> list[str]:
+        """How the networks are had, each once."""
+        names = (method_name(self.method or d.method, benchmark) for d in detectors)
+        return list(dict.fromkeys(names))
 
     def contenders(
         self,
@@ -215,6 +223,7 @@ class Networks:
         reference: Samples,
         hardware: Hardware,
         report: Report,
+        on_forward: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[Contender, list[Detector]]]:
         """Each network with the detectors that are put on it; trained when its turn comes.
 
@@ -224,13 +233,14 @@ class Networks:
             reference: ID samples whose classes the networks must know.
             hardware: where and how training runs.
             report: told what happens, line by line.
+            on_forward: called with the number of samples that a frozen network saw.
 
         Raises:
             DataError: the ID training set has other classes than the reference.
             OODBenchError: what planning, training or loading raises.
         """
         own = _own_preprocess(benchmark, self.preprocess, self.mean, self.std)
-        if self.are_given:
+        if self.are_given(benchmark, detectors):
             yield self._given(benchmark, len(reference.classes), own, report), list(detectors)
             return
         runs = [
@@ -241,9 +251,10 @@ class Networks:
                 backbone=self.backbone,
                 seed=seed,
                 overrides=self.recipe_options,
+                checkpoint=self.checkpoint,
             )
             for seed in self.seeds
-            for name in dict.fromkeys(self.method or detector.method for detector in detectors)
+            for name in self._methods(benchmark, detectors)
         ]
         for run in runs:
             check_classes(run.samples, reference)
@@ -253,19 +264,23 @@ class Networks:
             retrain = self.retrain and is_new
             state = "trained already" if run.weights.is_file() and not retrain else "training"
             if is_new:
+                effort = run.recipe.effort(f"{len(run.samples)} images of {run.samples.name}")
                 report(
                     f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, "
-                    f"seed {run.seed}, {run.recipe.epochs} epochs on {len(run.samples)} images of "
-                    f"{run.samples.name}"
+                    f"seed {run.seed}, {effort}"
                 )
+            network = train(run, hardware, retrain=retrain, on_forward=on_forward)
+            if is_new and (found := getattr(network, "found", None)):
+                report(f"{run.method}: {found}")
+            file = f" ({Path(run.checkpoint).name})" if run.checkpoint else ""
             contender = Contender(
-                train(run, hardware, retrain=retrain),
+                network,
                 method=run.method,
-                backbone=run.backbone,
+                backbone=run.backbone + file,
                 recipe=run.recipe_name,
                 recipe_options=dataclasses.asdict(run.recipe),
                 seed=run.seed,
-                preprocess=own,
+                preprocess=own or getattr(network, "own_preprocess", None),
                 trained_on=run.samples,
             )
             yield (
@@ -359,19 +374,6 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, OODBenchError) else repr(error)
 
 
-def check_classes(train: Samples, reference: Samples) -> None:
-    """Check that a training set has the classes of other ID samples, in the same order.
-
-    Raises:
-        DataError: it has others.
-    """
-    if train.classes != reference.classes:
-        raise DataError(
-            f"{train.name} and {reference.name} have different classes: "
-            f"{sorted(set(train.classes) ^ set(reference.classes))[:5]}."
-        )
-
-
 def create_detectors(
     detectors: Sequence[str | Detector] | str | Detector, method: str | None, id_name: str
 ) -> list[Detector]:
@@ -391,16 +393,23 @@ def create_detectors(
 
 
 def named(detectors: Sequence[str | Detector], method: str | None) -> list[str | Detector]:
-    """The detectors, with ``"all"`` spelled out: those designed for the method, or for ``ce``."""
+    """The detectors, with ``"all"`` spelled out: those that suit the method, or ``ce``."""
     spelled: list[str | Detector] = []
     for detector in detectors:
         if detector == "all":
-            spelled += [
-                name for name in DETECTORS.names() if DETECTORS.get(name).method == (method or "ce")
-            ]
+            spelled += [name for name in DETECTORS.names() if _suits(DETECTORS.get(name), method)]
         else:
             spelled.append(detector)
     return list(dict.fromkeys(spelled)) if all(isinstance(d, str) for d in spelled) else spelled
+
+
+def _suits(detector: type[Detector], method: str | None) -> bool:
+    """Whether a detector was designed for a method, or for one whose detectors fit it as well."""
+    if method is None or method == "ce":
+        return detector.method == "ce"
+    cls = METHODS.get(method)
+    known = detector.method in (method, *cls.suits)
+    return known and (cls.gives is None or detector.needs <= cls.gives)
 
 
 def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from oodbench import files, metrics
-from oodbench.benchmark import Benchmark, Group, get_benchmark
+from oodbench import files, linear, metrics
+from oodbench.benchmark import GROUPS, Benchmark, Group, get_benchmark
 from oodbench.contenders import (
     Contender,
     Networks,
     Report,
     Seen,
     Subject,
-    check_classes,
     create_detectors,
     learns,
     noting,
@@ -32,9 +31,10 @@ from oodbench.detector import Detector
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.extract import Hardware, is_first_process
 from oodbench.fingerprint import weights_digest
+from oodbench.outputs import Outputs
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
-from oodbench.train import id_samples
+from oodbench.train import check_classes, id_samples
 from oodbench.transforms import MultimodalPreprocess, Transform, content_key
 from oodbench.tune import Validation
 from oodbench.tune import tune as choose_options
@@ -96,7 +96,7 @@ class Evaluator:
         self.forward_passes = 0
         self.errors: list[Exception] = []
         self.missing: dict[str, str] = {}
-        self._missing_from: dict[Group, list[str]] = {"near": [], "far": []}
+        self._missing_from: dict[Group, list[str]] = {group: [] for group in GROUPS}
         self.warnings: list[str] = []
         chosen = benchmark.choose(ood)
         if not chosen:
@@ -104,7 +104,7 @@ class Evaluator:
                 f"benchmark {benchmark.name} has no OOD sets of its own; name some: --ood mnist."
             )
         for choice in chosen:
-            if choice.spec.name in ("near", "far"):
+            if choice.spec.name in GROUPS:
                 raise OptionError(
                     f"the OOD set {choice.spec.name!r} bears the name of a group's mean; rename it."
                 )
@@ -124,6 +124,7 @@ class Evaluator:
                 "none of the OOD sets is there. " + " ".join(self.missing.values())
             )
         self._warn_of_overlap()
+        self._warn_of_known_classes()
 
     def warn_of_validation(self, validation: Validation) -> None:
         """Warn where hyper-parameters were chosen on images that are tested on."""
@@ -131,24 +132,38 @@ class Evaluator:
         for samples in (validation.val, *validation.ood.values()):
             shared = int(np.isin(samples.digests, tested).sum())
             if shared:
-                text = (
+                self._warn(
                     f"{shared} of the {len(samples)} images of {samples.name}, which "
                     "hyper-parameters were chosen on, are also tested on."
                 )
-                self.warnings.append(text)
-                self.report(f"warning: {text}")
 
     def _warn_of_overlap(self) -> None:
         known = np.unique(self.test.digests)
         for ood in self.ood:
             shared = int(np.isin(ood.samples.digests, known).sum())
             if shared:
-                text = (
+                self._warn(
                     f"{shared} of the {len(ood.samples)} images of {ood.samples.name} are also in "
                     f"the ID test set {self.test.name}; scores on {ood.name} mean little."
                 )
-                self.warnings.append(text)
-                self.report(f"warning: {text}")
+
+    def _warn_of_known_classes(self) -> None:
+        known = {c: names for c, names in self.benchmark.known_classes.items() if names}
+        if not known:
+            return
+        told = [
+            f"{c} ({', '.join(names[:3])}{' …' * (len(names) > 3)})" for c, names in known.items()
+        ]
+        rest = f" and {len(told) - 12} more" if len(told) > 12 else ""
+        self._warn(
+            f"{len(known)} of the {len(self.test.classes)} ID classes of {self.benchmark.id.name} "
+            f"are also in the pre-training set: {', '.join(told[:12])}{rest}. Images of these are "
+            "in no familiar OOD set, but a network that was pre-trained on them knows the ID class."
+        )
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.report(f"warning: {text}")
 
     def check(self, detectors: Sequence[Detector]) -> None:
         """Check, before anything is trained, that the benchmark's task is one for the detectors.
@@ -182,6 +197,7 @@ class Evaluator:
         for seen in tested:
             _ = seen.outputs
         shared = self._provenance(contender, subject, train_samples, subject.quality(tested[0]))
+        separable = self._separability([seen.outputs for seen in tested])
         results = Results([], dict(self.missing), list(self.warnings))
         for detector in track(detectors, self.hardware.progress):
             split = getattr(detector, "fit_split", "train")
@@ -196,9 +212,16 @@ class Evaluator:
                 results.failures[detector.label] = reason_of(error)
                 continue
             shared["seconds"] = round(time.perf_counter() - began, 3)
-            results.rows += self._rows(detector, scores[0], scores[1:], shared)
+            results.rows += self._rows(detector, scores[0], scores[1:], shared, separable)
             self._draw(subject, tested, detector, scores)
         return results
+
+    def _separability(self, tested: Sequence[Outputs]) -> list[float | None]:
+        """Of each OOD set's features from those of the ID test set, where the benchmark asks it."""
+        test, *ood = tested
+        if not self.benchmark.familiar or test.features is None:
+            return [None] * len(ood)
+        return [linear.separability(test.features, outputs.features) for outputs in ood]
 
     def _subject(self, contender: Contender) -> Subject:
         preprocess = self.benchmark.preprocess
@@ -206,8 +229,8 @@ class Evaluator:
             from oodbench.detection import DetectionSubject
 
             confidence = self.benchmark.protocol.confidence
-            return DetectionSubject(contender, preprocess, self.hardware, self._count, confidence)
-        return Subject(contender, preprocess, self.hardware, self._count, self.modality)
+            return DetectionSubject(contender, preprocess, self.hardware, self.count, confidence)
+        return Subject(contender, preprocess, self.hardware, self.count, self.modality)
 
     def _draw(
         self, subject: Subject, tested: Sequence[Seen], detector: Detector, scores: Sequence[Any]
@@ -216,7 +239,8 @@ class Evaluator:
             if self.pictures is not None and is_first_process():
                 subject.pictures(seen, found, self.pictures / detector.label)
 
-    def _count(self, n: int) -> None:
+    def count(self, n: int) -> None:
+        """Note that so many samples went through a network."""
         self.forward_passes += n
 
     def _note(self, results: Results, text: str) -> None:
@@ -262,21 +286,26 @@ class Evaluator:
         id_scores: np.ndarray,
         ood_scores: Sequence[np.ndarray],
         shared: Row,
+        separable: Sequence[float | None],
     ) -> list[Row]:
         measured = [
             {
                 "n_id": len(id_scores),
                 "n_ood": len(scores),
+                "separability": separability,
                 **metrics.all_metrics(id_scores, scores),
                 **metrics.all_intervals(id_scores, scores),
             }
-            for scores in ood_scores
+            for scores, separability in zip(ood_scores, separable, strict=True)
         ]
         return self._rows_of(
             detector,
             measured,
             shared,
             lambda members: metrics.mean_auroc_ci(id_scores, [ood_scores[i] for i in members]),
+            lambda easier, harder: metrics.auroc_gap(
+                id_scores, [ood_scores[i] for i in easier], [ood_scores[i] for i in harder]
+            ),
         )
 
     def _rows_of(
@@ -285,6 +314,7 @@ class Evaluator:
         measured: Sequence[Row],
         shared: Row,
         interval: Callable[[list[int]], tuple[float | None, float | None]],
+        gap: Callable[[list[int], list[int]], tuple[float, float, float]] | None = None,
     ) -> list[Row]:
         """Rows of what was measured on each OOD set, and of the groups' means.
 
@@ -293,6 +323,7 @@ class Evaluator:
             measured: figures and counts, an OOD set each.
             shared: what all rows have in common.
             interval: of the mean AUROC of some of the sets, given by position.
+            gap: between the mean AUROCs of two such lists, with its interval.
         """
         about = {
             "detector": detector.label,
@@ -314,9 +345,10 @@ class Evaluator:
                 }
             )
         single = list(rows)
-        groups: tuple[Group, ...] = ("near", "far")
-        for group in groups:
-            members = [i for i, row in enumerate(single) if row["group"] == group]
+        by_group = {
+            group: [i for i, row in enumerate(single) if row["group"] == group] for group in GROUPS
+        }
+        for group, members in by_group.items():
             if not members:
                 continue
             names = [single[i]["ood"] for i in members]
@@ -338,6 +370,12 @@ class Evaluator:
                 mean[metric] = float(np.mean([single[i][metric] for i in members]))
             errors = [e for i in members if (e := single[i].get("binning_error")) is not None]
             mean["binning_error"] = max(errors, default=None)
+            separable = [s for i in members if (s := single[i].get("separability")) is not None]
+            if separable:
+                mean["separability"] = float(np.mean(separable))
+            if gap is not None and group == "familiar" and by_group["unfamiliar"]:
+                found = gap(by_group["unfamiliar"], members)
+                mean["gap"], mean["gap_low"], mean["gap_high"] = found
             rows.append(mean)
         whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
         for row in whole_rows:
@@ -457,7 +495,7 @@ def evaluate(
         made, failures = tuning.apply(made), tuning.failures
     results = Results([], dict(evaluator.missing), list(evaluator.warnings), dict(failures))
     for contender, mine in networks.contenders(
-        chosen, made, evaluator.test, evaluator.hardware, evaluator.report
+        chosen, made, evaluator.test, evaluator.hardware, evaluator.report, evaluator.count
     ):
         found = evaluator.run(contender, mine)
         if leaderboards is not None and is_first_process():

@@ -1,5 +1,8 @@
 """Network x dataset -> Outputs: once, sharded, resumable, and cached by content.
 
+A network that is a linear head on a frozen ``trunk`` is not run itself: its trunk is, and another
+head on the same trunk costs no pass.
+
 The arrays are laid out on disk at their full size and filled shard by shard; a byte a shard says
 that it is done. So a run that is killed at any moment goes on where it stopped, several processes
 fill one set of files, and nothing is ever merged or copied.
@@ -14,9 +17,10 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 from urllib.parse import quote
@@ -48,6 +52,13 @@ class Network(Protocol):
         """The linear layer behind the features, where there is one."""
 
 
+PIECE = 2**19
+"""Pixels that a CPU takes at a time, over all images of a piece: 10 of 224 x 224, 512 of 32 x 32.
+
+Larger activations leave the caches, and the memory for them is mapped and returned at each layer.
+"""
+
+
 def spare_cores() -> int:
     """How many data workers this machine has cores for beside the main process; at most four."""
     return min(4, max((os.cpu_count() or 1) - 1, 0))
@@ -75,11 +86,15 @@ class Hardware:
     batch_size: int = 256
     progress: bool = False
 
-    def workers_for(self, samples: Samples) -> int:
-        """Data workers: none for images in memory or few, else one a spare core, at most four."""
+    def workers_for(self, samples: Samples, preprocess: Transform | None = None) -> int:
+        """Data workers: none for images in memory or few, else one a spare core, at most four.
+
+        Few are 2,000 that are preprocessed to 32 x 32 pixels, and as many pixels of larger ones.
+        """
         if self.workers is not None:
             return self.workers
-        if samples.in_memory or len(samples) < 2000:
+        size = getattr(preprocess, "size", 32)
+        if (samples.in_memory and size <= 64) or len(samples) * max(size / 32, 1) ** 2 < 2000:
             return 0
         return spare_cores()
 
@@ -277,7 +292,7 @@ class _Extraction(pl.LightningModule):
         images, rows = batch
         if isinstance(images, Tensor) and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        outputs = cast(Any, self.network).outputs(images)
+        outputs = _in_pieces(cast(Any, self.network).outputs, images)
         for name, value in outputs.items():
             if not value.isfinite().all():
                 bad = (~value.isfinite()).flatten(1).any(dim=1).nonzero()[0]
@@ -288,6 +303,17 @@ class _Extraction(pl.LightningModule):
                 )
         self.store.write(rows.cpu().numpy(), outputs, cast(Any, self.network).head())
         self.count += len(rows)
+
+
+def _in_pieces(outputs: Callable[[Any], dict[str, Tensor]], images: Any) -> dict[str, Tensor]:
+    """What a network says of a batch, which a CPU sees in pieces of ``PIECE`` pixels."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.device.type != "cpu":
+        return outputs(images)
+    size = max(1, PIECE // (images.shape[2] * images.shape[3]))
+    if len(images) <= size:
+        return outputs(images)
+    parts = [outputs(piece) for piece in images.split(size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def extract(
@@ -324,6 +350,9 @@ def extract(
     network = as_network(model, layer)
     if len(samples) == 0:
         raise BadScoresError(f"{samples.name} holds no images.")
+    if (trunk := _trunk_of(network)) is not None:
+        seen = extract(trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
+        return _headed(seen, cast(Any, network).head())
     root = files.writable_cache() / "outputs"
     key = cache_key(network, samples, preprocess, hardware.precision)
     cached = key is not None
@@ -355,7 +384,7 @@ def extract(
         loader = DataLoader(
             _Images(samples, preprocess),
             batch_sampler=_Shards(len(samples), size, missing),
-            num_workers=hardware.workers_for(samples),
+            num_workers=hardware.workers_for(samples, preprocess),
         )
         with quiet_lightning():
             trainer = pl.Trainer(logger=False, inference_mode=True, **hardware.trainer_options())
@@ -388,9 +417,41 @@ def extracted(
 ) -> Outputs | None:
     """What :func:`extract` has in its cache, or None where the network did not see them all yet."""
     precision = (hardware or Hardware()).precision
-    key = cache_key(as_network(model), samples, preprocess, precision)
+    network = as_network(model)
+    trunk = _trunk_of(network)
+    key = cache_key(network if trunk is None else trunk, samples, preprocess, precision)
     folder = files.cache_dir() / "outputs" / (key or "none")
-    return Outputs.load(folder) if (folder / "outputs.json").is_file() else None
+    if not (folder / "outputs.json").is_file():
+        return None
+    seen = Outputs.load(folder)
+    return seen if trunk is None else _headed(seen, cast(Any, network).head())
+
+
+def _trunk_of(network: nn.Module) -> nn.Module | None:
+    """The frozen network whose features a network's head reads, if it is of that kind."""
+    trunk = getattr(network, "trunk", None)
+    return trunk if isinstance(trunk, nn.Module) and isinstance(trunk, Network) else None
+
+
+def _headed(seen: Outputs, head: Head | None) -> Outputs:
+    """What a trunk says, with the logits of a head on its features; none without a head."""
+    if head is None:
+        return seen
+    rows = max(1, 2**22 // seen.features.shape[1])
+    logits = _scratch(len(seen), len(head.weight))
+    for start in range(0, len(seen), rows):
+        piece = seen.features[start : start + rows].float()
+        logits[start : start + rows] = to_numpy(head(piece))
+    return replace(seen, logits=torch.from_numpy(logits), head=head)
+
+
+def _scratch(n: int, width: int) -> np.ndarray:
+    """An array ``[n, width]`` float32: in memory, or in a file without a name where it is large."""
+    if n * width <= 2**26:
+        return np.empty((n, width), dtype=np.float32)
+    folder = files.writable_cache()
+    with tempfile.TemporaryFile(dir=folder) as handle:
+        return np.memmap(handle, dtype=np.float32, mode="w+", shape=(n, width))
 
 
 @dataclass
@@ -409,7 +470,7 @@ def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: H
     loader = DataLoader(
         _Images(samples, preprocess),
         batch_size=hardware.batch_size,
-        num_workers=hardware.workers_for(samples),
+        num_workers=hardware.workers_for(samples, preprocess),
     )
     return _Loaded(network, ((images.to(device), rows) for images, rows in loader))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oodbench import files
-from oodbench.benchmark import Benchmark
+from oodbench.benchmark import GROUPS, Benchmark
 from oodbench.results import QUALITY, ResultStore, Row, page_name
 
 NAMES = {
@@ -56,13 +56,14 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
     """The page of a benchmark.
 
     Rows are compared only with rows on the same images: the same ID test set and the same OOD sets,
-    by content fingerprint, at the same size. Each such selection has a section of its
+    by content fingerprint, at the same size (but in a benchmark whose networks see images in their
+    own preprocessing). Each such selection has a section of its
     own, the most complete first. Seeds of the same entry are one line, with mean and sample
     standard deviation; of a measurement that was repeated the newest row counts.
     """
     sections: dict[str, list[Row]] = {}
     for row in rows:
-        sections.setdefault(_selection(row), []).append(row)
+        sections.setdefault(_selection(row, benchmark), []).append(row)
     lines = [
         f"# {benchmark.name}",
         "",
@@ -86,7 +87,7 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         key=lambda part: (
             -len({row["ood"] for row in part}),
             -part[0]["n_id"],
-            _selection(part[0]),
+            _selection(part[0], benchmark),
         ),
     )
     for part in ranked:
@@ -115,9 +116,9 @@ def write(benchmark: Benchmark, folder: str | Path) -> Path:
     return path
 
 
-def _selection(row: Row) -> str:
+def _selection(row: Row, benchmark: Benchmark) -> str:
     """What the row was measured on; the normalisation belongs to the network, not to the data."""
-    shape = row["preprocess"]
+    shape = None if benchmark.own_inputs else row["preprocess"]
     if isinstance(shape, dict):
         shape = {key: value for key, value in shape.items() if key not in ("mean", "std")}
     return json.dumps([row["id_fingerprint"], shape, row["selection"]], sort_keys=True)
@@ -168,7 +169,7 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     own = [choice.spec.name for choice in benchmark.ood]
     ordered = sorted(
         rows.values(),
-        key=lambda r: (r["group"] != "near", (*own, r["ood"]).index(r["ood"]), r["ood"]),
+        key=lambda r: (GROUPS.index(r["group"]), (*own, r["ood"]).index(r["ood"]), r["ood"]),
     )
     singles = [row for row in ordered if not row["is_mean"]]
     means = {row["group"]: row["ood"] for row in ordered if row["is_mean"]}
@@ -191,28 +192,41 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
             f"{row['ood']} ({row['group']}) {row['n_ood']:,} (`{row['ood_fingerprint'][:12]}`)"
             for row in singles
         )
-        + f". Input: {_input(first['preprocess'])}.",
+        + f". Input: {_input_of_all(benchmark, first)}.",
         "",
     ]
+    familiar = means.get("familiar") if "unfamiliar" in means else None
+    if familiar:
+        lines += [
+            "Gap: AUROC of the unfamiliar sets' mean minus that of the familiar sets' mean, which "
+            "the network knows from its pre-training; above zero, familiar OOD is harder "
+            "(95 % interval: DeLong).",
+            "",
+        ]
     header = ["#", "Detector", "Settings", "Method", "Backbone"]
     header += [
         f"{name} {NAMES[m]}" for name in means.values() for m in ("auroc", "fpr95_id", "fpr95_ood")
     ]
     quality, quality_name = QUALITY[benchmark.task]
-    header += [quality_name, "Seeds"]
+    header += [*(["Gap"] if familiar else []), quality_name, "Seeds"]
     table = []
     for number, entry in enumerate(entries, start=1):
         row = entry.first
-        cells = [str(number), _name(row), _settings(row), _method(row), row["backbone"]]
+        backbone = row["backbone"]
+        if benchmark.own_inputs:
+            backbone += f", {_input(row['preprocess'])}"
+        cells = [str(number), _name(row), _settings(row), _method(row), backbone]
         cells += [
             _figure(entry, name, m)
             for name in means.values()
             for m in ("auroc", "fpr95_id", "fpr95_ood")
         ]
+        if familiar:
+            cells.append(_figure(entry, familiar, "gap"))
         accuracy = _figure(entry, next(name for _, name in entry.rows), quality)
         cells += [accuracy, ", ".join(map(str, entry.seeds))]
         table.append(cells)
-    lines += [*_table(header, table), *_footnote(entries)]
+    lines += [*_table(header, table), *_footnote(entries), *_separability(entries, ordered)]
     for name in [*means.values(), *ood_names]:
         lines += [f"### {name}", ""]
         table = [
@@ -243,6 +257,30 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     )
 
 
+def _separability(entries: Sequence[Entry], ordered: Sequence[Row]) -> list[str]:
+    """How linearly separable the OOD sets are from ID, a line a network."""
+    sets = [row["ood"] for row in ordered]
+    networks: dict[str, Entry] = {}
+    for entry in entries:
+        if any(row.get("separability") is not None for row in entry.rows.values()):
+            # the features are those of the backbone, whatever was learned on them
+            networks.setdefault(entry.first["backbone"], entry)
+    if not networks:
+        return []
+    table = [
+        [name, *(_figure(entry, ood, "separability") for ood in sets)]
+        for name, entry in sorted(networks.items())
+    ]
+    return [
+        "### Linear separability of features",
+        "",
+        "AUROC of a linear classifier of ID test against OOD features, cross-validated. It is "
+        "given OOD samples: it tells how far apart the features are, and is no detector.",
+        "",
+        *_table(["Backbone", *sets], table),
+    ]
+
+
 def _figure(entry: Entry, ood: str, metric: str) -> str:
     values = entry.values(ood, metric)
     if not values:
@@ -270,12 +308,21 @@ def _settings(row: Row) -> str:
     return ", ".join(f"{k}={v}" for k, v in sorted(row["detector_options"].items())) or "–"
 
 
+def _input_of_all(benchmark: Benchmark, row: Row) -> str:
+    if benchmark.own_inputs:
+        return "each network's own, told beside it"
+    return _input(row["preprocess"])
+
+
 def _input(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     if "mode" not in value:
         return "; ".join(f"{name}: {_input(part)}" for name, part in value.items())
-    return f"{value['mode']}, {value['size']} px ({value['resize']})"
+    how = ", ".join(
+        [value["resize"], *([value["interpolation"]] if "interpolation" in value else [])]
+    )
+    return f"{value['mode']}, {value['size']} px ({how})"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

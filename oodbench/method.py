@@ -11,7 +11,8 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -21,9 +22,11 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
+from oodbench.backbones import create_backbone, read_checkpoint
 from oodbench.detector import Paper
-from oodbench.errors import OptionError, UnknownNameError
-from oodbench.outputs import Head
+from oodbench.errors import CheckpointError, OptionError, UnknownNameError
+from oodbench.outputs import Head, Outputs
+from oodbench.pretrained import LAYERS, PretrainedEncoder, create_pretrained
 from oodbench.transforms import Augmentation, Preprocess, SimCLR
 
 JointAugmentation = Callable[[Image.Image, Any, random.Random], tuple[Tensor, Any]]
@@ -75,6 +78,10 @@ class Recipe:
                 wanted = "positive" if name == "lr" else f"in [{low}, {high}]"
                 raise OptionError(f"recipe: {name} must be {wanted}, not {value}.")
 
+    def effort(self, samples: str) -> str:
+        """What training takes, for messages, on that many samples of a split."""
+        return f"{self.epochs} epochs on {samples}"
+
     def lr_factor(self, epoch: float) -> float:
         """The learning rate after that many epochs (a fraction is a part of one), over ``lr``."""
         if epoch < self.warmup_epochs:
@@ -86,11 +93,39 @@ class Recipe:
         return self.final_lr + (1 - self.final_lr) * cosine
 
 
+@dataclass(frozen=True)
+class FrozenRecipe:
+    """All that determines what a pre-trained network gives.
+
+    Args:
+        backbone: name of the network; None for the benchmark's.
+        input_size: side of the images in pixels; None for the one that it was trained at.
+        layers: how many inner layers' features are kept beside the last ones.
+    """
+
+    backbone: str | None = None
+    input_size: int | None = None
+    layers: int = LAYERS
+
+    def __post_init__(self) -> None:
+        if self.input_size is not None and self.input_size < 1:
+            raise OptionError(f"recipe: input_size must be at least 1, not {self.input_size}.")
+        if self.layers < 0:
+            raise OptionError(f"recipe: layers must not be negative, not {self.layers}.")
+
+    def effort(self, samples: str) -> str:
+        """What training takes, for messages, on that many samples of a split."""
+        return "nothing to train"
+
+
 class Method(pl.LightningModule):
     """How a network is trained, and what it outputs.
 
     A subclass names its ``recipes``, and implements ``loss`` and ``outputs``. The first recipe
     whose ``ids`` (in ``recipe_ids``) contain the ID set is that set's default; else ``"quick"``.
+
+    ``suits`` names methods whose detectors fit its networks as well as its own detectors do, and
+    ``gives`` what its networks output where that is less than features, logits and a head.
 
     Args:
         backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
@@ -100,11 +135,13 @@ class Method(pl.LightningModule):
 
     name: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
-    recipes: ClassVar[Mapping[str, Recipe]] = {}
+    recipes: ClassVar[Mapping[str, Any]] = {}
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     views: ClassVar[int] = 1
+    suits: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[frozenset[str] | None] = None
 
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
@@ -116,7 +153,33 @@ class Method(pl.LightningModule):
         return next((name for name, ids in cls.recipe_ids.items() if id_name in ids), "quick")
 
     @classmethod
-    def get_recipe(cls, name: str) -> Recipe:
+    def make_backbone(
+        cls, name: str, recipe: Any, preprocess: Any, checkpoint: str | Path | None = None
+    ) -> nn.Module:
+        """The network that training starts from.
+
+        Args:
+            name: of the backbone.
+            recipe: how it will be trained.
+            preprocess: of what it sees.
+            checkpoint: weights to start from; a classifier's head in it is left out.
+
+        Raises:
+            CheckpointError: the checkpoint lacks weights of the backbone.
+        """
+        backbone = create_backbone(name, preprocess.channels)
+        if checkpoint is not None:
+            state, _ = read_checkpoint(checkpoint)
+            missing, unexpected = backbone.load_state_dict(state, strict=False)
+            if missing:
+                raise CheckpointError(
+                    f"{checkpoint} does not fit {name}; missing: {', '.join(missing[:6])}; "
+                    f"unexpected: {', '.join(unexpected[:6]) or 'none'}."
+                )
+        return backbone
+
+    @classmethod
+    def get_recipe(cls, name: str) -> Any:
         """The recipe of that name.
 
         Raises:
@@ -196,6 +259,88 @@ class Method(pl.LightningModule):
         return asdict(self.recipe)
 
 
+class FrozenMethod(Method):
+    """A method whose backbone was trained before, and stays as it is.
+
+    The backbone is a :class:`~oodbench.pretrained.PretrainedEncoder`. It sees each image once, in
+    its own preprocessing; what the method learns, it learns from the cached features. ``found``
+    tells people what ``learn`` chose.
+    """
+
+    found: str = ""
+
+    @classmethod
+    def default_recipe(cls, id_name: str) -> str:
+        """The first recipe."""
+        return next(iter(cls.recipes))
+
+    @classmethod
+    def make_backbone(
+        cls, name: str, recipe: Any, preprocess: Any, checkpoint: str | Path | None = None
+    ) -> PretrainedEncoder:
+        """The encoder with the weights of its pre-training, or of the checkpoint."""
+        return create_pretrained(
+            name,
+            checkpoint=checkpoint,
+            input_size=recipe.input_size,
+            layers=recipe.layers,
+            preprocess=preprocess,
+        )
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.backbone.requires_grad_(False)
+
+    @property
+    def trunk(self) -> PretrainedEncoder:
+        """What need not see an image twice; see ``oodbench.extract``."""
+        return cast(PretrainedEncoder, self.backbone)
+
+    @property
+    def own_preprocess(self) -> Preprocess:
+        """The encoder's."""
+        return self.trunk.own_preprocess
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """What the encoder gives, with ``logits [B, C]`` where there is a head."""
+        given = self.trunk.outputs(images)
+        head = self.layer()
+        return given if head is None else {**given, "logits": head(given["features"])}
+
+    def layer(self) -> nn.Linear | None:
+        """What was learned, a linear layer on the features; None if nothing is."""
+        return None
+
+    def head(self) -> Head | None:
+        """The linear layer, where there is one."""
+        layer = self.layer()
+        return None if layer is None else Head(layer.weight, layer.bias)
+
+    def learn(
+        self,
+        train: Outputs,
+        fitted: Tensor | None = None,
+        val: Outputs | None = None,
+        seed: int = 0,
+    ) -> dict[str, str]:
+        """Learn from the encoder's outputs; nothing here.
+
+        Args:
+            train: of the ID training split.
+            fitted: ``[N]`` bool, the rows that are not among the validation images; None for all.
+            val: of the ID validation split; None where the ID set has none.
+            seed: of whatever is random.
+
+        Returns:
+            What was found, for people.
+        """
+        return {}
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """There is none: nothing is trained image by image."""
+        raise OptionError(f"{self.name} is not trained on images; it learns from outputs.")
+
+
 class DenseMethod(Method):
     """A method that learns from what is in an image: from masks or boxes.
 
@@ -232,7 +377,7 @@ class ContrastiveMethod(Method):
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """A SimCLR-style view."""
-        return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)  # type: ignore[attr-defined]
+        return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Penultimate features ``[B, D]`` and unit embeddings ``[B, embedding_dim]``."""

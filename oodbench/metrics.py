@@ -157,6 +157,40 @@ def mean_auroc_ci(
     return _delong_interval([_Sorted(ids, ood) for ood in oods], level)
 
 
+def auroc_gap(
+    id_scores: Scores, easier: Sequence[Scores], harder: Sequence[Scores], level: float = 0.95
+) -> tuple[float, float, float]:
+    """How much higher the mean AUROC of some OOD sets is than that of others, and its interval.
+
+    ``mean_j AUROC(easier_j) - mean_k AUROC(harder_k)``, in [-1, 1]. The variance is DeLong's for a
+    contrast, as in :func:`mean_auroc_ci` with weights 1/J and -1/K: the ID scores that all sets
+    share are counted once. The interval is symmetric and cut at -1 and 1.
+
+    Args:
+        id_scores: ``[n]``.
+        easier: J arrays ``[m_j]``, J at least 1.
+        harder: K arrays, K at least 1.
+        level: of the interval.
+
+    Returns:
+        The gap, and the interval's ends; they are the gap itself where no variance can be seen.
+
+    Raises:
+        ValueError: no arrays on a side.
+    """
+    if len(easier) == 0 or len(harder) == 0:
+        raise ValueError("auroc_gap needs at least one array of OOD scores on each side")
+    ids = _sorted_scores(id_scores, "ID")
+    sets = [
+        _Sorted(ids, _sorted_scores(s, f"OOD set {j}")) for j, s in enumerate((*easier, *harder))
+    ]
+    weights = [1 / len(easier)] * len(easier) + [-1 / len(harder)] * len(harder)
+    point = math.fsum(w * s.auroc for w, s in zip(weights, sets, strict=True))
+    variance = _delong_variance(sets, weights)
+    half = _quantile_of_normal(level) * math.sqrt(variance) if variance > 0.0 else 0.0
+    return point, max(-1.0, point - half), min(1.0, point + half)
+
+
 def fpr_ci(
     id_scores: Scores,
     ood_scores: Scores,
@@ -376,14 +410,21 @@ def _quota(tpr: float, n: int) -> int:
 def _delong_interval(sets: Sequence[_Sorted], level: float) -> Interval:
     """Interval of the mean AUROC of sets that share their ID scores."""
     point = math.fsum(s.auroc for s in sets) / len(sets)
-    placements = [s.placements() for s in sets]
-    id_mean = sum(of_id for of_id, _ in placements) / len(sets)
-    variances = [_variance_of_mean(np.asarray(id_mean))]
-    variances += [_variance_of_mean(of_ood) / len(sets) ** 2 for _, of_ood in placements]
-    variance = math.fsum(variances)
+    variance = _delong_variance(sets, [1 / len(sets)] * len(sets))
     if not variance > 0.0 or point in (0.0, 1.0):
         return _wilson(point, min(len(sets[0].id), *(len(s.ood) for s in sets)), level)
     return _logit_interval(point, math.sqrt(variance) / (point * (1.0 - point)), level)
+
+
+def _delong_variance(sets: Sequence[_Sorted], weights: Sequence[float]) -> float:
+    """Variance of a weighted sum of AUROCs of sets that share their ID scores."""
+    placements = [s.placements() for s in sets]
+    id_mean = sum(w * of_id for w, (of_id, _) in zip(weights, placements, strict=True))
+    variances = [_variance_of_mean(np.asarray(id_mean))]
+    variances += [
+        w**2 * _variance_of_mean(of_ood) for w, (_, of_ood) in zip(weights, placements, strict=True)
+    ]
+    return math.fsum(variances)
 
 
 def _variance_of_mean(values: Floats) -> float:

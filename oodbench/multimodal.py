@@ -263,7 +263,7 @@ class MultimodalMethod(Method):
         joined = self.heads.join(embeddings)
         joint = self.heads.joint(joined)
         alone = self.heads.alone(embeddings)
-        predictions = [joint, *alone.values()] if self.recipe.single else [joint]  # type: ignore[attr-defined]
+        predictions = [joint, *alone.values()] if self.recipe.single else [joint]
         each = torch.stack([F.cross_entropy(logits.float(), labels) for logits in predictions])
         losses = {"loss": each.mean(), "cross-entropy": each.mean().detach()}
         for name, (weight, value) in self.extra_losses(joined, alone, labels).items():
@@ -300,7 +300,7 @@ class MultimodalMethod(Method):
     def configure_optimizers(self) -> Any:
         """As the recipe says, with a learning rate that changes every step."""
         configured = super().configure_optimizers()
-        if self.recipe.optimizer == "sgd":  # type: ignore[attr-defined]
+        if self.recipe.optimizer == "sgd":
             return configured
         recipe = self.recipe
         adam = torch.optim.Adam(

@@ -32,7 +32,7 @@ COLUMNS = tuple(
     fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
     seconds device oodbench torch python git_commit created command schema row_id tuned
-    id_miou id_map binning_error modality
+    id_miou id_map binning_error modality separability gap gap_low gap_high
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
@@ -51,6 +51,11 @@ scores in cells changed in any metric; see ``oodbench.streamed``. In segmentatio
 
 ``modality`` is the one whose predictions were scored, of a network of several; None for the joint
 ones, and where there are no modalities.
+
+``separability`` is the AUROC of a cross-validated linear classifier of ID test against OOD
+features, which tells of the network and not of the detector (``oodbench.linear``), where a
+benchmark has familiar OOD sets. ``gap``, in the row of their mean, is the AUROC of the unfamiliar
+sets' mean minus that row's, with its interval.
 """
 
 QUALITY = {

@@ -287,6 +287,14 @@ class Subset(Samples):
         return self.samples.digests[self.rows]
 
 
+def positions(samples: Samples, within: Samples) -> np.ndarray:
+    """``[N]``: where each of some samples is among others, by content; -1 where it is not."""
+    order = np.argsort(within.digests, kind="stable")
+    ordered = within.digests[order]
+    places = np.searchsorted(ordered, samples.digests).clip(max=len(order) - 1)
+    return np.where(ordered[places] == samples.digests, order[places], -1)
+
+
 def image_folder(name: str, root: Path) -> ImageFiles:
     """Images below a folder: one subfolder a class, or all images in the folder itself.
 

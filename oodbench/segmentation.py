@@ -510,7 +510,7 @@ class SegmentationEvaluator(Evaluator):
         quality = Quality(len(self.test.classes))
         for found in segment(subject.network, self.test, preprocess, self.hardware):
             quality.add(found.prediction, found.mask)
-        self._count(len(self.test))
+        self.count(len(self.test))
         shared = self._provenance(
             contender,
             subject,
@@ -540,7 +540,7 @@ class SegmentationEvaluator(Evaluator):
                     seconds[i] += time.perf_counter() - began
                     if found.index < self.PICTURES:
                         self._save_picture(ood.samples, found, scores, detector.label)
-            self._count(len(ood.samples))
+            self.count(len(ood.samples))
         for i, detector in alive.items():
             shared["seconds"] = round(seconds[i], 3)
             measured = [

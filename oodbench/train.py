@@ -11,10 +11,11 @@ import csv
 import pickle
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -27,15 +28,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oodbench import files
-from oodbench.backbones import create_backbone
+from oodbench.backbones import read_checkpoint
 from oodbench.benchmark import Benchmark
 from oodbench.detector import build
-from oodbench.errors import CheckpointError, DataError, OODBenchError
-from oodbench.extract import Hardware, barrier, is_first_process, quiet_lightning, spare_cores
-from oodbench.fingerprint import code_digest
-from oodbench.method import DenseMethod, Method, Recipe
+from oodbench.errors import CheckpointError, DataError, MissingDataError, OODBenchError
+from oodbench.extract import (
+    Hardware,
+    barrier,
+    extract,
+    is_first_process,
+    quiet_lightning,
+    spare_cores,
+)
+from oodbench.fingerprint import code_digest, weights_digest
+from oodbench.method import DenseMethod, FrozenMethod, Method
+from oodbench.outputs import Outputs
+from oodbench.pretrained import PretrainedEncoder
 from oodbench.registry import METHODS
-from oodbench.samples import Samples
+from oodbench.samples import Samples, positions
 from oodbench.transforms import Augmentation, MultimodalPreprocess, Preprocess, content_key
 
 VERSION = 1
@@ -59,14 +69,14 @@ class Run:
 
     method: str
     recipe_name: str
-    recipe: Recipe
+    recipe: Any
     backbone: str
     seed: int
     benchmark: Benchmark
     samples: Samples
     checkpoint: str | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hex digest of all that determines the run's result."""
         return files.digest(
@@ -78,11 +88,24 @@ class Run:
                 "backbone": self.backbone,
                 "seed": self.seed,
                 "samples": self.samples.fingerprint,
+                **self._starts_from(),
+            }
+        )
+
+    def _starts_from(self) -> dict[str, Any]:
+        """The weights that it starts from, and what they see."""
+        encoder = self.encoder
+        if encoder is None:
+            return {
                 "preprocess": content_key(self.benchmark.preprocess),
                 "flip": self.benchmark.preprocess.flip,
                 "checkpoint": self.checkpoint and files.sha256(Path(self.checkpoint)),
             }
-        )
+        # a name on a hub does not pin the weights
+        return {
+            "preprocess": content_key(encoder.own_preprocess),
+            "encoder": weights_digest(encoder),
+        }
 
     @property
     def folder(self) -> Path:
@@ -96,20 +119,21 @@ class Run:
         """The finished weights."""
         return self.folder / "weights.safetensors"
 
+    @cached_property
+    def encoder(self) -> PretrainedEncoder | None:
+        """The pre-trained network of a method that does not train it; made once a run."""
+        cls = METHODS.get(self.method)
+        if not issubclass(cls, FrozenMethod):
+            return None
+        preprocess = self.benchmark.preprocess
+        return cls.make_backbone(self.backbone, self.recipe, preprocess, self.checkpoint)
+
     def build(self) -> Method:
         """The untrained module; the random state must be set before."""
-        backbone = create_backbone(self.backbone, self.benchmark.preprocess.channels)
-        if self.checkpoint is not None:
-            from oodbench.backbones import read_checkpoint
-
-            state, _ = read_checkpoint(self.checkpoint)
-            missing, unexpected = backbone.load_state_dict(state, strict=False)
-            if missing:
-                raise CheckpointError(
-                    f"{self.checkpoint} does not fit {self.backbone}; missing: "
-                    f"{', '.join(missing[:6])}; unexpected: {', '.join(unexpected[:6]) or 'none'}."
-                )
         cls = METHODS.get(self.method)
+        backbone = self.encoder or cls.make_backbone(
+            self.backbone, self.recipe, self.benchmark.preprocess, self.checkpoint
+        )
         return cls(backbone, len(self.samples.classes), self.recipe)
 
 
@@ -121,6 +145,7 @@ def plan(
     backbone: str | None = None,
     seed: int = 0,
     overrides: dict[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Run:
     """The run that these words describe; nothing is trained.
 
@@ -131,6 +156,7 @@ def plan(
         backbone: overrides the recipe's.
         seed: non-negative.
         overrides: recipe fields and their values, which may be text.
+        checkpoint: weights that it starts from: of its pre-training, for a frozen network.
 
     Raises:
         UnknownNameError: no such method, recipe or backbone.
@@ -146,7 +172,21 @@ def plan(
         base = build(type(base), f"recipe {recipe_name} of {method}", fields)
     name = backbone or base.backbone or benchmark.backbone
     samples = id_samples(benchmark, "train")
-    return Run(method, recipe_name, replace(base, backbone=name), name, seed, benchmark, samples)
+    return Run(
+        method,
+        recipe_name,
+        replace(base, backbone=name),
+        name,
+        seed,
+        benchmark,
+        samples,
+        None if checkpoint is None else str(checkpoint),
+    )
+
+
+def is_frozen(method: str | None) -> bool:
+    """Whether a method takes a pre-trained network as it is."""
+    return method is not None and issubclass(METHODS.get(method), FrozenMethod)
 
 
 def method_name(method: str, benchmark: Benchmark) -> str:
@@ -154,6 +194,8 @@ def method_name(method: str, benchmark: Benchmark) -> str:
     task = benchmark.task
     if method == "ce" and isinstance(benchmark.preprocess, MultimodalPreprocess):
         return "multimodal-ce"
+    if method == "ce":
+        method = benchmark.standard_method
     if task == "classification" or method.endswith(f"-{task}"):
         return method
     return f"{method}-{task}"
@@ -172,6 +214,19 @@ def id_samples(benchmark: Benchmark, split: str) -> Samples:
             "class folders, PATH/train/<class>/ and PATH/test/<class>/."
         )
     return samples
+
+
+def check_classes(train: Samples, reference: Samples) -> None:
+    """Check that a training set has the classes of other ID samples, in the same order.
+
+    Raises:
+        DataError: it has others.
+    """
+    if train.classes != reference.classes:
+        raise DataError(
+            f"{train.name} and {reference.name} have different classes: "
+            f"{sorted(set(train.classes) ^ set(reference.classes))[:5]}."
+        )
 
 
 class _EpochSampler(Sampler[int]):
@@ -271,11 +326,24 @@ class _AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-def train(run: Run, hardware: Hardware | None = None, *, retrain: bool = False) -> Method:
+def train(
+    run: Run,
+    hardware: Hardware | None = None,
+    *,
+    retrain: bool = False,
+    on_forward: Callable[[int], None] | None = None,
+) -> Method:
     """The run's trained network: from its folder if it is there, else trained now.
 
     A run that was killed goes on after its last finished epoch; the result is the same as without
-    the interruption (bit by bit on the CPU with the same number of threads).
+    the interruption (bit by bit on the CPU with the same number of threads). What a frozen network
+    was seen to say of the training images stays in the cache of outputs.
+
+    Args:
+        run: what is trained.
+        hardware: where and how.
+        retrain: train although it is in its folder.
+        on_forward: called with the number of samples that a frozen network saw.
 
     Raises:
         StorageError: the cache cannot be written to.
@@ -287,11 +355,61 @@ def train(run: Run, hardware: Hardware | None = None, *, retrain: bool = False) 
         shutil.rmtree(run.folder, ignore_errors=True)
     barrier()
     with isolate_rng():  # the caller's random numbers are not ours to seed
+        if run.encoder is not None:
+            return _learned(run, hardware, on_forward)
         if not run.weights.is_file():
             _fit(run, hardware)
         method = run.build()
     method.load_state_dict(load_file(run.weights))
     return method.eval()
+
+
+def _learned(
+    run: Run, hardware: Hardware, on_forward: Callable[[int], None] | None
+) -> FrozenMethod:
+    """A frozen network with the layer that was learned on its outputs, or is now."""
+    method = cast(FrozenMethod, run.build())
+    layer = method.layer()
+    if layer is None:
+        return method.eval()
+    if not run.weights.is_file():
+
+        def see(samples: Samples) -> Outputs:
+            own = method.own_preprocess
+            return extract(method.trunk, samples, own, hardware=hardware, on_forward=on_forward)
+
+        train = see(run.samples)
+        fitted, val = _validation(run, train, see)
+        if is_first_process():
+            found = method.learn(train, fitted, val, run.seed)
+            state = {k: v.detach().cpu().contiguous() for k, v in layer.state_dict().items()}
+            with files.replacing(run.weights) as temporary:
+                save_file(state, temporary, metadata={"oodbench_run": run.key, **found})
+        barrier()
+    state, told = read_checkpoint(run.weights)
+    layer.load_state_dict(state)
+    told.pop("oodbench_run", None)
+    method.found = ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in sorted(told))
+    return method.eval()
+
+
+def _validation(
+    run: Run, train: Outputs, see: Callable[[Samples], Outputs]
+) -> tuple[Tensor | None, Outputs | None]:
+    """Which training rows are not validation images, and what was seen of the validation split."""
+    if "val" not in run.benchmark.id.splits:
+        return None, None
+    try:
+        val = run.benchmark.id.load("val")
+    except MissingDataError:
+        return None, None
+    check_classes(val, run.samples)
+    rows = torch.from_numpy(positions(val, run.samples))
+    held = torch.zeros(len(train), dtype=torch.bool)
+    held[rows[rows >= 0]] = True
+    if held.all():
+        return None, None
+    return ~held, train[rows] if (rows >= 0).all() else see(val)
 
 
 def _fit(run: Run, hardware: Hardware) -> None:

@@ -28,19 +28,20 @@ Augmentation = Callable[[Any, random.Random], Any]
 class Preprocess:
     """The preprocessing of an ID set, applied once to ID and OOD images alike.
 
-    Convert to ``mode``; resize with PIL's bilinear filter; scale to [0, 1]; subtract ``mean`` and
-    divide by ``std``, per channel.
+    Convert to ``mode``; resize with PIL's filter; scale to [0, 1]; subtract ``mean`` and divide by
+    ``std``, per channel.
 
     Args:
         size: side of the square that the network sees, in pixels.
         mean: per channel, on the [0, 1] scale.
         std: per channel, on the [0, 1] scale.
         mode: ``"RGB"`` or ``"L"`` (grey).
-        resize: ``"stretch"``: both sides to ``size`` (PALM's protocol, torchvision's
-            ``Resize((s, s))``); ``"crop"``: the short side to ``pre_size``, then the central
-            square (OpenOOD's code).
-        pre_size: short side before the crop; ``size`` if not given.
+        resize: ``"stretch"``: both sides to ``pre_size`` (PALM's protocol, torchvision's
+            ``Resize((s, s))``); ``"crop"``: the short side (OpenOOD's code). Then the central
+            square.
+        pre_size: sides, or the short side, before the crop; ``size`` if not given.
         flip: whether a mirrored image is still of its class (not for digits); for training only.
+        interpolation: the filter that resizes.
     """
 
     size: int
@@ -50,6 +51,7 @@ class Preprocess:
     resize: Literal["stretch", "crop"] = "stretch"
     pre_size: int | None = None
     flip: bool = True
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channels:
@@ -63,6 +65,15 @@ class Preprocess:
             )
         if self.size < 1:
             raise OptionError(f"preprocess: size must be at least 1 pixel, not {self.size}.")
+        if (self.pre_size or self.size) < self.size:
+            raise OptionError(
+                f"preprocess: a square of {self.size} pixels cannot be cropped out of an image "
+                f"that was resized to pre_size={self.pre_size}."
+            )
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise OptionError(
+                f"preprocess: interpolation is 'bilinear' or 'bicubic', not {self.interpolation!r}."
+            )
 
     @property
     def channels(self) -> int:
@@ -72,15 +83,16 @@ class Preprocess:
     def fit_image(self, image: Image.Image) -> Image.Image:
         """The image in ``mode`` and of ``size`` x ``size`` pixels, still as 8-bit values."""
         image = in_mode(image, self.mode)
+        side = self.pre_size or self.size
         if self.resize == "stretch":
-            target = (self.size, self.size)
+            target = (side, side)
         else:
             # rounded as torchvision's Resize(int) and CenterCrop round, which OpenOOD uses
-            short, side = min(image.size), self.pre_size or self.size
+            short = min(image.size)
             target = (int(side * image.width / short), int(side * image.height / short))
         if image.size != target:
-            image = image.resize(target, Image.Resampling.BILINEAR)
-        if self.resize == "crop":
+            image = image.resize(target, Image.Resampling[self.interpolation.upper()])
+        if image.size != (self.size, self.size):
             left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
             image = image.crop((left, top, left + self.size, top + self.size))
         return image
@@ -166,6 +178,8 @@ def content_key(transform: Any) -> Any:
     if isinstance(transform, Preprocess):
         fields = asdict(transform)
         fields.pop("flip")
+        if fields["interpolation"] == "bilinear":  # rows from before there was another say nothing
+            fields.pop("interpolation")
         return fields
     if isinstance(transform, MultimodalPreprocess):
         parts = {name: content_key(part) for name, part in transform.parts.items()}

@@ -26,7 +26,6 @@ from oodbench.contenders import (
     Report,
     Seen,
     Subject,
-    check_classes,
     create_detectors,
     learns,
     noting,
@@ -37,8 +36,8 @@ from oodbench.detector import Detector, build
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
 from oodbench.extract import Hardware
 from oodbench.outputs import Outputs
-from oodbench.samples import Samples, Subset
-from oodbench.train import id_samples
+from oodbench.samples import Samples, Subset, positions
+from oodbench.train import check_classes, id_samples
 
 
 class Validation:
@@ -100,10 +99,8 @@ class Validation:
     @cached_property
     def rows_in_train(self) -> np.ndarray | None:
         """Where the images of ``val`` are in ``train``; None unless all of them are."""
-        order = np.argsort(self.train.digests, kind="stable")
-        ordered = self.train.digests[order]
-        places = np.searchsorted(ordered, self.val.digests).clip(max=len(order) - 1)
-        return order[places] if (ordered[places] == self.val.digests).all() else None
+        places = positions(self.val, self.train)
+        return places if (places >= 0).all() else None
 
     @cached_property
     def halves(self) -> tuple[Subset, Subset]:

@@ -1,0 +1,201 @@
+"""ImageNet as OOD for networks that were pre-trained on it: its classes that are not in an ID set.
+
+``imagenet`` are the validation images of ILSVRC 2012 in class folders, ``imagenet500`` one
+photograph of each of 500 classes. ``imagenet-without:ID`` and ``imagenet500-without:ID`` leave out
+the classes that show what a class of the ID set shows. Which these are stands line by line in
+``ptood_overlap.tsv``: ID set, its class, WordNet id, ImageNet's name. An image of an ID class among
+the OOD images is the worse error, so the table is generous: kinds, parts, look-alikes, and things
+that photographs of the ID class regularly hold. For ``folder:PATH``, whose classes no table knows,
+classes are matched by name: a folder called by a WordNet id or by any of a class's names.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from oodbench.benchmark import DatasetSpec
+from oodbench.errors import DataError, UnknownNameError
+from oodbench.samples import Samples, Subset
+
+from ._find import find, folders
+from .transfer import TEN
+
+CITATION = "Deng et al. 2009, ImageNet: A Large-Scale Hierarchical Image Database, CVPR"
+OVERLAP = Path(__file__).with_name("ptood_overlap.tsv")
+
+_LAYOUTS = {
+    "imagenet": (
+        "imagenet/val",
+        "imagenet/test",
+        "ILSVRC2012/val",
+        "imagenet/ILSVRC/Data/CLS-LOC/val",
+    ),
+    "imagenet500": ("imagenet500/{split}",),
+}
+
+
+def _load(name: str, split: str) -> Samples:
+    samples = find(
+        name,
+        split,
+        (folders(*_LAYOUTS[name]),),
+        "ILSVRC2012_img_val.tar of https://image-net.org, unpacked into a folder a class "
+        "(<wordnet id>/*.JPEG)",
+    )
+    strange = [c for c in samples.classes if _wordnet_id(c) is None]
+    if strange:
+        raise DataError(
+            f"{name}: images of ImageNet must lie in folders that begin with a WordNet id "
+            f"(n01440764), not {', '.join(map(repr, strange[:3]))}. Sort them into class folders."
+        )
+    return samples
+
+
+def _wordnet_id(folder: str) -> str | None:
+    found = re.match(r"n\d{8}(?!\d)", folder)
+    return found and found.group()
+
+
+IMAGENET = DatasetSpec(
+    "imagenet",
+    partial(_load, "imagenet"),
+    ("test",),
+    "ImageNet-1k validation images",
+    "https://image-net.org",
+    "non-commercial research",
+    CITATION,
+)
+IMAGENET500 = DatasetSpec(
+    "imagenet500",
+    partial(_load, "imagenet500"),
+    ("test",),
+    "one photograph of each of 500 ImageNet-1k classes, short side 180",
+    "https://image-net.org",
+    "non-commercial research",
+    CITATION,
+)
+
+
+@cache
+def _table() -> dict[str, dict[str, dict[str, str]]]:
+    """By ID set and class: WordNet ids, and ImageNet's names of them."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    with OVERLAP.open(newline="", encoding="utf-8") as handle:
+        for row in csv.DictReader(handle, delimiter="\t"):
+            by_class = found.setdefault(row["dataset"], {})
+            by_class.setdefault(row["class"], {})[row["wnid"]] = row["imagenet_class"]
+    return found
+
+
+_PARTS: dict[str, tuple[str, tuple[str, ...] | None]] = {
+    "cifar10-small": ("cifar10", None),
+    "textures10": ("dtd", TEN),
+}
+"""ID sets that are a part of one that the table has: its name, and their classes (None: all)."""
+
+
+def overlap(id_name: str) -> dict[str, dict[str, str]]:
+    """The ImageNet-1k classes that an ID set has as well.
+
+    Args:
+        id_name: an ID set of the table, or ``folder:PATH``.
+
+    Returns:
+        By ID class, WordNet ids and ImageNet's names of them; no entry for a class without any.
+
+    Raises:
+        UnknownNameError: an ID set that the table does not have.
+        MissingDataError: the folder has no training images.
+    """
+    if id_name.startswith("folder:"):
+        return by_name(_folder(id_name).load("train").classes)
+    table = _table()
+    name, classes = _PARTS.get(id_name, (id_name, None))
+    if name not in table:
+        known = sorted({*table, *_PARTS})
+        raise UnknownNameError(
+            f"no table says which ImageNet classes are in {id_name!r}. Those with a table: "
+            f"{', '.join(known)}; your own images: folder:PATH."
+        )
+    return {c: dict(same) for c, same in table[name].items() if classes is None or c in classes}
+
+
+def _folder(id_name: str) -> DatasetSpec:
+    from .folder import folder_benchmark
+
+    return folder_benchmark(id_name.removeprefix("folder:")).id
+
+
+def by_name(classes: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The ImageNet-1k classes that bear the name of one of these, or its WordNet id.
+
+    Names are compared without case, ``_`` and ``-``, in the singular and with an s at the end.
+    """
+    names = _names()
+    found = {}
+    for given in classes:
+        same = dict(names.get(_plain(given), {}))
+        own = _wordnet_id(given)
+        if own is not None and own in names:
+            same.update(names[own])
+        if same:
+            found[given] = same
+    return found
+
+
+@cache
+def _names() -> dict[str, dict[str, str]]:
+    """By plain name, and by WordNet id: the classes that are called so, with their first names."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    found: dict[str, dict[str, str]] = {}
+    for wordnet_id, text in zip(info.label_names(), info.label_descriptions(), strict=True):
+        lemmas = [lemma.strip() for lemma in text.split(",")]
+        for key in (wordnet_id, *map(_plain, lemmas)):
+            found.setdefault(key, {})[wordnet_id] = lemmas[0]
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_\-]+", " ", name).strip().lower().removesuffix("s")
+
+
+def _without(name: str, id_name: str) -> DatasetSpec:
+    """ImageNet without the classes of an ID set."""
+    whole = {"imagenet": IMAGENET, "imagenet500": IMAGENET500}[name]
+    removed = {wordnet_id for same in overlap(id_name).values() for wordnet_id in same}
+
+    def load(split: str) -> Samples:
+        samples = whole.load(split)
+        kept = np.array([_wordnet_id(c) not in removed for c in samples.classes])
+        rows = np.flatnonzero(kept[samples.labels])
+        if not len(rows):
+            raise DataError(f"{name}: every class that is there is also in {id_name}.")
+        return Subset(samples, rows, f"{name}-without:{id_name}/{split}")
+
+    return DatasetSpec(
+        f"{name}-without:{id_name}",
+        load,
+        ("test",),
+        f"{whole.description}, but those of {len(removed)} classes that are also in {id_name}",
+        whole.source,
+        whole.licence,
+        CITATION,
+    )
+
+
+def imagenet_without(id_name: str) -> DatasetSpec:
+    """ImageNet-1k validation images of classes that an ID set has not: imagenet-without:cifar10."""
+    return _without("imagenet", id_name)
+
+
+def imagenet500_without(id_name: str) -> DatasetSpec:
+    """The same of one photograph each of 500 classes: imagenet500-without:cifar10."""
+    return _without("imagenet500", id_name)

@@ -1,0 +1,58 @@
+"""Spoken digits as pictures: log-mel spectrograms of the Free Spoken Digit Dataset.
+
+Images that no photographer took: ordinary OOD for networks that were pre-trained on photographs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from oodbench.audio import AudioFile, LogMel
+from oodbench.benchmark import DatasetSpec
+from oodbench.samples import Samples, content_digest
+
+from .avdigits import RATE, Recording, recordings
+
+SPECTROGRAM = LogMel(rate=RATE, seconds=1.0, mels=64)
+REACH = 3.0
+"""Deviations from the mean that are black and white."""
+
+
+class Spectrograms(Samples):
+    """Recordings as grey pictures, low frequencies at the bottom, loud is bright.
+
+    Args:
+        name: what messages call it.
+        found: the recordings; their labels are the digits.
+    """
+
+    def __init__(self, name: str, found: list[Recording]) -> None:
+        super().__init__(name, [one.digit for one in found], [str(digit) for digit in range(10)])
+        self.found = found
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The picture of the recording at a position, 64 pixels high and 101 wide."""
+        values = SPECTROGRAM(AudioFile(self.found[index].path))[0].flip(0)
+        levels = ((values / REACH).clamp(-1, 1) + 1) / 2 * 255
+        return Image.fromarray(levels.round().byte().numpy())
+
+    def _digests(self) -> np.ndarray:
+        how = repr((SPECTROGRAM, REACH)).encode()
+        contents = (content_digest(how + one.path.read_bytes()) for one in self.found)
+        return np.fromiter(contents, dtype=np.uint64, count=len(self))
+
+
+def _load(split: str) -> Samples:
+    return Spectrograms(f"fsdd-spectrograms/{split}", recordings())
+
+
+FSDD_SPECTROGRAMS = replace(
+    DatasetSpec("fsdd-spectrograms", _load),
+    description="log-mel spectrograms of spoken digits, grey, 101x64",
+    source="https://github.com/Jakobovski/free-spoken-digit-dataset",
+    licence="CC BY-SA 4.0",
+    citation="Jackson et al. 2019, Free Spoken Digit Dataset, doi 10.5281/zenodo.1342401",
+)

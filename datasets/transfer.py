@@ -1,0 +1,231 @@
+"""ID sets that pre-trained networks are transferred to: DTD, Food-101, Pets, Caltech-101.
+
+Each is read as torchvision unpacks it, as class folders ``<name>/{train,test}/<class>/*``, or as
+Hugging Face parquet files. Splits are the official ones: of DTD the first of ten, of Pets
+``trainval`` and ``test``. Caltech-101 has none: 30 images of each class, drawn by content, are for
+training, as is usual, and all others are tested on; its background is left out.
+
+``textures10`` are ten classes of DTD with 40 images each; a half, drawn by content, is for
+training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from oodbench.benchmark import DatasetSpec
+from oodbench.errors import DataError
+from oodbench.samples import ImageFiles, Samples, image_folder
+
+from ._find import Reader, find, folders, parquet
+from .validation import held_out
+
+
+def _listed(
+    bases: tuple[str, ...],
+    lists: Mapping[str, str],
+    images: str,
+    entry: Callable[[str], tuple[str, str]],
+) -> Reader:
+    """Images that a split's list names, a line each.
+
+    Args:
+        bases: folders below the data folder that may hold it.
+        lists: by split, the list below the base.
+        images: the folder below the base that the paths are relative to.
+        entry: path and class of a line.
+    """
+
+    def read(root: Path, name: str, split: str) -> Samples | None:
+        if split not in lists:
+            return None
+        for base in (root / base for base in bases):
+            path = base / lists[split]
+            if not path.is_file():
+                continue
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            try:
+                found = [entry(line.strip()) for line in lines if not line.startswith("#")]
+            except (ValueError, IndexError) as error:
+                raise DataError(
+                    f"{name}: {path} has a line that names no image ({error})."
+                ) from error
+            if not found:
+                raise DataError(f"{name}: {path} names no images. Get it again.")
+            classes = sorted({label for _, label in found})
+            numbers = {label: number for number, label in enumerate(classes)}
+            labels = [numbers[label] for _, label in found]
+            paths = [path for path, _ in found]
+            return ImageFiles(f"{name}/{split}", base / images, paths, labels, classes)
+        return None
+
+    read.looked_for = tuple(  # type: ignore[attr-defined]
+        f"{base}/{next(iter(lists.values()))}" for base in bases[:1]
+    )
+    return read
+
+
+def _in_folder(line: str) -> tuple[str, str]:
+    """A line such as ``banded/banded_0002.jpg``."""
+    folder, _, file = line.partition("/")
+    if not file:
+        raise ValueError(line)
+    return line, folder
+
+
+def _food(line: str) -> tuple[str, str]:
+    """A line such as ``apple_pie/1005649``."""
+    path, label = _in_folder(line)
+    return f"{path}.jpg", label
+
+
+def _pet(line: str) -> tuple[str, str]:
+    """A line such as ``Abyssinian_100 1 1 1``: image, class, species, breed."""
+    name = line.split()[0]
+    label, underscore, _ = name.rpartition("_")
+    if not underscore:
+        raise ValueError(line)
+    return f"{name}.jpg", label
+
+
+def _spec(
+    name: str,
+    reader: Reader,
+    label: str,
+    how: str,
+    splits: tuple[str, ...],
+    description: str,
+    source: str,
+    licence: str,
+    citation: str,
+) -> DatasetSpec:
+    readers = (folders(f"{name}/{{split}}"), reader, parquet("image", label))
+
+    def load(split: str) -> Samples:
+        return find(name, split, readers, f"torchvision.datasets.{how}(root, download=True)")
+
+    return DatasetSpec(name, load, splits, description, source, licence, citation)
+
+
+DTD = _spec(
+    "dtd",
+    _listed(
+        ("dtd/dtd", "dtd"),
+        {split: f"labels/{split}1.txt" for split in ("train", "val", "test")},
+        "images",
+        _in_folder,
+    ),
+    "label",
+    "DTD",
+    ("train", "val", "test"),
+    "Describable Textures, 47 classes, the first of its ten official splits",
+    "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    "research use",
+    "Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
+)
+FOOD101 = _spec(
+    "food101",
+    _listed(
+        ("food-101", "food101/food-101"),
+        {split: f"meta/{split}.txt" for split in ("train", "test")},
+        "images",
+        _food,
+    ),
+    "label",
+    "Food101",
+    ("train", "test"),
+    "101 dishes, 1,000 photographs each",
+    "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+    "see source",
+    "Bossard et al. 2014, Food-101: Mining Discriminative Components with Random Forests, ECCV",
+)
+PETS = _spec(
+    "pets",
+    _listed(
+        ("oxford-iiit-pet", "pets/oxford-iiit-pet"),
+        {"train": "annotations/trainval.txt", "test": "annotations/test.txt"},
+        "images",
+        _pet,
+    ),
+    "label",
+    "OxfordIIITPet",
+    ("train", "test"),
+    "37 breeds of cats and dogs (Oxford-IIIT)",
+    "https://www.robots.ox.ac.uk/~vgg/data/pets/",
+    "CC BY-SA 4.0",
+    "Parkhi et al. 2012, Cats and Dogs, CVPR",
+)
+
+CALTECH_TRAIN = 30
+"""Training images of each class of Caltech-101."""
+
+
+def _caltech(root: Path, name: str, split: str) -> Samples | None:
+    for base in ("caltech101", "caltech-101", "."):
+        folder = root / base / "101_ObjectCategories"
+        if folder.is_dir():
+            break
+    else:
+        return None
+    whole = image_folder(f"{name}/{split}", folder)
+    kept = np.array([c != "BACKGROUND_Google" for c in whole.classes])
+    rows = np.flatnonzero(kept[whole.labels])
+    # class by class in the order of digests, which is as good as random
+    rows = rows[np.lexsort((whole.digests[rows], whole.labels[rows]))]
+    labels = whole.labels[rows]
+    rank = np.arange(len(rows)) - np.searchsorted(labels, labels)
+    rows = np.sort(rows[(rank < CALTECH_TRAIN) == (split == "train")])
+    classes = [c for c in whole.classes if c != "BACKGROUND_Google"]
+    number = np.cumsum(kept) - 1
+    paths = [whole.paths[row] for row in rows]
+    return ImageFiles(f"{name}/{split}", folder, paths, number[whole.labels[rows]], classes)
+
+
+_caltech.looked_for = ("caltech101/101_ObjectCategories",)  # type: ignore[attr-defined]
+
+CALTECH101 = _spec(
+    "caltech101",
+    _caltech,
+    "label",
+    "Caltech101",
+    ("train", "test"),
+    "101 objects, 40 to 800 images each; 30 of each for training",
+    "https://data.caltech.edu/records/mzrjq-6wc02",
+    "CC BY 4.0",
+    "Fei-Fei et al. 2004, Learning Generative Visual Models from Few Training Examples",
+)
+
+
+TEN = tuple(
+    "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched "
+    "crystalline".split()
+)
+"""The classes of ``textures10``."""
+
+
+def _half(split: str) -> Samples:
+    layouts = ("textures10/test", "textures10")
+    whole = find(
+        "textures10", "test", (folders(*layouts),), "the ten classes of DTD, 40 images each"
+    )
+    if whole.classes != TEN:
+        raise DataError(
+            f"textures10 has the classes {', '.join(TEN)}, not {', '.join(whole.classes)}."
+        )
+    half = held_out(whole, 0.5)[split == "test"]
+    half.name = f"textures10/{split}"
+    return half
+
+
+TEXTURES10 = DatasetSpec(
+    "textures10",
+    _half,
+    ("train", "test"),
+    "ten classes of Describable Textures, 40 images each, short side 160; a half for training",
+    "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    "research use",
+    "Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
+)
