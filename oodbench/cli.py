@@ -227,6 +227,89 @@ def eval_command(
     _leave_if_failed(results.failures)
 
 
+@app.command("compare")
+def compare_command(
+    detector: Annotated[
+        list[str],
+        typer.Option("--detector", help="Detectors, separated by commas: msp,ptood; or all."),
+    ],
+    backbone: Annotated[
+        list[str],
+        typer.Option("--backbone", help="Networks, separated by commas; any timm names."),
+    ],
+    id_name: Id = None,
+    benchmark: BenchmarkName = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option("--ood", help="OOD sets instead of the benchmark's: mnist,near=folder:PATH."),
+    ] = None,
+    option: Option = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="How the networks are had. Default: linear-probe."),
+    ] = None,
+    recipe: RecipeName = None,
+    recipe_set: RecipeSet = None,
+    seed: Seed = "0",
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
+    workers: Workers = None,
+    leaderboards: Leaderboards = "leaderboards",
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", help="PNG of AUROC against linear separability, for ptood/<id>."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score every detector on every network, each as it was pre-trained; one table of all."""
+    _state["debug"] |= debug
+    from oodbench import compare, files, leaderboard
+    from oodbench.benchmark import get_benchmark
+    from oodbench.extract import is_first_process
+
+    say = _reporter(as_json)
+    chosen = get_benchmark(id_name, benchmark)
+    method = method or compare.standard_method(chosen)
+    detectors, _ = _detectors(_split(detector), option or [], chosen.id.name, method)
+    sets = _split(ood) if ood else None
+    hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
+    files.writable_dir(
+        files.Path(leaderboards) / "results",
+        "Choose a folder that you may write with --leaderboards.",
+        make=False,
+    )
+    say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
+    results = compare.compare(
+        benchmark=chosen,
+        backbones=_split(backbone),
+        detectors=detectors,
+        method=method,
+        report=say,
+        ood=sets,
+        recipe=recipe,
+        recipe_options=_overrides(recipe_set, None, None, None),
+        seed=_seeds(seed),
+        hardware=hardware,
+        leaderboards=leaderboards,
+        command=_command(),
+    )
+    if not is_first_process():
+        return
+    page = leaderboard.write(chosen, leaderboards)
+    if plot is not None:
+        compare.scatter(results, chosen, plot)
+    if as_json:
+        typer.echo(results.to_json())
+    else:
+        _print_table(*compare.table(results, chosen))
+        say(f"page: {page}" + (f"; plot: {plot}" if plot else ""))
+        say(f"again: {_command()}")
+    _leave_if_failed(results.failures)
+
+
 @app.command("tune")
 def tune_command(
     detector: Annotated[
@@ -592,6 +675,18 @@ def _show_trials(tuning: Tuning) -> None:
     Console(width=_width()).print(table)
 
 
+def _print_table(header: list[str], cells: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=None)
+    for number, title in enumerate(header):
+        shown.add_column(title, overflow="fold", justify="left" if number < 2 else "right")
+    for row in cells:
+        shown.add_row(*row)
+    Console(width=_width()).print(shown)
+
+
 def _width() -> int | None:
     return None if sys.stdout.isatty() else 1000  # a file has no edge to fold names at
 
@@ -607,7 +702,10 @@ def _show(results: Results, task: str) -> None:
     table = Table(title=None)
     for column in ("detector", "method", "seed", "OOD", "AUROC %", "95 % interval"):
         table.add_column(column, overflow="fold")
-    for column in ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", quality_name, counted):
+    # of benchmarks with familiar OOD sets alone
+    extras = [c for c in ("separability", "gap") if any(r[c] is not None for r in results.rows)]
+    figures = ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", *extras, quality_name, counted)
+    for column in figures:
         table.add_column(column, justify="right")
     previous = None
     for row in results.rows:
@@ -627,6 +725,7 @@ def _show(results: Results, task: str) -> None:
             f"{100 * row['auroc']:.2f}",
             "–" if low is None else f"{100 * low:.2f}–{100 * high:.2f}",
             *(f"{100 * row[m]:.2f}" for m in ("fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")),
+            *("–" if row[c] is None else f"{100 * row[c]:.2f}" for c in extras),
             "–" if accuracy is None else f"{100 * accuracy:.2f}",
             f"{row['n_ood']:,}",
         )
