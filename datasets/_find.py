@@ -147,11 +147,11 @@ def find(name: str, split: str, readers: Sequence[Reader], how_to_get: str) -> S
         found = reader(root, name, split)
         if found is not None:
             return found
-    looked = [
-        layout.format(name=name, split=split)
-        for reader in readers
-        for layout in getattr(reader, "looked_for", ())
-    ]
+    looked = []
+    for reader in readers:
+        layouts = getattr(reader, "looked_for", ())
+        layouts = layouts(split) if callable(layouts) else layouts
+        looked += [layout.format(name=name, split=split) for layout in layouts]
     raise MissingDataError(
         f"{name}: no {split} images in {root} (looked for {', '.join(looked)}). "
         f"Get it: {how_to_get}, or set OODBENCH_DATA to the folder that has it."

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.errors import MissingDataError
 from oodbench.samples import Samples
 from oodbench.transforms import Preprocess
 
@@ -37,10 +38,13 @@ BACKBONE = "tf_efficientnet_lite0.pypi"
 
 
 def _small(split: str) -> Samples:
+    try:
+        whole = CIFAR10.load("test" if split == "test" else "train")
+    except MissingDataError as error:
+        raise MissingDataError(f"cifar10-small/{split} is a part of it. {error}") from error
+    part = held_out(whole, 0.2 if split == "test" else 0.1)[1]
     if split == "val":
-        part = held_out(_small("train"), VALIDATION_SHARE)[1]
-    else:
-        part = held_out(CIFAR10.load(split), 0.1 if split == "train" else 0.2)[1]
+        part = held_out(part, VALIDATION_SHARE)[1]
     part.name = f"cifar10-small/{split}"
     return part
 
@@ -61,12 +65,13 @@ def _benchmark(
     *,
     small: bool = False,
 ) -> Benchmark:
+    imagenet = imagenet500_without if small else imagenet_without
     return Benchmark(
         name=f"ptood/{name}",
         id=spec,
         near=(),
         far=(),
-        familiar=((imagenet500_without if small else imagenet_without)(spec.name),),
+        familiar=(imagenet(name),),
         unfamiliar=unfamiliar,
         preprocess=preprocess,
         protocol=Protocol(rank_group="familiar", fpr="fpr95_ood"),
@@ -75,7 +80,7 @@ def _benchmark(
         validation=(synthetic_ood(spec, preprocess),) if "val" in spec.splits else (),
         standard_method="linear-probe",
         own_inputs=True,
-        known_classes={c: tuple(same.values()) for c, same in overlap(spec.name).items()},
+        known_classes={c: tuple(dict.fromkeys(s.values())) for c, s in overlap(name).items()},
     )
 
 
@@ -121,7 +126,6 @@ def caltech101() -> Benchmark:
 
 
 def folder(path: str) -> Benchmark:
-    """Your own images as ID, ptood/folder:PATH; classes that bear an ImageNet name are left out."""
+    """Your own images as ID, ptood/folder:PATH; ImageNet classes of the same name are left out."""
     own = folder_benchmark(path)
-    made = _benchmark("folder", replace(own.id, name=f"folder:{path}"), preprocess=PREPROCESS)
-    return replace(made, name=f"ptood/folder:{path}", id=own.id)
+    return _benchmark(f"folder:{path}", own.id, preprocess=own.preprocess)

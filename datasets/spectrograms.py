@@ -12,6 +12,7 @@ from PIL import Image
 
 from oodbench.audio import AudioFile, LogMel
 from oodbench.benchmark import DatasetSpec
+from oodbench.errors import MissingDataError
 from oodbench.samples import Samples, content_digest
 
 from .avdigits import RATE, Recording, recordings
@@ -46,7 +47,11 @@ class Spectrograms(Samples):
 
 
 def _load(split: str) -> Samples:
-    return Spectrograms(f"fsdd-spectrograms/{split}", recordings())
+    try:
+        found = recordings()
+    except MissingDataError as error:
+        raise MissingDataError(f"fsdd-spectrograms/{split}: {error}") from error
+    return Spectrograms(f"fsdd-spectrograms/{split}", found)
 
 
 FSDD_SPECTROGRAMS = replace(

@@ -5,8 +5,8 @@ Hugging Face parquet files. Splits are the official ones: of DTD the first of te
 ``trainval`` and ``test``. Caltech-101 has none: 30 images of each class, drawn by content, are for
 training, as is usual, and all others are tested on; its background is left out.
 
-``textures10`` are ten classes of DTD with 40 images each; a half, drawn by content, is for
-training.
+``textures10-halves`` are ten classes of DTD with 40 images each; a half, drawn by content, is for
+training, the other is tested on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from oodbench.benchmark import DatasetSpec
-from oodbench.errors import DataError
+from oodbench.errors import DataError, OptionError
 from oodbench.samples import ImageFiles, Samples, image_folder
 
 from ._find import Reader, find, folders, parquet
@@ -46,12 +46,12 @@ def _listed(
             path = base / lists[split]
             if not path.is_file():
                 continue
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
             try:
-                found = [entry(line.strip()) for line in lines if not line.startswith("#")]
+                lines = path.read_text(encoding="utf-8").splitlines()
+                found = [entry(line) for raw in lines if (line := raw.strip()) and line[0] != "#"]
             except (ValueError, IndexError) as error:
                 raise DataError(
-                    f"{name}: {path} has a line that names no image ({error})."
+                    f"{name}: {path} has a line that names no image ({error}). Get it again."
                 ) from error
             if not found:
                 raise DataError(f"{name}: {path} names no images. Get it again.")
@@ -62,16 +62,17 @@ def _listed(
             return ImageFiles(f"{name}/{split}", base / images, paths, labels, classes)
         return None
 
-    read.looked_for = tuple(  # type: ignore[attr-defined]
-        f"{base}/{next(iter(lists.values()))}" for base in bases[:1]
-    )
+    def looked_for(split: str) -> list[str]:
+        return [f"{bases[0]}/{lists[split]}"] if split in lists else []
+
+    read.looked_for = looked_for  # type: ignore[attr-defined]
     return read
 
 
 def _in_folder(line: str) -> tuple[str, str]:
     """A line such as ``banded/banded_0002.jpg``."""
     folder, _, file = line.partition("/")
-    if not file:
+    if not folder or not file:
         raise ValueError(line)
     return line, folder
 
@@ -85,10 +86,22 @@ def _food(line: str) -> tuple[str, str]:
 def _pet(line: str) -> tuple[str, str]:
     """A line such as ``Abyssinian_100 1 1 1``: image, class, species, breed."""
     name = line.split()[0]
-    label, underscore, _ = name.rpartition("_")
-    if not underscore:
+    label, _, _ = name.rpartition("_")
+    if not label:
         raise ValueError(line)
     return f"{name}.jpg", label
+
+
+def _validation_as_test(reader: Reader) -> Reader:
+    """Of a snapshot without a test split the one called ``validation``, as Food-101's."""
+
+    def read(root: Path, name: str, split: str) -> Samples | None:
+        found = reader(root, name, "validation") if split == "test" else None
+        if found is not None:
+            found.name = f"{name}/{split}"
+        return found
+
+    return read
 
 
 def _spec(
@@ -102,9 +115,12 @@ def _spec(
     licence: str,
     citation: str,
 ) -> DatasetSpec:
-    readers = (folders(f"{name}/{{split}}"), reader, parquet("image", label))
+    snapshot = parquet("image", label)
+    readers = (folders(f"{name}/{{split}}"), reader, snapshot, _validation_as_test(snapshot))
 
     def load(split: str) -> Samples:
+        if split not in splits:
+            raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}.")
         return find(name, split, readers, f"torchvision.datasets.{how}(root, download=True)")
 
     return DatasetSpec(name, load, splits, description, source, licence, citation)
@@ -173,10 +189,13 @@ def _caltech(root: Path, name: str, split: str) -> Samples | None:
     whole = image_folder(f"{name}/{split}", folder)
     kept = np.array([c != "BACKGROUND_Google" for c in whole.classes])
     rows = np.flatnonzero(kept[whole.labels])
-    # class by class in the order of digests, which is as good as random
-    rows = rows[np.lexsort((whole.digests[rows], whole.labels[rows]))]
-    labels = whole.labels[rows]
-    rank = np.arange(len(rows)) - np.searchsorted(labels, labels)
+    # class by class in the order of digests, which is as good as random; equal images stay together
+    order = np.lexsort((whole.digests[rows], whole.labels[rows]))
+    rows = rows[order]
+    labels, digests = whole.labels[rows], whole.digests[rows]
+    is_new = np.r_[True, (labels[1:] != labels[:-1]) | (digests[1:] != digests[:-1])]
+    first = np.maximum.accumulate(np.where(is_new, np.arange(len(rows)), 0))
+    rank = first - np.searchsorted(labels, labels)
     rows = np.sort(rows[(rank < CALTECH_TRAIN) == (split == "train")])
     classes = [c for c in whole.classes if c != "BACKGROUND_Google"]
     number = np.cumsum(kept) - 1
@@ -203,25 +222,24 @@ TEN = tuple(
     "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched "
     "crystalline".split()
 )
-"""The classes of ``textures10``."""
+"""The classes of ``textures10-halves``."""
 
 
 def _half(split: str) -> Samples:
+    name = "textures10-halves"
+    if split not in ("train", "test"):
+        raise OptionError(f"{name} has the splits train, test, not {split!r}.")
     layouts = ("textures10/test", "textures10")
-    whole = find(
-        "textures10", "test", (folders(*layouts),), "the ten classes of DTD, 40 images each"
-    )
+    whole = find(name, split, (folders(*layouts),), "ten classes of DTD, 40 images each")
     if whole.classes != TEN:
-        raise DataError(
-            f"textures10 has the classes {', '.join(TEN)}, not {', '.join(whole.classes)}."
-        )
+        raise DataError(f"{name} has the classes {', '.join(TEN)}, not {', '.join(whole.classes)}.")
     half = held_out(whole, 0.5)[split == "test"]
-    half.name = f"textures10/{split}"
+    half.name = f"{name}/{split}"
     return half
 
 
 TEXTURES10 = DatasetSpec(
-    "textures10",
+    "textures10-halves",
     _half,
     ("train", "test"),
     "ten classes of Describable Textures, 40 images each, short side 160; a half for training",

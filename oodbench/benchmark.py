@@ -211,7 +211,8 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
         found = DATASETS.resolve(name)
         if isinstance(found, DatasetSpec):
             return found
-        raise UnknownNameError(f"the dataset {name!r} wants an argument: {name}:PATH.")
+        wanted = "PATH" if name == "folder" else "ID"
+        raise UnknownNameError(f"the dataset {name!r} wants an argument: {name}:{wanted}.")
     root = files.data_dir() / name
     if "/" not in name and ":" not in name and name not in ("", ".", "..") and root.is_dir():
         return folder_spec(name, root)

@@ -235,7 +235,7 @@ def compare_command(
     ],
     backbone: Annotated[
         list[str],
-        typer.Option("--backbone", help="Networks, separated by commas; any timm names."),
+        typer.Option("--backbone", help="Networks, by commas: timm names, or NAME@CHECKPOINT."),
     ],
     id_name: Id = None,
     benchmark: BenchmarkName = None,

@@ -41,7 +41,7 @@ def compare(
 
     Args:
         id: the ID set.
-        backbones: names of the networks.
+        backbones: names of the networks; ``NAME@FILE`` for one whose weights are in a checkpoint.
         detectors: names or objects, for all networks.
         benchmark: another protocol's name, or a :class:`Benchmark`.
         method: how the networks are had; None for a linear probe on each as it is.
@@ -60,12 +60,14 @@ def compare(
     results = Results()
     failed: list[OODBenchError] = []
     for backbone in backbones:
+        name, _, checkpoint = backbone.partition("@")
         try:
             found = evaluate(
                 benchmark=chosen,
                 detectors=made,
                 method=method,
-                backbone=backbone,
+                backbone=name,
+                checkpoint=checkpoint or None,
                 report=report,
                 **options,
             )

@@ -97,7 +97,7 @@ def _benchmark(name: str) -> str:
             f"benchmark {name}",
             f"ID:       {found.id.name}: {found.id.description}",
             *(
-                f"{g.group}:{'':{8 - len(g.group)}} {g.spec.name}: {g.spec.description}"
+                f"{g.group}:{'':{max(8 - len(g.group), 0)}} {g.spec.name}: {g.spec.description}"
                 for g in found.ood
             ),
             *(f"chosen on: {spec.name}: {spec.description}" for spec in found.validation),

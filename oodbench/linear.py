@@ -105,8 +105,9 @@ class Regression:
             mean += delta * (len(x) / seen)
         covariance = scatter / self.count
         scale = float(covariance.diagonal().mean().clamp(min=1e-30).sqrt())
-        values, vectors = torch.linalg.eigh(covariance.float() / scale**2)
-        return mean.float(), scale, values.clamp(min=0), vectors
+        # in double precision: with fewer samples than dimensions most eigenvalues are the same zero
+        values, vectors = torch.linalg.eigh(covariance / scale**2)
+        return mean.float(), scale, values.clamp(min=0).float(), vectors.float()
 
 
 @dataclass

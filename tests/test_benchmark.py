@@ -28,6 +28,9 @@ from oodbench.samples import ImageArrays, Samples
 
 from .conftest import write_images
 
+FACTORIES = {"folder", "imagenet-without", "imagenet500-without"}
+"""Datasets that are made of what stands behind a colon."""
+
 CIFAR = {
     # dataset: archive's folder, files (split, name), label key, class names' file and key
     "cifar10": (
@@ -323,7 +326,7 @@ def test_ood_layouts(name: str, layout: str) -> None:
     assert len(DATASETS.get(name).load("test")) == 3
 
 
-@pytest.mark.parametrize("name", sorted(set(oodbench.list_datasets()) - {"folder"}))
+@pytest.mark.parametrize("name", sorted(set(oodbench.list_datasets()) - FACTORIES))
 def test_missing_data_says_where_it_looked_and_how_to_get_it(name: str) -> None:
     found = DATASETS.get(name)
     for split in found.splits:

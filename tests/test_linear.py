@@ -55,9 +55,7 @@ def test_the_head_reads_features_as_they_are() -> None:
     fit = linear.fit(Regression(x, y, 4), 1e-3)
     centred = x - x.mean(dim=0)
     scaled = centred / centred.square().mean().sqrt()
-    torch.testing.assert_close(
-        fit.head(x), scaled @ fit.weight.T + fit.bias, atol=1e-3, rtol=1e-3
-    )
+    torch.testing.assert_close(fit.head(x), scaled @ fit.weight.T + fit.bias, atol=1e-3, rtol=1e-3)
 
 
 def test_no_small_step_improves_it() -> None:
