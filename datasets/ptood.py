@@ -128,4 +128,4 @@ def caltech101() -> Benchmark:
 def folder(path: str) -> Benchmark:
     """Your own images as ID, ptood/folder:PATH; ImageNet classes of the same name are left out."""
     own = folder_benchmark(path)
-    return _benchmark(f"folder:{path}", own.id, preprocess=own.preprocess)
+    return replace(_benchmark(f"folder:{path}", own.id), preprocess=own.preprocess)

@@ -407,7 +407,8 @@ def load_classifier(
         ]
         raise CheckpointError(
             f"{checkpoint} does not fit {name} with {num_classes} classes; {'; '.join(parts)}. "
-            "Is it another architecture (--backbone), or of another ID set (--id)?"
+            "Is it another architecture (--backbone), or of another ID set (--id)? A pre-trained "
+            "network without a head for these classes goes with --method frozen or linear-probe."
         )
     network.load_state_dict(renamed, strict=False)
     return network.eval(), metadata

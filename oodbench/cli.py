@@ -54,7 +54,11 @@ Option = Annotated[
 ]
 Checkpoint = Annotated[
     str | None,
-    typer.Option("--checkpoint", help="A trained classifier (safetensors, .pt); needs --backbone."),
+    typer.Option(
+        "--checkpoint",
+        help="A trained classifier (safetensors, .pt), or with --method frozen or linear-probe "
+        "pre-trained weights; needs --backbone.",
+    ),
 ]
 Mean = Annotated[
     str | None,

@@ -5,11 +5,13 @@ Started as a program, this file is what both processes run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from torch import Tensor, nn
 
 from oodbench import Benchmark, DatasetSpec, Hardware, Outputs, Preprocess
 from oodbench.errors import OODBenchError
-from oodbench.extract import extract, is_first_process
+from oodbench.extract import barrier, extract, is_first_process
 from oodbench.multimodal import MultimodalEncoders
+from oodbench.outputs import to_numpy
 from oodbench.registry import BACKBONES
 from oodbench.samples import ImageArrays, MultimodalSamples
 from oodbench.train import Run, plan, train
@@ -93,6 +96,34 @@ def runs() -> list[Run]:
 PALM_ONLY = ("prototypes_per_class", "topk")
 
 
+def probed(folder: Path, hardware: Hardware) -> None:
+    """A linear probe on a frozen network, whose outputs the processes share out."""
+    import timm
+
+    torch.manual_seed(0)
+    path = folder / "frozen.pt"
+    if is_first_process():
+        torch.save(timm.create_model("test_resnet").state_dict(), path)
+    barrier()
+    spec = DatasetSpec("toy", lambda _: samples(58, 0), ("train", "test"))
+    toy = Benchmark("toy/frozen", spec, (), (), PREPROCESS)
+    run = plan(
+        toy,
+        "linear-probe",
+        backbone="test_resnet",
+        checkpoint=path,
+        overrides={"input_size": 32, "layers": 0},
+    )
+    counts: list[int] = []
+    method = train(run, hardware, on_forward=counts.append)
+    own = run.encoder
+    assert own is not None
+    outputs = extract(method, samples(21, 1), own.own_preprocess, hardware=hardware)
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    np.save(folder / f"probe{rank}.npy", to_numpy(outputs.logits))
+    (folder / f"probe{rank}.json").write_text(json.dumps(counts))
+
+
 def unkeyed(image: Image.Image) -> Tensor:
     return PREPROCESS(image)
 
@@ -116,9 +147,22 @@ def main(devices: int, folder: Path) -> None:
             extract(networks[0], samples(9, 2), unkeyed, hardware=hardware)
     except OODBenchError as error:
         refused = str(error)
+    with another_cache(folder):
+        probed(folder, hardware)
     rank = torch.distributed.get_rank() if devices > 1 else 0
     assert is_first_process() == (rank == 0)
     (folder / f"rank{rank}.json").write_text(json.dumps({"counts": counts, "refused": refused}))
+
+
+@contextlib.contextmanager
+def another_cache(folder: Path) -> Iterator[None]:
+    """So that what the tests count in the first one stays what it is."""
+    before = os.environ["OODBENCH_CACHE"]
+    os.environ["OODBENCH_CACHE"] = str(folder / "probe-cache")
+    try:
+        yield
+    finally:
+        os.environ["OODBENCH_CACHE"] = before
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +268,16 @@ def test_extraction_fills_one_cache(one: Path, two: Path) -> None:
         torch.testing.assert_close(
             found.extra["embedding"], expected.extra["embedding"], rtol=1e-4, atol=1e-5
         )
+
+
+def test_a_probe_on_two_processes_is_that_of_one(one: Path, two: Path) -> None:
+    alone = np.load(one / "probe0.npy")
+    for rank in (0, 1):
+        np.testing.assert_allclose(np.load(two / f"probe{rank}.npy"), alone, rtol=1e-2, atol=1e-2)
+    counts = [json.loads((two / f"probe{rank}.json").read_text()) for rank in (0, 1)]
+    assert sum(map(sum, counts)) == 58, "each training image went through one process"
+    assert all(map(sum, counts)), "both took part"
+    assert json.loads((one / "probe0.json").read_text()) == [58]
 
 
 def test_each_image_goes_through_one_process_once(two: Path) -> None:

@@ -1,0 +1,103 @@
+"""Images a second of extraction from a frozen backbone, against the bare network on tensors.
+
+Usage: ``python benchmarks/extraction.py [--backbone tf_efficientnet_lite0.pypi] [--images 512]
+[--batch 64] [--repeat 3] [--folder PATH]``
+
+The bare loop runs ``model(batch)`` in ``torch.inference_mode`` over batches that are in memory as
+tensors: in timm's memory format, and in channels_last. Extraction reads the images from their
+files, decodes and preprocesses them in a worker beside the network, and writes the outputs to the
+cache. Both use the same batch size and threads; each side's time is the least of several runs in
+turn, and starting the worker, the digests and Lightning's set-up are within extraction's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from oodbench.extract import Hardware, extract
+from oodbench.pretrained import create_pretrained
+from oodbench.samples import Samples, image_folder
+
+
+def photographs(folder: Path, n: int) -> Path:
+    """JPEG files of 240 x 180 pixels, pieces of two photographs."""
+    rng = np.random.default_rng(0)
+    sources = load_sample_images().images
+    for number in range(n):
+        source = sources[number % 2]
+        height, width, _ = source.shape
+        y, x = int(rng.integers(0, height - 180)), int(rng.integers(0, width - 240))
+        piece = Image.fromarray(source[y : y + 180, x : x + 240])
+        piece.save(folder / f"{number}.jpg", quality=90)
+    return folder
+
+
+def bare(model: nn.Module, batches: list[Tensor]) -> float:
+    with torch.inference_mode():
+        model(batches[0])
+        began = time.perf_counter()
+        for batch in batches:
+            model(batch)
+    return sum(map(len, batches)) / (time.perf_counter() - began)
+
+
+def extraction(model: nn.Module, samples: Samples, preprocess: object, hardware: Hardware) -> float:
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["OODBENCH_CACHE"] = cache
+        began = time.perf_counter()
+        extract(model, samples, preprocess, hardware=hardware)  # type: ignore[arg-type]
+        return len(samples) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0.pypi")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="Photographs; some are made if not given.")
+    given = parser.parse_args()
+    encoder = create_pretrained(given.backbone)
+    preprocess = encoder.own_preprocess
+    hardware = Hardware("cpu", "1", batch_size=given.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = image_folder(
+            "photographs", given.folder or photographs(Path(folder), given.images)
+        )
+        n = min(given.images, len(samples))
+        tensors = torch.stack([preprocess(samples[i]) for i in range(n)])
+        plain = list(tensors.split(given.batch))
+        last = [batch.contiguous(memory_format=torch.channels_last) for batch in plain]
+        best = {"bare": 0.0, "bare, channels_last": 0.0, "extraction": 0.0}
+        model = encoder.model
+        for _ in range(given.repeat):
+            model.to(memory_format=torch.contiguous_format)
+            best["bare"] = max(best["bare"], bare(model, plain))
+            model.to(memory_format=torch.channels_last)
+            name = "bare, channels_last"
+            best[name] = max(best[name], bare(model, last))
+            found = extraction(encoder, samples, preprocess, hardware)
+            best["extraction"] = max(best["extraction"], found)
+    print(
+        f"{given.backbone}, {preprocess.size} px, {len(samples)} images in batches of "
+        f"{given.batch}, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    )
+    for name, speed in best.items():
+        print(f"{name:20s} {speed:7.1f} images/s  ({best['extraction'] / speed:.0%} reached)")
+
+
+if __name__ == "__main__":
+    main()
