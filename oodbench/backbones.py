@@ -297,7 +297,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict and the metadata of a safetensors or ``.pt`` file; runs no code from it.
 
-    A ``state_dict`` or ``model`` entry is unpacked, a ``module.`` prefix (DataParallel) dropped.
+    A ``state_dict``, ``model`` or ``teacher`` entry is unpacked, a ``module.`` prefix
+    (DataParallel) dropped.
 
     Raises:
         CheckpointError: no such file, damaged, or a pickle that wants to run code.
@@ -325,7 +326,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
         ) from error
     except Exception as error:  # each format has its own error for a damaged file
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "teacher"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -11,10 +11,12 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from oodbench import files
@@ -154,21 +156,22 @@ class PretrainedEncoder(nn.Module):
         Raises:
             OptionError: images of a size that the network cannot take.
         """
+        height, width = images.shape[-2:]
         size = self.input["size"]
-        if self.fixed and tuple(images.shape[-2:]) != (size, size):
+        if self.fixed and (height, width) != (size, size):
             raise OptionError(
-                f"{self.name} takes images of {size} x {size} pixels, not "
-                f"{images.shape[-2]} x {images.shape[-1]}. Leave the preprocessing to it, or have "
-                f"it made for another size: --recipe-set input_size={images.shape[-1]}."
+                f"{self.name} takes images of {size} x {size} pixels, not {height} x {width}. "
+                "Leave the preprocessing to it, or have it made for another size: "
+                f"--recipe-set input_size={width}."
             )
         try:
             return self._outputs(images)
         except (RuntimeError, AssertionError) as error:
-            if not re.search("input (size|height|width)|output size", str(error), re.IGNORECASE):
+            told = re.search("input (size|height|width)|output size", str(error), re.IGNORECASE)
+            if isinstance(error, RuntimeError) and not told:
                 raise
             raise OptionError(
-                f"{self.name} cannot take images of {images.shape[-2]} x {images.shape[-1]} pixels "
-                f"({str(error).splitlines()[0]}). Its own size is {size}."
+                f"{self.name} cannot take images of {height} x {width} pixels ({_line(error)})."
             ) from error
 
     def _outputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -177,11 +180,13 @@ class PretrainedEncoder(nn.Module):
             return {"features": model(images)}
         inner: list[Tensor] = []
         if self.stages:
-            last, inner = model.forward_intermediates(images, indices=list(self.stages.values()))
+            last, inner = model.forward_intermediates(
+                images, indices=list(self.stages.values()), stop_early=False
+            )
         else:
             last = model.forward_features(images)
         given = {"features": model.forward_head(last, pre_logits=True)}
-        if last.ndim == 3 and self.prefix_tokens:
+        if isinstance(last, Tensor) and last.ndim == 3 and self.prefix_tokens:
             if getattr(model, "cls_token", None) is not None:
                 given["features/cls"] = last[:, 0]
             given["features/patches"] = last[:, self.prefix_tokens :].mean(dim=1)
@@ -204,11 +209,12 @@ def _stages(model: nn.Module, layers: int) -> dict[str, int]:
         return {}
     known: Any = getattr(model, "feature_info", None)
     known = list(getattr(known, "info", known) or ())
-    n = len(known)
-    chosen = sorted(
-        {round(n * (i + 1) / (layers + 1)) - 1 for i in range(layers)} & set(range(n - 1))
-    )
-    return {known[i]["module"]: i for i in chosen}
+    names = [one["module"] for one in known]
+    if len(set(names)) < len(names):  # branches side by side, which timm numbers in its own way
+        return {}
+    last = len(names) - 1
+    steps = (round(len(names) * (i + 1) / (layers + 1)) - 1 for i in range(layers))
+    return {names[i]: i for i in sorted(set(steps)) if 0 <= i < last}
 
 
 def create_pretrained(
@@ -237,8 +243,10 @@ def create_pretrained(
         CheckpointError: the file does not fit.
         OODBenchError: the weights cannot be fetched; says how to give them.
     """
+    if input_size is not None and input_size < 1:
+        raise OptionError(f"{name}: input_size must be at least 1 pixel, not {input_size}.")
     if name in BACKBONES:
-        return _own(name, checkpoint, layers, preprocess)
+        return _ready(_own(name, checkpoint, input_size, layers, preprocess))
     packaged = PACKAGED.get(name)
     architecture = name.removesuffix(".pypi") if packaged else name
     _check_name(name, architecture)
@@ -253,13 +261,37 @@ def create_pretrained(
     told.update(packaged.inputs if packaged else {})
     own = _preprocess_of(name, told, input_size)
     fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
-    return PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers)
+    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    sides = patch if isinstance(patch, tuple) else ()
+    if fixed and any(isinstance(side, int) and own.size % side for side in sides):
+        raise OptionError(
+            f"{name} cannot be made for images of {own.size} pixels: its patches are of "
+            f"{' x '.join(map(str, sides))}. Choose a multiple."
+        )
+    return _ready(PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers))
+
+
+def _ready(encoder: PretrainedEncoder) -> PretrainedEncoder:
+    """The encoder after a first look at nothing: of a size that it takes, its buffers filled.
+
+    Some networks make tables when they first see an image, which must not change what they are.
+    """
+    size, channels = encoder.input["size"], len(encoder.input["mean"])
+    with torch.no_grad():
+        encoder.outputs(torch.zeros(1, channels, size, size))
+    return encoder
 
 
 def _own(
-    name: str, checkpoint: str | Path | None, layers: int, preprocess: Preprocess | None
+    name: str,
+    checkpoint: str | Path | None,
+    input_size: int | None,
+    layers: int,
+    preprocess: Preprocess | None,
 ) -> PretrainedEncoder:
-    if checkpoint is None or not isinstance(preprocess, Preprocess):
+    if checkpoint is not None and not isinstance(preprocess, Preprocess):
+        raise OptionError(f"{name} brings no preprocessing of its own: give it one.")
+    if checkpoint is None or preprocess is None:
         raise OptionError(
             f"{name!r} is not pre-trained. Name a network of timm's (--backbone "
             "vit_small_patch14_dinov2.lvd142m; timm.list_pretrained() has them all) or of "
@@ -269,8 +301,9 @@ def _own(
     metadata = _load(model, name, checkpoint)
     if {"mean", "std"} <= set(metadata):
         mean, std = (tuple(map(float, metadata[key].split(","))) for key in ("mean", "std"))
-        values = {field: getattr(preprocess, field) for field in preprocess.__match_args__}
-        preprocess = Preprocess(**{**values, "mean": mean, "std": std})
+        preprocess = replace(preprocess, mean=mean, std=std)
+    if input_size is not None:
+        preprocess = replace(preprocess, size=input_size, pre_size=None)
     return PretrainedEncoder(name, model.eval(), preprocess, layers=layers)
 
 
@@ -298,7 +331,10 @@ def _guess(name: str, known: list[str]) -> str:
 
 
 def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> Any:
-    """The network, and its weights where they are fetched from a hub."""
+    """The network, and its weights where they are fetched from a hub.
+
+    It is made without them first, so that what is wrong with it is not taken for the hub's fault.
+    """
     import timm
 
     if pretrained and not timm.is_model_pretrained(architecture):
@@ -306,24 +342,29 @@ def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> A
             f"timm has no weights of {name}. Give a file that has them: --checkpoint FILE."
         )
 
-    def create(**options: Any) -> Any:
-        return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **options)
-
-    try:
+    def create(pretrained: bool) -> Any:
+        made = partial(timm.create_model, architecture, pretrained=pretrained, num_classes=0)
         try:
-            return create(**options)
+            return made(**options)
         except TypeError as error:  # a network of convolutions takes any size, and no such option
             if "img_size" not in str(error):
                 raise
-            return create()
+            return made()
+
+    try:
+        model = create(False)
     except AssertionError as error:
         raise OptionError(
-            f"{name} cannot be made for images of {options.get('img_size')} pixels ({error}). "
-            "Try a multiple of its patch size."
+            f"{name} cannot be made for images of {options.get('img_size')} pixels "
+            f"({_line(error)}). Try a multiple of its patch size."
         ) from error
+    except Exception as error:  # of whatever a network's constructor makes of its arguments
+        raise OODBenchError(f"timm could not make {name!r} ({_line(error)}).") from error
+    if not pretrained:
+        return model
+    try:
+        return create(True)
     except Exception as error:  # what a hub client raises is no one's to list
-        if not pretrained:
-            raise OODBenchError(f"timm could not make {name!r} ({_line(error)}).") from error
         packaged = [key for key in PACKAGED if key.startswith(f"{architecture.partition('.')[0]}.")]
         instead = (
             f", or use --backbone {packaged[0]}, whose weights need no hub" if packaged else ""
@@ -342,10 +383,11 @@ def _line(error: Exception) -> str:
 def _preprocess_of(name: str, told: Mapping[str, Any], input_size: int | None) -> Preprocess:
     """The evaluation transform of timm as a :class:`Preprocess`."""
     _, height, width = told["input_size"]
-    if height != width or told["crop_mode"] not in ("center", "squash"):
+    if height != width or told["crop_mode"] not in ("center", "squash") or told["crop_pct"] > 1:
         raise OptionError(
-            f"{name} sees images of {height} x {width} pixels, fitted by {told['crop_mode']!r}; "
-            "oodbench has squares that are cropped or stretched. Choose another backbone."
+            f"{name} sees images of {height} x {width} pixels, fitted by {told['crop_mode']!r} to "
+            f"{told['crop_pct']:.0%}; oodbench has squares that are cropped or stretched, without "
+            "a border. Choose another backbone."
         )
     size = input_size or height
     return Preprocess(
@@ -452,12 +494,9 @@ def _load(model: nn.Module, name: str, checkpoint: str | Path) -> dict[str, str]
             raise _unfit(name, checkpoint, f"timm's conversion fails: {_line(error)}") from error
     classifiers: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or _HEADS
     heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
-    state = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(tuple(h + "." for h in heads))
-    }
+    tops = {head.partition(".")[0] for head in heads}  # some are more than a linear layer
     wanted = model.state_dict()
+    state = {k: v for k, v in state.items() if k in wanted or k.partition(".")[0] not in tops}
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in wanted]
     misshapen = [

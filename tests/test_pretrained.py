@@ -351,7 +351,7 @@ def test_input_size_of_a_network_of_convolutions_is_that_of_its_images(pair: Pai
     images = encoder.own_preprocess(PHOTOGRAPH)[None]
     assert images.shape == (1, 3, 64, 64)
     assert torch.equal(encoder(images), model(images))
-    with pytest.raises(OptionError, match=r"convnext_atto cannot take images of 16 x 16 .* 64\."):
+    with pytest.raises(OptionError, match="convnext_atto cannot take images of 16 x 16"):
         encoder.outputs(torch.zeros(1, 3, 16, 16))
 
 
