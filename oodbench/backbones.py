@@ -388,26 +388,10 @@ def load_classifier(
             renamed[f"linear.{key.removeprefix(prefix + '.')}"] = value
         else:
             renamed[key if key.startswith("backbone.") else f"backbone.{key}"] = value
-    missing = sorted(set(wanted) - set(renamed) - _buffers(wanted, "num_batches_tracked"))
-    unexpected = sorted(set(renamed) - set(wanted))
-    misshapen = [
-        f"{key} {list(renamed[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted
-        if key in renamed and renamed[key].shape != wanted[key].shape
-    ]
-    if missing or unexpected or misshapen:
-        parts = [
-            f"{what}: {', '.join(k.removeprefix('backbone.') for k in keys[:6])}"
-            + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
-            for what, keys in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", misshapen),
-            )
-            if keys
-        ]
+    if reason := misfit(renamed, wanted):
         raise CheckpointError(
-            f"{checkpoint} does not fit {name} with {num_classes} classes; {'; '.join(parts)}. "
+            f"{checkpoint} does not fit {name} with {num_classes} classes; "
+            f"{reason.replace('backbone.', '')}. "
             "Is it another architecture (--backbone), or of another ID set (--id)? A pre-trained "
             "network without a head for these classes goes with --method frozen or linear-probe."
         )
@@ -415,5 +399,22 @@ def load_classifier(
     return network.eval(), metadata
 
 
-def _buffers(state: Mapping[str, Tensor], suffix: str) -> set[str]:
-    return {key for key in state if key.endswith(suffix)}
+def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], most: int = 6) -> str:
+    """Which names of a state dict are missing, unexpected or of another shape; ``""`` if it fits.
+
+    How many batches a normalisation has seen may be missing. At most ``most`` of each are named.
+    """
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in wanted]
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    return "; ".join(
+        f"{what}: {', '.join(keys[:most])}"
+        + (f" and {len(keys) - most} more" if len(keys) > most else "")
+        for what, keys in kinds
+        if keys
+    )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import files
-from oodbench.backbones import create_backbone, read_checkpoint
+from oodbench.backbones import create_backbone, misfit, read_checkpoint
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES
@@ -497,25 +497,9 @@ def _load(model: nn.Module, name: str, checkpoint: str | Path) -> dict[str, str]
     tops = {head.partition(".")[0] for head in heads}  # some are more than a linear layer
     wanted = model.state_dict()
     state = {k: v for k, v in state.items() if k in wanted or k.partition(".")[0] not in tops}
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in wanted]
-    misshapen = [
-        f"{key} {list(state[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    if missing or unexpected or misshapen:
-        parts = [
-            f"{what}: {', '.join(keys[:4])}" + (f" and {len(keys) - 4} more" if keys[4:] else "")
-            for what, keys in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", misshapen),
-            )
-            if keys
-        ]
+    if reason := misfit(state, wanted, most=4):
         read = f"read as one of {used[0].name}; " if used else ""
-        raise _unfit(name, checkpoint, read + "; ".join(parts))
+        raise _unfit(name, checkpoint, read + reason)
     model.load_state_dict(state, strict=False)
     return metadata
 
