@@ -93,7 +93,7 @@ class Subject:
 
     Args:
         contender: the network.
-        preprocess: the benchmark's, for a contender without its own.
+        preprocess: the benchmark's, for a contender without its own and a network without its own.
         hardware: where and how it runs.
         on_forward: called with the number of samples that went through the network.
         modality: of a network of several, the one whose predictions are scored; None for the
@@ -110,7 +110,8 @@ class Subject:
     ) -> None:
         self.network = as_network(contender.network, contender.layer)
         self.modality = modality
-        self.preprocess = contender.preprocess or preprocess
+        own = getattr(self.network, "own_preprocess", None)
+        self.preprocess = contender.preprocess or own or preprocess
         self.hardware = hardware
         self.on_forward = on_forward
 
@@ -243,6 +244,13 @@ class Networks:
         if self.are_given(benchmark, detectors):
             yield self._given(benchmark, len(reference.classes), own, report), list(detectors)
             return
+        frozen = [name for name in self._methods(benchmark, detectors) if is_frozen(name)]
+        if own is not None and frozen:
+            raise OptionError(
+                f"{frozen[0]} takes a network with the preprocessing that it was trained in, which "
+                "preprocess, mean and std cannot change. Leave them out; another size of the "
+                "images: --recipe-set input_size=N."
+            )
         runs = [
             plan(
                 benchmark,
@@ -280,7 +288,7 @@ class Networks:
                 recipe=run.recipe_name,
                 recipe_options=dataclasses.asdict(run.recipe),
                 seed=run.seed,
-                preprocess=own or getattr(network, "own_preprocess", None),
+                preprocess=own,
                 trained_on=run.samples,
             )
             yield (

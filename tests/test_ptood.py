@@ -21,7 +21,7 @@ from oodbench.detectors.ptood import PTOOD, Frozen, LinearProbe
 from oodbench.errors import DataError, MissingOutputError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.extract import Hardware, extract
-from oodbench.pretrained import PretrainedEncoder
+from oodbench.pretrained import PretrainedEncoder, create_pretrained
 from oodbench.samples import ImageArrays, Subset
 from oodbench.train import plan, train
 
@@ -226,6 +226,20 @@ def test_detectors_find_their_own_method_where_networks_are_pre_trained(
     assert row["backbone"] == f"{NETWORK} (weights.safetensors)"
     assert row["preprocess"]["size"] == SIZE
     assert row["recipe_options"]["input_size"] == SIZE
+
+
+def test_an_encoder_is_evaluated_in_its_own_preprocessing(checkpoint: Path) -> None:
+    encoder = create_pretrained(NETWORK, checkpoint=checkpoint, input_size=SIZE)
+    given = oodbench.evaluate(encoder, benchmark=benchmark(), detectors="knn", hardware=CPU)
+    named = evaluated(checkpoint, ["knn"], backbone=NETWORK, method="frozen")
+    assert [row["auroc"] for row in given.rows] == [row["auroc"] for row in named.rows]
+    assert given.rows[0]["preprocess"]["size"] == SIZE
+
+
+def test_the_preprocessing_of_a_frozen_network_is_not_changed(checkpoint: Path) -> None:
+    for given in ({"mean": (0.1, 0.2, 0.3)}, {"preprocess": benchmark().preprocess}):
+        with pytest.raises(OptionError, match="input_size"):
+            evaluated(checkpoint, ["ptood"], backbone=NETWORK, **given)
 
 
 def probe(recipe: Any = None, classes: int = 5, width: int = 24) -> LinearProbe:
