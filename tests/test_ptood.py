@@ -95,7 +95,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     outputs = PretrainedEncoder.outputs
 
     def counting(self: PretrainedEncoder, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        counts.append(len(batch))
+        if batch.any():  # a network of another size looks at nothing when it is made
+            counts.append(len(batch))
         return outputs(self, batch)
 
     monkeypatch.setattr(PretrainedEncoder, "outputs", counting)
@@ -125,6 +126,23 @@ def test_the_network_sees_each_image_once_whatever_is_put_on_it(
     )
     evaluated(checkpoint, ["ptood"], method="frozen", backbone=NETWORK)  # none
     evaluated(checkpoint, ["msp"], seed=[1, 2], backbone=NETWORK)
+    assert seen == []
+
+
+def test_a_second_evaluation_runs_no_pass_at_all(checkpoint: Path, seen: list[int]) -> None:
+    at_its_own_size: dict[str, Any] = {"backbone": NETWORK, "recipe_options": {}}
+    evaluated(checkpoint, ["msp"], **at_its_own_size)
+    assert sum(seen) == 152
+    seen.clear()
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a pass")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm.models.ResNet, "forward_features", refuse)
+        patch.setattr(timm.models.ResNet, "forward_intermediates", refuse)
+        found = evaluated(checkpoint, ["ptood", "energy", "vim"], seed=1, **at_its_own_size)
+    assert not found.failures
     assert seen == []
 
 
