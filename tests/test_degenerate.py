@@ -145,7 +145,7 @@ def may_refuse(detector: Detector, case: str) -> bool:
     if case == "nothing to learn from":
         return type(detector).fit is not Detector.fit
     if case == "one sample":
-        return name in ("knn", "nnguide", "she")
+        return name in ("knn", "nnguide", "ptood", "she")
     if case == "a class without a sample":
         return name in BY_CLASS
     return case == "the last class without a sample" and name == "she"
@@ -173,7 +173,7 @@ def test_degenerate_input(name: str, options: dict[str, Any], case: str) -> None
             assert may_refuse(detector, case), said
 
 
-@pytest.mark.parametrize("name", ["knn", "nnguide"])
+@pytest.mark.parametrize("name", ["knn", "nnguide", "ptood"])
 def test_more_neighbours_than_training_samples(name: str) -> None:
     p = problem(n=30)
     message = rf"{name}: k=31 exceeds the 30 training samples; choose a smaller k"

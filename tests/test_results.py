@@ -234,8 +234,9 @@ def test_rows_from_before_a_column_was_there_keep_their_id() -> None:
                     stored.pop(later, None)
                     assert row_id(stored) == row_id({**stored, later: None})
     made = evaluate().rows[0]
-    assert COLUMNS[-5:] == ("tuned", "id_miou", "id_map", "binning_error", "modality")
-    for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("modality", "audio")):
+    of_tasks = ("tuned", "id_miou", "id_map", "binning_error", "modality")
+    assert COLUMNS[-9:] == (*of_tasks, "separability", "gap", "gap_low", "gap_high")
+    for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("modality", "audio"), ("gap", 0.1)):
         assert made[later] is None
         assert row_id({k: v for k, v in made.items() if k != later}) == made["row_id"]
         assert row_id({**made, later: value}) != made["row_id"]
