@@ -194,7 +194,7 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
     groups = [group for group in GROUPS if any(row["group"] == group for _, row in points)]
     across = min(4, len(detectors))
     down = -(-len(detectors) // across)
-    figure = Figure(figsize=(3.2 * across + 0.6, 2.9 * down + 1.2), layout="constrained")
+    figure = Figure(figsize=(3.2 * across + 2.6, 2.9 * down + 0.6), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for panel, name in zip(panels.flat, detectors, strict=False):
         panel.set_title(name, fontsize=10)
@@ -224,7 +224,7 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
         )
         for i, name in enumerate(networks)
     ]
-    figure.legend(handles=legend, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=legend, loc="outside right upper", fontsize=8, frameon=False)
     path = Path(path)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
