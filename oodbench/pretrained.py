@@ -261,13 +261,6 @@ def create_pretrained(
     told.update(packaged.inputs if packaged else {})
     own = _preprocess_of(name, told, input_size)
     fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
-    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    sides = patch if isinstance(patch, tuple) else ()
-    if fixed and any(isinstance(side, int) and own.size % side for side in sides):
-        raise OptionError(
-            f"{name} cannot be made for images of {own.size} pixels: its patches are of "
-            f"{' x '.join(map(str, sides))}. Choose a multiple."
-        )
     encoder = PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers)
     tables = any(hasattr(part, table) for part in model.modules() for table in _TABLES_ON_DEMAND)
     return _looked(encoder) if tables or input_size is not None else encoder
@@ -366,6 +359,7 @@ def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> A
         ) from error
     except Exception as error:  # of whatever a network's constructor makes of its arguments
         raise OODBenchError(f"timm could not make {name!r} ({_line(error)}).") from error
+    _check_patches(name, model, options.get("img_size"))
     if not pretrained:
         return model
     try:
@@ -380,6 +374,18 @@ def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> A
             f"where it can be reached and give the file: --checkpoint FILE (safetensors or .pt)"
             f"{instead}."
         ) from error
+
+
+def _check_patches(name: str, model: Any, size: int | None) -> None:
+    """Refuses a size that patches do not fill, of which timm would leave out the rest."""
+    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    sides = patch if isinstance(patch, tuple) else ()
+    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    if size and fixed and any(isinstance(side, int) and size % side for side in sides):
+        raise OptionError(
+            f"{name} cannot be made for images of {size} pixels: its patches are of "
+            f"{' x '.join(map(str, sides))}. Choose a multiple."
+        )
 
 
 def _line(error: Exception) -> str:
