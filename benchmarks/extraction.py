@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from oodbench.extract import Hardware, extract
+from oodbench.extract import extract
+from oodbench.hardware import Hardware
 from oodbench.pretrained import create_pretrained
 from oodbench.samples import Samples, image_folder
 

@@ -35,7 +35,8 @@ from oodbench import Outputs, metrics
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import get_benchmark
 from oodbench.detectors._network import hooked, last_maps
-from oodbench.extract import Hardware, extract
+from oodbench.extract import extract
+from oodbench.hardware import Hardware
 from oodbench.outputs import Head
 from oodbench.transforms import Preprocess
 from tests.peers import PEERS

@@ -30,7 +30,8 @@ from oodbench import Outputs, linear, metrics
 from oodbench.datasets.cifar import CIFAR100
 from oodbench.datasets.validation import held_out
 from oodbench.detectors.ptood import LinearProbe, ProbeRecipe
-from oodbench.extract import Hardware, extract
+from oodbench.extract import extract
+from oodbench.hardware import Hardware
 from oodbench.pretrained import create_pretrained
 from oodbench.samples import Samples
 

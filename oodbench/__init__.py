@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from oodbench.evaluator import (
         evaluate as evaluate,
     )
-    from oodbench.extract import Hardware as Hardware
+    from oodbench.hardware import Hardware as Hardware
     from oodbench.method import Method as Method
     from oodbench.method import Recipe as Recipe
     from oodbench.outputs import Head as Head
@@ -93,7 +93,7 @@ _HOME = {
     "contenders": ("Contender", "Networks"),
     "detector": ("Detector", "Paper", "create_detector"),
     "evaluator": ("Evaluator", "evaluate"),
-    "extract": ("Hardware",),
+    "hardware": ("Hardware",),
     "method": ("Method", "Recipe"),
     "outputs": ("Head", "Outputs"),
     "registry": (

@@ -14,7 +14,7 @@ import typer
 from oodbench.errors import OODBenchError
 
 if TYPE_CHECKING:
-    from oodbench.extract import Hardware
+    from oodbench.hardware import Hardware
     from oodbench.results import Results
     from oodbench.tune import Tuning
 
@@ -180,7 +180,7 @@ def eval_command(
     from oodbench import files, leaderboard
     from oodbench.benchmark import get_benchmark
     from oodbench.evaluator import evaluate
-    from oodbench.extract import is_first_process
+    from oodbench.hardware import is_first_process
 
     say = _reporter(as_json)
     names = _split(detector)
@@ -272,7 +272,7 @@ def compare_command(
     _state["debug"] |= debug
     from oodbench import compare, files, leaderboard
     from oodbench.benchmark import get_benchmark
-    from oodbench.extract import is_first_process
+    from oodbench.hardware import is_first_process
 
     say = _reporter(as_json)
     chosen = get_benchmark(id_name, benchmark)
@@ -349,7 +349,7 @@ def tune_command(
     from oodbench.benchmark import get_benchmark
     from oodbench.contenders import Networks
     from oodbench.errors import OptionError
-    from oodbench.extract import is_first_process
+    from oodbench.hardware import is_first_process
     from oodbench.tune import tune
 
     say = _reporter(as_json)
@@ -513,7 +513,7 @@ def data_prepare(
 
 
 def _reporter(quiet: bool) -> Callable[[str], None]:
-    from oodbench.extract import is_first_process
+    from oodbench.hardware import is_first_process
 
     def say(line: str) -> None:
         if not quiet and is_first_process():
@@ -638,7 +638,7 @@ def _hardware(
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from oodbench.errors import OptionError
-    from oodbench.extract import Hardware, quiet_lightning
+    from oodbench.hardware import Hardware, quiet_lightning
 
     progress = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
     hardware = Hardware(accelerator, devices, strategy, precision, workers, progress=progress)

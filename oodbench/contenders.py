@@ -27,13 +27,13 @@ from oodbench.errors import (
     OptionError,
 )
 from oodbench.extract import (
-    Hardware,
     as_network,
     extract,
     extracted,
     fit_with_network,
     score_with_network,
 )
+from oodbench.hardware import Hardware
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples

@@ -35,7 +35,7 @@ from oodbench import files
 from oodbench.contenders import Contender, Seen, Subject
 from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, DataError, OptionError
-from oodbench.extract import Hardware, is_first_process
+from oodbench.hardware import Hardware, is_first_process
 from oodbench.fingerprint import cache_key
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.outputs import Head, Outputs

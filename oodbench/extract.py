@@ -13,10 +13,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import logging
 import os
 import shutil
-import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +34,13 @@ from oodbench.backbones import Classifier
 from oodbench.detector import Detector, check_scores
 from oodbench.errors import BadScoresError, DataError, OODBenchError
 from oodbench.fingerprint import cache_key
+from oodbench.hardware import (
+    Hardware,
+    barrier,
+    is_first_process,
+    quiet_lightning,
+    rank_and_world,
+)
 from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
@@ -57,112 +62,6 @@ PIECE = 2**19
 
 Larger activations leave the caches, and the memory for them is mapped and returned at each layer.
 """
-
-
-def spare_cores() -> int:
-    """How many data workers this machine has cores for beside the main process; at most four."""
-    return min(4, max((os.cpu_count() or 1) - 1, 0))
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """How Lightning runs a network; passed through to ``Trainer``.
-
-    Args:
-        accelerator: Lightning's.
-        devices: Lightning's, as text.
-        strategy: Lightning's.
-        precision: Lightning's.
-        workers: processes that read images; None to choose by the dataset.
-        batch_size: samples a forward pass when extracting.
-        progress: whether to show progress bars.
-    """
-
-    accelerator: str = "auto"
-    devices: str = "auto"
-    strategy: str = "auto"
-    precision: str = "32-true"
-    workers: int | None = None
-    batch_size: int = 256
-    progress: bool = False
-
-    def workers_for(self, samples: Samples, preprocess: Transform | None = None) -> int:
-        """Data workers: none for images in memory or few, else one a spare core, at most four.
-
-        Few are 2,000 that are preprocessed to 32 x 32 pixels, and as many pixels of larger ones.
-        """
-        if self.workers is not None:
-            return self.workers
-        size = getattr(preprocess, "size", 32)
-        if (samples.in_memory and size <= 64) or len(samples) * max(size / 32, 1) ** 2 < 2000:
-            return 0
-        return spare_cores()
-
-    def trainer_options(self) -> dict[str, Any]:
-        """Arguments of ``pytorch_lightning.Trainer``."""
-        callbacks: list[pl.Callback] = []
-        if self.progress:
-            callbacks.append(pl.callbacks.RichProgressBar(leave=False))
-        devices: Any = self.devices
-        if devices != "auto":
-            devices = int(devices) if devices.lstrip("-").isdigit() else devices
-        return {
-            "accelerator": self.accelerator,
-            "devices": devices,
-            "strategy": self.strategy,
-            "precision": self.precision,
-            "callbacks": callbacks,
-            "enable_progress_bar": self.progress,
-            "enable_model_summary": False,
-            "use_distributed_sampler": False,
-        }
-
-
-@contextlib.contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Lightning without its banner and its advice on workers; errors as they were raised.
-
-    Data workers' errors come without the traceback that DataLoader writes into their message, and
-    Ctrl-C is the ``KeyboardInterrupt`` that it was before Lightning made it ``SystemExit``.
-    """
-    logger = logging.getLogger("pytorch_lightning")
-    fabric = logging.getLogger("lightning.fabric")
-    levels = logger.level, fabric.level
-    logger.setLevel(logging.WARNING)
-    fabric.setLevel(logging.WARNING)
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            warnings.filterwarnings("ignore", module="lightning_fabric")
-            warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
-            yield
-    except OODBenchError as error:
-        if "DataLoader worker process" in str(error):
-            kind = type(error)
-            raise kind(str(error).rpartition(f"{kind.__qualname__}: ")[2].strip()) from None
-        raise
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, on_interrupt)
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        logger.setLevel(levels[0])
-        fabric.setLevel(levels[1])
-
-
-def barrier() -> None:
-    """Wait for the other processes of a distributed run, if there are any."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def is_first_process() -> bool:
-    """Whether this process writes what is written once (rank zero, or the only one)."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
 
 
 def as_network(model: nn.Module, layer: str | None = None) -> nn.Module:
@@ -189,10 +88,8 @@ class _Shards(Sampler[list[int]]):
         self.n, self.size, self.shards = n, size, list(shards)
 
     def _own(self) -> list[int]:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not distributed:
-            return self.shards
-        return self.shards[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+        rank, world = rank_and_world()
+        return self.shards[rank::world]
 
     def __iter__(self) -> Iterator[list[int]]:
         for shard in self._own():

@@ -29,7 +29,8 @@ from oodbench.contenders import Contender, Subject, learns, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.extract import Hardware, Network, is_first_process, quiet_lightning
+from oodbench.extract import Network
+from oodbench.hardware import Hardware, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_backbone

@@ -32,15 +32,16 @@ from oodbench.backbones import read_checkpoint
 from oodbench.benchmark import Benchmark
 from oodbench.detector import build
 from oodbench.errors import CheckpointError, DataError, MissingDataError, OODBenchError
-from oodbench.extract import (
+from oodbench.extract import extract
+from oodbench.fingerprint import code_digest, weights_digest
+from oodbench.hardware import (
     Hardware,
     barrier,
-    extract,
     is_first_process,
     quiet_lightning,
+    rank_and_world,
     spare_cores,
 )
-from oodbench.fingerprint import code_digest, weights_digest
 from oodbench.method import DenseMethod, FrozenMethod, Method
 from oodbench.outputs import Outputs
 from oodbench.pretrained import PretrainedEncoder
@@ -244,14 +245,8 @@ class _EpochSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    @property
-    def _share(self) -> tuple[int, int]:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
-
     def __len__(self) -> int:
-        _, world = self._share
+        _, world = rank_and_world()
         return self._usable(world) // world
 
     def _usable(self, world: int) -> int:
@@ -260,7 +255,7 @@ class _EpochSampler(Sampler[int]):
         return whole - whole % world
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = self._share
+        rank, world = rank_and_world()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.n, generator=generator)[: self._usable(world)]
         yield from (order[rank::world] + self.epoch * self.n).tolist()

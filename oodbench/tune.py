@@ -34,7 +34,7 @@ from oodbench.contenders import (
 )
 from oodbench.detector import Detector, build
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
-from oodbench.extract import Hardware
+from oodbench.hardware import Hardware
 from oodbench.outputs import Outputs
 from oodbench.samples import Samples, Subset, positions
 from oodbench.train import check_classes, id_samples

@@ -263,7 +263,7 @@ def test_training_learns_digits_and_keeps_what_ablations_read() -> None:
         id="digits",
         detectors=["abet", "abet-energy", "abet-temperature", "abet-react", "abet-ash"],
         recipe_options={"epochs": 8},
-        hardware=oodbench.extract.Hardware(accelerator="cpu"),
+        hardware=oodbench.Hardware(accelerator="cpu"),
     )
     rows = results.to_pandas()
     assert set(rows["method"]) == {"abet"}

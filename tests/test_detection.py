@@ -34,7 +34,7 @@ from oodbench.detectors.abet import AbeTDetection
 from oodbench.detectors.ce import CEDetection
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.extract import Hardware
+from oodbench.hardware import Hardware
 from oodbench.method import Recipe
 from oodbench.samples import BoxedSamples, Boxes, Subset
 from oodbench.train import plan, train

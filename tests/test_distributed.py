@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from oodbench import Benchmark, DatasetSpec, Hardware, Outputs, Preprocess
 from oodbench.errors import OODBenchError
-from oodbench.extract import barrier, extract, is_first_process
+from oodbench.extract import extract
+from oodbench.hardware import barrier, is_first_process
 from oodbench.multimodal import MultimodalEncoders
 from oodbench.outputs import to_numpy
 from oodbench.registry import BACKBONES

@@ -71,7 +71,7 @@ def tiny() -> Benchmark:
 
 
 def job_train(method: str, epochs: int) -> None:
-    from oodbench.extract import Hardware
+    from oodbench.hardware import Hardware
     from oodbench.train import plan, train
 
     overrides = {"epochs": epochs, "batch_size": 16}
@@ -83,7 +83,8 @@ def job_extract(n: int, pause: float, log: str) -> None:
     import torch
     from torch import nn
 
-    from oodbench.extract import Hardware, extract
+    from oodbench.extract import extract
+    from oodbench.hardware import Hardware
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))

@@ -20,7 +20,8 @@ from oodbench import Benchmark, DatasetSpec, Outputs, Preprocess, Protocol, lead
 from oodbench.detectors.ptood import PTOOD, Frozen, LinearProbe
 from oodbench.errors import DataError, MissingOutputError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.extract import Hardware, extract
+from oodbench.extract import extract
+from oodbench.hardware import Hardware
 from oodbench.pretrained import PretrainedEncoder, create_pretrained
 from oodbench.samples import ImageArrays, Subset
 from oodbench.train import plan, train
