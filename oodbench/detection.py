@@ -35,8 +35,8 @@ from oodbench import files
 from oodbench.contenders import Contender, Seen, Subject
 from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, DataError, OptionError
-from oodbench.hardware import Hardware, is_first_process
 from oodbench.fingerprint import cache_key
+from oodbench.hardware import Hardware, is_first_process
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_backbone

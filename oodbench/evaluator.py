@@ -29,8 +29,8 @@ from oodbench.contenders import (
 )
 from oodbench.detector import Detector
 from oodbench.errors import MissingDataError, OptionError
-from oodbench.hardware import Hardware, is_first_process
 from oodbench.fingerprint import weights_digest
+from oodbench.hardware import Hardware, is_first_process
 from oodbench.outputs import Outputs
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
