@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import csv
 import pickle
-import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +24,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from oodbench import files
 from oodbench.backbones import read_checkpoint
 from oodbench.benchmark import Benchmark
 from oodbench.detector import build
+from oodbench.epochs import EpochSampler, Examples, Views
 from oodbench.errors import CheckpointError, DataError, MissingDataError, OODBenchError
 from oodbench.extract import extract
 from oodbench.fingerprint import code_digest, weights_digest
@@ -39,7 +39,6 @@ from oodbench.hardware import (
     barrier,
     is_first_process,
     quiet_lightning,
-    rank_and_world,
     spare_cores,
 )
 from oodbench.method import DenseMethod, FrozenMethod, Method
@@ -47,7 +46,7 @@ from oodbench.outputs import Outputs
 from oodbench.pretrained import PretrainedEncoder
 from oodbench.registry import METHODS
 from oodbench.samples import Samples, positions
-from oodbench.transforms import Augmentation, MultimodalPreprocess, Preprocess, content_key
+from oodbench.transforms import MultimodalPreprocess, content_key
 
 VERSION = 1
 """Part of every run's key; raised when the same settings would train another network."""
@@ -230,76 +229,6 @@ def check_classes(train: Samples, reference: Samples) -> None:
         )
 
 
-class _EpochSampler(Sampler[int]):
-    """Samples in an order that depends on seed and epoch alone; each process takes its share.
-
-    Yields ``epoch * n + index``, so that whoever reads the sample knows the epoch as well, and
-    augmentation depends on (seed, epoch, index) and on nothing else: not on the number of workers,
-    nor on whether the run was interrupted.
-    """
-
-    def __init__(self, n: int, seed: int, batch_size: int) -> None:
-        self.n, self.seed, self.batch_size = n, seed, batch_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        _, world = rank_and_world()
-        return self._usable(world) // world
-
-    def _usable(self, world: int) -> int:
-        # whole batches, as contrastive losses want; a set smaller than a batch is used whole
-        whole = self.n - self.n % self.batch_size if self.n >= self.batch_size else self.n
-        return whole - whole % world
-
-    def __iter__(self) -> Iterator[int]:
-        rank, world = rank_and_world()
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.n, generator=generator)[: self._usable(world)]
-        yield from (order[rank::world] + self.epoch * self.n).tolist()
-
-
-class _Views(Dataset[tuple[Any, int]]):
-    def __init__(self, samples: Samples, augmentation: Augmentation, views: int, seed: int) -> None:
-        self.samples, self.augmentation, self.views, self.seed = samples, augmentation, views, seed
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, position: int) -> tuple[Any, int]:
-        index = position % len(self.samples)
-        image = self.samples[index]
-        rng = random.Random(f"{self.seed}/{position}")  # noqa: S311
-        views = [self.augmentation(image, rng) for _ in range(self.views)]
-        return _stacked(views), int(self.samples.labels[index])
-
-
-def _stacked(views: list[Any]) -> Any:
-    """Views ``[V, ...]``, of each modality where there are several."""
-    if isinstance(views[0], Mapping):
-        return {name: torch.stack([view[name] for view in views]) for name in views[0]}
-    return torch.stack(views)
-
-
-class _Examples(Dataset[tuple[Tensor, Any]]):
-    """Images with masks or boxes, augmented together."""
-
-    def __init__(self, samples: Samples, method: DenseMethod, preprocess: Preprocess, seed: int):
-        self.samples, self.seed, self.target = samples, seed, method.target
-        self.augmentation = method.joint_augmentation(preprocess)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, Any]:
-        index = position % len(self.samples)
-        rng = random.Random(f"{self.seed}/{position}")  # noqa: S311
-        target = self.target(self.samples, index)
-        return self.augmentation(self.samples[index], target, rng)
-
-
 class _AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints appear whole or not at all, and are read without running code from them."""
 
@@ -441,14 +370,14 @@ def _fit(run: Run, hardware: Hardware) -> None:
             workers = 0 if small else spare_cores()
         data: Dataset[Any]
         if isinstance(method, DenseMethod):
-            data = _Examples(run.samples, method, preprocess, run.seed)
+            data = Examples(run.samples, method, preprocess, run.seed)
         else:
-            data = _Views(run.samples, method.augmentation(preprocess), method.views, run.seed)
+            data = Views(run.samples, method.augmentation(preprocess), method.views, run.seed)
         loader = DataLoader(
             data,
             collate_fn=method.collate if isinstance(method, DenseMethod) else None,
             batch_size=size // trainer.world_size,
-            sampler=_EpochSampler(len(run.samples), run.seed, size),
+            sampler=EpochSampler(len(run.samples), run.seed, size, _next_epoch(last)),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
@@ -473,6 +402,14 @@ def _fit(run: Run, hardware: Hardware) -> None:
     barrier()
 
 
+def _next_epoch(checkpoint: Path) -> int:
+    """The epoch that a run goes on with; 0 without a checkpoint."""
+    if not checkpoint.is_file():
+        return 0
+    progress = _AtomicCheckpointIO().load_checkpoint(checkpoint)["loops"]["fit_loop"]
+    return int(progress["epoch_progress"]["current"]["processed"])
+
+
 class _EveryEpoch(pl.Callback):
     """Seeds each epoch, so a resumed run equals an uninterrupted one; logs; stops divergence.
 
@@ -483,21 +420,28 @@ class _EveryEpoch(pl.Callback):
     def __init__(self, seed: int, table: Path) -> None:
         self.seed, self.table = seed, table
         self.loss: Tensor | None = None
+        self.begun = -1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if any(parameter.ndim == 4 for parameter in pl_module.parameters()):
             pl_module.to(memory_format=torch.channels_last)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.begun = trainer.current_epoch
         self._seed(trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch_idx > 0:
+            return
+        if self.begun != trainer.current_epoch:
+            # Lightning leaves out the hooks of the first epoch after a checkpoint's.
+            self.on_train_epoch_start(trainer, pl_module)
+            pl_module.on_train_epoch_start()
         # Again, as starting the data loader draws a number: in a resumed run before the epoch
         # starts, else after it.
-        if batch_idx == 0:
-            self._seed(trainer.current_epoch)
+        self._seed(trainer.current_epoch)
 
     def _seed(self, epoch: int) -> None:
         pl.seed_everything((self.seed * 1_000_003 + epoch) % 2**32, verbose=False)

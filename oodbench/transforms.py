@@ -244,7 +244,7 @@ class TrivialAugment(CropFlip):
     def change(self, image: Image.Image, rng: random.Random) -> Image.Image:
         """The operation; torch's generator, which it draws from, is given back as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.getrandbits(63))
+            torch.default_generator.manual_seed(rng.getrandbits(63))  # a device's stay as they are
             changed: Image.Image = self.operation(image)
             return changed
 

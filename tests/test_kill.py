@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def job_cli(*words: str) -> None:
 # The server
 
 
-def _child(job: dict[str, Any]) -> None:
+def _child(job: dict[str, Any], jobs: Mapping[str, Any]) -> None:
     """Runs a job in this process, and ends it."""
     os.environ.update(job["env"])
     with Path(job["log"]).open("a") as log:
@@ -141,7 +141,7 @@ def _child(job: dict[str, Any]) -> None:
         _die_at_change(job["kill_at_change"], [Path(job["watched"])])
     code = 0
     try:
-        globals()[f"job_{job['name']}"](*job["args"])
+        jobs[f"job_{job['name']}"](*job["args"])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -174,7 +174,8 @@ def _die_at_change(count: int, below: list[Path]) -> None:
     sys.addaudithook(hook)
 
 
-def _serve() -> None:
+def serve(jobs: Mapping[str, Any]) -> None:
+    """Answers a :class:`Server`; ``jobs`` has a function ``job_NAME`` for each name."""
     # what the jobs import when they run
     import torch.utils.tensorboard
 
@@ -193,7 +194,7 @@ def _serve() -> None:
         began = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _child(job)
+            _child(job, jobs)
         if job["kill_after"] is not None:
             start = None if job["once"] else began
             while start is None or time.monotonic() - start < job["kill_after"]:
@@ -212,10 +213,11 @@ def _serve() -> None:
 class Server:
     """Starts attempts and says how they ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, *program: str) -> None:
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, *(program or [__file__])],
+            cwd=Path(__file__).resolve().parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -530,4 +532,4 @@ def test_interrupt_says_that_the_same_command_goes_on(server: Server, tmp_path: 
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(globals())

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, Method, Preprocess, Recipe, files, metrics
 from oodbench.backbones import create_backbone
+from oodbench.epochs import EpochSampler
 from oodbench.errors import CheckpointError, DataError, OODBenchError, OptionError, UnknownNameError
 from oodbench.extract import extract
 from oodbench.registry import METHODS
 from oodbench.samples import ImageArrays
-from oodbench.train import Run, _EpochSampler, plan, train
+from oodbench.train import Run, plan, train
 from oodbench.transforms import Augmentation, SimCLR
 
 CPU = Hardware(accelerator="cpu")
@@ -194,7 +195,7 @@ def test_impossible_recipes_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_each_epoch_is_a_permutation_of_its_own() -> None:
-    sampler = _EpochSampler(10, seed=3, batch_size=5)
+    sampler = EpochSampler(10, seed=3, batch_size=5)
     orders = []
     for epoch in range(3):
         sampler.set_epoch(epoch)
@@ -206,7 +207,7 @@ def test_each_epoch_is_a_permutation_of_its_own() -> None:
     assert orders[0] != orders[1] != orders[2]
     sampler.set_epoch(1)
     assert [position % 10 for position in sampler] == orders[1]
-    other = _EpochSampler(10, seed=4, batch_size=5)
+    other = EpochSampler(10, seed=4, batch_size=5)
     assert list(other) != [*orders[0]]
 
 
@@ -214,20 +215,20 @@ def test_each_epoch_is_a_permutation_of_its_own() -> None:
     ("n", "batch", "used"), [(10, 4, 8), (10, 5, 10), (10, 16, 10), (9, 16, 9)]
 )
 def test_whole_batches_only_unless_the_set_is_smaller(n: int, batch: int, used: int) -> None:
-    assert len(list(_EpochSampler(n, 0, batch))) == used
+    assert len(list(EpochSampler(n, 0, batch))) == used
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_each_global_batch(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch k of all processes together holds what batch k of a single process would."""
     n, batch = 50, 12
-    alone = list(_EpochSampler(n, 7, batch))
+    alone = list(EpochSampler(n, 7, batch))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
     shares = []
     for rank in range(world):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        sampler = _EpochSampler(n, 7, batch)
+        sampler = EpochSampler(n, 7, batch)
         shares.append(list(sampler))
         assert len(sampler) == len(shares[-1]) == 48 // world
     own = batch // world
