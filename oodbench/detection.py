@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -36,7 +35,7 @@ from oodbench.contenders import Contender, Seen, Subject
 from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.fingerprint import cache_key
-from oodbench.hardware import Hardware, is_first_process
+from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_backbone
@@ -44,14 +43,14 @@ from oodbench.samples import BoxedSamples, Boxes, Samples
 from oodbench.segmentation import heat, save_picture
 from oodbench.transforms import Preprocess, Transform, in_mode, to_tensor
 
-VERSION = 1
+VERSION = 2
 """Part of every key of cached boxes; raised when the same network would give others."""
 
 LEAST = 0.05
 """Confidence from which boxes count for mean average precision, as torchvision's default."""
 
 AT_ONCE = 8
-"""Images a forward pass. Fixed: smaller images are padded to the largest beside them."""
+"""Images of one size a forward pass; of several, smaller ones would be padded to the largest."""
 
 
 class LinearBoxHead(nn.Linear):
@@ -333,25 +332,22 @@ def detect(
     Raises:
         BadScoresError: the network gives NaN or infinite logits.
     """
-    fabric = Fabric(
-        accelerator=hardware.accelerator, devices=1, precision=cast(Any, hardware.precision)
-    )
-    home = next(iter(network.parameters()), torch.empty(0)).device
-    was_training = network.training
-    network.to(fabric.device).eval()
+    running = Running(network, hardware)
     loader = DataLoader(
         _Images(samples, preprocess),
-        batch_size=AT_ONCE,
+        batch_size=None,
         num_workers=hardware.workers_for(samples),
-        collate_fn=list,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else it draws from everybody's
     )
     least = min(LEAST, confidence)
     sure: list[dict[str, Tensor]] = []
     every: list[dict[str, Tensor]] = []
+    start = 0
     try:
-        for start, images in zip(range(0, len(samples), AT_ONCE), loader, strict=True):
-            with torch.inference_mode(), fabric.autocast():
-                found = cast(Any, network).detect([i.to(fabric.device) for i in images], least)
+        for images in _batches(loader):
+            with running:
+                found = cast(Any, network).detect([running.put(i) for i in images], least)
             found = {
                 name: value.float() if value.is_floating_point() else value
                 for name, value in ((name, value.cpu()) for name, value in found.items())
@@ -360,11 +356,9 @@ def detect(
             every.append({name: found[name] for name in _TABLE})
             counts = found["confidence"] >= confidence
             sure.append({name: value[counts] for name, value in found.items()})
+            start += len(images)
     except BadScoresError as error:
         raise BadScoresError(f"on {samples.name}: {error}") from error
-    finally:
-        network.to(home).train(was_training)
-        _forget_sizes(network)
     whole = {name: torch.cat([part[name] for part in sure]).clone() for name in sure[0]}
     boxes = Outputs(
         whole.pop("features"),
@@ -374,6 +368,25 @@ def detect(
         whole,
     )
     return boxes, {name: torch.cat([part[name] for part in every]).numpy() for name in _TABLE}
+
+
+def _as_it_is(image: Any) -> Any:
+    return image
+
+
+def _batches(loader: DataLoader[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive images of one size, at most ``AT_ONCE``."""
+    batch: list[Tensor] = []
+    examples = iter(loader)
+    while True:
+        with quiet_lightning():  # a data worker's error as it was raised
+            image = next(examples, None)
+        if batch and (image is None or len(batch) == AT_ONCE or image.shape != batch[0].shape):
+            yield batch
+            batch = []
+        if image is None:
+            return
+        batch.append(image)
 
 
 def _forget_sizes(network: nn.Module) -> None:

@@ -32,6 +32,7 @@ from oodbench.errors import MissingDataError, OptionError
 from oodbench.fingerprint import weights_digest
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.outputs import Outputs
+from oodbench.restore import undisturbed
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import check_classes, id_samples
@@ -172,6 +173,7 @@ class Evaluator:
             OptionError: names one that cannot score what there is to score.
         """
 
+    @undisturbed()
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
 
@@ -383,6 +385,7 @@ class Evaluator:
         return whole_rows
 
 
+@undisturbed()
 def evaluate(
     model: nn.Module | None = None,
     id: str | None = None,  # noqa: A002
@@ -414,8 +417,8 @@ def evaluate(
     """Evaluate detectors on a benchmark: on your network, on a checkpoint, or on one trained now.
 
     Args:
-        model: any PyTorch classifier; it is neither moved nor changed. None to load
-            ``checkpoint``, or to train.
+        model: any PyTorch classifier (or a network of the benchmark's task); neither it nor this
+            process's random numbers are moved or changed. None to load ``checkpoint``, or to train.
         id: the ID set (``"cifar100"``), whose default benchmark is used.
         detectors: names or :class:`Detector` objects; ``"all"`` for every registered detector that
             was designed for ``method`` (for cross-entropy, if that is None).

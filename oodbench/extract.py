@@ -42,6 +42,7 @@ from oodbench.hardware import (
     rank_and_world,
 )
 from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
+from oodbench.restore import undisturbed
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
 
@@ -213,6 +214,7 @@ def _in_pieces(outputs: Callable[[Any], dict[str, Tensor]], images: Any) -> dict
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+@undisturbed()
 def extract(
     model: nn.Module,
     samples: Samples,

@@ -9,12 +9,16 @@ import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, cast
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from oodbench.errors import OODBenchError
+from oodbench.restore import NetworkState, ProcessState
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
 
@@ -76,6 +80,72 @@ class Hardware:
             "enable_model_summary": False,
             "use_distributed_sampler": False,
         }
+
+
+class Running:
+    """A network at work: on its device, in evaluation mode, in inference mode, in its precision.
+
+    That holds inside of a ``with`` block. Outside of it the network and the random numbers of the
+    process are what they were before, in every respect (see ``oodbench.restore``); so the block of
+    a generator must not hold a ``yield``. It may be entered again: what is moved is moved once.
+
+    Args:
+        network: the network. It works on copies of its tensors.
+        hardware: where it runs.
+
+    Attributes:
+        device: where it runs.
+    """
+
+    def __init__(self, network: nn.Module, hardware: Hardware) -> None:
+        self.network = network
+        self._fabric = Fabric(
+            accelerator=hardware.accelerator, devices=1, precision=cast(Any, hardware.precision)
+        )
+        self.device = self._fabric.device
+        self._away: tuple[NetworkState, ProcessState] | None = None
+        self._inside = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        home, process = NetworkState(self.network), ProcessState()
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(process.put_back)
+            leaving.callback(home.put_back)
+            leaving.callback(self._leave)
+            if self._away is None:
+                self._move(home)
+            else:
+                for state in self._away:
+                    state.put_back()
+            leaving.enter_context(torch.inference_mode())
+            leaving.enter_context(self._fabric.autocast())
+            self._inside = leaving.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._inside.__exit__(kind, error, trace)
+
+    def put(self, images: Tensor) -> Tensor:
+        """Images where the network is, in the floating type of its weights."""
+        types = (t.dtype for t in self.network.parameters() if t.is_floating_point())
+        return images.to(self.device, next(types, images.dtype))
+
+    def _move(self, home: NetworkState) -> None:
+        is_away = any(tensor.device != self.device for tensor in home.tensors)
+        for tensor in home.tensors:
+            tensor.grad = None
+            tensor.data = tensor.data.to(self.device, copy=True)
+        if is_away:  # for what a module moves besides
+            self.network.to(self.device)
+        self.network.eval()
+
+    def _leave(self) -> None:
+        self._away = NetworkState(self.network), ProcessState()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,10 +29,11 @@ from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.extract import Network
-from oodbench.hardware import Hardware, is_first_process, quiet_lightning
+from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_backbone
+from oodbench.restore import undisturbed
 from oodbench.results import Results, Row
 from oodbench.samples import OOD, VOID, MaskedSamples, Samples
 from oodbench.streamed import StreamedScores
@@ -190,31 +190,28 @@ def segment(
 ) -> Iterator[PixelOutputs]:
     """What a network says of the pixels of samples, image by image.
 
+    The network works on copies of its tensors, and is what it was whenever an image is handed out.
     Consecutive images of one size go through the network several at a time.
 
     Raises:
         DataError: samples without masks, or a mask that is not of the size of its image.
     """
     data = _Pixels(_masked(samples), preprocess)
-    fabric = Fabric(
-        accelerator=hardware.accelerator, devices=1, precision=cast(Any, hardware.precision)
+    running = Running(network, hardware)
+    loader = DataLoader(
+        data,
+        batch_size=None,
+        num_workers=hardware.workers_for(samples),
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else it draws from everybody's
     )
-    device = fabric.device
-    home = next(iter(network.parameters()), torch.empty(0)).device
-    was_training = network.training
-    network.to(device).eval()
-    workers = hardware.workers_for(samples)
-    loader = DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-    try:
-        start = 0
-        for images, masks in _batches(loader):
-            with torch.inference_mode(), fabric.autocast():
-                maps = network.outputs(torch.stack(images).to(device))  # type: ignore[operator]
-            for i, mask in enumerate(masks):
-                yield PixelOutputs(start + i, _rows(maps, i), mask)
-            start += len(masks)
-    finally:
-        network.to(home).train(was_training)
+    start = 0
+    for images, masks in _batches(loader):
+        with running:
+            maps = cast(Any, network).outputs(running.put(torch.stack(images)))
+        for i, mask in enumerate(masks):
+            yield PixelOutputs(start + i, _rows(maps, i), mask)
+        start += len(masks)
 
 
 def _as_it_is(example: Any) -> Any:
@@ -494,6 +491,7 @@ class SegmentationEvaluator(Evaluator):
             contender = replace(contender, network=PixelNetwork(contender.network))
         return super()._subject(contender)
 
+    @undisturbed()
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
         """Rows of each detector on each OOD set, and on the groups' means.
 

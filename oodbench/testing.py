@@ -7,7 +7,8 @@
     def test_mine(check):
         check(Mine())
 
-Each check takes a fresh, unfitted detector and raises an ``AssertionError`` that names it.
+Each check takes a fresh, unfitted detector and raises an ``AssertionError`` that names it. For what
+uses somebody's network there are ``untouched`` and ``network_checks``; see ``oodbench.untouched``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from oodbench import metrics
 from oodbench.detector import Detector, build
 from oodbench.errors import MissingOutputError, NotFittedError, OptionError
 from oodbench.outputs import Head, Outputs, to_numpy
+from oodbench.untouched import network_checks as network_checks
+from oodbench.untouched import untouched as untouched
 
 Check = Callable[[Detector], None]
 CLASSES, DIM, UNITS = 4, 64, 8

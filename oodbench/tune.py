@@ -36,6 +36,7 @@ from oodbench.detector import Detector, build
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
 from oodbench.hardware import Hardware
 from oodbench.outputs import Outputs
+from oodbench.restore import undisturbed
 from oodbench.samples import Samples, Subset, positions
 from oodbench.train import check_classes, id_samples
 
@@ -224,6 +225,7 @@ class Tuning:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
+@undisturbed()
 def tune(
     benchmark: str | Benchmark,
     detectors: Sequence[str | Detector] | str | Detector,

@@ -462,7 +462,8 @@ def test_segment_may_be_left_early() -> None:
     network = Pixelwise().train()
     stream = segment(network, drawn("toy/test", SIZES), GREY, CPU)
     next(stream)
-    assert not network.training
+    assert network.training, "the caller's own mode, as soon as an image is handed out"
+    assert network.batches, "it was at work, and in evaluation mode, as it asserts itself"
     stream.close()  # type: ignore[attr-defined]
     assert network.training
 
