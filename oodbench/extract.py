@@ -41,6 +41,7 @@ from oodbench.hardware import (
     quiet_lightning,
     rank_and_world,
 )
+from oodbench.memory_format import prefer_channels_last
 from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
 from oodbench.restore import undisturbed
 from oodbench.samples import Samples
@@ -179,16 +180,16 @@ class _Extraction(pl.LightningModule):
         self.store = store
         self.who = who
         self.count = 0
+        self.channels_last = False
         # with fewer shards than processes, some have nothing to do
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def on_predict_start(self) -> None:
-        if any(p.ndim == 4 for p in self.network.parameters()):
-            self.network.to(memory_format=torch.channels_last)
+        self.channels_last = prefer_channels_last(self.network)
 
     def predict_step(self, batch: tuple[Any, Tensor]) -> None:
         images, rows = batch
-        if isinstance(images, Tensor) and images.ndim == 4:
+        if self.channels_last and isinstance(images, Tensor) and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         outputs = _in_pieces(cast(Any, self.network).outputs, images)
         for name, value in outputs.items():

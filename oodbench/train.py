@@ -41,6 +41,7 @@ from oodbench.hardware import (
     quiet_lightning,
     spare_cores,
 )
+from oodbench.memory_format import prefer_channels_last
 from oodbench.method import DenseMethod, FrozenMethod, Method
 from oodbench.outputs import Outputs
 from oodbench.pretrained import PretrainedEncoder
@@ -423,8 +424,7 @@ class _EveryEpoch(pl.Callback):
         self.begun = -1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if any(parameter.ndim == 4 for parameter in pl_module.parameters()):
-            pl_module.to(memory_format=torch.channels_last)
+        prefer_channels_last(pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.begun = trainer.current_epoch
