@@ -196,12 +196,24 @@ def create_backbone(
             "or any name of timm.list_models()."
         )
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+        made = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except (OSError, RuntimeError) as error:
         raise OODBenchError(
             f"timm could not make {name!r} ({error}). "
             "If it tried to download weights, give a local file with --checkpoint."
         ) from error
+    made.num_features = feature_width(made)  # type: ignore[assignment]
+    return made
+
+
+def feature_width(network: nn.Module) -> int:
+    """How wide a network's pooled features are.
+
+    timm's ``num_features`` is the width of the last feature maps; in MobileNetV3, GhostNet, VGG and
+    others a layer between pooling and classifier has another, its ``head_hidden_size``.
+    """
+    told: Any = getattr(network, "head_hidden_size", None) or network.num_features
+    return int(told)
 
 
 class Classifier(nn.Module):

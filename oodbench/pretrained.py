@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import files
-from oodbench.backbones import create_backbone, misfit, read_checkpoint
+from oodbench.backbones import create_backbone, feature_width, misfit, read_checkpoint
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES
@@ -134,7 +134,7 @@ class PretrainedEncoder(nn.Module):
             raise OptionError(f"{name}: layers must not be negative, but is {layers}.")
         self.name = name
         self.model = model.requires_grad_(False)
-        self.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
+        self.num_features = feature_width(model)
         # plain values, which describe the network in cache keys
         self.input = {field: getattr(preprocess, field) for field in preprocess.__match_args__}
         self.fixed = fixed
