@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from oodbench import metrics
+from oodbench import files, isolation, metrics
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark
 from oodbench.detector import Detector, create_detector, id_options
@@ -84,8 +84,10 @@ class Seen:
 
     @cached_property
     def outputs(self) -> Outputs:
-        """What the network says of them, row by row."""
-        return self.look()
+        """What the network says of them, row by row; large arrays in files, as they are lent."""
+        outputs = self.look()
+        outputs.spill(files.cache_dir())
+        return outputs
 
 
 class Subject:
@@ -152,11 +154,14 @@ class Subject:
     def fit(self, detector: Detector, seen: Seen) -> None:
         """Fit a detector on ID samples or on their outputs, whichever it learns from, if at all."""
         if detector.needs_fit:
-            detector.fit(seen.outputs)
+            outputs = seen.outputs  # not in the block: what looks at samples is none of its doing
+            with isolation.kept(), isolation.lent(outputs, detector.label) as mine:
+                detector.fit(mine)
         if detector.needs_fit_batches:
-            fit_with_network(
-                detector, self.network, seen.samples, self.preprocess, hardware=self.hardware
-            )
+            with isolation.kept(self.network):
+                fit_with_network(
+                    detector, self.network, seen.samples, self.preprocess, hardware=self.hardware
+                )
 
     def scores(self, detector: Detector, seen: Seen) -> np.ndarray:
         """OOD scores ``[N]`` of samples, from the network itself if the detector needs it.
@@ -171,11 +176,18 @@ class Subject:
                         f"{detector.label} looks into a network of images; samples of several "
                         "modalities are scored by detectors that read outputs."
                     )
-                scores = score_with_network(
-                    detector, self.network, seen.samples, self.preprocess, hardware=self.hardware
-                )
+                with isolation.kept(self.network):
+                    scores = score_with_network(
+                        detector,
+                        self.network,
+                        seen.samples,
+                        self.preprocess,
+                        hardware=self.hardware,
+                    )
             else:
-                scores = detector.score(seen.outputs)
+                outputs = seen.outputs
+                with isolation.kept(), isolation.lent(outputs, detector.label) as mine:
+                    scores = detector.score(mine)
         except BadScoresError as error:
             raise BadScoresError(f"on {seen.samples.name}: {error}") from error
         return to_numpy(scores).astype(np.float64)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from oodbench.errors import BadScoresError, NotFittedError, OptionError
+from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError, OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS
 
@@ -159,8 +159,10 @@ def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
         if len(train) == 0:
             raise BadScoresError(f"{self.label}: fit got no training samples.")
         train.require_finite(self.needs, self.label)
+        before = train.stamp()
         with torch.no_grad():
             result = fit(self, train)
+        check_unchanged(train, before, self.label)
         self.__dict__["_is_fitted"] = True
         return result
 
@@ -176,8 +178,11 @@ def _checked_score(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
             )
         outputs.require(self.needs, self.label)
         outputs.require_finite(self.needs, self.label)
+        n, before = len(outputs), outputs.stamp()
         with torch.no_grad():
-            return check_scores(score(self, outputs), len(outputs), self.label)
+            scores = score(self, outputs)
+        check_unchanged(outputs, before, self.label)
+        return check_scores(scores, n, self.label)
 
     return checked
 
@@ -203,6 +208,24 @@ def _checked_score_batch(score_batch: Callable[..., Tensor]) -> Callable[..., Te
         return check_scores(score_batch(self, model, batch).detach(), len(batch), self.label)
 
     return checked
+
+
+def check_unchanged(outputs: Outputs, stamp: Mapping[str, Any], who: str) -> None:
+    """Check that nothing was replaced, nor changed in place by torch, since that stamp.
+
+    Raises:
+        ChangedInputsError: names what was.
+    """
+    if names := outputs.changed_since(stamp):
+        raise changed(names, who)
+
+
+def changed(names: Iterable[str], who: str) -> ChangedInputsError:
+    """What to raise of a detector that changed what it was to read."""
+    return ChangedInputsError(
+        f"{who} changed the {', '.join(name.removeprefix('extra/') for name in names)} that it was "
+        "given, which others read too. Let it work on a copy, such as value.clone()."
+    )
 
 
 def check_scores(scores: Tensor, n: int, who: str) -> Tensor:

@@ -31,6 +31,10 @@ class BadScoresError(OODBenchError, ValueError):
     """Scores or features that cannot be ranked: empty, NaN or infinite."""
 
 
+class ChangedInputsError(OODBenchError, RuntimeError):
+    """A detector changed the outputs that it was given to read."""
+
+
 class DataError(OODBenchError):
     """A dataset that is missing, empty or damaged."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench import files
+from oodbench import files, mapped
 from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError
 
 FORMAT = 1
@@ -185,9 +185,7 @@ class Outputs:
             if not wanted or not value.is_floating_point():
                 continue
             # tensors made in inference mode count no versions
-            version = -1 if value.is_inference() else value._version
-            known, seen = self._finite.get(name, (None, -1))
-            if known is value and version == seen != -1:
+            if self._is_looked_through(name, value):
                 continue
             rows = max(1, 2**20 // max(1, value[:1].numel()))
             for start in range(0, len(value), rows):
@@ -200,7 +198,60 @@ class Outputs:
                     f"{who}: the {name} hold NaN or infinite values (first in row {row}). "
                     "Look at the network: has its training diverged?"
                 )
-            self._finite[name] = (value, version)
+            self._finite[name] = (value, _version(value))
+
+    def _is_looked_through(self, name: str, value: Tensor) -> bool:
+        known, seen = self._finite.get(name, (None, -1))
+        return known is value and _version(value) == seen != -1
+
+    def looks_of(self, other: Outputs) -> None:
+        """Take over which columns were looked through, from outputs of the same values."""
+        theirs = dict(other._columns())
+        for name, value in self._columns():
+            if name in theirs and other._is_looked_through(name, theirs[name]):
+                self._finite[name] = (value, _version(value))
+
+    def arrays(self) -> Iterator[tuple[str, Tensor]]:
+        """All there is by name: columns, ``extra/<name>``, ``head.weight`` and ``head.bias``."""
+        yield from self._columns()
+        if self.head is not None:
+            yield "head.weight", self.head.weight
+            yield "head.bias", self.head.bias
+
+    def spill(self, folder: Path) -> None:
+        """Move large columns from memory to nameless files; see :func:`oodbench.mapped.spilled`."""
+        for name, value in list(self._columns()):
+            self._set(name, mapped.spilled(value, folder))
+
+    def private(self) -> Outputs:
+        """The same in memory that nobody else sees written to; what was mapped is mapped again.
+
+        It is what :meth:`load` read, or what was copied to, so nobody may have changed it since.
+        """
+        found = Outputs(
+            **_by_field({name: mapped.private(value) for name, value in self._columns()}),
+            head=self.head
+            and replace(self.head, weight=self.head.weight.clone(), bias=self.head.bias.clone()),
+        )
+        found.looks_of(self)
+        return found
+
+    def stamp(self) -> dict[str, tuple[Any, ...]]:
+        """What :meth:`changed_since` compares: each array, its shape and its version in torch."""
+        about = {name: (value, *_state(value)) for name, value in self.arrays()}
+        return about if self.head is None else {**about, "head": (self.head.norm_eps,)}
+
+    def changed_since(self, stamp: Mapping[str, tuple[Any, ...]]) -> list[str]:
+        """Names of what was replaced, added, removed, or changed in place by torch."""
+        now = self.stamp()
+        return [
+            name
+            for name in {**stamp, **now}
+            if name not in now
+            or name not in stamp
+            or now[name][0] is not stamp[name][0]
+            or now[name][1:] != stamp[name][1:]
+        ]
 
     def __getitem__(self, rows: slice | Tensor) -> Outputs:
         """The rows of a slice (a view, without copying), or at positions ``[n]`` (a copy)."""
@@ -223,10 +274,7 @@ class Outputs:
         head = self.head and replace(
             self.head, weight=self.head.weight.to(device), bias=self.head.bias.to(device)
         )
-        extra = {
-            name.removeprefix("extra/"): moved.pop(name) for name in list(moved) if "extra/" in name
-        }
-        return Outputs(**moved, head=head, extra=extra)
+        return Outputs(**_by_field(moved), head=head)
 
     def save(self, path: str | Path) -> None:
         """Write a folder of ``.npy`` files and ``outputs.json``; whole or not at all.
@@ -272,10 +320,7 @@ class Outputs:
                     f"{path} has Outputs of format {meta['format']}; this version reads {FORMAT}."
                 )
             arrays = {
-                name: torch.from_numpy(
-                    # copy-on-write: writable for torch, but the file never changes
-                    np.load(path / Path(file).name, mmap_mode="c" if mmap else None)
-                )
+                name: torch.from_numpy((mapped.load if mmap else np.load)(path / Path(file).name))
                 for name, file in meta["columns"].items()
             }
             head = None
@@ -291,6 +336,21 @@ class Outputs:
             name.removeprefix("extra/"): arrays.pop(name) for name in list(arrays) if "/" in name
         }
         return cls(**arrays, head=head, extra=extra)
+
+
+def _by_field(columns: dict[str, Tensor]) -> dict[str, Any]:
+    """Columns as the constructor takes them: those named ``extra/...`` in a mapping."""
+    extra = {name[6:]: value for name, value in columns.items() if name.startswith("extra/")}
+    return {**{n: v for n, v in columns.items() if not n.startswith("extra/")}, "extra": extra}
+
+
+def _version(value: Tensor) -> int:
+    """How often torch changed a tensor in place; -1 where it does not count: inference mode."""
+    return -1 if value.is_inference() else value._version
+
+
+def _state(value: Any) -> tuple[Any, ...]:
+    return (value.shape, _version(value)) if isinstance(value, Tensor) else ()
 
 
 def head_meta(head: Head | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation as zoo
 
-from oodbench import files
+from oodbench import files, isolation
 from oodbench.contenders import Contender, Subject, learns, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
@@ -175,8 +175,13 @@ class PixelOutputs:
     mask: np.ndarray
 
     def score(self, detector: Detector) -> np.ndarray:
-        """The detector's scores as a map ``[H, W]``."""
-        scores = detector.score(self.outputs)
+        """The detector's scores as a map ``[H, W]``.
+
+        Raises:
+            ChangedInputsError: it changed what it was given to read.
+        """
+        with isolation.kept(), isolation.lent(self.outputs, detector.label) as mine:
+            scores = detector.score(mine)
         return scores.double().cpu().numpy().reshape(self.mask.shape)
 
     @property

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from oodbench import metrics
 from oodbench.detector import Detector, build
-from oodbench.errors import MissingOutputError, NotFittedError, OptionError
+from oodbench.errors import ChangedInputsError, MissingOutputError, NotFittedError, OptionError
+from oodbench.isolation import process_state
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.untouched import network_checks as network_checks
 from oodbench.untouched import untouched as untouched
@@ -138,7 +139,8 @@ def _images(outputs: Outputs) -> Tensor:
 
 def _network(outputs: Outputs) -> _Toy:
     assert outputs.head is not None
-    return _Toy(outputs.head).to(outputs.head.weight.device).eval()
+    with torch.random.fork_rng(devices=[]):  # layers draw weights before they get these
+        return _Toy(outputs.head).to(outputs.head.weight.device).eval()
 
 
 def _fit(detector: Detector, train: Outputs) -> Detector:
@@ -214,16 +216,36 @@ def check_fit_returns_self(detector: Detector) -> None:
 
 
 def check_inputs_untouched(detector: Detector) -> None:
-    """Neither ``fit`` nor ``score`` changes what it is given."""
+    """Neither ``fit`` nor ``score`` changes what it is given, by whatever view of the memory."""
     toy, reference = _problem(detector), _problem(detector)
+    try:
+        _fit(detector, toy.train)
+        for outputs in (toy.test, toy.ood):
+            _score(detector, outputs)
+    except ChangedInputsError as error:
+        raise AssertionError(str(error)) from error
+    for mine, fresh in (
+        (toy.train, reference.train),
+        (toy.test, reference.test),
+        (toy.ood, reference.ood),
+    ):
+        given, expected = dict(mine.arrays()), dict(fresh.arrays())
+        assert given.keys() == expected.keys(), f"{detector.label} added or removed a column"
+        for name, value in expected.items():
+            assert torch.equal(given[name], value), f"{detector.label} changed {name}"
+    if "model" in detector.needs:
+        images, same = _images(reference.test), _images(reference.test)
+        detector.score_batch(_network(reference.test), images)
+        assert torch.equal(images, same), f"{detector.label} changed the images"
+
+
+def check_process_untouched(detector: Detector) -> None:
+    """It leaves random numbers, torch's modes, the environment and the like as they were."""
+    toy = _problem(detector)
+    before = process_state()
     _score(_fit(detector, toy.train), toy.test)
-    for mine, fresh in ((toy.train, reference.train), (toy.test, reference.test)):
-        assert torch.equal(mine.features, fresh.features), f"{detector.label} changed features"
-        assert torch.equal(mine.logits, fresh.logits), f"{detector.label} changed logits"
-        assert torch.equal(mine.labels, fresh.labels), f"{detector.label} changed labels"
-        assert mine.head is not None
-        assert fresh.head is not None
-        assert torch.equal(mine.head.weight, fresh.head.weight), f"{detector.label} changed head"
+    left = [name for name, value in process_state().items() if value != before[name]]
+    assert not left, f"{detector.label} changed {', '.join(left)}"
 
 
 def check_state_is_its_own(detector: Detector) -> None:

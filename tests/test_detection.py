@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -358,6 +359,31 @@ class Broken(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         raise RuntimeError("on purpose")
+
+
+@dataclass
+class Meddles(Detector):
+    """Changes what it reads."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def score(self, outputs: Outputs) -> Tensor:
+        scores = outputs.features[:, 0].clone()
+        outputs.features.numpy()[...] = 0
+        outputs.extra["corners"].mul_(0)
+        return scores
+
+
+def test_a_detector_that_changes_its_inputs_harms_no_other(small: Benchmark) -> None:
+    network = untrained(CEDetection)
+    few: Any = dataclasses.replace(small, protocol=Protocol(confidence=0.0))
+    first = oodbench.evaluate(network, benchmark=few, detectors=["knn", "msp"], hardware=CPU)
+    found = oodbench.evaluate(
+        network, benchmark=few, detectors=[Meddles(), "knn", "msp"], hardware=CPU
+    )
+    assert list(found.failures) == ["Meddles"]
+    assert [row["row_id"] for row in found] == [row["row_id"] for row in first]
+    assert len(first) == 8
 
 
 def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:

@@ -700,6 +700,42 @@ def test_one_failing_detector_does_not_lose_the_others() -> None:
         evaluate([Breaks(2)])
 
 
+@dataclass
+class Meddles(Detector):
+    """Changes what it reads, in some way."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    way: str = "torch"
+
+    def score(self, outputs: Outputs) -> Tensor:
+        scores = -outputs.logits.amax(dim=1)
+        if self.way == "torch":
+            outputs.logits.sub_(outputs.logits.amax(dim=1, keepdim=True))
+        elif self.way == "numpy":
+            outputs.logits.numpy()[:, 1] = 3
+        else:
+            outputs.extra["temperature"].numpy().sort()
+        torch.manual_seed(1)
+        torch.set_num_threads(3)
+        return scores
+
+
+@pytest.mark.parametrize("way", ["torch", "numpy", "extra"])
+def test_a_detector_that_changes_its_inputs_harms_no_other(way: str) -> None:
+    network = Pixelwise(tempered=True)
+    threads = torch.get_num_threads()
+    alone = by_name(evaluate(["msp", "abet"], model=network))
+    found = evaluate([Meddles(way), "msp", "abet"], model=network)
+    assert list(found.failures) == ["Meddles"]
+    assert "changed the" in found.failures["Meddles"]
+    rows = by_name(found)
+    assert {key: row["row_id"] for key, row in rows.items()} == {
+        key: row["row_id"] for key, row in alone.items()
+    }
+    assert torch.get_num_threads() == threads
+
+
 def test_detectors_of_one_name_are_kept_apart() -> None:
     given = [oodbench.create_detector("gen", gamma=gamma) for gamma in (0.1, 0.9)]
     rows = [row for row in evaluate(given) if not row["is_mean"]]
