@@ -32,7 +32,7 @@ from oodbench.errors import MissingDataError, OptionError
 from oodbench.fingerprint import weights_digest
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.outputs import Outputs
-from oodbench.restore import undisturbed
+from oodbench.process import undisturbed
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
 from oodbench.train import check_classes, id_samples

@@ -43,7 +43,7 @@ from oodbench.hardware import (
 )
 from oodbench.memory_format import prefer_channels_last
 from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
-from oodbench.restore import undisturbed
+from oodbench.process import undisturbed
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
 

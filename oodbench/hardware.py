@@ -18,7 +18,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from oodbench.errors import OODBenchError
-from oodbench.restore import NetworkState, ProcessState
+from oodbench.process import ProcessState
+from oodbench.restore import NetworkState
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
-import random
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _module
 
 from oodbench.detector import changed, check_unchanged
 from oodbench.outputs import Outputs
+from oodbench.process import undisturbed
 
 
 @contextlib.contextmanager
@@ -64,131 +60,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-# --- the process -----------------------------------------------------------------------------
-
-
-def _flag(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
-
-
-def _autocast(kind: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    return (
-        lambda: torch.is_autocast_enabled(kind),
-        lambda value: torch.set_autocast_enabled(kind, value),
-    )
-
-
-def _numpy_numbers() -> tuple[Any, ...]:
-    # the global state too: detectors that were not written here may draw from it
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return name, np.asarray(keys).tobytes(), *rest
-
-
-def _set_numpy_numbers(value: tuple[Any, ...]) -> None:
-    name, keys, *rest = value
-    np.random.set_state((name, np.frombuffer(keys, np.uint32), *rest))  # noqa: NPY002
-
-
-def _bytes(state: Tensor) -> bytes:
-    return state.numpy().tobytes()
-
-
-def _state_of(value: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(value), dtype=torch.uint8)
-
-
-def _card_numbers() -> list[bytes] | None:
-    ready = torch.cuda.is_initialized()
-    return [_bytes(state) for state in torch.cuda.get_rng_state_all()] if ready else None
-
-
-def _set_card_numbers(value: list[bytes] | None) -> None:
-    if value is not None:
-        torch.cuda.set_rng_state_all([_state_of(state) for state in value])
-
-
-def _set_device(value: torch.device) -> None:
-    torch.set_default_device(None if value.type == "cpu" else value)
-
-
-def _set_environment(value: dict[str, str]) -> None:
-    for name in set(os.environ) - set(value):
-        del os.environ[name]
-    os.environ.update(value)
-
-
-def _folder() -> str | None:
-    try:
-        return str(Path.cwd())
-    except OSError:  # it was removed
-        return None
-
-
-def _set_folder(value: str | None) -> None:
-    if value is not None:
-        with contextlib.suppress(OSError):
-            os.chdir(value)
-
-
-def _hooks() -> dict[str, dict[Any, Any]]:
-    """Hooks on all modules there are, as torch registers them."""
-    return {
-        name: dict(value)
-        for name, value in vars(_module).items()
-        if name.startswith("_global_") and isinstance(value, dict)
-    }
-
-
-def _set_hooks(value: dict[str, dict[Any, Any]]) -> None:
-    for name, hooks in value.items():
-        there = getattr(_module, name)
-        there.clear()
-        there.update(hooks)
-
-
-# what is the process's, and how it is read and written; the device comes first, since tensors are
-# made where it says
-_PROCESS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "torch's default device": (torch.get_default_device, _set_device),
-    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "torch's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "torch's deterministic mode": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "torch's precision of products": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-    **{f"autocast on {kind}": _autocast(kind) for kind in ("cpu", "cuda", "mps")},
-    "torch.backends.mkldnn.enabled": _flag(torch.backends.mkldnn, "enabled"),
-    **{
-        f"torch.backends.cudnn.{name}": _flag(torch.backends.cudnn, name)
-        for name in ("enabled", "benchmark", "deterministic", "allow_tf32")
-    },
-    "hooks on all modules": (_hooks, _set_hooks),
-    "torch's random numbers": (
-        lambda: _bytes(torch.get_rng_state()),
-        lambda value: torch.set_rng_state(_state_of(value)),
-    ),
-    "CUDA's random numbers": (_card_numbers, _set_card_numbers),
-    "NumPy's random numbers": (_numpy_numbers, _set_numpy_numbers),
-    "NumPy's error handling": (np.geterr, lambda value: np.seterr(**value)),
-    "Python's random numbers": (random.getstate, random.setstate),
-    "environment variables": (lambda: dict(os.environ), _set_environment),
-    "the working folder": (_folder, _set_folder),
-    "standard output": _flag(sys, "stdout"),
-    "standard error": _flag(sys, "stderr"),
-}
-
-
-def process_state() -> dict[str, Any]:
-    """What :func:`kept` keeps of the process, by name."""
-    return {name: read() for name, (read, _) in _PROCESS.items()}
-
-
 @contextlib.contextmanager
 def kept(network: nn.Module | None = None) -> Iterator[None]:
     """Puts back, however the block ends, what it changed for all that comes after it.
@@ -200,15 +71,11 @@ def kept(network: nn.Module | None = None) -> Iterator[None]:
     Args:
         network: whose classes' methods are put back as well.
     """
-    before = process_state()
     methods = {} if network is None else {c: _methods(c) for c in {*map(type, network.modules())}}
     try:
-        with warnings.catch_warnings():
+        with undisturbed(surroundings=True), warnings.catch_warnings():
             yield
     finally:
-        for name, (read, write) in _PROCESS.items():
-            if read() != before[name]:
-                write(before[name])
         for cls, known in methods.items():
             _set_methods(cls, known)
 

@@ -32,8 +32,8 @@ from oodbench.extract import Network
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.outputs import Outputs
+from oodbench.process import undisturbed
 from oodbench.registry import register_backbone
-from oodbench.restore import undisturbed
 from oodbench.results import Results, Row
 from oodbench.samples import OOD, VOID, MaskedSamples, Samples
 from oodbench.streamed import StreamedScores

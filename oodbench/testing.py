@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from oodbench import metrics
 from oodbench.detector import Detector, build
 from oodbench.errors import ChangedInputsError, MissingOutputError, NotFittedError, OptionError
-from oodbench.isolation import process_state
 from oodbench.outputs import Head, Outputs, to_numpy
+from oodbench.process import ProcessState
 from oodbench.untouched import network_checks as network_checks
 from oodbench.untouched import untouched as untouched
 
@@ -242,9 +242,10 @@ def check_inputs_untouched(detector: Detector) -> None:
 def check_process_untouched(detector: Detector) -> None:
     """It leaves random numbers, torch's modes, the environment and the like as they were."""
     toy = _problem(detector)
-    before = process_state()
+    before = ProcessState(surroundings=True).values
     _score(_fit(detector, toy.train), toy.test)
-    left = [name for name, value in process_state().items() if value != before[name]]
+    now = ProcessState(surroundings=True).values
+    left = [name for name, value in now.items() if value != before[name]]
     assert not left, f"{detector.label} changed {', '.join(left)}"
 
 

@@ -36,7 +36,7 @@ from oodbench.detector import Detector, build
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
 from oodbench.hardware import Hardware
 from oodbench.outputs import Outputs
-from oodbench.restore import undisturbed
+from oodbench.process import undisturbed
 from oodbench.samples import Samples, Subset, positions
 from oodbench.train import check_classes, id_samples
 

@@ -19,7 +19,8 @@ import oodbench
 from oodbench import Benchmark, DatasetSpec, Detector, Hardware, Head, Outputs, Preprocess, mapped
 from oodbench.contenders import Networks, Seen
 from oodbench.errors import BadScoresError, ChangedInputsError
-from oodbench.isolation import kept, lent, process_state
+from oodbench.isolation import kept, lent
+from oodbench.process import ProcessState
 from oodbench.samples import ImageArrays, Samples
 from oodbench.testing import detector_checks
 from oodbench.tune import tune
@@ -231,11 +232,11 @@ PROCESS: dict[str, Callable[[], Any]] = {
 def test_a_detector_that_changes_the_process_harms_no_other(
     change: str, when: str, alone: set[str]
 ) -> None:
-    before = process_state()
+    before = ProcessState(surroundings=True).values
     results = evaluate([Culprit(lambda _: PROCESS[change](), when)])
     assert not results.failures
     assert alone <= {row["row_id"] for row in results.rows}
-    after = process_state()
+    after = ProcessState(surroundings=True).values
     numbers = {"torch's random numbers", "NumPy's random numbers", "Python's random numbers"}
     assert [name for name in before if before[name] != after[name] and name not in numbers] == []
 

@@ -19,7 +19,8 @@ from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
 from oodbench.detection import BoxNetwork, scenes_frcnn
 from oodbench.outputs import Head
-from oodbench.restore import NetworkState, ProcessState, undisturbed
+from oodbench.process import ProcessState, undisturbed
+from oodbench.restore import NetworkState
 from oodbench.samples import ImageArrays
 from oodbench.segmentation import PixelNetwork, segment
 from oodbench.testing import network_checks, untouched
