@@ -90,7 +90,7 @@ class MaskFiles(ImageFiles, MaskedSamples):
         Raises:
             DataError: the file is damaged, or has colours instead of one value a pixel.
         """
-        found = np.asarray(self._masks[index])
+        found = np.asarray(self._masks.undecorated(index))
         if found.ndim != 2 or found.dtype != np.uint8:
             raise DataError(
                 f"{self.name}: the mask {self.root / self._masks.paths[index]} must be an 8-bit "

@@ -38,7 +38,7 @@ from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
 from oodbench.train import check_classes, is_frozen, method_name, plan, train
-from oodbench.transforms import Preprocess, Transform
+from oodbench.transforms import InMode, Preprocess, Transform
 
 Report = Callable[[str], None]
 
@@ -114,6 +114,8 @@ class Subject:
         self.modality = modality
         own = getattr(self.network, "own_preprocess", None)
         self.preprocess = contender.preprocess or own or preprocess
+        if not isinstance(self.preprocess, Preprocess) and isinstance(preprocess, Preprocess):
+            self.preprocess = InMode(self.preprocess, preprocess.mode)
         self.hardware = hardware
         self.on_forward = on_forward
 

@@ -432,7 +432,8 @@ def evaluate(
         seed: one, or several for a mean and standard deviation.
         retrain: train although a finished run is there.
         preprocess: the network's own preprocessing; None for the benchmark's (or what a
-            checkpoint's metadata says of mean and std).
+            checkpoint's metadata says of mean and std). Any callable: it sees every image in the
+            mode of the benchmark's, RGB but for grey ID sets, whatever the file has.
         mean: channel means of the network's own normalisation, in [0, 1].
         std: channel deviations of it.
         layer: the name of the model's linear head, if it cannot be found.

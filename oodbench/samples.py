@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +21,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from oodbench import files
-from oodbench.errors import DataError, MissingDataError
+from oodbench.errors import DataError, MissingDataError, OODBenchWarning
+from oodbench.images import SUFFIXES, decode
+from oodbench.listing import Listing, is_hidden, is_image, list_images, passed_over, several_frames
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
 _RACY_SECONDS = 2.0
 
 
@@ -48,7 +51,7 @@ class Samples(Dataset[Image.Image]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """The image at a position, undecorated: no conversion, no resizing."""
+        """The image at a position: 8-bit pixels in any of Pillow's modes, in its own size."""
         raise NotImplementedError
 
     def _digests(self) -> np.ndarray:
@@ -207,21 +210,18 @@ class ImageFiles(Samples):
         self.paths = list(paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """The image at a position, decoded.
+        """The image at a position, decoded, with 8-bit pixels.
 
         Raises:
-            DataError: the file is damaged or no image; the message names it.
+            DataError: the file cannot be read; the message names it. See ``images.decode``.
         """
         path = self.root / self.paths[index]
-        try:
-            with Image.open(path) as image:
-                image.load()
-                return image
-        except Exception as error:  # each of PIL's readers has its own for a damaged file
-            raise DataError(
-                f"{self.name}: cannot read the image {path} ({error}). "
-                "It is damaged or no image: get it again, or remove it."
-            ) from error
+        return decode(path, f"{self.name}: the image {path}")
+
+    def undecorated(self, index: int) -> Image.Image:
+        """The same, with the pixels that the file has; for masks, where they are no brightness."""
+        path = self.root / self.paths[index]
+        return decode(path, f"{self.name}: the image {path}", raw=True)
 
     def _digests(self) -> np.ndarray:
         try:
@@ -298,32 +298,83 @@ def positions(samples: Samples, within: Samples) -> np.ndarray:
 def image_folder(name: str, root: Path) -> ImageFiles:
     """Images below a folder: one subfolder a class, or all images in the folder itself.
 
-    Hidden files and files that are no images by their suffix are passed over.
+    Images are files with one of the suffixes of ``images.SUFFIXES``, and those without a suffix
+    that begin as an image does. Hidden folders and files, and those of operating systems, are no
+    data. Links are followed, and each folder is gone into once a class. Class names are compared
+    and sorted in Unicode's composed form. What was passed over is told in a warning: files that are
+    no images that are read, links that lead nowhere, images beside class folders, further frames.
 
     Raises:
         MissingDataError: there is no such folder.
-        DataError: it holds no image, or a class folder is empty.
+        DataError: it holds no image, a class folder is empty, or it has both class folders and as
+            many images that are in none.
     """
     if not root.is_dir():
         raise MissingDataError(f"{name}: there is no folder {root}.")
-    classes = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    classes = _class_folders(name, root)
+    folders = [root / folder for folder in classes.values()]
     paths: list[str] = []
     labels: list[int] = []
-    for label, folder in enumerate(classes or ["."]):
-        found = sorted(
-            path.relative_to(root).as_posix()
-            for path in (root / folder).rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not path.name.startswith(".")
-            and path.is_file()
-        )
-        if not found:
+    whole = Listing()
+    for label, folder in enumerate(classes.values() or ["."]):
+        found = list_images(name, root, folder, folders)
+        if not found.images:
             raise DataError(
                 f"{name}: the {'class ' if classes else ''}folder {root / folder} holds no images "
-                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Fill it, or remove it."
+                f"({', '.join(sorted(SUFFIXES))}). Fill it, or remove it. "
+                + " ".join(passed_over(root, found.others, found.broken))
             )
-        paths += found
-        labels += [label] * len(found)
-    return ImageFiles(name, root, paths, labels, classes or ["all"])
+        paths += found.images
+        labels += [label] * len(found.images)
+        whole.others += found.others
+        whole.broken += found.broken
+    told = passed_over(root, whole.others, whole.broken)
+    if classes:
+        told += _beside(name, root, list(classes.values()), len(paths))
+    told += [text for text in [several_frames(root, paths)] if text]
+    if told:
+        warnings.warn(f"{name}: {' '.join(told)}", OODBenchWarning, stacklevel=2)
+    return ImageFiles(name, root, paths, labels, list(classes) or ["all"])
+
+
+def _class_folders(name: str, root: Path) -> dict[str, str]:
+    """By class name, in order, the folder below the root."""
+    found: dict[str, str] = {}
+    for entry in sorted(root.iterdir()):
+        if is_hidden(entry.name) or not entry.is_dir():
+            continue
+        # a disk that was written on another system has the same letters as other code points
+        title = unicodedata.normalize("NFC", entry.name)
+        if title in found:
+            raise DataError(f"{name}: two folders in {root} are called {title!r}. Rename one.")
+        try:
+            title.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{name}: the name of the folder {entry!r} is no text.") from error
+        found[title] = entry.name
+    return dict(sorted(found.items()))
+
+
+def _beside(name: str, root: Path, folders: list[str], count: int) -> list[str]:
+    """What is said of images that lie beside class folders, ``count`` of which are read.
+
+    Raises:
+        DataError: there are as many as in the folders: which of them are the data?
+    """
+    loose = sorted(
+        entry.name
+        for entry in root.iterdir()
+        if entry.is_file() and not is_hidden(entry.name) and is_image(entry)
+    )
+    if len(loose) >= count:
+        raise DataError(
+            f"{name}: {root} holds {len(loose)} images of its own (such as {loose[0]}) and "
+            f"{count} in folders ({', '.join(folders[:3])}), and either could be the data. Move "
+            "the images into class folders, or take the folders away."
+        )
+    if not loose:
+        return []
+    return [
+        f"{len(loose)} images in {root} itself (such as {loose[0]}) are in no class folder and "
+        "were passed over."
+    ]

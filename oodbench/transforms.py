@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import TrivialAugmentWide
 
 from oodbench.errors import OptionError
+from oodbench.images import in_mode
 
 Transform = Callable[[Any], Any]
 """From a raw image to the network's input, the same each time; from a sample of several modalities
@@ -152,12 +153,26 @@ class MultimodalPreprocess:
         return {name: part.augment(sample[name], rng) for name, part in self.parts.items()}
 
 
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image in an 8-bit mode; of 16-bit grey levels the upper byte (PIL would clip them)."""
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
-    return image if image.mode == mode else image.convert(mode)
+class InMode:
+    """Somebody's own transform, which sees every image in one mode, as it was written for.
+
+    Args:
+        transform: from an image to a tensor.
+        mode: ``"RGB"`` or ``"L"``; grey, palette and transparent images are brought into it.
+    """
+
+    def __init__(self, transform: Transform, mode: str) -> None:
+        self.transform, self.mode = transform, mode
+        self.size = getattr(transform, "size", 32)
+
+    def __call__(self, sample: Any) -> Any:
+        """What the transform makes of it; what is no image of Pillow's passes as it is."""
+        return self.transform(
+            in_mode(sample, self.mode) if isinstance(sample, Image.Image) else sample
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.transform)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -184,6 +199,8 @@ def content_key(transform: Any) -> Any:
     if isinstance(transform, MultimodalPreprocess):
         parts = {name: content_key(part) for name, part in transform.parts.items()}
         return None if None in parts.values() else parts
+    if isinstance(transform, InMode):
+        return content_key(transform.transform)
     text = repr(transform)
     return None if " at 0x" in text or any(map(_is_silent, _steps(transform))) else text
 

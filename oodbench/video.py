@@ -21,10 +21,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from oodbench.errors import DataError, OptionError
+from oodbench.images import decode, in_mode
 from oodbench.media import ADVICE, best_stream, is_cut_off, opened
 
 # Containers that hold one whole frame a packet, each with its time of display. Others (AVI, MPEG
@@ -276,14 +276,7 @@ class FlowFiles(Video):
 
 def _image(path: Path, mode: str) -> np.ndarray:
     """``[H, W, C]`` uint8."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert(mode))
-    except Exception as error:  # each of PIL's readers has its own for a damaged file
-        raise DataError(
-            f"cannot read the frame {path} ({error}). It is missing, damaged or no image: get it "
-            "again, or leave the video out."
-        ) from error
+    pixels = np.array(in_mode(decode(path, f"the frame {path}"), mode))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
