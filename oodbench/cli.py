@@ -6,12 +6,13 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from oodbench.errors import OODBenchError
+from oodbench.errors import OODBenchError, OODBenchWarning
 
 if TYPE_CHECKING:
     from oodbench.hardware import Hardware
@@ -752,10 +753,21 @@ def _usage(error: Any) -> str:
     return message and f"{message.rstrip('.')}. See `{command} --help`."
 
 
+_format_others = warnings.formatwarning
+
+
+def _told(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+    """How a warning is printed: oodbench's own as a line for people."""
+    if issubclass(category, OODBenchWarning):
+        return f"warning: {message}\n"
+    return _format_others(message, category, *where, **more)
+
+
 def main() -> None:
     """Entry point: errors are one or two lines and exit status 2; a traceback only with --debug."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _state["debug"] = False
+    warnings.formatwarning = _told
     try:
         status = app(standalone_mode=False)
     except _UsageError as error:

@@ -239,6 +239,7 @@ class Networks:
         hardware: Hardware,
         report: Report,
         on_forward: Callable[[int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> Iterator[tuple[Contender, list[Detector]]]:
         """Each network with the detectors that are put on it; trained when its turn comes.
 
@@ -249,6 +250,8 @@ class Networks:
             hardware: where and how training runs.
             report: told what happens, line by line.
             on_forward: called with the number of samples that a frozen network saw.
+            warn: told what a reader of the scores has to know of the training images; None for
+                ``report``.
 
         Raises:
             DataError: the ID training set has other classes than the reference.
@@ -265,19 +268,20 @@ class Networks:
                 "preprocess, mean and std cannot change. Leave them out; another size of the "
                 "images: --recipe-set input_size=N."
             )
-        runs = [
-            plan(
-                benchmark,
-                name,
-                recipe=self.recipe,
-                backbone=self.backbone,
-                seed=seed,
-                overrides=self.recipe_options,
-                checkpoint=self.checkpoint,
-            )
-            for seed in self.seeds
-            for name in self._methods(benchmark, detectors)
-        ]
+        with noting(warn or (lambda text: report(f"warning: {text}"))):
+            runs = [
+                plan(
+                    benchmark,
+                    name,
+                    recipe=self.recipe,
+                    backbone=self.backbone,
+                    seed=seed,
+                    overrides=self.recipe_options,
+                    checkpoint=self.checkpoint,
+                )
+                for seed in self.seeds
+                for name in self._methods(benchmark, detectors)
+            ]
         for run in runs:
             check_classes(run.samples, reference)
         for run in runs:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from oodbench import files, linear, metrics
+from oodbench import files, linear, metrics, overlap
 from oodbench.benchmark import GROUPS, Benchmark, Group, get_benchmark
 from oodbench.contenders import (
     Contender,
@@ -109,11 +109,13 @@ class Evaluator:
                 raise OptionError(
                     f"the OOD set {choice.spec.name!r} bears the name of a group's mean; rename it."
                 )
-        self.test = id_samples(benchmark, "test")
+        with noting(self._warn):
+            self.test = id_samples(benchmark, "test")
         self.ood: list[_OOD] = []
         for choice in chosen:
             try:
-                samples = choice.spec.load(choice.spec.splits[-1])
+                with noting(self._warn):
+                    samples = choice.spec.load(choice.spec.splits[-1])
             except MissingDataError as error:
                 self.missing[choice.spec.name] = str(error)
                 self._missing_from[choice.group].append(choice.spec.name)
@@ -124,6 +126,7 @@ class Evaluator:
             raise MissingDataError(
                 "none of the OOD sets is there. " + " ".join(self.missing.values())
             )
+        self._compared: set[tuple[str, str]] = set()
         self._warn_of_overlap()
         self._warn_of_known_classes()
 
@@ -139,14 +142,42 @@ class Evaluator:
                 )
 
     def _warn_of_overlap(self) -> None:
-        known = np.unique(self.test.digests)
         for ood in self.ood:
-            shared = int(np.isin(ood.samples.digests, known).sum())
-            if shared:
+            count = overlap.shared(ood.samples, self.test)
+            if count:
                 self._warn(
-                    f"{shared} of the {len(ood.samples)} images of {ood.samples.name} are also in "
+                    f"{count} of the {len(ood.samples)} images of {ood.samples.name} are also in "
                     f"the ID test set {self.test.name}; scores on {ood.name} mean little."
                 )
+
+    def warn_of_learned(self, contender: Contender, learned: Mapping[str, Samples]) -> None:
+        """Warn where what a network or a detector learned from is also tested on.
+
+        Args:
+            contender: the network. Of one that was trained elsewhere nobody knows what it saw; the
+                ID training set stands for that, where it is at hand.
+            learned: what detectors learn from, by split.
+        """
+        found = {samples.name: (samples, "detectors learn from") for samples in learned.values()}
+        trained = contender.trained_on
+        if trained is not None:
+            found[trained.name] = (trained, "the network was trained on")
+        elif "train" not in learned and ("", "train") not in self._compared:
+            self._compared.add(("", "train"))
+            train = overlap.cheap_training_set(self.benchmark)
+            if isinstance(train, str):
+                self.report(
+                    f"not checked: whether images that are tested on are also in the ID training "
+                    f"set; {train}."
+                )
+            else:
+                found[train.name] = (train, "a network for this ID set is trained on")
+        ood = {one.name: one.samples for one in self.ood}
+        for samples, who in found.values():
+            if (samples.name, who) not in self._compared:
+                self._compared.add((samples.name, who))
+                for text in overlap.with_learned(self.test, ood, samples, who):
+                    self._warn(text)
 
     def _warn_of_known_classes(self) -> None:
         known = {c: names for c, names in self.benchmark.known_classes.items() if names}
@@ -163,8 +194,9 @@ class Evaluator:
         )
 
     def _warn(self, text: str) -> None:
-        self.warnings.append(text)
-        self.report(f"warning: {text}")
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.report(f"warning: {text}")
 
     def check(self, detectors: Sequence[Detector]) -> None:
         """Check, before anything is trained, that the benchmark's task is one for the detectors.
@@ -189,12 +221,14 @@ class Evaluator:
         for detector in detectors:
             split = getattr(detector, "fit_split", "train")
             if learns(detector) and split not in fitting:
-                fitting[split] = subject.sees(id_samples(self.benchmark, split))
+                with noting(self._warn):
+                    fitting[split] = subject.sees(id_samples(self.benchmark, split))
                 check_classes(fitting[split].samples, self.test)
             if detector.needs_fit:
                 _ = fitting[split].outputs  # now, so that no detector's time has it
         if "train" in fitting:
             train_samples = fitting["train"].samples
+        self.warn_of_learned(contender, {split: seen.samples for split, seen in fitting.items()})
         tested = [subject.sees(samples) for samples in (self.test, *(o.samples for o in self.ood))]
         for seen in tested:
             _ = seen.outputs
@@ -499,7 +533,13 @@ def evaluate(
         made, failures = tuning.apply(made), tuning.failures
     results = Results([], dict(evaluator.missing), list(evaluator.warnings), dict(failures))
     for contender, mine in networks.contenders(
-        chosen, made, evaluator.test, evaluator.hardware, evaluator.report, evaluator.count
+        chosen,
+        made,
+        evaluator.test,
+        evaluator.hardware,
+        evaluator.report,
+        evaluator.count,
+        evaluator._warn,
     ):
         found = evaluator.run(contender, mine)
         if leaderboards is not None and is_first_process():

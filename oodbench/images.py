@@ -111,8 +111,9 @@ def decode(source: Path | bytes, where: str, *, raw: bool = False) -> Image.Imag
             image.load()
             return image if raw else _shallow(image, stored, source, where)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        size = str(error).partition(", could")[0]
         raise DataError(
-            f"{where} is too large: {str(error).partition(', could')[0]}. Make it smaller, or allow as many pixels: set "
+            f"{where} is too large: {size}. Make it smaller, or allow as many pixels: set "
             "OODBENCH_MAX_PIXELS=500000000."
         ) from error
     except (DataError, OptionError):

@@ -26,6 +26,7 @@ from oodbench.images import SUFFIXES, decode
 from oodbench.listing import Listing, is_hidden, is_image, list_images, passed_over, several_frames
 
 _RACY_SECONDS = 2.0
+_FEW_BYTES = 2**28
 
 
 class Samples(Dataset[Image.Image]):
@@ -61,6 +62,11 @@ class Samples(Dataset[Image.Image]):
     def digests(self) -> np.ndarray:
         """``[N]`` uint64: the first eight bytes of the sha256 of each sample's content."""
         return self._digests()
+
+    @property
+    def digests_are_cheap(self) -> bool:
+        """Whether the digests are known, or had within seconds."""
+        return self.in_memory or "digests" in vars(self)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -223,6 +229,17 @@ class ImageFiles(Samples):
         path = self.root / self.paths[index]
         return decode(path, f"{self.name}: the image {path}", raw=True)
 
+    @property
+    def digests_are_cheap(self) -> bool:
+        """Whether they are remembered from another time, or the files are few megabytes."""
+        if super().digests_are_cheap:
+            return True
+        try:
+            memo, _, size = self._memo()
+        except OSError:
+            return False
+        return size <= _FEW_BYTES or memo.is_file()
+
     def _digests(self) -> np.ndarray:
         try:
             return self._remembered_digests()
@@ -232,15 +249,20 @@ class ImageFiles(Samples):
                 "Was it moved since the folder was listed, or is it somebody else's?"
             ) from error
 
-    def _remembered_digests(self) -> np.ndarray:
+    def _memo(self) -> tuple[Path, float, int]:
+        """Where the digests are remembered, when the newest file changed, and all files' bytes."""
         stats = hashlib.sha256(str(self.root.resolve()).encode())
-        newest = 0.0
+        newest, size = 0.0, 0
         for path in self.paths:
             stat = (self.root / path).stat()
             newest = max(newest, stat.st_ctime)
+            size += stat.st_size
             identity = (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
             stats.update(repr(identity).encode())
-        memo = files.cache_dir() / "fingerprints" / f"{stats.hexdigest()}.npy"
+        return files.cache_dir() / "fingerprints" / f"{stats.hexdigest()}.npy", newest, size
+
+    def _remembered_digests(self) -> np.ndarray:
+        memo, newest, _ = self._memo()
         if memo.is_file():
             return np.load(memo, allow_pickle=False)
         began = time.time()
@@ -278,6 +300,11 @@ class Subset(Samples):
     def in_memory(self) -> bool:
         """Whether the whole is."""
         return self.samples.in_memory
+
+    @property
+    def digests_are_cheap(self) -> bool:
+        """Whether those of the whole are."""
+        return super().digests_are_cheap or self.samples.digests_are_cheap
 
     def __getitem__(self, index: int) -> Image.Image:
         """The image at a position."""

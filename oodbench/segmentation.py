@@ -510,6 +510,7 @@ class SegmentationEvaluator(Evaluator):
         preprocess = subject.preprocess
         if not isinstance(preprocess, Preprocess):
             raise OptionError("segmentation wants an oodbench Preprocess, not another callable.")
+        self.warn_of_learned(contender, {})
         results = Results([], dict(self.missing), list(self.warnings))
         quality = Quality(len(self.test.classes))
         for found in segment(subject.network, self.test, preprocess, self.hardware):
