@@ -118,6 +118,7 @@ class Subject:
             self.preprocess = InMode(self.preprocess, preprocess.mode)
         self.hardware = hardware
         self.on_forward = on_forward
+        self.notes: list[str] = []  # what a reader of the rows has to know of this network
 
     def sees(self, samples: Samples) -> Seen:
         """Samples, with what the network says of them; from the cache if it saw them before."""

@@ -30,24 +30,23 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.boxes import remove_small_boxes
 
-from oodbench import files
+from oodbench import files, single_stage
 from oodbench.contenders import Contender, Seen, Subject
 from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.fingerprint import cache_key
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
+from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_backbone
 from oodbench.samples import BoxedSamples, Boxes, Samples
 from oodbench.segmentation import heat, save_picture
+from oodbench.single_stage import LEAST
 from oodbench.transforms import Preprocess, Transform, in_mode, to_tensor
 
 VERSION = 2
 """Part of every key of cached boxes; raised when the same network would give others."""
-
-LEAST = 0.05
-"""Confidence from which boxes count for mean average precision, as torchvision's default."""
 
 AT_ONCE = 8
 """Images of one size a forward pass; of several, smaller ones would be padded to the largest."""
@@ -89,8 +88,7 @@ class BoxNetwork(nn.Module):
     """A torchvision Faster R-CNN (Ren et al. 2015) that says all it knows of the boxes it predicts.
 
     Args:
-        detector: torchvision's. Its own normalisation is applied after the benchmark's: give one
-            of them alone.
+        detector: torchvision's. One that is trained here should not normalise images itself.
     """
 
     def __init__(self, detector: zoo.FasterRCNN) -> None:
@@ -143,6 +141,8 @@ class BoxNetwork(nn.Module):
             BadScoresError: logits that are NaN or infinite.
         """
         net, roi = self.detector, self.detector.roi_heads
+        if roi.score_thresh > LEAST:  # somebody's choice, and not torchvision's default
+            least = max(least, roi.score_thresh)
         batch, _ = net.transform(images)
         maps = net.backbone(batch.tensors)
         maps = {"0": maps} if isinstance(maps, Tensor) else maps
@@ -361,7 +361,7 @@ def detect(
         raise BadScoresError(f"on {samples.name}: {error}") from error
     whole = {name: torch.cat([part[name] for part in sure]).clone() for name in sure[0]}
     boxes = Outputs(
-        whole.pop("features"),
+        cast(Any, whole.pop("features") if "features" in whole else None),
         whole.pop("logits"),
         whole.pop("predicted"),
         cast(Any, network).head(),
@@ -405,11 +405,13 @@ class DetectionSubject(Subject):
     What it predicts is kept in the cache, so a second evaluation runs nothing.
 
     Args:
-        contender: the network, or a torchvision Faster R-CNN.
+        contender: the network, or a torchvision detector as it is. One that normalises images
+            itself is given them plain.
         preprocess: the benchmark's.
         hardware: where and how it runs.
         on_forward: called with the number of samples that went through the network.
         confidence: boxes that are predicted with less do not count.
+        classes: names of the ID classes.
 
     Raises:
         OptionError: a network that predicts no boxes, or another callable than a ``Preprocess``.
@@ -424,15 +426,18 @@ class DetectionSubject(Subject):
         hardware: Hardware,
         on_forward: Callable[[int], None] | None = None,
         confidence: float = 0.5,
+        classes: Sequence[str] = (),
     ) -> None:
         network = contender.network
-        if isinstance(network, zoo.FasterRCNN):
+        if isinstance(network, zoo.FasterRCNN):  # Mask and Keypoint R-CNN, too
             network = BoxNetwork(network)
+        elif isinstance(network, single_stage.KINDS):
+            network = single_stage.SingleStageNetwork(network, len(classes))
         if not hasattr(network, "detect"):
             raise OptionError(
                 f"{type(network).__name__} predicts no boxes that oodbench could read. Give a "
-                "torchvision FasterRCNN, or a module with detect() and head() as "
-                "oodbench.detection.BoxNetwork has them."
+                "torchvision detector (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD), "
+                "or a module with detect() and head() as oodbench.detection.BoxNetwork has them."
             )
         _forget_sizes(network)
         super().__init__(
@@ -443,6 +448,15 @@ class DetectionSubject(Subject):
         )
         if not isinstance(self.preprocess, Preprocess):
             raise OptionError("detection wants an oodbench Preprocess, not another callable.")
+        if contender.trained_on is None:
+            running, given = Running(network, hardware), contender.preprocess is not None
+            with running:
+                self.preprocess, note = fed(
+                    lambda images: cast(Any, network).detect(list(running.put(images)), LEAST),
+                    self.preprocess,
+                    given,
+                )
+            self.notes += [] if note is None else [note]
         self.confidence = confidence
         self._tables: dict[str, dict[str, np.ndarray]] = {}
 

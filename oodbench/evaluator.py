@@ -235,6 +235,8 @@ class Evaluator:
         shared = self._provenance(contender, subject, train_samples, subject.quality(tested[0]))
         separable = self._separability([seen.outputs for seen in tested])
         results = Results([], dict(self.missing), list(self.warnings))
+        for note in subject.notes:
+            self._note(results, note)
         for detector in track(detectors, self.hardware.progress):
             split = getattr(detector, "fit_split", "train")
             began = time.perf_counter()
@@ -265,7 +267,9 @@ class Evaluator:
             from oodbench.detection import DetectionSubject
 
             confidence = self.benchmark.protocol.confidence
-            return DetectionSubject(contender, preprocess, self.hardware, self.count, confidence)
+            return DetectionSubject(
+                contender, preprocess, self.hardware, self.count, confidence, self.test.classes
+            )
         return Subject(contender, preprocess, self.hardware, self.count, self.modality)
 
     def _draw(

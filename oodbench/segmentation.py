@@ -31,6 +31,7 @@ from oodbench.evaluator import Evaluator
 from oodbench.extract import Network
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
+from oodbench.normalisation import fed
 from oodbench.outputs import Outputs
 from oodbench.process import undisturbed
 from oodbench.registry import register_backbone
@@ -492,9 +493,18 @@ class SegmentationEvaluator(Evaluator):
         check_detectors(detectors)
 
     def _subject(self, contender: Contender) -> Subject:
-        if not isinstance(contender.network, Network):
-            contender = replace(contender, network=PixelNetwork(contender.network))
-        return super()._subject(contender)
+        if isinstance(contender.network, Network):
+            return super()._subject(contender)
+        network = PixelNetwork(contender.network)
+        subject = super()._subject(replace(contender, network=network))
+        if isinstance(subject.preprocess, Preprocess):
+            running, given = Running(network, self.hardware), contender.preprocess is not None
+            with running:
+                subject.preprocess, note = fed(
+                    lambda images: network.model(running.put(images)), subject.preprocess, given
+                )
+            subject.notes += [] if note is None else [note]
+        return subject
 
     @undisturbed()
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
@@ -512,6 +522,8 @@ class SegmentationEvaluator(Evaluator):
             raise OptionError("segmentation wants an oodbench Preprocess, not another callable.")
         self.warn_of_learned(contender, {})
         results = Results([], dict(self.missing), list(self.warnings))
+        for note in subject.notes:
+            self._note(results, note)
         quality = Quality(len(self.test.classes))
         for found in segment(subject.network, self.test, preprocess, self.hardware):
             quality.add(found.prediction, found.mask)
