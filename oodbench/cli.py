@@ -183,13 +183,13 @@ def eval_command(
     from oodbench.evaluator import evaluate
     from oodbench.hardware import is_first_process
 
-    say = _reporter(as_json)
     names = _split(detector)
     chosen = get_benchmark(id_name, benchmark, task)
     seeds = _seeds(seed)
     detectors, fixed = _detectors(names, option or [], chosen.id.name, method)
     overrides = _overrides(recipe_set, epochs, batch_size, lr)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
+    say = _reporter(hardware, as_json)
     files.writable_dir(
         files.Path(leaderboards) / "results",
         "Choose a folder that you may write with --leaderboards.",
@@ -219,7 +219,7 @@ def eval_command(
         pictures=pictures,
         modality=modality,
     )
-    if not is_first_process():
+    if not is_first_process(hardware):
         return
     page = leaderboard.write(chosen, leaderboards)
     if as_json:
@@ -275,12 +275,12 @@ def compare_command(
     from oodbench.benchmark import get_benchmark
     from oodbench.hardware import is_first_process
 
-    say = _reporter(as_json)
     chosen = get_benchmark(id_name, benchmark)
     method = method or compare.standard_method(chosen)
     detectors, _ = _detectors(_split(detector), option or [], chosen.id.name, method)
     sets = _split(ood) if ood else None
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
+    say = _reporter(hardware, as_json)
     files.writable_dir(
         files.Path(leaderboards) / "results",
         "Choose a folder that you may write with --leaderboards.",
@@ -301,7 +301,7 @@ def compare_command(
         leaderboards=leaderboards,
         command=_command(),
     )
-    if not is_first_process():
+    if not is_first_process(hardware):
         return
     page = leaderboard.write(chosen, leaderboards)
     if plot is not None:
@@ -353,7 +353,6 @@ def tune_command(
     from oodbench.hardware import is_first_process
     from oodbench.tune import tune
 
-    say = _reporter(as_json)
     chosen = get_benchmark(id_name, benchmark, task)
     detectors, fixed = _detectors(_split(detector), option or [], chosen.id.name, method)
     networks = Networks(
@@ -368,8 +367,9 @@ def tune_command(
         std=_floats(std, "--std"),
     )
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
+    say = _reporter(hardware, as_json)
     tuning = tune(chosen, detectors, networks, fixed=fixed, hardware=hardware, report=say)
-    if not is_first_process():
+    if not is_first_process(hardware):
         return
     if not tuning.choices and not tuning.failures:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in tuning.untuned.items())
@@ -413,9 +413,9 @@ def train(
     from oodbench.train import plan
     from oodbench.train import train as fit
 
-    say = _reporter(False)
     chosen = get_benchmark(id_name, benchmark, task)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, False)
+    say = _reporter(hardware, False)
     for one in _seeds(seed):
         run = plan(
             chosen,
@@ -513,11 +513,11 @@ def data_prepare(
     PREPARATIONS.get(name)(files.data_dir(), report=typer.echo, **options)
 
 
-def _reporter(quiet: bool) -> Callable[[str], None]:
+def _reporter(hardware: Hardware, quiet: bool) -> Callable[[str], None]:
     from oodbench.hardware import is_first_process
 
     def say(line: str) -> None:
-        if not quiet and is_first_process():
+        if not quiet and is_first_process(hardware):
             typer.echo(line)
 
     return say
@@ -635,7 +635,6 @@ def _overrides(
 def _hardware(
     accelerator: str, devices: str, strategy: str, precision: str, workers: int | None, quiet: bool
 ) -> Hardware:
-    import pytorch_lightning as pl
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from oodbench.errors import OptionError
@@ -645,7 +644,9 @@ def _hardware(
     hardware = Hardware(accelerator, devices, strategy, precision, workers, progress=progress)
     try:
         with quiet_lightning():  # refused now, not when the data is read and folders are made
-            pl.Trainer(logger=False, **hardware.trainer_options())
+            hardware.trainer(logger=False)
+    except OODBenchError:
+        raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise OptionError(
             f"--accelerator {accelerator} --devices {devices} --strategy {strategy} "
@@ -768,6 +769,9 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _state["debug"] = False
     warnings.formatwarning = _told
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if not os.environ.get(name, "0").isdigit():  # Lightning cannot be imported with such a one
+            del os.environ[name]
     try:
         status = app(standalone_mode=False)
     except _UsageError as error:

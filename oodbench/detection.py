@@ -496,7 +496,7 @@ class DetectionSubject(Subject):
             self._tables[samples.fingerprint] = every
             if self.on_forward is not None:
                 self.on_forward(len(samples))
-            if is_first_process():
+            if is_first_process(self.hardware):
                 with files.replacing(table) as part, part.open("wb") as handle:
                     np.savez(handle, **cast(Any, every))
                 try:

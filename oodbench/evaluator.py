@@ -276,7 +276,7 @@ class Evaluator:
         self, subject: Subject, tested: Sequence[Seen], detector: Detector, scores: Sequence[Any]
     ) -> None:
         for seen, found in zip(tested, scores, strict=True):
-            if self.pictures is not None and is_first_process():
+            if self.pictures is not None and is_first_process(self.hardware):
                 subject.pictures(seen, found, self.pictures / detector.label)
 
     def count(self, n: int) -> None:
@@ -546,7 +546,7 @@ def evaluate(
         evaluator._warn,
     ):
         found = evaluator.run(contender, mine)
-        if leaderboards is not None and is_first_process():
+        if leaderboards is not None and is_first_process(evaluator.hardware):
             ResultStore(leaderboards).append(found.rows)
         results += found
     if evaluator.errors and not results.rows:

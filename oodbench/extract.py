@@ -287,7 +287,7 @@ def extract(
             num_workers=hardware.workers_for(samples, preprocess),
         )
         with quiet_lightning():
-            trainer = pl.Trainer(logger=False, inference_mode=True, **hardware.trainer_options())
+            trainer = hardware.trainer(logger=False, inference_mode=True)
             if not cached and trainer.world_size > 1:
                 raise OODBenchError(
                     f"several processes cannot share the outputs for {preprocess!r}: it cannot be "
@@ -303,7 +303,7 @@ def extract(
         barrier()
         if on_forward is not None:
             on_forward(run.count)
-    if is_first_process():
+    if is_first_process(hardware):
         store.finish(samples.labels)
     barrier()
     outputs = Outputs.load(folder)
@@ -365,7 +365,7 @@ class _Loaded:
 def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: Hardware) -> _Loaded:
     network = copy.deepcopy(as_network(model)).eval()
     network.preprocess = preprocess  # type: ignore[assignment]
-    device = pl.Trainer(logger=False, **hardware.trainer_options()).strategy.root_device
+    device = hardware.trainer(logger=False).strategy.root_device
     network.to(device)
     loader = DataLoader(
         _Images(samples, preprocess),

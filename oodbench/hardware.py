@@ -9,14 +9,17 @@ import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
+from oodbench import launchers
 from oodbench.errors import OODBenchError
 from oodbench.process import ProcessState
 from oodbench.restore import NetworkState
@@ -64,23 +67,60 @@ class Hardware:
         return spare_cores()
 
     def trainer_options(self) -> dict[str, Any]:
-        """Arguments of ``pytorch_lightning.Trainer``."""
+        """Arguments of ``pytorch_lightning.Trainer``.
+
+        Raises:
+            OptionError: SLURM started another number of processes than it asks for.
+        """
         callbacks: list[pl.Callback] = []
         if self.progress:
             callbacks.append(pl.callbacks.RichProgressBar(leave=False))
-        devices: Any = self.devices
-        if devices != "auto":
-            devices = int(devices) if devices.lstrip("-").isdigit() else devices
+        environment = launchers.environment(self._processes)
         return {
-            "accelerator": self.accelerator,
-            "devices": devices,
-            "strategy": self.strategy,
+            **self._place,
             "precision": self.precision,
             "callbacks": callbacks,
+            "plugins": [] if environment is None else [environment],
             "enable_progress_bar": self.progress,
             "enable_model_summary": False,
             "use_distributed_sampler": False,
         }
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        devices: Any = self.devices
+        if devices != "auto":
+            devices = int(devices) if devices.lstrip("-").isdigit() else devices
+        return {"accelerator": self.accelerator, "devices": devices, "strategy": self.strategy}
+
+    def trainer(self, **options: Any) -> pl.Trainer:
+        """A trainer on this hardware.
+
+        Args:
+            options: further arguments of ``Trainer``; lists are added to those of
+                :meth:`trainer_options`.
+        """
+        own = self.trainer_options()
+        for name in ("callbacks", "plugins"):
+            own[name] += options.pop(name, [])
+        with launchers.without_defaults():
+            made = pl.Trainer(**own, **options)
+        rank_zero_only.rank = made.global_rank  # Lightning took what a launcher left for its own
+        return made
+
+    @cached_property
+    def _processes(self) -> int:
+        """How many it asks for."""
+        with quiet_lightning(), launchers.without_defaults():
+            return pl.Trainer(**self._place, plugins=[launchers.Alone()], logger=False).world_size
+
+    @cached_property
+    def _is_first(self) -> bool:
+        """Whether this process will be the first of them."""
+        if self._processes == 1:
+            return True
+        with quiet_lightning():
+            return self.trainer(logger=False).is_global_zero
 
 
 class Running:
@@ -101,7 +141,10 @@ class Running:
     def __init__(self, network: nn.Module, hardware: Hardware) -> None:
         self.network = network
         self._fabric = Fabric(
-            accelerator=hardware.accelerator, devices=1, precision=cast(Any, hardware.precision)
+            accelerator=hardware.accelerator,
+            devices=1,
+            precision=cast(Any, hardware.precision),
+            plugins=[launchers.Alone()],
         )
         self.device = self._fabric.device
         self._away: tuple[NetworkState, ProcessState] | None = None
@@ -201,8 +244,12 @@ def barrier() -> None:
         torch.distributed.barrier()
 
 
-def is_first_process() -> bool:
-    """Whether this process writes what is written once (rank zero, or the only one)."""
+def is_first_process(hardware: Hardware | None = None) -> bool:
+    """Whether this process writes what is written once (rank zero, or the only one).
+
+    Args:
+        hardware: what the run asks for, which counts before its processes talk to each other.
+    """
     if is_distributed():
         return torch.distributed.get_rank() == 0
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
+    return hardware is None or hardware._is_first

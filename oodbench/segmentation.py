@@ -583,6 +583,6 @@ class SegmentationEvaluator(Evaluator):
     def _save_picture(
         self, samples: Samples, found: PixelOutputs, scores: np.ndarray, name: str
     ) -> None:
-        if self.pictures is not None and is_first_process():
+        if self.pictures is not None and is_first_process(self.hardware):
             path = self.pictures / name / f"{samples.name.replace('/', '-')}-{found.index:03}.png"
             save_picture(picture(samples[found.index], found, scores), path)

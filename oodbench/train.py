@@ -279,7 +279,7 @@ def train(
     """
     hardware = hardware or Hardware()
     files.writable_cache()
-    if retrain and is_first_process():
+    if retrain and is_first_process(hardware):
         shutil.rmtree(run.folder, ignore_errors=True)
     barrier()
     with isolate_rng():  # the caller's random numbers are not ours to seed
@@ -308,7 +308,7 @@ def _learned(
 
         train = see(run.samples)
         fitted, val = _validation(run, train, see)
-        if is_first_process():
+        if is_first_process(hardware):
             found = method.learn(train, fitted, val, run.seed)
             state = {k: v.detach().cpu().contiguous() for k, v in layer.state_dict().items()}
             with files.replacing(run.weights) as temporary:
@@ -342,9 +342,7 @@ def _validation(
 
 def _fit(run: Run, hardware: Hardware) -> None:
     folder = run.folder
-    options = hardware.trainer_options()
-    options["callbacks"] = [
-        *options["callbacks"],
+    callbacks = [
         ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
         _EveryEpoch(run.seed, folder / "csv" / "metrics.csv"),
     ]
@@ -353,14 +351,14 @@ def _fit(run: Run, hardware: Hardware) -> None:
         pl.seed_everything(run.seed, verbose=False)
         method = run.build()
         preprocess: Any = run.benchmark.preprocess
-        trainer = pl.Trainer(
+        trainer = hardware.trainer(
             default_root_dir=folder,
             max_epochs=run.recipe.epochs,
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-            plugins=[_AtomicCheckpointIO()],
             log_every_n_steps=1_000_000_000,  # epoch means are logged; steps would be noise
             num_sanity_val_steps=0,
-            **options,
+            callbacks=callbacks,
+            plugins=[_AtomicCheckpointIO()],
         )
         size = run.recipe.batch_size
         if size % trainer.world_size:
@@ -396,7 +394,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
     barrier()
-    if is_first_process():
+    if is_first_process(hardware):
         with files.replacing(run.weights) as temporary:
             state = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
             save_file(state, temporary, metadata={"oodbench_run": run.key})

@@ -1,0 +1,126 @@
+"""What launchers of several processes leave in the environment, and when it counts.
+
+``torchrun``, ``srun`` and others tell each process by variables which one it is. Such variables
+outlive their launcher (an exported ``RANK=1``, an interactive SLURM shell, a notebook after a
+training), so they count only in a run that asks for several processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
+
+from oodbench.errors import OptionError
+
+
+class Alone(LightningEnvironment):
+    """The only process, whatever the variables say."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def main_address(self) -> str:
+        """This machine."""
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """One that is free."""
+        if self._main_port == -1:
+            self._main_port = find_free_network_port()
+        return self._main_port
+
+    def local_rank(self) -> int:
+        """The first."""
+        return 0
+
+    def node_rank(self) -> int:
+        """The first."""
+        return 0
+
+    def teardown(self) -> None:
+        """The variables are the caller's."""
+
+
+class Slurm(SLURMEnvironment):
+    """The tasks of one ``srun`` on one machine.
+
+    A checkpoint that Lightning would make for another job in the middle of an epoch is not made:
+    a run goes on from the end of one.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__(auto_requeue=False)
+        self.tasks = tasks
+
+    def world_size(self) -> int:
+        """How many tasks."""
+        return self.tasks
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """See :func:`environment`."""
+
+    @staticmethod
+    def _validate_srun_used() -> None: ...
+
+    @staticmethod
+    def _validate_srun_variables() -> None: ...
+
+
+def environment(processes: int) -> ClusterEnvironment | None:
+    """What tells the processes of a run which one they are; None for what Lightning finds.
+
+    Args:
+        processes: how many the run asks for, on this machine.
+
+    Raises:
+        OptionError: SLURM started another number of them.
+    """
+    if processes == 1:
+        return Alone()
+    if TorchElasticEnvironment.detect() or "SLURM_NTASKS" not in os.environ:
+        return None
+    tasks = _slurm_tasks()
+    if tasks == 1:  # sbatch without srun, or an interactive shell: processes are started here
+        return LightningEnvironment()
+    if tasks != processes:
+        raise OptionError(
+            f"SLURM started {tasks} processes of this command, but devices asks for {processes}. "
+            f"Ask for as many of both: srun --ntasks={processes}, or devices={tasks}."
+        )
+    return Slurm(tasks)
+
+
+def _slurm_tasks() -> int:
+    """How many tasks the step has that this process belongs to; 1 outside of one."""
+    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return 1
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS" if "SLURM_STEP_ID" in os.environ else ""):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 1
+
+
+@contextlib.contextmanager
+def without_defaults() -> Iterator[None]:
+    """Without ``PL_TRAINER_*``, by which variables change options that were not given.
+
+    Such a one would train or look at a part of the data, and the cache would take it for whole.
+    """
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name[:11] == "PL_TRAINER_"}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
