@@ -105,7 +105,8 @@ class Hardware:
             own[name] += options.pop(name, [])
         with launchers.without_defaults():
             made = pl.Trainer(**own, **options)
-        rank_zero_only.rank = made.global_rank  # Lightning took what a launcher left for its own
+        # Lightning took what a launcher left for its own rank when it was imported
+        cast(Any, rank_zero_only).rank = made.global_rank
         return made
 
     @cached_property
