@@ -103,7 +103,8 @@ class MCDropout(Detector):
     def _before_head(
         self, model: nn.Module, batch: Tensor, generator: torch.Generator
     ) -> list[Tensor]:
-        head, features = model.head(), model.outputs(batch).get("features")  # type: ignore[operator]
+        features = model.outputs(batch).get("features")  # type: ignore[operator]
+        head = model.head()  # type: ignore[operator]  # known once a batch was seen
         if head is None or features is None:
             raise MissingOutputError(
                 "mcdropout needs a network with dropout layers, or with features and a linear head."

@@ -7,7 +7,6 @@ PyTorch classifier is wrapped as it is by :class:`Classifier`.
 
 from __future__ import annotations
 
-import copy
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench.classifier import Classifier as Classifier
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES, register_backbone
@@ -214,96 +214,6 @@ def feature_width(network: nn.Module) -> int:
     """
     told: Any = getattr(network, "head_hidden_size", None) or network.num_features
     return int(told)
-
-
-class Classifier(nn.Module):
-    """Any classifier as it is, with its penultimate features read by a hook.
-
-    The features are the input of the classifier's last linear layer, the head is that layer. The
-    layer is found by a forward pass on the first batch: the last ``nn.Linear`` to run, if what it
-    returns is what the model returns; or it is named.
-
-    The model is copied, so the caller's own is neither moved nor switched to evaluation.
-
-    Args:
-        model: ``[B, ...] -> [B, C]`` logits.
-        layer: the name of the linear layer in ``model.named_modules()``; None to find it.
-    """
-
-    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
-        super().__init__()
-        try:
-            self.model = copy.deepcopy(model).eval().requires_grad_(True)
-        except (RuntimeError, TypeError) as error:
-            raise OODBenchError(
-                f"cannot copy the {type(model).__name__} to leave yours untouched ({error})."
-            ) from error
-        self.layer = layer
-        self.found = layer
-        if layer is not None:
-            self._named(layer)
-
-    def _linears(self) -> dict[str, nn.Linear]:
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
-
-    def _named(self, layer: str) -> nn.Linear:
-        linears = self._linears()
-        if layer not in linears:
-            raise OptionError(
-                f"the model has no linear layer {layer!r}; its linear layers: "
-                f"{', '.join(linears) or 'none'}. See model.named_modules()."
-            )
-        return linears[layer]
-
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """``features [B, D]`` and ``logits [B, C]`` of one forward pass."""
-        seen: list[tuple[str, Tensor, Tensor]] = []
-        linears = self._linears() if self.layer is None else {self.layer: self._named(self.layer)}
-        hooks = [
-            module.register_forward_hook(
-                lambda _, args, out, name=name: seen.append((name, args[0], out))
-            )
-            for name, module in linears.items()
-        ]
-        try:
-            logits = self.model(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise OODBenchError(
-                f"the {type(self.model).__name__} must return logits [B, C], but returns {what}."
-            )
-        if not linears:
-            raise OODBenchError(
-                f"the {type(self.model).__name__} has no linear layer, so its penultimate features "
-                "and head cannot be read. Wrap it in a module with outputs(images) and head()."
-            )
-        if not seen or (self.layer is None and not _same(seen[-1][2], logits)):
-            raise OODBenchError(
-                f"cannot find the linear head of the {type(self.model).__name__}: "
-                "its output is not that of its last linear layer. Name the layer whose input are "
-                f"the penultimate features: layer=..., one of {', '.join(self._linears()) or '-'}."
-            )
-        self.found, features, _ = seen[-1]
-        return {"features": features.flatten(1), "logits": logits}
-
-    def head(self) -> Head | None:
-        """The linear layer, once a batch or the caller has told which it is."""
-        if self.found is None:
-            return None
-        linear = self._named(self.found)
-        return Head(linear.weight, linear.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The model's own logits, ``[B, C]``."""
-        return self.model(images)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal, and NaN where the other is: that a network has diverged is somebody else's message."""
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from oodbench import files, isolation, metrics
+from oodbench import doubts, files, isolation, metrics
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark
 from oodbench.detector import Detector, create_detector, id_options
@@ -34,6 +34,7 @@ from oodbench.extract import (
     score_with_network,
 )
 from oodbench.hardware import Hardware
+from oodbench.heads import checked
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
@@ -57,6 +58,8 @@ class Contender:
         preprocess: its own preprocessing; None for the benchmark's.
         layer: the name of its linear head, if that cannot be found.
         trained_on: the ID training set, where oodbench trained it.
+        claimed: the method that an external network's owner names.
+        notes: what a reader of its rows has to know.
     """
 
     network: nn.Module
@@ -68,6 +71,13 @@ class Contender:
     preprocess: Transform | None = None
     layer: str | None = None
     trained_on: Samples | None = None
+    claimed: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_external(self) -> bool:
+        """Whether oodbench did not train it."""
+        return self.method == "external"
 
 
 @dataclass
@@ -100,6 +110,7 @@ class Subject:
         on_forward: called with the number of samples that went through the network.
         modality: of a network of several, the one whose predictions are scored; None for the
             joint ones.
+        classes: how many ID classes there are, if that is known.
     """
 
     def __init__(
@@ -109,8 +120,10 @@ class Subject:
         hardware: Hardware,
         on_forward: Callable[[int], None] | None = None,
         modality: str | None = None,
+        classes: int | None = None,
     ) -> None:
-        self.network = as_network(contender.network, contender.layer)
+        self.network = as_network(contender.network, contender.layer, classes)
+        self.classes = classes
         self.modality = modality
         own = getattr(self.network, "own_preprocess", None)
         self.preprocess = contender.preprocess or own or preprocess
@@ -146,7 +159,8 @@ class Subject:
         """How well the network does on ID test samples what it was trained for."""
         outputs = test.outputs
         accuracy = low = high = None
-        if outputs.logits is not None and outputs.labels is not None:
+        fits = self.classes is None or doubts.fits_classes(outputs, self.classes)
+        if outputs.logits is not None and outputs.labels is not None and fits:
             accuracy = metrics.accuracy(outputs.logits, outputs.labels)
             low, high = metrics.proportion_ci(round(accuracy * len(outputs)), len(outputs))
         return {"id_accuracy": accuracy, "id_accuracy_low": low, "id_accuracy_high": high}
@@ -350,6 +364,7 @@ class Networks:
             preprocess=preprocess,
             layer=self.layer,
             seed=self.seeds[0],
+            claimed=self.method,
         )
 
 
@@ -387,7 +402,10 @@ def of_modality(outputs: Outputs, modality: str, head: Head | None = None) -> Ou
         )
     found = Outputs(logits=outputs.extra[name], labels=outputs.labels, extra=outputs.extra)
     if f"features/{modality}" in outputs.extra:
-        found = replace(found, features=outputs.extra[f"features/{modality}"], head=head)
+        found = replace(found, features=outputs.extra[f"features/{modality}"])
+        some = found[: doubts.LOOKED_AT]
+        head, notes = checked(head, some.features, some.logits, f"head by {modality}")
+        found = replace(found, head=head, notes=notes)
     return found
 
 

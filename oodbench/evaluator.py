@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from oodbench import files, linear, metrics, overlap
+from oodbench import doubts, files, linear, metrics, overlap
 from oodbench.benchmark import GROUPS, Benchmark, Group, get_benchmark
 from oodbench.contenders import (
     Contender,
@@ -232,11 +232,12 @@ class Evaluator:
         tested = [subject.sees(samples) for samples in (self.test, *(o.samples for o in self.ood))]
         for seen in tested:
             _ = seen.outputs
+        told = self._doubts(contender, tested[0], detectors)
         shared = self._provenance(contender, subject, train_samples, subject.quality(tested[0]))
         separable = self._separability([seen.outputs for seen in tested])
         results = Results([], dict(self.missing), list(self.warnings))
-        for note in subject.notes:
-            self._note(results, note)
+        for text in (*subject.notes, *told):
+            self._note(results, text)
         for detector in track(detectors, self.hardware.progress):
             split = getattr(detector, "fit_split", "train")
             began = time.perf_counter()
@@ -254,6 +255,21 @@ class Evaluator:
             self._draw(subject, tested, detector, scores)
         return results
 
+    def _doubts(self, contender: Contender, test: Seen, detectors: Sequence[Detector]) -> list[str]:
+        """What is doubtful of these detectors' figures on a network.
+
+        Raises:
+            OptionError: its outputs cannot be logits of the ID classes.
+        """
+        told = list(contender.notes)
+        if contender.is_external:
+            told += doubts.of_methods(detectors, contender.claimed)
+            if self.benchmark.task == "classification":
+                who, n = type(contender.network).__name__, len(self.test.classes)
+                doubts.check_outputs(test.outputs, n, who)
+                told += doubts.of_outputs(test.outputs, n, detectors, who)
+        return list(dict.fromkeys(told))
+
     def _separability(self, tested: Sequence[Outputs]) -> list[float | None]:
         """Of each OOD set's features from those of the ID test set, where the benchmark asks it."""
         test, *ood = tested
@@ -270,7 +286,8 @@ class Evaluator:
             return DetectionSubject(
                 contender, preprocess, self.hardware, self.count, confidence, self.test.classes
             )
-        return Subject(contender, preprocess, self.hardware, self.count, self.modality)
+        classes = len(self.test.classes)
+        return Subject(contender, preprocess, self.hardware, self.count, self.modality, classes)
 
     def _draw(
         self, subject: Subject, tested: Sequence[Seen], detector: Detector, scores: Sequence[Any]

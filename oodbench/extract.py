@@ -11,13 +11,12 @@ fill one set of files, and nothing is ever merged or copied.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oodbench import files
-from oodbench.backbones import Classifier
+from oodbench.classifier import Classifier
 from oodbench.detector import Detector, check_scores
 from oodbench.errors import BadScoresError, DataError, OODBenchError
 from oodbench.fingerprint import cache_key
@@ -41,7 +40,9 @@ from oodbench.hardware import (
     quiet_lightning,
     rank_and_world,
 )
+from oodbench.heads import checked_head
 from oodbench.memory_format import prefer_channels_last
+from oodbench.models import as_module, copied
 from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
 from oodbench.process import undisturbed
 from oodbench.samples import Samples
@@ -66,9 +67,21 @@ Larger activations leave the caches, and the memory for them is mapped and retur
 """
 
 
-def as_network(model: nn.Module, layer: str | None = None) -> nn.Module:
-    """A module with ``outputs`` and ``head``: the model itself, or a :class:`Classifier` of it."""
-    return model if isinstance(model, Network) and layer is None else Classifier(model, layer)
+def as_network(model: nn.Module, layer: str | None = None, classes: int | None = None) -> nn.Module:
+    """A module with ``outputs`` and ``head``: the model itself, or a :class:`Classifier` of it.
+
+    Args:
+        model: any classifier.
+        layer: the name of its linear head, if that cannot be found.
+        classes: how many it knows, if that is known.
+
+    Raises:
+        OptionError: it is no module.
+    """
+    model = as_module(model)
+    if isinstance(model, Network) and layer is None:
+        return model
+    return Classifier(model, layer, classes)
 
 
 class _Images(Dataset[tuple[Any, int]]):
@@ -132,8 +145,19 @@ class _Store:
     def missing(self) -> list[int]:
         return np.flatnonzero(self.done == 0).tolist()
 
-    def write(self, rows: np.ndarray, columns: dict[str, Tensor], head: Head | None) -> None:
-        """One shard; what describes the arrays is on disk before the first shard counts."""
+    def write(
+        self,
+        rows: np.ndarray,
+        columns: dict[str, Tensor],
+        head: Head | None,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """One shard; what describes the arrays is on disk before the first shard counts.
+
+        Raises:
+            OODBenchError: other columns than in other shards.
+        """
+        notes = dict(notes or {})
         start, stop = int(rows[0]), int(rows[-1]) + 1
         for name, value in columns.items():
             array = to_numpy(value)
@@ -149,8 +173,19 @@ class _Store:
                 name if name in ("features", "logits") else f"extra/{name}": f"{_column(name)}.npy"
                 for name in columns
             }
-            meta = {"format": FORMAT, "columns": files_of, **head_meta(head)}
+            meta = {"format": FORMAT, "columns": files_of, **head_meta(head), "notes": notes}
             files.write_json(self.described, meta)
+        described = json.loads(self.described.read_text(encoding="utf-8"))
+        names = {name.removeprefix("extra/") for name in described["columns"]}
+        if names != set(columns):
+            raise OODBenchError(
+                f"the network gives {', '.join(sorted(columns))} for some images and "
+                f"{', '.join(sorted(names))} for others. Wrap it in a module with outputs(images) "
+                "and head() that gives the same for all."
+            )
+        if described["head"] and head is None:
+            # it was believed by other images
+            files.write_json(self.folder / "headless.json", notes)
         self.done[start // self.size] = 1
 
     def finish(self, labels: np.ndarray) -> None:
@@ -158,6 +193,9 @@ class _Store:
         _save(self.folder / "labels.npy", labels)
         meta = json.loads(self.described.read_text(encoding="utf-8"))
         meta["columns"]["labels"] = "labels.npy"
+        if (headless := self.folder / "headless.json").is_file():
+            notes = json.loads(headless.read_text(encoding="utf-8"))
+            meta = {**meta, **head_meta(None), "notes": {**meta["notes"], **notes}}
         for leftover in self.folder.glob(".*.part"):
             leftover.unlink(missing_ok=True)
         files.write_json(self.folder / "outputs.json", meta)
@@ -200,7 +238,7 @@ class _Extraction(pl.LightningModule):
                     f"index {int(rows[bad])}). Has its training diverged? Train again with a "
                     "smaller learning rate (--lr), or check the checkpoint."
                 )
-        self.store.write(rows.cpu().numpy(), outputs, cast(Any, self.network).head())
+        self.store.write(rows.cpu().numpy(), outputs, *checked_head(self.network, outputs))
         self.count += len(rows)
 
 
@@ -270,7 +308,7 @@ def extract(
     folder.mkdir(parents=True, exist_ok=True)
     if network is model:
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
-        network = copy.deepcopy(network)
+        network = copied(network)
     size = hardware.batch_size
     settings = folder / "shards.json"
     if settings.is_file():
@@ -363,8 +401,8 @@ class _Loaded:
 
 
 def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: Hardware) -> _Loaded:
-    network = copy.deepcopy(as_network(model)).eval()
-    network.preprocess = preprocess  # type: ignore[assignment]
+    network = copied(as_network(model)).eval()
+    network.preprocess = preprocess
     device = hardware.trainer(logger=False).strategy.root_device
     network.to(device)
     loader = DataLoader(
@@ -372,7 +410,20 @@ def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: H
         batch_size=hardware.batch_size,
         num_workers=hardware.workers_for(samples, preprocess),
     )
-    return _Loaded(network, ((images.to(device), rows) for images, rows in loader))
+    return _Loaded(network, _with_checked_head(network, loader, device))
+
+
+def _with_checked_head(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches on the device, once a network's own head was compared with what it gives."""
+    for number, (images, rows) in enumerate(batches):
+        images = images.to(device)
+        if number == 0 and not isinstance(network, Classifier):
+            with torch.no_grad():
+                if checked_head(network, cast(Any, network).outputs(images[:8]))[0] is None:
+                    network.head = lambda: None  # type: ignore[assignment]
+        yield images, rows
 
 
 def fit_with_network(

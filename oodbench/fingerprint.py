@@ -25,7 +25,7 @@ from oodbench.backbones import Classifier
 from oodbench.samples import Samples
 from oodbench.transforms import Transform, content_key
 
-VERSION = 1
+VERSION = 2
 """Part of every key; raised when the same network and data would give other outputs."""
 
 

@@ -84,6 +84,8 @@ class Outputs:
         labels: ``[N]`` int64.
         head: the linear layer behind the features; the same for all samples.
         extra: anything else with one row a sample, by name (``"temperature"``, ``"logits/video"``).
+        notes: what a reader has to know of ``features``, ``logits`` or ``head``, by name: why they
+            are not there, or where they come from.
 
     NumPy arrays are taken wherever a tensor is. All have the same length N.
     """
@@ -95,6 +97,7 @@ class Outputs:
     labels: Tensor = None  # type: ignore[assignment]
     head: Head | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     # columns that were looked through, with the version of the tensor at that time: one look serves
     # all detectors
     _finite: dict[str, tuple[Tensor, int]] = field(
@@ -165,10 +168,15 @@ class Outputs:
         if missing:
             known = ("features", "logits", "labels", "head", "cosine_head")
             there = [name for name in known if self.has(name)]
+            told = (self.notes.get(need) for need in missing if not (need == "head" and self.head))
+            why = " ".join(dict.fromkeys(f"{note[:1].upper()}{note[1:]}" for note in told if note))
             raise MissingOutputError(
                 f"{who} needs {' and '.join(missing)}, but these Outputs have only "
                 f"{', '.join([*there, *self.extra]) or 'nothing'}. "
-                "Extract them from a network that gives them, or choose another detector."
+                + (
+                    why
+                    or "Extract them from a network that gives them, or choose another detector."
+                )
             )
 
     def require_finite(self, needs: frozenset[str] | set[str], who: str) -> None:
@@ -232,6 +240,7 @@ class Outputs:
             **_by_field({name: mapped.private(value) for name, value in self._columns()}),
             head=self.head
             and replace(self.head, weight=self.head.weight.clone(), bias=self.head.bias.clone()),
+            notes=dict(self.notes),
         )
         found.looks_of(self)
         return found
@@ -261,6 +270,7 @@ class Outputs:
             },
             head=self.head,
             extra={key: value[rows] for key, value in self.extra.items()},
+            notes=self.notes,
         )
 
     def batches(self, size: int = 4096) -> Iterator[Outputs]:
@@ -274,7 +284,7 @@ class Outputs:
         head = self.head and replace(
             self.head, weight=self.head.weight.to(device), bias=self.head.bias.to(device)
         )
-        return Outputs(**_by_field(moved), head=head)
+        return Outputs(**_by_field(moved), head=head, notes=self.notes)
 
     def save(self, path: str | Path) -> None:
         """Write a folder of ``.npy`` files and ``outputs.json``; whole or not at all.
@@ -297,7 +307,12 @@ class Outputs:
                 np.save(temporary / "head.bias.npy", to_numpy(self.head.bias))
             files.write_json(
                 temporary / "outputs.json",
-                {"format": FORMAT, "columns": columns, **head_meta(self.head)},
+                {
+                    "format": FORMAT,
+                    "columns": columns,
+                    **head_meta(self.head),
+                    "notes": self.notes,
+                },
             )
             temporary.chmod(0o755)
             temporary.rename(path)
@@ -335,7 +350,7 @@ class Outputs:
         extra = {
             name.removeprefix("extra/"): arrays.pop(name) for name in list(arrays) if "/" in name
         }
-        return cls(**arrays, head=head, extra=extra)
+        return cls(**arrays, head=head, extra=extra, notes=dict(meta.get("notes") or {}))
 
 
 def _by_field(columns: dict[str, Tensor]) -> dict[str, Any]:

@@ -27,7 +27,13 @@ from torch.nn import functional as F
 import oodbench
 from oodbench import Detector, Hardware, files
 from oodbench.backbones import Classifier, HeadedBackbone, create_backbone
-from oodbench.errors import BadScoresError, DataError, OODBenchError, OptionError
+from oodbench.errors import (
+    BadScoresError,
+    DataError,
+    MissingOutputError,
+    OODBenchError,
+    OptionError,
+)
 from oodbench.evaluator import Contender, Evaluator
 from oodbench.extract import extract, score_with_network
 from oodbench.registry import DETECTORS
@@ -506,13 +512,26 @@ class SoftmaxInside(nn.Module):
         return self.head(self.first(x.flatten(1))).log_softmax(dim=1)
 
 
-def test_head_that_cannot_be_found_is_an_error_that_names_the_layers() -> None:
-    with pytest.raises(OODBenchError, match=r"layer=.*first, head"):
-        extract(SoftmaxInside(), arrays(), GREY, hardware=CPU)
+@pytest.mark.parametrize("layer", [None, "head"])
+def test_a_head_that_does_not_give_the_logits_is_none(layer: str | None) -> None:
+    """Its input are the features all the same."""
+    model, samples = SoftmaxInside(), arrays()
+    outputs = extract(model, samples, GREY, layer=layer, hardware=CPU)
+    with torch.no_grad():
+        x = tensors(samples, GREY).flatten(1)
+        torch.testing.assert_close(outputs.features, model.first(x))
+        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
+    assert outputs.head is None
+    with pytest.raises(MissingOutputError, match=r"react needs head.*'head'.*SoftmaxInside"):
+        oodbench.create_detector("react").fit(outputs)
 
 
 def test_named_head() -> None:
-    model, samples = SoftmaxInside(), arrays()
+    class Two(SoftmaxInside):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x.flatten(1)))
+
+    model, samples = Two(), arrays()
     outputs = extract(model, samples, GREY, layer="head", hardware=CPU)
     with torch.no_grad():
         x = tensors(samples, GREY).flatten(1)
@@ -543,21 +562,12 @@ def test_model_without_linear_layer() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x).mean(dim=(2, 3))
 
-    with pytest.raises(OODBenchError, match="Convolutional"):
-        extract(Convolutional(), arrays(), GREY, hardware=CPU)
-
-
-def test_model_that_returns_no_logits() -> None:
-    class Pair(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(64, 3)
-
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return self.linear(x.flatten(1)), x
-
-    with pytest.raises(OODBenchError, match=r"logits \[B, C\].*tuple"):
-        extract(Pair(), arrays(), GREY, hardware=CPU)
+    model, samples = Convolutional(), arrays()
+    outputs = extract(model, samples, GREY, hardware=CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
+    assert outputs.features is None
+    assert outputs.head is None
 
 
 def test_features_of_more_dimensions_are_flattened_like_the_head_sees_them() -> None:
