@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from oodbench import files
 from oodbench.errors import DataError, MissingDataError
-from oodbench.samples import ImageArrays, Samples, content_digest, image_folder
+from oodbench.images import SUFFIXES
+from oodbench.listing import files_below
+from oodbench.samples import ImageArrays, Samples, image_folder
+
+from ._parquet import ParquetImages as ParquetImages
+from ._parquet import read_shards, shards_of
 
 Reader = Callable[[Path, str, str], Samples | None]
 """``reader(root, name, split)``: the samples, or None where its layout is not there."""
@@ -25,12 +27,23 @@ def folders(*layouts: str) -> Reader:
     def read(root: Path, name: str, split: str) -> Samples | None:
         for layout in layouts:
             folder = root / layout.format(split=split)
-            if folder.is_dir():
+
+            if folder.is_dir() and not _is_of_parquet_files(folder):
                 return image_folder(f"{name}/{split}", folder)
         return None
 
     read.looked_for = layouts  # type: ignore[attr-defined]
     return read
+
+
+def _is_of_parquet_files(folder: Path) -> bool:
+    """Whether a folder holds parquet files and no image; then another reader is for it."""
+    has_parquet = False
+    for path in files_below(folder.name, folder):
+        if path.suffix.lower() in SUFFIXES:
+            return False
+        has_parquet |= path.suffix == ".parquet"
+    return has_parquet
 
 
 def torchvision_arrays(
@@ -69,71 +82,35 @@ def torchvision_arrays(
     return read
 
 
-class ParquetImages(Samples):
-    """Encoded images from Hugging Face parquet files (a column of ``{bytes, path}`` records)."""
+def parquet(
+    image: str = "image",
+    label: str | None = "label",
+    *,
+    config: str | None = None,
+    refused: Sequence[str] = (),
+    published: Sequence[str] = (),
+    together: bool = False,
+) -> Reader:
+    """A snapshot of parquet files as the Hugging Face hub has them; see :func:`shards_of`.
 
-    def __init__(
-        self, name: str, encoded: list[bytes], labels: Sequence[int], classes: Sequence[str]
-    ) -> None:
-        super().__init__(name, labels, classes)
-        self.encoded = encoded
-
-    def __getitem__(self, index: int) -> Image.Image:
-        """The image at a position, decoded; DataError if it is damaged."""
-        try:
-            image = Image.open(io.BytesIO(self.encoded[index]))
-            image.load()
-        except Exception as error:  # each of PIL's readers has its own for a damaged file
-            raise DataError(f"{self.name}: image {index} is damaged ({error}).") from error
-        return image
-
-    def _digests(self) -> np.ndarray:
-        return np.fromiter(map(content_digest, self.encoded), dtype=np.uint64, count=len(self))
-
-
-def parquet(image: str = "image", label: str | None = "label") -> Reader:
-    """A snapshot of parquet files as the Hugging Face hub has them: ``**/<split>-*.parquet``.
-
-    Class names come from the snapshot's feature metadata, else the labels are numbered.
+    Args:
+        image: the images' column.
+        label: the labels'.
+        config: the configuration, where the hub has several.
+        refused: other configurations, which hold other images.
+        published: what the hub calls the test split, in order of preference.
+        together: whether all of these are the test split together.
     """
 
     def read(root: Path, name: str, split: str) -> Samples | None:
-        shards = sorted((root / name).rglob(f"{split}-*.parquet")) if (root / name).is_dir() else []
-        if not shards:
-            return None
-        try:
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise MissingDataError(
-                f"{name}: found parquet files, but pyarrow is not installed: "
-                "pip install 'oodbench[parquet]'."
-            ) from error
-        encoded: list[bytes] = []
-        labels: list[int] = []
-        classes: list[str] = []
-        for shard in shards:
-            try:
-                table = pq.read_table(shard)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{name}: {shard} is damaged ({error}). Get it again.") from error
-            column = image if image in table.column_names else "img"
-            if column not in table.column_names:
-                raise DataError(f"{name}: {shard} has no column {image!r} ({table.column_names}).")
-            encoded += [record["bytes"] for record in table[column].to_pylist()]
-            known = label is not None and label in table.column_names
-            labels += table[label].to_pylist() if known else [0] * table.num_rows
-            classes = _class_names(table.schema.metadata or {}, label)
-        numbered = [str(c) for c in range(max(labels, default=0) + 1)]
-        return ParquetImages(f"{name}/{split}", encoded, labels, classes or numbered)
+        found: list[Path] = []
+        for one in published if published and split == "test" else (split,):
+            if together or not found:
+                found += shards_of(root, name, one, config, refused)
+        return read_shards(found, f"{name}/{split}", image, label) if found else None
 
     read.looked_for = ("{name}/**/{split}-*.parquet",)  # type: ignore[attr-defined]
     return read
-
-
-def _class_names(metadata: dict[bytes, bytes], label: str | None) -> list[str]:
-    """The names of a Hugging Face ``ClassLabel`` column, as its parquet files carry them."""
-    info = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {})
-    return list(info.get("features", {}).get(label, {}).get("names") or [])
 
 
 def find(name: str, split: str, readers: Sequence[Reader], how_to_get: str) -> Samples:

@@ -23,7 +23,7 @@ from oodbench.benchmark import DatasetSpec
 from oodbench.errors import DataError, UnknownNameError
 from oodbench.samples import Samples, Subset
 
-from ._find import find, folders
+from ._find import find, folders, parquet
 from .transfer import TEN
 
 CITATION = "Deng et al. 2009, ImageNet: A Large-Scale Hierarchical Image Database, CVPR"
@@ -44,10 +44,11 @@ def _load(name: str, split: str) -> Samples:
     samples = find(
         name,
         split,
-        (folders(*_LAYOUTS[name]),),
+        (folders(*_LAYOUTS[name]), parquet(published=("validation", "val", "test"))),
         "ILSVRC2012_img_val.tar of https://image-net.org, unpacked into a folder a class "
         "(<wordnet id>/*.JPEG)",
     )
+    samples.classes = _wordnet_ids(samples.classes)
     strange = [c for c in samples.classes if _wordnet_id(c) is None]
     if strange:
         raise DataError(
@@ -55,6 +56,18 @@ def _load(name: str, split: str) -> Samples:
             f"(n01440764), not {', '.join(map(repr, strange[:3]))}. Sort them into class folders."
         )
     return samples
+
+
+def _wordnet_ids(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Class names with ids where they are ImageNet-1k's own, in order, as the hub has them."""
+    if len(classes) < 1000 or _wordnet_id(classes[0]) is not None:
+        return classes
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    names = [_plain(text) for text in info.label_descriptions()]
+    ids = tuple(f"{one} {text}" for one, text in zip(info.label_names(), classes, strict=False))
+    return ids if [_plain(text) for text in classes] == names else classes
 
 
 def _wordnet_id(folder: str) -> str | None:

@@ -20,6 +20,10 @@ _MNIST_SHA256 = {
 }
 
 
+_VALIDATION = ("validation", "valid", "val", "test")
+"""What snapshots call the labelled images that are tested on; their ``test`` may have no labels."""
+
+
 def _build_mnist(root: Path, split: str) -> Any:
     from torchvision.datasets import MNIST
 
@@ -75,7 +79,7 @@ SVHN = _ood(
     (
         folders("svhn/{split}", "images_classic/svhn/{split}"),
         torchvision_arrays("test_32x32.mat", _build_svhn, ("test",)),
-        parquet(),
+        parquet(config="cropped_digits", refused=("full_numbers",)),
     ),
     "torchvision.datasets.SVHN(root, split='test', download=True)",
     "http://ufldl.stanford.edu/housenumbers/",
@@ -86,9 +90,9 @@ TEXTURES = _ood(
     "textures",
     "Describable Textures Dataset, 47 classes, 5,640 images",
     (
-        folders("textures/{split}", "textures", "dtd/dtd/images", "dtd/images"),
-        folders("images_classic/texture"),
-        parquet(),
+        folders("textures/{split}"),
+        parquet(published=("train", "validation", "val", "test"), together=True),
+        folders("textures", "dtd/dtd/images", "dtd/images", "images_classic/texture"),
     ),
     "torchvision.datasets.DTD(root, download=True)",
     "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
@@ -99,9 +103,9 @@ PLACES365 = _ood(
     "places365",
     "scenes",
     (
-        folders("places365/{split}", "places365", "images_classic/places365"),
-        folders("places365_standard/val", "val_256"),
-        parquet(),
+        folders("places365/{split}"),
+        parquet(published=_VALIDATION),
+        folders("places365", "images_classic/places365", "places365_standard/val", "val_256"),
     ),
     "torchvision.datasets.Places365(root, split='val', small=True, download=True)",
     "http://places2.csail.mit.edu",
@@ -112,9 +116,10 @@ TIN = _ood(
     "tin",
     "TinyImageNet validation images, 64x64",
     (
-        folders("tin/{split}", "tin", "images_classic/tin/val"),
+        folders("tin/{split}"),
+        parquet(published=_VALIDATION),
+        folders("tin", "images_classic/tin/val"),
         folders("tiny-imagenet-200/val/images", "tiny-imagenet-200/val"),
-        parquet(),
     ),
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip, unpacked there",
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
@@ -123,7 +128,7 @@ TIN = _ood(
 LSUN_C = _ood(
     "lsun-c",
     "random crops of LSUN test images",
-    (folders("lsun-c/{split}", "lsun-c", "LSUN"),),
+    (folders("lsun-c/{split}"), parquet(), folders("lsun-c", "LSUN")),
     "the LSUN archive of the ODIN authors, unpacked there",
     "https://github.com/facebookresearch/odin",
     "Yu et al. 2015, LSUN, arXiv:1506.03365",
@@ -131,7 +136,7 @@ LSUN_C = _ood(
 ISUN = _ood(
     "isun",
     "iSUN images, 32x32",
-    (folders("isun/{split}", "isun", "iSUN"),),
+    (folders("isun/{split}"), parquet(), folders("isun", "iSUN")),
     "the iSUN archive of the ODIN authors, unpacked there",
     "https://github.com/facebookresearch/odin",
     "Xu et al. 2015, TurkerGaze, arXiv:1504.06755",

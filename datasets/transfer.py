@@ -225,12 +225,22 @@ TEN = tuple(
 """The classes of ``textures10-halves``."""
 
 
+def _called(name: str, reader: Reader) -> Reader:
+    """A reader of the test split of a set that is called otherwise on disk."""
+
+    def read(root: Path, _: str, __: str) -> Samples | None:
+        return reader(root, name, "test")
+
+    read.looked_for = (f"{name}/**/test-*.parquet",)  # type: ignore[attr-defined]
+    return read
+
+
 def _half(split: str) -> Samples:
     name = "textures10-halves"
     if split not in ("train", "test"):
         raise OptionError(f"{name} has the splits train, test, not {split!r}.")
-    layouts = ("textures10/test", "textures10")
-    whole = find(name, split, (folders(*layouts),), "ten classes of DTD, 40 images each")
+    readers = (folders("textures10/test"), _called("textures10", parquet()), folders("textures10"))
+    whole = find(name, split, readers, "ten classes of DTD, 40 images each")
     if whole.classes != TEN:
         raise DataError(f"{name} has the classes {', '.join(TEN)}, not {', '.join(whole.classes)}.")
     half = held_out(whole, 0.5)[split == "test"]

@@ -63,7 +63,7 @@ def list_images(name: str, root: Path, folder: str = ".", passed: Sequence[Path]
         DataError: a folder that cannot be read.
     """
     listing = Listing()
-    for path in _files(name, root / folder, {_identity(other) for other in (root, *passed)}):
+    for path in files_below(name, root / folder, (root, *passed)):
         relative = path.relative_to(root).as_posix()
         if not path.is_file():
             if path.is_symlink() and not path.exists():
@@ -76,11 +76,13 @@ def list_images(name: str, root: Path, folder: str = ".", passed: Sequence[Path]
     return listing
 
 
-def _files(name: str, folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def files_below(name: str, folder: Path, passed: Sequence[Path] = ()) -> Iterator[Path]:
+    """All files below a folder that are not hidden; arguments and errors of :func:`list_images`."""
+
     def refuse(error: OSError) -> None:
         raise DataError(f"{name}: cannot read the folder {error.filename} ({error.strerror}).")
 
-    seen.add(_identity(folder))
+    seen = {_identity(other) for other in (folder, *passed)}
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         kept = []
         for inner in sorted(folders):
