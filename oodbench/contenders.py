@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from oodbench import doubts, files, isolation, metrics
+from oodbench import doubts, files, isolation, metrics, probe
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark
 from oodbench.detector import Detector, create_detector, id_options
@@ -33,6 +33,7 @@ from oodbench.extract import (
     fit_with_network,
     score_with_network,
 )
+from oodbench.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.hardware import Hardware
 from oodbench.heads import checked
 from oodbench.outputs import Head, Outputs, to_numpy
@@ -164,6 +165,18 @@ class Subject:
             accuracy = metrics.accuracy(outputs.logits, outputs.labels)
             low, high = metrics.proportion_ci(round(accuracy * len(outputs)), len(outputs))
         return {"id_accuracy": accuracy, "id_accuracy_low": low, "id_accuracy_high": high}
+
+    def weights(self, test: Seen) -> str:
+        """What tells the network in rows: a digest of its weights, or that these are unknown."""
+        if self.has_known_weights():
+            return weights_digest(self.network)
+        return unknown_weights(test.outputs.digest())
+
+    def has_known_weights(self) -> bool:
+        """Whether the network's weights can be read, and tell what it says."""
+        trunk = getattr(self.network, "trunk", None)
+        parts = [part for part in (self.network, trunk) if isinstance(part, nn.Module)]
+        return not any(map(probe.varies, parts)) and unknown(self.network) is None
 
     def pictures(self, seen: Seen, scores: np.ndarray, folder: Path) -> None:
         """Pictures of scored samples; of whole images there are none."""

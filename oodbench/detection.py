@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,17 +31,18 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.boxes import remove_small_boxes
 
-from oodbench import files, single_stage
+from oodbench import files, probe, single_stage
 from oodbench.contenders import Contender, Seen, Subject
+from oodbench.description import describe
 from oodbench.detector import Detector
-from oodbench.errors import BadScoresError, DataError, OptionError
-from oodbench.fingerprint import cache_key
+from oodbench.errors import BadScoresError, DataError, OODBenchWarning, OptionError
+from oodbench.fingerprint import cache_key, unknown
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_backbone
-from oodbench.samples import BoxedSamples, Boxes, Samples
+from oodbench.samples import BoxedSamples, Boxes, Samples, Subset
 from oodbench.segmentation import heat, save_picture
 from oodbench.single_stage import LEAST
 from oodbench.transforms import Preprocess, Transform, in_mode, to_tensor
@@ -399,6 +401,11 @@ def _forget_sizes(network: nn.Module) -> None:
 _TABLE = ("image", "corners", "confidence", "predicted")
 
 
+def _table_of(folder: Path) -> Path:
+    """The file of all boxes, beside the folder of those that count."""
+    return folder.with_name(f"{folder.name}.npz")
+
+
 class DetectionSubject(Subject):
     """A network that predicts boxes, at work.
 
@@ -460,8 +467,11 @@ class DetectionSubject(Subject):
         self.confidence = confidence
         self._tables: dict[str, dict[str, np.ndarray]] = {}
 
-    def _folder(self, samples: Samples) -> Path:
+    def _folder(self, samples: Samples) -> Path | None:
+        """Where the cache has what is predicted; None for a network that cannot be told apart."""
         key = cache_key(self.network, samples, self.preprocess, self.hardware.precision)
+        if key is None:
+            return None
         name = files.digest({"key": key, "version": VERSION, "confidence": self.confidence})
         return files.cache_dir() / "boxes" / name
 
@@ -475,35 +485,30 @@ class DetectionSubject(Subject):
 
     def saw(self, samples: Samples) -> bool:
         """Whether the cache has what the network predicts on these samples."""
-        return (self._folder(samples) / "outputs.json").is_file()
+        folder = self._folder(samples)
+        return folder is not None and (folder / "outputs.json").is_file()
 
     def _look(self, samples: Samples) -> Outputs:
         folder = self._folder(samples)
-        table = folder.with_name(f"{folder.name}.npz")
-        if self.saw(samples) and table.is_file():
-            boxes = Outputs.load(folder)
-            with np.load(table, allow_pickle=False) as stored:
-                self._tables[samples.fingerprint] = {name: stored[name] for name in _TABLE}
-        else:
-            files.writable_cache()
-            boxes, every = detect(
-                self.network,
-                samples,
-                cast(Preprocess, self.preprocess),
-                self.hardware,
-                self.confidence,
-            )
+        if folder is None:
+            warnings.warn(unknown(self.network) or "", OODBenchWarning, stacklevel=2)
+        boxes = None if folder is None else self._stored(folder, samples)
+        if boxes is None:
+            boxes, every = self._detect(samples)
             self._tables[samples.fingerprint] = every
             if self.on_forward is not None:
                 self.on_forward(len(samples))
-            if is_first_process(self.hardware):
-                with files.replacing(table) as part, part.open("wb") as handle:
+            if folder is not None and is_first_process(self.hardware):
+                files.writable_cache()
+                with files.replacing(_table_of(folder)) as part, part.open("wb") as handle:
                     np.savez(handle, **cast(Any, every))
                 try:
                     boxes.save(folder)
                 except OSError:  # another evaluation was quicker, with the same content
                     if not folder.is_dir():
                         raise
+                if probe.varies(self.network):
+                    (folder / probe.VARIES).touch()
         if len(boxes) == 0:
             raise DataError(
                 f"the network predicts no box with a confidence of {self.confidence} or more on "
@@ -511,6 +516,44 @@ class DetectionSubject(Subject):
                 "longer, or leave the set out with --ood."
             )
         return boxes
+
+    def _stored(self, folder: Path, samples: Samples) -> Outputs | None:
+        """What the cache has, if a network with a user's code says the same today; else it goes."""
+        table = _table_of(folder)
+        if not (folder / "outputs.json").is_file() or not table.is_file():
+            return None
+        boxes = Outputs.load(folder)
+        with np.load(table, allow_pickle=False) as stored:
+            every = {name: stored[name] for name in _TABLE}
+        if describe(self.network).is_users:
+            if (folder / probe.VARIES).exists():
+                probe.note_varying(self.network)
+            if not self._still_detects(samples, every):
+                probe.note_varying(self.network)
+                net = getattr(self.network, "detector", self.network)
+                text = probe.changed_text(type(net).__name__, samples.name)
+                warnings.warn(text, OODBenchWarning, stacklevel=3)
+                files.writable_cache()
+                probe.drop(folder)
+                return None
+        self._tables[samples.fingerprint] = every
+        return boxes
+
+    def _still_detects(self, samples: Samples, every: dict[str, np.ndarray]) -> bool:
+        rows = probe.some_of(len(samples))
+        _, found = self._detect(Subset(samples, rows))
+        there = np.isin(every["image"], rows)
+        if there.sum() != len(found["image"]):
+            return False
+        limit = probe.tolerance(self.hardware, torch.device("cpu"))
+        return all(
+            probe.alike(torch.from_numpy(every[name][there]), torch.from_numpy(found[name]), limit)
+            for name in ("confidence", "corners")
+        )
+
+    def _detect(self, samples: Samples) -> tuple[Outputs, dict[str, np.ndarray]]:
+        shape = cast(Preprocess, self.preprocess)
+        return detect(self.network, samples, shape, self.hardware, self.confidence)
 
     def quality(self, test: Seen) -> dict[str, float | None]:
         """Mean average precision on ID test samples.

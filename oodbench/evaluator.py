@@ -29,7 +29,6 @@ from oodbench.contenders import (
 )
 from oodbench.detector import Detector
 from oodbench.errors import MissingDataError, OptionError
-from oodbench.fingerprint import weights_digest
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.outputs import Outputs
 from oodbench.process import undisturbed
@@ -225,15 +224,23 @@ class Evaluator:
                     fitting[split] = subject.sees(id_samples(self.benchmark, split))
                 check_classes(fitting[split].samples, self.test)
             if detector.needs_fit:
-                _ = fitting[split].outputs  # now, so that no detector's time has it
+                with noting(self._warn):
+                    _ = fitting[split].outputs  # now, so that no detector's time has it
         if "train" in fitting:
             train_samples = fitting["train"].samples
         self.warn_of_learned(contender, {split: seen.samples for split, seen in fitting.items()})
         tested = [subject.sees(samples) for samples in (self.test, *(o.samples for o in self.ood))]
-        for seen in tested:
-            _ = seen.outputs
+        with noting(self._warn):
+            for seen in tested:
+                _ = seen.outputs
         told = self._doubts(contender, tested[0], detectors)
-        shared = self._provenance(contender, subject, train_samples, subject.quality(tested[0]))
+        shared = self._provenance(
+            contender,
+            subject,
+            train_samples,
+            subject.quality(tested[0]),
+            subject.weights(tested[0]),
+        )
         separable = self._separability([seen.outputs for seen in tested])
         results = Results([], dict(self.missing), list(self.warnings))
         for text in (*subject.notes, *told):
@@ -311,6 +318,7 @@ class Evaluator:
         subject: Subject,
         train_samples: Samples | None,
         quality: Mapping[str, float | None],
+        weights: str,
     ) -> Row:
         return {
             "method": contender.method,
@@ -324,7 +332,7 @@ class Evaluator:
             "recipe_options": contender.recipe_options,
             "preprocess": content_key(subject.preprocess),
             "precision": self.hardware.precision,
-            "weights": weights_digest(subject.network),
+            "weights": weights,
             "id_train_fingerprint": train_samples.fingerprint if train_samples else None,
             "id_fingerprint": self.test.fingerprint,
             "selection": files.digest(

@@ -28,11 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from oodbench import files
+from oodbench import files, probe
 from oodbench.classifier import Classifier
+from oodbench.description import Description, describe
 from oodbench.detector import Detector, check_scores
-from oodbench.errors import BadScoresError, DataError, OODBenchError
-from oodbench.fingerprint import cache_key
+from oodbench.errors import BadScoresError, DataError, OODBenchError, OODBenchWarning
+from oodbench.fingerprint import cache_key, unknown
 from oodbench.hardware import (
     Hardware,
     barrier,
@@ -291,20 +292,25 @@ def extract(
     if (trunk := _trunk_of(network)) is not None:
         seen = extract(trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
         return _headed(seen, cast(Any, network).head())
-    root = files.writable_cache() / "outputs"
-    key = cache_key(network, samples, preprocess, hardware.precision)
+    about = describe(network)
+    key = cache_key(network, samples, preprocess, hardware.precision, about)
     cached = key is not None
+    is_new = True
     if key is None:
-        warnings.warn(
+        reason = unknown(network, about) or (
             f"the preprocessing {preprocess!r} cannot be told apart by its content, so the outputs "
             "for it are not cached. Use an oodbench Preprocess, or give it a __repr__ that says "
-            "all that it does.",
-            stacklevel=2,
+            "all that it does."
         )
+        warnings.warn(reason, OODBenchWarning, stacklevel=2)
         key = files.digest([os.getpid(), np.random.default_rng().bytes(16).hex()])
+    elif (files.cache_dir() / "outputs" / key / "outputs.json").is_file():
+        found = _believed(network, samples, preprocess, hardware, about, key)
+        if found is not None:
+            return found
+        is_new = False
+    root = files.writable_cache() / "outputs"
     folder = root / key
-    if (folder / "outputs.json").is_file():
-        return Outputs.load(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if network is model:
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
@@ -328,9 +334,8 @@ def extract(
             trainer = hardware.trainer(logger=False, inference_mode=True)
             if not cached and trainer.world_size > 1:
                 raise OODBenchError(
-                    f"several processes cannot share the outputs for {preprocess!r}: it cannot be "
-                    "told apart by its content. Use an oodbench Preprocess, give it a telling "
-                    "__repr__, or run in one process (--devices 1)."
+                    f"several processes cannot share outputs that are not cached. {reason} "
+                    "Or run in one process (--devices 1)."
                 )
             try:
                 trainer.predict(run, loader, return_predictions=False)
@@ -344,10 +349,44 @@ def extract(
     if is_first_process(hardware):
         store.finish(samples.labels)
     barrier()
+    if not is_new and is_first_process(hardware):
+        (folder / probe.VARIES).touch()
     outputs = Outputs.load(folder)
     if not cached:
         shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until it is let go
     return outputs
+
+
+def _believed(
+    network: nn.Module,
+    samples: Samples,
+    preprocess: Transform,
+    hardware: Hardware,
+    about: Description,
+    key: str,
+) -> Outputs | None:
+    """Cached outputs, if the network gives the same today on a few samples; else they are dropped.
+
+    A network without a user's code is not asked.
+    """
+    folder = files.cache_dir() / "outputs" / key
+    found = Outputs.load(folder)
+    if not about.is_users:
+        return found
+    if (folder / probe.VARIES).exists():
+        probe.note_varying(network)
+    if probe.agreed(probe.still_says(network, samples, preprocess, hardware, found)):
+        return found
+    probe.note_varying(network)
+    inner = network.model if isinstance(network, Classifier) else network
+    warnings.warn(
+        probe.changed_text(type(inner).__name__, samples.name), OODBenchWarning, stacklevel=3
+    )
+    del found  # an open file cannot be moved everywhere
+    files.writable_cache()
+    probe.drop(folder)
+    barrier()
+    return None
 
 
 def extracted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -135,6 +136,15 @@ class Outputs:
 
     def __len__(self) -> int:
         return next((len(value) for _, value in self._columns()), 0)
+
+    def digest(self) -> str:
+        """Hex sha256 of all columns."""
+        whole = hashlib.sha256()
+        for name, value in sorted(self._columns(), key=lambda column: column[0]):
+            whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            for start in range(0, len(value), 65536):
+                whole.update(to_numpy(value[start : start + 65536]).tobytes())
+        return whole.hexdigest()
 
     def has(self, need: str) -> bool:
         """Whether features, logits, labels, a head (see :class:`Head`) or an extra is there.

@@ -8,6 +8,7 @@ not depend on the number of pixels.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.extract import Network
+from oodbench.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.normalisation import fed
@@ -525,8 +527,14 @@ class SegmentationEvaluator(Evaluator):
         for note in subject.notes:
             self._note(results, note)
         quality = Quality(len(self.test.classes))
+        reason = unknown(subject.network)
+        said = hashlib.sha256()
         for found in segment(subject.network, self.test, preprocess, self.hardware):
             quality.add(found.prediction, found.mask)
+            if reason is not None:
+                said.update(found.outputs.digest().encode())
+        if reason is not None:
+            self._note(results, reason)
         self.count(len(self.test))
         shared = self._provenance(
             contender,
@@ -538,6 +546,9 @@ class SegmentationEvaluator(Evaluator):
                 "id_accuracy_high": None,
                 "id_miou": quality.miou,
             },
+            weights_digest(subject.network)
+            if reason is None
+            else unknown_weights(said.hexdigest()),
         )
         alive = dict(enumerate(detectors))  # two may be of one name, with other options
         seconds = dict.fromkeys(alive, 0.0)
