@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodbench import files
+from oodbench import files, rowcheck
 from oodbench.errors import OODBenchError, StorageError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ QUALITY = {
 }
 """By task: the column that says how well the network does what it was trained for, and its name."""
 
+_ALWAYS = COLUMNS[: COLUMNS.index("tuned")]
 _LATER = COLUMNS[COLUMNS.index("tuned") :]
 
 Row = dict[str, Any]
@@ -95,7 +96,11 @@ def versions() -> dict[str, str | None]:
 
 
 def row_id(row: Row) -> str:
-    """What makes a row the same row: what was measured and what came out, not when or how fast."""
+    """What makes a row the same row: what was measured and what came out.
+
+    Not when, how fast, or on which machine: the same figures are the same row wherever they come
+    from, and where a machine's arithmetic differs, so do the figures.
+    """
     volatile = {"created", "seconds", "command", "row_id", "device", "git_commit"}
     # rows from before there was such a column keep their id
     volatile |= {name for name in _LATER if row.get(name) is None}
@@ -210,32 +215,56 @@ class ResultStore:
         """All rows of a benchmark, oldest first.
 
         Raises:
-            OODBenchError: a line that is no row, or one of a newer schema.
+            OODBenchError: a line that is no row, was changed by hand, or is of a newer schema.
         """
         path = self.path(benchmark)
         return _parse(path.read_bytes(), path) if path.is_file() else []
 
 
 def _parse(content: bytes, path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            break
+    """Rows of lines, each of which must be what an evaluation wrote.
+
+    Raises:
+        OODBenchError: names the file, the line, and what is wrong with it.
+    """
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
-            schema = int(row["schema"])
+            row = rowcheck.parse(line)
+            if not rowcheck.is_whole(row["schema"], 1):
+                raise ValueError(f"schema is {row['schema']!r}")  # noqa: TRY301 - as the others are
             str(row["row_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise OODBenchError(
-                f"{path}, line {number} is no result row ({error}). "
-                "Restore the file, or remove the line."
+                f"{where} is no result row ({error}). Restore the file, or remove the line."
             ) from error
-        if schema > SCHEMA:
+        if row["schema"] > SCHEMA:
             raise OODBenchError(
-                f"{path}, line {number} was written by a newer oodbench (schema {schema}, this one "
+                f"{where} was written by a newer oodbench (schema {row['schema']}, this one "
                 f"reads up to {SCHEMA}). Update oodbench."
             )
+        if found := rowcheck.fault(row, _ALWAYS):
+            raise OODBenchError(
+                f"{where} is no result row: {found}. Restore the file, or remove the line."
+            )
+        if row_id(row) != row["row_id"]:
+            raise OODBenchError(
+                f"{where} is not what was measured: the row was changed after its row_id was made. "
+                "Restore the line, or remove it and evaluate again."
+            )
+        if row["row_id"] in lines:
+            raise OODBenchError(
+                f"{where} is the row of line {lines[row['row_id']]} once more. Remove one of them."
+            )
+        lines[row["row_id"]] = number
         rows.append(row)
+    if wrong := rowcheck.fault_of_means(rows, METRICS):
+        raise OODBenchError(
+            f"{path}, line {wrong[0] + 1} is not what was measured: {wrong[1]}. "
+            "Restore the file, or remove the line."
+        )
     return rows
 
 

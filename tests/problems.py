@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 import oodbench
 from oodbench import Outputs
 from oodbench.outputs import Head
+from oodbench.results import COLUMNS, METRICS, SCHEMA, row_id
 
 OF_OUTPUTS = tuple(
     name
@@ -66,3 +68,28 @@ def arrays(outputs: Outputs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, logits and labels as NumPy has them, the first two in float64."""
     features, logits = outputs.features.double().numpy(), outputs.logits.double().numpy()
     return features, logits, outputs.labels.numpy()
+
+
+def stored_row(**fields: Any) -> dict[str, Any]:
+    """A row as an evaluation writes it, with other fields; its id is right."""
+    made: dict[str, Any] = {
+        **dict.fromkeys(COLUMNS),
+        **dict.fromkeys(METRICS, 0.75),
+        **{f"{name}_{end}": v for name in METRICS for end, v in (("low", 0.5), ("high", 0.875))},
+        **dict.fromkeys("detector method backbone id benchmark ood device".split(), "toy"),
+        **dict.fromkeys("oodbench torch python precision weights selection".split(), "1"),
+        **dict.fromkeys("id_fingerprint ood_fingerprint preprocess".split(), "f" * 64),
+        "detector_options": {},
+        "recipe_options": {},
+        "group": "near",
+        "seed": 0,
+        "n_id": 60,
+        "n_ood": 20,
+        "is_mean": False,
+        "ood_sets": [fields.get("ood", "toy")],
+        "seconds": 0.1,
+        "created": "2026-01-01T00:00:00+00:00",
+        "schema": SCHEMA,
+        **fields,
+    }
+    return {**made, "row_id": row_id(made)}

@@ -93,8 +93,16 @@ def job_extract(n: int, pause: float, log: str) -> None:
     extract(model, images, PREPROCESS, hardware=Hardware(accelerator="cpu", batch_size=4))
 
 
+# some row that is right; this file is also a program, which cannot import the tests' own helpers
+TEMPLATE = json.loads(
+    (Path(__file__).resolve().parents[1] / "leaderboards" / "results" / "digits.jsonl")
+    .read_text(encoding="utf-8")
+    .splitlines()[0]
+)
+
+
 def row(number: int, **fields: Any) -> dict[str, Any]:
-    made = {"benchmark": "toy", "schema": 1, "number": number, "text": "x" * 200, **fields}
+    made = {**TEMPLATE, "benchmark": "toy", "number": number, "text": "x" * 200, **fields}
     return {**made, "row_id": row_id(made)}
 
 
