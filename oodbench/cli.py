@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from oodbench import signals
 from oodbench.errors import OODBenchError, OODBenchWarning
+from oodbench.workers import worker_failure
 
 if TYPE_CHECKING:
     from oodbench.hardware import Hardware
@@ -738,9 +741,8 @@ def _show(results: Results, task: str) -> None:
     Console(width=_width()).print(table)
 
 
-def _fail(message: str) -> NoReturn:
+def _say_error(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(2)
 
 
 # of typer's own copy of click, or of the installed one: which of them is up to typer's version
@@ -772,27 +774,54 @@ def main() -> None:
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
         if not os.environ.get(name, "0").isdigit():  # Lightning cannot be imported with such a one
             del os.environ[name]
+    # a test or a notebook goes on after this; a program that was started for it does not
+    ends = sys._getframe(1).f_globals.get("__name__") == "__main__" and not hasattr(sys, "ps1")
+    with signals.handled(ends=ends):
+        try:
+            status = _run()
+        except KeyboardInterrupt:  # another one, while the first was told
+            status = _interrupted()
+    sys.exit(status)
+
+
+def _run() -> int:
+    """The exit status of the command line; what went wrong is said."""
     try:
         status = app(standalone_mode=False)
     except _UsageError as error:
         message = _usage(error)
-        if not message:  # a command that shows its help when it is given nothing
-            sys.exit(2)
-        _fail(message)
-    except (KeyboardInterrupt, typer.Abort):
-        status = 130
+        if message:  # else a command that shows its help when it is given nothing
+            _say_error(message)
+        return 2
+    except KeyboardInterrupt:
+        return _interrupted()
+    except typer.Abort as error:
+        if not isinstance(error.__cause__, EOFError):
+            return _interrupted()
+        return _failed(error.__cause__)
     except Exception as error:
-        if _state["debug"]:
-            raise
-        if isinstance(error, OODBenchError):
-            _fail(str(error))
-        _fail(
+        told = worker_failure(error) or error
+        return _interrupted() if isinstance(told, KeyboardInterrupt) else _failed(told)
+    return _interrupted() if status == 128 + signal.SIGINT else status or 0
+
+
+def _interrupted() -> int:
+    status = signals.status()
+    typer.echo("interrupted; the same command goes on where it stopped.", err=True)
+    return status
+
+
+def _failed(error: BaseException) -> int:
+    if _state["debug"]:
+        raise error
+    if isinstance(error, OODBenchError):
+        _say_error(str(error))
+    else:
+        _say_error(
             f"{type(error).__name__}: {error}. oodbench did not expect this: "
             "run again with --debug for the traceback, and report it."
         )
-    if status == 130:
-        typer.echo("interrupted; the same command goes on where it stopped.", err=True)
-    sys.exit(status)
+    return 2
 
 
 if __name__ == "__main__":

@@ -51,5 +51,9 @@ class StorageError(OODBenchError, OSError):
     """A folder that oodbench has to write to, and cannot."""
 
 
+class WorkerError(OODBenchError, RuntimeError):
+    """Data workers died, or could not hand over what they read."""
+
+
 class OODBenchWarning(UserWarning):
     """What a reader of the scores has to know; goes into ``Results.warnings``."""

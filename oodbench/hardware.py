@@ -17,14 +17,16 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
-from oodbench import launchers
+from oodbench import launchers, signals
 from oodbench.errors import OODBenchError
 from oodbench.process import ProcessState
 from oodbench.restore import NetworkState
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
+from oodbench.workers import worker_failure
 
 
 def spare_cores() -> int:
@@ -72,7 +74,7 @@ class Hardware:
         Raises:
             OptionError: SLURM started another number of processes than it asks for.
         """
-        callbacks: list[pl.Callback] = []
+        callbacks: list[pl.Callback] = [_Interruptions()]
         if self.progress:
             callbacks.append(pl.callbacks.RichProgressBar(leave=False))
         environment = launchers.environment(self._processes)
@@ -107,6 +109,9 @@ class Hardware:
             made = pl.Trainer(**own, **options)
         # Lightning took what a launcher left for its own rank when it was imported
         cast(Any, rank_zero_only).rank = made.global_rank
+        if made.world_size == 1:
+            # Its handler ends training without a word, and with the status of success.
+            cast(Any, made)._signal_connector.register_signal_handlers = lambda: None
         return made
 
     @cached_property
@@ -193,12 +198,23 @@ class Running:
         self._away = NetworkState(self.network), ProcessState()
 
 
+class _Interruptions(pl.Callback):
+    """Ends what a signal was to end that Python lost."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        signals.raise_if_lost()
+
+    def on_predict_batch_start(self, *_: Any) -> None:
+        signals.raise_if_lost()
+
+
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Lightning without its banner and its advice on workers; errors as they were raised.
 
     Data workers' errors come without the traceback that DataLoader writes into their message, and
-    Ctrl-C is the ``KeyboardInterrupt`` that it was before Lightning made it ``SystemExit``.
+    say what to do where the workers themselves failed. An interruption is the
+    ``KeyboardInterrupt`` that it was before Lightning made it ``SystemExit``.
     """
     logger = logging.getLogger("pytorch_lightning")
     fabric = logging.getLogger("lightning.fabric")
@@ -220,8 +236,18 @@ def quiet_lightning() -> Iterator[None]:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, on_interrupt)
-            raise KeyboardInterrupt from None
+            raise error.__context__ from None
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from None
         raise
+    except Exception as error:
+        try:
+            told = worker_failure(error)
+        except RuntimeError as another:  # DataLoader's, of the same failure, by a signal
+            told = worker_failure(another)
+        if told is None:
+            raise
+        raise told from None
     finally:
         logger.setLevel(levels[0])
         fabric.setLevel(levels[1])

@@ -10,7 +10,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import shutil
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +29,7 @@ from oodbench import train as training
 from oodbench.benchmark import get_benchmark
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
 from oodbench.registry import BACKBONES, METHODS
+from oodbench.samples import ImageArrays
 from oodbench.train import Run, plan
 from tests import test_distributed, test_kill
 from tests.test_kill import Server, assert_equal, log_of, serve, weights
@@ -149,6 +153,43 @@ def job_watched(
         training.train(run, Hardware(accelerator="cpu", workers=workers))
 
 
+WORDS = (
+    "eval --id digits --detector msp --recipe quick --epochs 1 --accelerator cpu --workers 1 "
+    "--leaderboards boards"
+)
+
+
+def job_eval(moment: str, signals: list[int]) -> None:
+    """The command line's ``eval``, which gets signals at a moment."""
+    from oodbench.cli import main
+    from oodbench.detectors.msp import MSP
+    from oodbench.extract import _Extraction, _Images
+
+    def struck(*_: Any, **__: Any) -> Any:
+        for signum in signals:
+            os.kill(os.getpid(), signum)
+        time.sleep(5)  # whoever is to end, ends within this time
+
+    def stopped(*_: Any, **__: Any) -> Any:
+        try:
+            struck()
+        finally:  # while the first one is dealt with
+            struck()
+
+    moments = {
+        "reading": (ImageArrays, "__init__"),
+        "extracting": (_Extraction, "predict_step"),
+        "worker": (_Images, "__getitem__"),
+        "scoring": (MSP, "score"),
+        "twice": (MSP, "score"),
+    }
+    owner, name = moments[moment]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, stopped if moment == "twice" else struck)
+        patch.setattr(sys, "argv", ["oodbench", *WORDS.split()])
+        main()
+
+
 def digest_of(batch: Any) -> str:
     from torch.utils._pytree import tree_leaves
 
@@ -257,5 +298,63 @@ def test_workers_that_live_an_epoch(
     assert_same(run, whole("wild"))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_in_python(
+    signum: int, workers: int, server: Server, whole: Any, tmp_path: Path
+) -> None:
+    """They do what they do to any program of Python: no word, but no success either."""
+    run = Attempts(server, tmp_path, "ce")
+    code = run.attempt(workers, signum, 1, 1)
+    assert code == (1 if signum == signal.SIGINT else -signum)
+    assert run.attempt(workers) == 0
+    assert_same(run, whole("ce"))
+
+
+TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+
+
+@pytest.fixture(scope="module")
+def trained(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the network that ``eval`` needs."""
+    cache = tmp_path_factory.mktemp("trained") / "cache"
+    words = WORDS.replace("eval", "train").replace("--detector msp", "--method ce")
+    server.run("cli", *words.partition(" --leaderboards")[0].split(), cache=cache)
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("moment", "signals", "status"),
+    [
+        ("reading", [TERM], 143),
+        ("extracting", [TERM], 143),
+        ("extracting", [HUP], 129),
+        ("worker", [TERM], 143),
+        ("worker", [HUP], 129),
+        ("scoring", [TERM], 143),
+        ("scoring", [INT], 130),
+        ("scoring", [TERM, TERM], 143),
+        ("scoring", [TERM, INT], 143),
+        ("twice", [TERM], 143),
+        ("twice", [INT], 130),
+        ("twice", [HUP], 129),
+    ],
+)
+def test_signals_at_other_times(
+    moment: str, signals: list[int], status: int, server: Server, trained: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(trained, cache)
+    code, seconds = server.run(
+        "eval", moment, signals, cache=cache, kill_after=100.0, with_signal=TERM
+    )
+    said = (tmp_path / "cache.log").read_text()
+    assert said.endswith("interrupted; the same command goes on where it stopped.\n")
+    assert "Traceback" not in said
+    assert "did not expect" not in said
+    assert code == status
+    assert seconds < 5
+
+
 if __name__ == "__main__":
-    serve(globals())
+    serve({**vars(test_kill), **globals()})
