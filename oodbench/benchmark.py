@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -175,7 +176,8 @@ class Benchmark:
         chosen: dict[str, OODSet] = {}
         for name in names:
             group, equals, bare = name.partition("=")
-            if not equals or ":" in group:  # folder:PATH, whose path has an = in it
+            is_path = ":" in group  # folder:PATH, whose path has an = in it
+            if not equals or is_path or (group not in GROUPS and name_is_there(name)):
                 group, bare = "", name
             elif group not in GROUPS:
                 known = ", ".join(map(repr, GROUPS))
@@ -224,6 +226,20 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
     )
 
 
+def name_is_there(name: str) -> bool:
+    """Whether a dataset's name is that of a folder which exists, below the data folder or not."""
+    group, equals, bare = name.partition("=")
+    name = bare if equals and group in GROUPS else name
+    if ":" not in name:
+        return bool(name) and "/" not in name and (files.data_dir() / name).is_dir()
+    head, _, path = name.partition(":")
+    while path and re.fullmatch(r"[\w-]+", head):
+        if Path(path).expanduser().is_dir():
+            return True
+        head, _, path = path.partition(":")  # imagenet-without:folder:PATH
+    return False
+
+
 def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
     """Anybody's image folders as a dataset: ``root/<split>/<class>/*`` or ``root/<class>/*``.
 
@@ -263,12 +279,13 @@ def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
 
 def get_benchmark(
     id: str | None = None,  # noqa: A002
-    benchmark: str | None = None,
+    benchmark: str | Benchmark | None = None,
     task: str | None = None,
 ) -> Benchmark:
     """The default benchmark of an ID set and a task, or the benchmark of that name.
 
-    A task's benchmark on an ID set is named ``<id>/<task>``, but for classification.
+    A task's benchmark on an ID set is named ``<id>/<task>``, but for classification. A benchmark
+    that is given itself is given back, if ID set and task are its own.
 
     Raises:
         UnknownNameError: no such benchmark.
@@ -276,13 +293,19 @@ def get_benchmark(
     """
     if task is not None and task not in get_args(Task):
         raise OptionError(f"the task is one of {', '.join(get_args(Task))}, not {task!r}.")
-    if id is not None and benchmark is None and task not in (None, "classification"):
-        benchmark = id if id.endswith(f"/{task}") else f"{id}/{task}"
-    name = benchmark or id
-    if name is None:
+    if isinstance(benchmark, Benchmark):
+        return _agreeing(benchmark, id, task)
+    if benchmark is not None:
+        return _agreeing(_resolved(benchmark), id, task)
+    if id is None:
         raise OptionError(
             "name an ID set (--id cifar10) or a benchmark (--benchmark cifar100/palm)."
         )
+    is_default = task in (None, "classification") or id.endswith(f"/{task}")
+    return _agreeing(_resolved(id if is_default else f"{id}/{task}"), None, task)
+
+
+def _resolved(name: str) -> Benchmark:
     found = BENCHMARKS.resolve(name)
     if ":" not in name and callable(found):
         try:
@@ -292,8 +315,19 @@ def get_benchmark(
         found = found()
     if not isinstance(found, Benchmark):
         raise OptionError(f"the benchmark {name!r} is no Benchmark but {type(found).__name__}.")
-    if id is not None and benchmark is not None and id not in (found.id.name, found.name):
-        raise OptionError(f"benchmark {benchmark!r} has ID set {found.id.name!r}, not {id!r}.")
+    return found
+
+
+def _agreeing(found: Benchmark, id_name: str | None, task: str | None) -> Benchmark:
+    """The benchmark, if it is of that ID set and task.
+
+    Raises:
+        OptionError: it is of another; names both.
+    """
+    if id_name is not None and id_name not in (found.id.name, found.name):
+        raise OptionError(
+            f"benchmark {found.name!r} has ID set {found.id.name!r}, not {id_name!r}."
+        )
     if task not in (None, found.task):
         raise OptionError(f"benchmark {found.name!r} is one of {found.task}, not of {task}.")
     return found

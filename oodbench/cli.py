@@ -15,6 +15,7 @@ import typer
 
 from oodbench import signals
 from oodbench.errors import OODBenchError, OODBenchWarning
+from oodbench.names import split_names
 from oodbench.workers import worker_failure
 
 if TYPE_CHECKING:
@@ -138,7 +139,11 @@ def eval_command(
     task: TaskName = None,
     ood: Annotated[
         list[str] | None,
-        typer.Option("--ood", help="OOD sets instead of the benchmark's: mnist,near=folder:PATH."),
+        typer.Option(
+            "--ood",
+            help="OOD sets instead of the benchmark's: mnist,near=folder:PATH. A name with commas "
+            "stands in double quotes.",
+        ),
     ] = None,
     option: Option = None,
     tune: Annotated[
@@ -198,7 +203,7 @@ def eval_command(
         "Choose a folder that you may write with --leaderboards.",
         make=False,
     )
-    sets = _split(ood) if ood else None
+    sets = _split_sets(ood)
     say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
     results = evaluate(
         benchmark=chosen,
@@ -249,7 +254,11 @@ def compare_command(
     benchmark: BenchmarkName = None,
     ood: Annotated[
         list[str] | None,
-        typer.Option("--ood", help="OOD sets instead of the benchmark's: mnist,near=folder:PATH."),
+        typer.Option(
+            "--ood",
+            help="OOD sets instead of the benchmark's: mnist,near=folder:PATH. A name with commas "
+            "stands in double quotes.",
+        ),
     ] = None,
     option: Option = None,
     method: Annotated[
@@ -281,7 +290,7 @@ def compare_command(
     chosen = get_benchmark(id_name, benchmark)
     method = method or compare.standard_method(chosen)
     detectors, _ = _detectors(_split(detector), option or [], chosen.id.name, method)
-    sets = _split(ood) if ood else None
+    sets = _split_sets(ood)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     say = _reporter(hardware, as_json)
     files.writable_dir(
@@ -292,7 +301,7 @@ def compare_command(
     say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
     results = compare.compare(
         benchmark=chosen,
-        backbones=_split(backbone),
+        backbones=_split_networks(backbone),
         detectors=detectors,
         method=method,
         report=say,
@@ -530,8 +539,23 @@ def _command() -> str:
     return shlex.join(["oodbench", *sys.argv[1:]])
 
 
-def _split(values: list[str]) -> list[str]:
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+def _split(values: list[str], option: str = "--detector") -> list[str]:
+    return split_names(values, option)
+
+
+def _split_sets(values: list[str] | None) -> list[str] | None:
+    """The names of OOD sets, of which some are folders."""
+    from oodbench.benchmark import name_is_there
+
+    return split_names(values, "--ood", name_is_there) if values else None
+
+
+def _split_networks(values: list[str]) -> list[str]:
+    def is_there(name: str) -> bool:
+        _, at, path = name.partition("@")
+        return bool(at and path) and os.path.exists(path)  # noqa: PTH110
+
+    return split_names(values, "--backbone", is_there)
 
 
 def _seeds(text: str) -> list[int]:

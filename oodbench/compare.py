@@ -54,7 +54,7 @@ def compare(
     """
     if not backbones or len(set(backbones)) < len(backbones):
         raise OptionError("name the networks to compare, each once: --backbone NAME,NAME.")
-    chosen = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(id, benchmark)
+    chosen = get_benchmark(id, benchmark, options.pop("task", None))
     method = method or standard_method(chosen)
     made = create_detectors(detectors, method, chosen.id.name)
     results = Results()

@@ -485,7 +485,8 @@ def evaluate(
         id: the ID set (``"cifar100"``), whose default benchmark is used.
         detectors: names or :class:`Detector` objects; ``"all"`` for every registered detector that
             was designed for ``method`` (for cross-entropy, if that is None).
-        benchmark: another protocol's name, or a :class:`Benchmark`.
+        benchmark: another protocol's name, or a :class:`Benchmark`; ``id`` and ``task`` must be
+            its own then, where they are given.
         ood: OOD sets to use instead of the benchmark's.
         method: how to train; None for the method that each detector was designed for.
         recipe: the method's recipe; None for the published one where the paper has this ID set.
@@ -516,7 +517,7 @@ def evaluate(
     Returns:
         Rows; ``to_pandas()`` makes a table.
     """
-    chosen = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(id, benchmark, task)
+    chosen = get_benchmark(id, benchmark, task)
     made = create_detectors(detectors, method, chosen.id.name)
     networks = Networks(
         model,
