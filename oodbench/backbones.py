@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench import files
 from oodbench.classifier import Classifier as Classifier
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
 from oodbench.outputs import Head
@@ -225,7 +226,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
     Raises:
         CheckpointError: no such file, damaged, or a pickle that wants to run code.
     """
-    path = Path(path)
+    path = files.user_path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}.")
     metadata: dict[str, str] = {}

@@ -190,6 +190,7 @@ def eval_command(
     from oodbench.benchmark import get_benchmark
     from oodbench.evaluator import evaluate
     from oodbench.hardware import is_first_process
+    from oodbench.results import ResultStore
 
     names = _split(detector)
     chosen = get_benchmark(id_name, benchmark, task)
@@ -199,7 +200,7 @@ def eval_command(
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     say = _reporter(hardware, as_json)
     files.writable_dir(
-        files.Path(leaderboards) / "results",
+        files.user_path(leaderboards) / "results",
         "Choose a folder that you may write with --leaderboards.",
         make=False,
     )
@@ -234,7 +235,7 @@ def eval_command(
         typer.echo(results.to_json())
     else:
         _show(results, chosen.task)
-        store = files.Path(leaderboards) / "results" / f"{leaderboard.page_name(chosen.name)}.jsonl"
+        store = ResultStore(leaderboards).path(chosen.name)
         say(f"rows: {store}; page: {page}")
         say(f"again: {_command()}")
     _leave_if_failed(results.failures)
@@ -294,10 +295,13 @@ def compare_command(
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     say = _reporter(hardware, as_json)
     files.writable_dir(
-        files.Path(leaderboards) / "results",
+        files.user_path(leaderboards) / "results",
         "Choose a folder that you may write with --leaderboards.",
         make=False,
     )
+    if plot is not None:
+        hint = "Choose another file with --plot."
+        files.writable_dir(files.user_path(plot).parent, hint, make=False)
     say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
     results = compare.compare(
         benchmark=chosen,

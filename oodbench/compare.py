@@ -225,7 +225,7 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
         for i, name in enumerate(networks)
     ]
     figure.legend(handles=legend, loc="outside right upper", fontsize=8, frameon=False)
-    path = Path(path)
+    path = files.user_path(path)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return path

@@ -606,7 +606,7 @@ class DetectionSubject(Subject):
             classes = [seen.samples.classes[c] for c in seen.outputs.labels[mine].tolist()]
             words = [f"{c} {s:.2f}" for c, s in zip(classes, scores[mine], strict=True)]
             drawn = picture(seen.samples[index], corners[mine], words, bright[mine])
-            save_picture(drawn, folder / f"{seen.samples.name.replace('/', '-')}-{index:03}.png")
+            save_picture(drawn, folder / f"{files.file_name(seen.samples.name)}-{index:03}.png")
 
 
 def picture(

@@ -89,7 +89,11 @@ class Evaluator:
         if self.modality is not None and self.modality not in known:
             there = f"has {', '.join((*known, 'fused'))}" if known else "has no modalities"
             raise OptionError(f"benchmark {benchmark.name} {there}, not {modality!r}.")
-        self.pictures = None if pictures is None else Path(pictures)
+        self.pictures: Path | None = None
+        if pictures is not None:
+            self.pictures = files.writable_dir(
+                files.user_path(pictures), "Choose a folder that you may write.", make=False
+            )
         self.hardware = hardware or Hardware()
         self.report = report or (lambda _: None)
         self.command = command
@@ -548,6 +552,8 @@ def evaluate(
         modality=modality,
     )
     evaluator.check(made)
+    if leaderboards is not None:
+        ResultStore(leaderboards).check(chosen.name)
     failures: dict[str, str] = {}
     if tune:
         tuning = choose_options(

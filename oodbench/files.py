@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +18,47 @@ import platformdirs
 from oodbench.errors import StorageError
 
 
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave: a ``~`` at its beginning is the home folder, as in a shell."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path's own raises without a home)
+
+
 def data_dir() -> Path:
     """The datasets' folder: ``OODBENCH_DATA``, else the platform's user data folder."""
-    return Path(os.environ.get("OODBENCH_DATA") or platformdirs.user_data_dir("oodbench"))
+    return user_path(os.environ.get("OODBENCH_DATA") or platformdirs.user_data_dir("oodbench"))
 
 
 def cache_dir() -> Path:
     """The folder of network outputs and checkpoints: ``OODBENCH_CACHE``, else the user cache."""
-    return Path(os.environ.get("OODBENCH_CACHE") or platformdirs.user_cache_dir("oodbench"))
+    return user_path(os.environ.get("OODBENCH_CACHE") or platformdirs.user_cache_dir("oodbench"))
+
+
+_PLAIN = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # on Windows, in any folder
+_DIGESTED = re.compile(r".*-[0-9a-f]{12}")
+_LONGEST = 100
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is a file's name as it is, on any system, and no other name's shortened form.
+
+    Lower case alone, since some file systems do not tell cases apart.
+    """
+    fits = _PLAIN.fullmatch(name) and len(name) <= _LONGEST and not _DEVICES.fullmatch(name)
+    return bool(fits) and not _DIGESTED.fullmatch(name)
+
+
+def digested_name(name: str) -> str:
+    """A file's name for any text: what can be read of its end, and a digest of the whole."""
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", name)[-60:].strip("-") or "name"
+    raw = name.encode("utf-8", "surrogatepass")
+    return f"{readable}-{hashlib.sha256(raw).hexdigest()[:12]}"
+
+
+def file_name(name: str) -> str:
+    """A name as one of a file: ``scenes/test`` is ``scenes-test``; others get a digest."""
+    plain = name.replace("/", "-")
+    return plain if is_plain_name(plain) else digested_name(name)
 
 
 def writable_dir(path: Path, hint: str, *, make: bool = True) -> Path:

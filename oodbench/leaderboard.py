@@ -109,10 +109,12 @@ def write(benchmark: Benchmark, folder: str | Path) -> Path:
         OODBenchError: a stored line that is no row.
     """
     root = files.writable_dir(
-        Path(folder), "Choose a folder that you may write with --leaderboards."
+        files.user_path(folder), "Choose a folder that you may write with --leaderboards."
     )
     path = root / f"{page_name(benchmark.name)}.md"
-    files.write_text(path, render(benchmark, ResultStore(root).rows(benchmark.name)))
+    stored = ResultStore(root).rows(benchmark.name)
+    own = [row for row in stored if row["benchmark"] == benchmark.name]
+    files.write_text(path, render(benchmark, own))
     return path
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from oodbench import files
 from oodbench.errors import DataError, OODBenchError
 
 ADVICE = "It is damaged, cut off or no {what}: get it again, or leave it out."
@@ -37,7 +38,7 @@ def existing(path: Path | str, what: str) -> Path:
     Raises:
         DataError: it is not.
     """
-    found = Path(path)
+    found = files.user_path(path)
     if not found.is_file():
         raise DataError(f"there is no {what} {found}. Get it, or leave it out of the list.")
     return found

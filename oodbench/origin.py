@@ -65,7 +65,7 @@ def origin(module: str) -> Origin:
         return "library" if top == "builtins" else "user"
     if top == "oodbench":
         return "ours"
-    if top in sys.stdlib_module_names or top in FRAMEWORKS:
+    if top in sys.stdlib_module_names or top in FRAMEWORKS or top in OUTSIDE:
         return "library"
     return "library" if _is_installed(top, top in sys.modules) else "user"
 

@@ -302,7 +302,7 @@ class Outputs:
         Raises:
             FileExistsError: there is something at ``path`` already.
         """
-        path = Path(path)
+        path = files.user_path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists; save Outputs to a new folder.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,7 +337,7 @@ class Outputs:
         Raises:
             OODBenchError: no such folder, another format, or a file that is not what it says.
         """
-        path = Path(path)
+        path = files.user_path(path)
         try:
             meta = json.loads((path / "outputs.json").read_text(encoding="utf-8"))
             if meta["format"] != FORMAT:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from oodbench import files, rowcheck
 from oodbench.errors import OODBenchError, StorageError
+from oodbench.registry import BENCHMARKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,6 +156,9 @@ class Results:
         return json.dumps(value, indent=1, allow_nan=False)
 
 
+_HINT = "Choose a folder that you may write with --leaderboards."
+
+
 class ResultStore:
     """Rows on disk: one ``.jsonl`` file a benchmark below ``folder/results``, append-only.
 
@@ -166,11 +170,29 @@ class ResultStore:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = files.user_path(folder)
 
     def path(self, benchmark: str) -> Path:
         """The file of a benchmark's rows."""
         return self.folder / "results" / f"{page_name(benchmark)}.jsonl"
+
+    def check(self, benchmark: str) -> None:
+        """Check, before there are rows, that they can be written.
+
+        Raises:
+            StorageError: the folder cannot be written to.
+        """
+        files.writable_dir(self.path(benchmark).parent, _HINT, make=False)
+
+    def _former(self, benchmark: str) -> list[Row]:
+        """Rows of the benchmark in the file that it shared with others of a similar name."""
+        path = self.folder / "results" / f"{_former_name(benchmark)}.jsonl"
+        try:
+            if path == self.path(benchmark) or not path.is_file():
+                return []
+        except OSError:  # a name that was too long for a file
+            return []
+        return [row for row in _parse(path.read_bytes(), path) if row["benchmark"] == benchmark]
 
     def append(self, rows: Iterable[Row]) -> int:
         """Write the rows that are new; returns how many.
@@ -184,9 +206,9 @@ class ResultStore:
         written = 0
         for benchmark, group in by_benchmark.items():
             path = self.path(benchmark)
-            files.writable_dir(
-                path.parent, "Choose a folder that you may write with --leaderboards."
-            )
+            files.writable_dir(path.parent, _HINT)
+            former = {row["row_id"] for row in self._former(benchmark)}
+            group = [row for row in group if row["row_id"] not in former]
             try:
                 with files.locked(path):
                     written += self._append(path, group)
@@ -218,7 +240,11 @@ class ResultStore:
             OODBenchError: a line that is no row, was changed by hand, or is of a newer schema.
         """
         path = self.path(benchmark)
-        return _parse(path.read_bytes(), path) if path.is_file() else []
+        if benchmark in _page_names() and not path.is_file():
+            path = path.with_name(f"{benchmark}.jsonl")  # asked for by the page's name
+        own = _parse(path.read_bytes(), path) if path.is_file() else []
+        former = self._former(benchmark)
+        return [*former, *own] if former else own
 
 
 def _parse(content: bytes, path: Path) -> list[Row]:
@@ -269,5 +295,25 @@ def _parse(content: bytes, path: Path) -> list[Row]:
 
 
 def page_name(benchmark: str) -> str:
-    """A benchmark's name as a file name: ``cifar100/palm`` is ``cifar100-palm``."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in benchmark).strip("-.")
+    """A benchmark's name as a file name: ``cifar100/palm`` is ``cifar100-palm``.
+
+    That is for registered names, whose makers see to it that they differ. Any other name that is
+    no file name as it is, or that another benchmark has, gets a digest: ``folder:x/y`` and
+    ``folder:x-y`` are two benchmarks.
+    """
+    plain = benchmark.replace("/", "-")
+    known = _page_names()
+    if known.get(plain, benchmark) != benchmark or not files.is_plain_name(plain):
+        return files.digested_name(benchmark)
+    return plain if "/" not in benchmark or plain in known else files.digested_name(benchmark)
+
+
+def _page_names() -> dict[str, str]:
+    """Registered benchmarks by the names of their pages."""
+    return {name.replace("/", "-"): name for name in sorted(BENCHMARKS.names(), reverse=True)}
+
+
+def _former_name(benchmark: str) -> str:
+    """The file name that a benchmark had before names were told apart by digests."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in benchmark)
+    return name.strip("-.")

@@ -595,5 +595,5 @@ class SegmentationEvaluator(Evaluator):
         self, samples: Samples, found: PixelOutputs, scores: np.ndarray, name: str
     ) -> None:
         if self.pictures is not None and is_first_process(self.hardware):
-            path = self.pictures / name / f"{samples.name.replace('/', '-')}-{found.index:03}.png"
+            path = self.pictures / name / f"{files.file_name(samples.name)}-{found.index:03}.png"
             save_picture(picture(samples[found.index], found, scores), path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -111,8 +112,9 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where it lies in the cache."""
-        id_name = "".join(c if c.isalnum() else "-" for c in self.benchmark.id.name)[-40:]
-        name = f"{self.method}-{id_name}-{self.backbone}-seed{self.seed}-{self.key[:16]}"
+        id_name = re.sub("[^A-Za-z0-9]", "-", self.benchmark.id.name)[-40:]
+        backbone = re.sub("[^A-Za-z0-9_.-]", "-", self.backbone)[-60:]
+        name = f"{self.method}-{id_name}-{backbone}-seed{self.seed}-{self.key[:16]}"
         return files.cache_dir() / "runs" / name
 
     @property
@@ -181,7 +183,7 @@ def plan(
         seed,
         benchmark,
         samples,
-        None if checkpoint is None else str(checkpoint),
+        None if checkpoint is None else str(files.user_path(checkpoint)),
     )
 
 
