@@ -93,11 +93,15 @@ class MaskFiles(ImageFiles, MaskedSamples):
         found = np.asarray(self._masks.undecorated(index))
         if found.ndim != 2 or found.dtype != np.uint8:
             raise DataError(
-                f"{self.name}: the mask {self.root / self._masks.paths[index]} must be an 8-bit "
-                f"image with one value a pixel, not {found.dtype} of shape {found.shape}. "
+                f"{self.mask_name(index)} must be an 8-bit image with one value a pixel, not "
+                f"{found.dtype} of shape {found.shape}. "
                 "Take the file with label ids, not the one with colours."
             )
         return self.table[found]
+
+    def mask_name(self, index: int) -> str:
+        """The dataset, the position and the mask's file."""
+        return f"{self.name}, image {index}: the mask {self.root / self._masks.paths[index]}"
 
     def _digests(self) -> np.ndarray:
         images, masks, table = super()._digests(), self._masks.digests, self.table.tobytes()

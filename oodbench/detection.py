@@ -43,7 +43,7 @@ from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_backbone
 from oodbench.samples import BoxedSamples, Boxes, Samples, Subset
-from oodbench.segmentation import heat, save_picture
+from oodbench.segmentation import check_outputs, heat, save_picture
 from oodbench.single_stage import LEAST
 from oodbench.transforms import Preprocess, Transform, in_mode, to_tensor
 
@@ -231,7 +231,10 @@ class DetectionMethod(DenseMethod):
     @staticmethod
     def target(samples: Any, index: int) -> Boxes:
         """The boxes of an image."""
-        return _boxed(samples).boxes(index)
+        boxed = _boxed(samples)
+        boxes = boxed.boxes(index)
+        check_labels(boxes, len(boxed.classes), f"{boxed.name}, image {index}")
+        return boxes
 
     def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:
         """A flip of image and boxes where the ID set allows."""
@@ -284,6 +287,20 @@ class FlipBoxes:
             corners = corners[:, [2, 1, 0, 3]]
             corners[:, [0, 2]] = image.width - corners[:, [0, 2]]
         return pixels, {"boxes": corners, "labels": torch.from_numpy(boxes.labels[known]) + 1}
+
+
+def check_labels(boxes: Boxes, classes: int, name: str) -> None:
+    """Check that boxes are of a class or of none.
+
+    Raises:
+        DataError: a label beyond the classes, such as one that counts from 1; names the image.
+    """
+    strays = boxes.labels[(boxes.labels < -1) | (boxes.labels >= classes)]
+    if len(strays):
+        raise DataError(
+            f"{name}: a box has the label {strays[0]}, but the classes are 0 to {classes - 1}, and "
+            "-1 is no class. Do its labels count from 1?"
+        )
 
 
 def _boxed(samples: Samples) -> BoxedSamples:
@@ -464,7 +481,7 @@ class DetectionSubject(Subject):
                     given,
                 )
             self.notes += [] if note is None else [note]
-        self.confidence = confidence
+        self.confidence, self.classes = confidence, tuple(classes)
         self._tables: dict[str, dict[str, np.ndarray]] = {}
 
     def _folder(self, samples: Samples) -> Path | None:
@@ -515,6 +532,9 @@ class DetectionSubject(Subject):
                 f"the {len(samples)} images of {samples.name}: there is nothing to score. Train it "
                 "longer, or leave the set out with --ood."
             )
+        if self.classes:
+            note = check_outputs(boxes.logits.shape[1], self.classes, "the ID set")
+            self.notes += [] if note is None or note in self.notes else [note]
         return boxes
 
     def _stored(self, folder: Path, samples: Samples) -> Outputs | None:
@@ -603,7 +623,8 @@ class DetectionSubject(Subject):
         bright = heat(scores[None])[0]
         for index in range(min(self.PICTURES, len(seen.samples))):
             mine = np.flatnonzero(image == index)
-            classes = [seen.samples.classes[c] for c in seen.outputs.labels[mine].tolist()]
+            named = dict(enumerate(self.classes or seen.samples.classes))
+            classes = [named.get(c, f"class {c}") for c in seen.outputs.labels[mine].tolist()]
             words = [f"{c} {s:.2f}" for c, s in zip(classes, scores[mine], strict=True)]
             drawn = picture(seen.samples[index], corners[mine], words, bright[mine])
             save_picture(drawn, folder / f"{files.file_name(seen.samples.name)}-{index:03}.png")
@@ -647,6 +668,9 @@ def mean_average_precision(found: Mapping[str, np.ndarray], samples: BoxedSample
     """
     from torchmetrics.detection import MeanAveragePrecision
 
+    classes = len(samples.classes)
+    for index in range(len(samples)):
+        check_labels(samples.boxes(index), classes, f"{samples.name}, image {index}")
     metric = MeanAveragePrecision(iou_thresholds=[0.5], backend="pycocotools")
     order = np.argsort(found["image"], kind="stable")
     ends = np.searchsorted(found["image"][order], np.arange(len(samples) + 1))

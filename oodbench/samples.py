@@ -117,6 +117,10 @@ class MaskedSamples(Samples):
         """``[H, W]`` uint8, the size of the image: classes in [0, C), ``OOD`` or ``VOID``."""
         raise NotImplementedError
 
+    def mask_name(self, index: int) -> str:
+        """What messages call the mask at a position: its file, where there is one."""
+        return f"{self.name}, image {index}"
+
 
 @dataclass
 class Boxes:

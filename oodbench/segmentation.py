@@ -60,7 +60,10 @@ class SegmentationMethod(DenseMethod):
     @staticmethod
     def target(samples: Any, index: int) -> Any:
         """The mask ``[H, W]``."""
-        return _masked(samples).mask(index)
+        masked = _masked(samples)
+        mask = masked.mask(index)
+        check_mask(mask, len(masked.classes), masked.mask_name(index))
+        return mask
 
     def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:
         """A random square of the preprocessing's size, and a flip where the ID set allows."""
@@ -140,6 +143,26 @@ def check_size(image: Image.Image, mask: np.ndarray, name: str = "an image") -> 
         )
 
 
+def check_mask(mask: np.ndarray, classes: int, name: str) -> None:
+    """Check that a mask has one value a pixel: a class, ``OOD`` or ``VOID``.
+
+    Raises:
+        DataError: it has another shape, type or value; names the mask.
+    """
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DataError(
+            f"{name}: a mask has one 8-bit value a pixel (uint8 [H, W]), not {mask.dtype} "
+            f"{list(mask.shape)}. Take the mask with class numbers, not the one with colours."
+        )
+    strays = [v for v in np.flatnonzero(np.bincount(mask.ravel())) if classes <= v < OOD]
+    if strays:
+        raise DataError(
+            f"{name}: the mask has the value{'s' * (len(strays) > 1)} "
+            f"{', '.join(map(str, strays[:5]))}{' …' * (len(strays) > 5)}, but the classes are "
+            f"0 to {classes - 1}; {OOD} is OOD and {VOID} void. Is it of another set of labels?"
+        )
+
+
 def _masked(samples: Samples) -> MaskedSamples:
     if not isinstance(samples, MaskedSamples):
         raise DataError(
@@ -158,7 +181,9 @@ class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, np.ndarray]:
         image, mask = self.samples[index], self.samples.mask(index)
-        check_size(image, mask, f"{self.samples.name}, image {index}")
+        name = self.samples.mask_name(index)
+        check_mask(mask, len(self.samples.classes), name)
+        check_size(image, mask, name)
         tensor = to_tensor(in_mode(image, self.preprocess.mode))
         return self.preprocess.normalize(tensor), mask
 
@@ -274,22 +299,49 @@ def check_detectors(detectors: Sequence[Detector]) -> None:
             )
 
 
+def check_outputs(outputs: int, classes: Sequence[str], id_name: str) -> str | None:
+    """What is to be said of a network that predicts more classes than an ID set has, if it does.
+
+    Raises:
+        OptionError: it predicts fewer.
+    """
+    known = f"{id_name} has {len(classes)} classes"
+    if outputs < len(classes):
+        raise OptionError(
+            f"the network predicts {outputs} classes, but {known} ({', '.join(classes[:3])}"
+            f"{' …' * (len(classes) > 3)}). Give a network that was trained on them."
+        )
+    if outputs == len(classes):
+        return None
+    more = outputs - len(classes)
+    return (
+        f"the network predicts {outputs} classes, but {known}: its first {len(classes)} are taken "
+        f"for these, in their order, and the {more} other{'s' * (more > 1)} for none. What is "
+        "predicted as none of the ID classes is wrong; detectors read all outputs."
+    )
+
+
 class Quality:
     """Pixel accuracy and mean intersection over union of predictions.
+
+    A prediction of no class is wrong, and has a column of its own.
 
     Args:
         num_classes: C.
     """
 
     def __init__(self, num_classes: int) -> None:
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)  # true, predicted
+        # true, predicted; the last column is of predictions beyond the classes
+        self.confusion = np.zeros((num_classes, num_classes + 1), np.int64)
 
     def add(self, prediction: np.ndarray, mask: np.ndarray) -> None:
         """Count the pixels of an image that are of a class."""
         c = len(self.confusion)
         known = mask < c
-        pairs = mask[known].astype(np.int64) * c + prediction[known]
-        self.confusion += np.bincount(pairs, minlength=c * c).reshape(c, c)
+        predicted = prediction[known].astype(np.int64)
+        predicted[(predicted < 0) | (predicted > c)] = c
+        pairs = mask[known].astype(np.int64) * (c + 1) + predicted
+        self.confusion += np.bincount(pairs, minlength=c * (c + 1)).reshape(c, c + 1)
 
     @property
     def accuracy(self) -> float | None:
@@ -301,7 +353,8 @@ class Quality:
     def miou(self) -> float | None:
         """Mean over the classes that occur, in truth or prediction, of intersection over union."""
         hits = self.confusion.diagonal()
-        union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - hits
+        predicted = self.confusion[:, : len(hits)].sum(axis=0)
+        union = predicted + self.confusion.sum(axis=1) - hits
         occurs = union > 0
         return float((hits[occurs] / union[occurs]).mean()) if occurs.any() else None
 
@@ -340,7 +393,7 @@ def picture(image: Image.Image, found: PixelOutputs, scores: np.ndarray) -> Imag
     truth[found.mask == VOID] = 128
     parts = [
         np.asarray(image.convert("RGB")),
-        class_colours(found.prediction.astype(np.uint8)),
+        class_colours(np.minimum(found.prediction, VOID - 2).astype(np.uint8)),
         heat(scores),
         truth,
     ]
@@ -530,6 +583,11 @@ class SegmentationEvaluator(Evaluator):
         reason = unknown(subject.network)
         said = hashlib.sha256()
         for found in segment(subject.network, self.test, preprocess, self.hardware):
+            if found.index == 0 and found.outputs.logits is not None:
+                outputs = found.outputs.logits.shape[1]
+                said = check_outputs(outputs, self.test.classes, self.benchmark.id.name)
+                if said is not None:
+                    self._note(results, said)
             quality.add(found.prediction, found.mask)
             if reason is not None:
                 said.update(found.outputs.digest().encode())

@@ -325,6 +325,23 @@ def test_somebody_elses_faster_rcnn() -> None:
     assert BoxNetwork(theirs).num_features == 128
 
 
+def of_classes(classes: int, seed: int = 0) -> zoo.FasterRCNN:
+    torch.manual_seed(seed)
+    theirs = scenes_frcnn().detector
+    theirs.roi_heads.box_predictor = zoo.faster_rcnn.FastRCNNPredictor(128, 1 + classes)
+    with torch.no_grad():
+        theirs.roi_heads.box_predictor.cls_score.weight.mul_(20)
+    return theirs
+
+
+def test_labels_beyond_the_classes_are_named() -> None:
+    samples = Few([np.zeros((8, 8), np.uint8)], [Boxes(np.array([[0, 0, 4, 4]]), np.array([2]))])
+    with pytest.raises(DataError, match=r"few, image 0: a box has the label 2, .* 0 to 1"):
+        DetectionMethod.target(samples, 0)
+    with pytest.raises(DataError, match="count from 1"):
+        mean_average_precision(table((0, (0, 0, 4, 4), 0.9, 1)), samples)
+
+
 # --- evaluation ------------------------------------------------------------------------------
 
 
@@ -427,6 +444,52 @@ def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:
             assert image.size == (384, 384)
     page = (tmp_path / "leaderboards" / "results" / "small-detection.jsonl").read_text()
     assert page.count("\n") == len(results.rows)
+
+
+@pytest.mark.parametrize("classes", [7, 20, 90])
+def test_a_detector_of_more_classes(small: Benchmark, classes: int, tmp_path: Path) -> None:
+    """Its boxes of other classes are drawn, and match no object; it is said once."""
+    sets = {"near": (one_class(small.near[0]),), "far": (one_class(small.far[0]),)}
+    told: list[str] = []
+    results = oodbench.evaluate(
+        of_classes(classes),
+        benchmark=replace(small, **cast(Any, sets)),
+        detectors=["msp", "knn"],
+        hardware=CPU,
+        pictures=tmp_path,
+        report=told.append,
+    )
+    said = [w for w in results.warnings if f"predicts {classes} classes, but the ID set has 6" in w]
+    assert len(said) == 1
+    assert sum(said[0] in line for line in told) == 1
+    assert {row["detector"] for row in results} == {"msp", "knn"}
+    assert len(list((tmp_path / "msp").glob("*.png"))) == 3 * DetectionSubject.PICTURES
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_a_detector_of_fewer_classes_is_refused(small: Benchmark, classes: int) -> None:
+    with pytest.raises(OptionError, match=f"predicts {classes} classes, but the ID set has 6"):
+        oodbench.evaluate(of_classes(classes), benchmark=small, hardware=CPU)
+
+
+def one_class(spec: DatasetSpec) -> DatasetSpec:
+    """The same images, as those of an OOD set that knows one class, as COCO's and OpenImages'."""
+
+    def load(split: str) -> SceneBoxes:
+        samples = cast(SceneBoxes, spec.load(split))
+        samples.classes = ("not ID",)
+        return samples
+
+    return replace(spec, load=load)
+
+
+def test_objects_that_are_predicted_as_no_class_are_missed() -> None:
+    samples = Few([np.zeros((9, 9), np.uint8)], [Boxes(np.array([[0, 0, 9, 9]]), np.array([1]))])
+    right = mean_average_precision(table((0, (0, 0, 9, 9), 0.9, 1)), samples)
+    wrong = mean_average_precision(table((0, (0, 0, 9, 9), 0.9, 57)), samples)
+    both = table((0, (0, 0, 9, 9), 0.9, 57), (0, (0, 0, 9, 9), 0.8, 1))
+    assert right == mean_average_precision(both, samples) == pytest.approx(1)
+    assert wrong == pytest.approx(0)
 
 
 def test_a_second_evaluation_runs_nothing(small: Benchmark) -> None:

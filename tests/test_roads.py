@@ -294,6 +294,20 @@ def test_a_mask_of_16_bits_is_refused() -> None:
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("mode", ["1", "LA", "RGB", "I;16", "F"])
+def test_a_mask_of_another_mode_is_refused(mode: str) -> None:
+    path = cityscapes("train")
+    image = Image.fromarray(np.full((2, 8), 7, np.uint8))
+    if mode == "F":
+        path.unlink()
+        image.convert("F").save(path, format="TIFF")
+    else:
+        image.convert(mode).save(path)
+    with pytest.raises(DataError, match="8-bit") as error:
+        load(CITYSCAPES, "train").mask(0)
+    assert str(path) in str(error.value)
+
+
 def test_a_damaged_mask_is_named() -> None:
     path = cityscapes("train")
     path.write_bytes(path.read_bytes()[:40])
@@ -402,5 +416,6 @@ def test_an_image_of_another_size_than_its_mask_is_named() -> None:
     path = cityscapes("val", "munster_000000_000019")
     Image.fromarray(np.zeros((2, 4), np.uint8)).save(path)
     preprocess = get_benchmark("cityscapes", task="segmentation").preprocess
-    with pytest.raises(DataError, match=r"cityscapes/test, image 1: .* 2 x 8 .* 2 x 4"):
+    with pytest.raises(DataError, match=r"cityscapes/test, image 1: .* 2 x 8 .* 2 x 4") as e:
         list(segment(Nineteen(), load(CITYSCAPES), preprocess, CPU))
+    assert str(path) in str(e.value)

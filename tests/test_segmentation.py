@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -187,6 +187,95 @@ def test_quality_does_not_depend_on_the_pieces(seed: int, classes: int) -> None:
     hits = [(t & g).sum() for t, g in zip(truth, guess, strict=True)]
     ious = [h / u for h, u in zip(hits, unions, strict=True) if u]
     assert whole.miou == pytest.approx(np.mean(ious))
+
+
+def test_predictions_of_no_class_are_wrong_and_have_a_column_of_their_own() -> None:
+    """They were counted as the next true class, predicted as the first."""
+    quality = Quality(3)
+    quality.add(np.array([[0, 1, 3, 9], [2, 2, 3, 250]]), np.array([[0, 1, 0, 1], [2, 2, 2, OOD]],
+                np.uint8))  # fmt: skip
+    assert quality.confusion.tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 2, 1]]
+    assert quality.accuracy == pytest.approx(4 / 7)
+    assert quality.miou == pytest.approx((1 / 2 + 1 / 2 + 2 / 3) / 3)
+    alone = Quality(2)
+    alone.add(np.full((2, 2), 7), np.array([[0, 1], [1, VOID]], np.uint8))
+    assert (alone.accuracy, alone.miou) == (0.0, 0.0)
+
+
+class Constant(nn.Module):
+    """Says one class of C everywhere."""
+
+    def __init__(self, classes: int, said: int) -> None:
+        super().__init__()
+        self.classes, self.said = classes, said
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.new_zeros(len(images), self.classes, *images.shape[2:])
+        logits[:, self.said] = 3 + images[:, 0]
+        return logits
+
+
+@pytest.mark.parametrize(("classes", "said"), [(4, 3), (4, 1), (20, 19), (91, 2), (300, 290)])
+def test_a_network_of_more_classes(classes: int, said: int, tmp_path: Path) -> None:
+    told: list[str] = []
+    found = evaluate(
+        ["msp", "energy"],
+        model=Constant(classes, said),
+        report=told.append,
+        pictures=tmp_path,
+    )
+    said_of_it = [w for w in found.warnings if f"predicts {classes} classes, but toy has 3" in w]
+    assert len(said_of_it) == 1
+    assert sum(said_of_it[0] in line for line in told) == 1
+    test = toy().id.load("test")
+    assert isinstance(test, Drawn)
+    truth = np.concatenate([m[m != VOID] for m in test.masks])
+    assert found.rows[0]["id_accuracy"] == pytest.approx((truth == said).mean())
+    share = (truth == said).mean()
+    assert found.rows[0]["id_miou"] == pytest.approx(share / 3)
+    assert list(tmp_path.glob("*/*.png"))
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_network_of_fewer_classes_is_refused(classes: int) -> None:
+    with pytest.raises(OptionError, match=f"predicts {classes} classes, but toy has 3 classes"):
+        evaluate("msp", model=Constant(classes, 0))
+
+
+def test_a_network_of_as_many_classes_is_nothing_to_speak_of() -> None:
+    warnings = evaluate("msp", model=Constant(3, 1)).warnings
+    assert not [text for text in warnings if "predicts" in text]
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.full((6, 9), 3, np.uint8), "the mask has the value 3, but the classes are 0 to 2"),
+        (np.full((6, 9), 253, np.uint8), "the mask has the value 253"),
+        (np.arange(54, dtype=np.uint8).reshape(6, 9), "the mask has the values 3, 4, 5, 6, 7 …"),
+        (np.zeros((6, 9), np.int64), "not int64"),
+        (np.zeros((6, 9), np.uint16), "not uint16"),
+        (np.zeros((6, 9), bool), "not bool"),
+        (np.zeros((6, 9, 3), np.uint8), r"not uint8 \[6, 9, 3\]"),
+        (np.zeros((9, 6), np.uint8), "the image has 6 x 9 pixels, its mask 9 x 6"),
+    ],
+)
+def test_masks_that_are_none(mask: Array, told: str) -> None:
+    """In an ID set, in an OOD set, and in training; the mask is named."""
+    for where, benchmark in (
+        ("near", toy(near=drawn("toy-near/test"))),
+        ("far", toy(far=drawn("toy-far/test"))),
+        ("id", toy()),
+    ):
+        chosen = benchmark.id if where == "id" else getattr(benchmark, where)[0]
+        samples = cast(Drawn, chosen.load("test"))
+        if samples.images[1].shape == (6, 9):
+            samples.masks[1] = mask
+            with pytest.raises(DataError, match=f"{samples.name}, image 1: .*{told}"):
+                evaluate("msp", benchmark)
+    if "pixels" not in told:
+        with pytest.raises(DataError, match=told):
+            SegmentationMethod.target(samples, 1)
 
 
 # --- training examples ------------------------------------------------------------------------
