@@ -43,7 +43,7 @@ from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_backbone
 from oodbench.samples import BoxedSamples, Boxes, Samples, Subset
-from oodbench.segmentation import check_outputs, heat, save_picture
+from oodbench.segmentation import heat, more_classes, save_picture
 from oodbench.single_stage import LEAST
 from oodbench.transforms import Preprocess, Transform, in_mode, to_tensor
 
@@ -481,7 +481,7 @@ class DetectionSubject(Subject):
                     given,
                 )
             self.notes += [] if note is None else [note]
-        self.confidence, self.classes = confidence, tuple(classes)
+        self.confidence, self.class_names = confidence, tuple(classes)
         self._tables: dict[str, dict[str, np.ndarray]] = {}
 
     def _folder(self, samples: Samples) -> Path | None:
@@ -532,8 +532,8 @@ class DetectionSubject(Subject):
                 f"the {len(samples)} images of {samples.name}: there is nothing to score. Train it "
                 "longer, or leave the set out with --ood."
             )
-        if self.classes:
-            note = check_outputs(boxes.logits.shape[1], self.classes, "the ID set")
+        if self.class_names:
+            note = more_classes(boxes.logits.shape[1], self.class_names, "the ID set")
             self.notes += [] if note is None or note in self.notes else [note]
         return boxes
 
@@ -623,7 +623,7 @@ class DetectionSubject(Subject):
         bright = heat(scores[None])[0]
         for index in range(min(self.PICTURES, len(seen.samples))):
             mine = np.flatnonzero(image == index)
-            named = dict(enumerate(self.classes or seen.samples.classes))
+            named = dict(enumerate(self.class_names or seen.samples.classes))
             classes = [named.get(c, f"class {c}") for c in seen.outputs.labels[mine].tolist()]
             words = [f"{c} {s:.2f}" for c, s in zip(classes, scores[mine], strict=True)]
             drawn = picture(seen.samples[index], corners[mine], words, bright[mine])

@@ -299,7 +299,7 @@ def check_detectors(detectors: Sequence[Detector]) -> None:
             )
 
 
-def check_outputs(outputs: int, classes: Sequence[str], id_name: str) -> str | None:
+def more_classes(outputs: int, classes: Sequence[str], id_name: str) -> str | None:
     """What is to be said of a network that predicts more classes than an ID set has, if it does.
 
     Raises:
@@ -585,9 +585,9 @@ class SegmentationEvaluator(Evaluator):
         for found in segment(subject.network, self.test, preprocess, self.hardware):
             if found.index == 0 and found.outputs.logits is not None:
                 outputs = found.outputs.logits.shape[1]
-                said = check_outputs(outputs, self.test.classes, self.benchmark.id.name)
-                if said is not None:
-                    self._note(results, said)
+                more = more_classes(outputs, self.test.classes, self.benchmark.id.name)
+                if more is not None:
+                    self._note(results, more)
             quality.add(found.prediction, found.mask)
             if reason is not None:
                 said.update(found.outputs.digest().encode())
