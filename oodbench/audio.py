@@ -261,7 +261,7 @@ class LogMel(_Spectrogram):
             size,
             round(self.rate * self.hop),
             window,
-            torch.hann_window(window),
+            torch.hann_window(window, dtype=torch.float32),
             pad_mode="constant",
             return_complex=True,
         )

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from oodbench import files
 from oodbench.classifier import Classifier as Classifier
+from oodbench.door import single_precision
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES, register_backbone
@@ -287,6 +288,7 @@ class HeadedBackbone(nn.Module):
         return self.outputs(images)["logits"]
 
 
+@single_precision()
 def load_classifier(
     name: str, checkpoint: str | Path, num_classes: int, channels: int = 3
 ) -> tuple[nn.Module, dict[str, str]]:

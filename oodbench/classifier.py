@@ -215,7 +215,8 @@ class Classifier(nn.Module):
             logits = _as_logits(returned, rows)
             if logits is None:
                 raise OODBenchError(
-                    f"the {name} must return logits [B, C], but returns {list(returned.shape)}."
+                    f"the {name} must return logits [B, C], but returns {list(returned.shape)} "
+                    f"of {returned.dtype}."
                 )
             return logits, None, ""
         parts = dict(_parts(returned))

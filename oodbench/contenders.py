@@ -188,6 +188,7 @@ class Subject:
             with isolation.kept(), isolation.lent(outputs, detector.label) as mine:
                 detector.fit(mine)
         if detector.needs_fit_batches:
+            _check_images(detector, seen.samples)
             with isolation.kept(self.network):
                 fit_with_network(
                     detector, self.network, seen.samples, self.preprocess, hardware=self.hardware
@@ -201,11 +202,7 @@ class Subject:
         """
         try:
             if "model" in detector.needs:
-                if isinstance(seen.samples, MultimodalSamples):
-                    raise OptionError(
-                        f"{detector.label} looks into a network of images; samples of several "
-                        "modalities are scored by detectors that read outputs."
-                    )
+                _check_images(detector, seen.samples)
                 with isolation.kept(self.network):
                     scores = score_with_network(
                         detector,
@@ -221,6 +218,14 @@ class Subject:
         except BadScoresError as error:
             raise BadScoresError(f"on {seen.samples.name}: {error}") from error
         return to_numpy(scores).astype(np.float64)
+
+
+def _check_images(detector: Detector, samples: Samples) -> None:
+    if isinstance(samples, MultimodalSamples):
+        raise OptionError(
+            f"{detector.label} looks into a network of images; samples of several modalities are "
+            "scored by detectors that read outputs."
+        )
 
 
 @dataclass(frozen=True)

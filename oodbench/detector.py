@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from oodbench.door import single_precision
 from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError, OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS
@@ -160,7 +161,7 @@ def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
             raise BadScoresError(f"{self.label}: fit got no training samples.")
         train.require_finite(self.needs, self.label)
         before = train.stamp()
-        with torch.no_grad():
+        with torch.no_grad(), single_precision():
             result = fit(self, train)
         check_unchanged(train, before, self.label)
         self.__dict__["_is_fitted"] = True
@@ -179,7 +180,7 @@ def _checked_score(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
         outputs.require(self.needs, self.label)
         outputs.require_finite(self.needs, self.label)
         n, before = len(outputs), outputs.stamp()
-        with torch.no_grad():
+        with torch.no_grad(), single_precision():
             scores = score(self, outputs)
         check_unchanged(outputs, before, self.label)
         return check_scores(scores, n, self.label)

@@ -26,12 +26,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oodbench import files, probe
 from oodbench.classifier import Classifier
 from oodbench.description import Description, describe
 from oodbench.detector import Detector, check_scores
+from oodbench.door import at_door, check_weights, explained, fed, kept, kept_head
 from oodbench.errors import BadScoresError, DataError, OODBenchError, OODBenchWarning
 from oodbench.fingerprint import cache_key, unknown
 from oodbench.hardware import (
@@ -46,7 +48,7 @@ from oodbench.memory_format import prefer_channels_last
 from oodbench.models import as_module, copied
 from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
 from oodbench.process import undisturbed
-from oodbench.samples import Samples
+from oodbench.samples import MultimodalSamples, Samples
 from oodbench.transforms import Transform
 
 
@@ -68,6 +70,13 @@ Larger activations leave the caches, and the memory for them is mapped and retur
 """
 
 
+CLIPS = 2**26
+"""Most values that a shard of samples of several modalities holds: 11 clips of 32 x 224 x 224.
+
+Images are small enough for any batch; a batch of as many clips would fill the memory.
+"""
+
+
 def as_network(model: nn.Module, layer: str | None = None, classes: int | None = None) -> nn.Module:
     """A module with ``outputs`` and ``head``: the model itself, or a :class:`Classifier` of it.
 
@@ -80,6 +89,7 @@ def as_network(model: nn.Module, layer: str | None = None, classes: int | None =
         OptionError: it is no module.
     """
     model = as_module(model)
+    check_weights(model)
     if isinstance(model, Network) and layer is None:
         return model
     return Classifier(model, layer, classes)
@@ -230,7 +240,12 @@ class _Extraction(pl.LightningModule):
         images, rows = batch
         if self.channels_last and isinstance(images, Tensor) and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        outputs = _in_pieces(cast(Any, self.network).outputs, images)
+        network: Any = self.network
+        with explained(network, images):
+            outputs = _in_pieces(
+                lambda piece: kept(network, network.outputs(piece), len(tree_leaves(piece)[0])),
+                fed(network, images),
+            )
         for name, value in outputs.items():
             if not value.isfinite().all():
                 bad = (~value.isfinite()).flatten(1).any(dim=1).nonzero()[0]
@@ -239,7 +254,8 @@ class _Extraction(pl.LightningModule):
                     f"index {int(rows[bad])}). Has its training diverged? Train again with a "
                     "smaller learning rate (--lr), or check the checkpoint."
                 )
-        self.store.write(rows.cpu().numpy(), outputs, *checked_head(self.network, outputs))
+        head, notes = checked_head(network, outputs)
+        self.store.write(rows.cpu().numpy(), outputs, kept_head(head), notes)
         self.count += len(rows)
 
 
@@ -315,7 +331,7 @@ def extract(
     if network is model:
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
         network = copied(network)
-    size = hardware.batch_size
+    size = _shard_size(samples, preprocess, hardware.batch_size)
     settings = folder / "shards.json"
     if settings.is_file():
         size = int(json.loads(settings.read_text())["size"])
@@ -389,6 +405,13 @@ def _believed(
     return None
 
 
+def _shard_size(samples: Samples, preprocess: Transform, most: int) -> int:
+    if not isinstance(samples, MultimodalSamples):
+        return most
+    values = sum(part.numel() for part in tree_leaves(preprocess(samples[0])))
+    return min(most, max(1, CLIPS // values))
+
+
 def extracted(
     model: nn.Module, samples: Samples, preprocess: Transform, *, hardware: Hardware | None = None
 ) -> Outputs | None:
@@ -444,6 +467,7 @@ def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: H
     network.preprocess = preprocess
     device = hardware.trainer(logger=False).strategy.root_device
     network.to(device)
+    at_door(network)
     loader = DataLoader(
         _Images(samples, preprocess),
         batch_size=hardware.batch_size,

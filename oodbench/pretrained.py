@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from oodbench import files
 from oodbench.backbones import create_backbone, feature_width, misfit, read_checkpoint
+from oodbench.door import single_precision
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES
@@ -217,6 +218,7 @@ def _stages(model: nn.Module, layers: int) -> dict[str, int]:
     return {names[i]: i for i in sorted(set(steps)) if 0 <= i < last}
 
 
+@single_precision()
 def create_pretrained(
     name: str,
     *,

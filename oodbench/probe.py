@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from oodbench import files
+from oodbench.door import explained, fed, kept
 from oodbench.hardware import Hardware, Running, is_distributed
 from oodbench.outputs import Outputs
 from oodbench.samples import Samples
@@ -67,8 +68,10 @@ def still_says(
     batch = default_collate([preprocess(samples[row]) for row in rows])
     running = Running(network, hardware)
     with running:
-        found = cast(Any, network).outputs(_put(batch, running))
-        found = {name: value.float().cpu() for name, value in found.items()}
+        seen = _put(batch, running)
+        with explained(network, seen):
+            said = cast(Any, network).outputs(fed(network, seen))
+        found = {name: v.float().cpu() for name, v in kept(network, said, len(rows)).items()}
     known = {"features": cached.features, "logits": cached.logits, **cached.extra}
     known = {name: value[rows].float() for name, value in known.items() if value is not None}
     limit = tolerance(hardware, running.device)

@@ -31,6 +31,7 @@ from oodbench import files
 from oodbench.backbones import read_checkpoint
 from oodbench.benchmark import Benchmark
 from oodbench.detector import build
+from oodbench.door import single_precision, told_of_sizes
 from oodbench.epochs import EpochSampler, Examples, Views
 from oodbench.errors import CheckpointError, DataError, MissingDataError, OODBenchError
 from oodbench.extract import extract
@@ -284,7 +285,7 @@ def train(
     if retrain and is_first_process(hardware):
         shutil.rmtree(run.folder, ignore_errors=True)
     barrier()
-    with isolate_rng():  # the caller's random numbers are not ours to seed
+    with isolate_rng(), single_precision():  # a caller's random numbers are not ours to seed
         if run.encoder is not None:
             return _learned(run, hardware, on_forward)
         if not run.weights.is_file():
@@ -387,10 +388,10 @@ def _fit(run: Run, hardware: Hardware) -> None:
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )
         folder.mkdir(parents=True, exist_ok=True)
+        resumed = last if last.is_file() else None
         try:
-            trainer.fit(
-                method, loader, ckpt_path=last if last.is_file() else None, weights_only=True
-            )
+            with told_of_sizes(method, loader):
+                trainer.fit(method, loader, ckpt_path=resumed, weights_only=True)
         except OODBenchError:
             if not last.is_file():  # nothing to go on with
                 shutil.rmtree(folder, ignore_errors=True)

@@ -100,7 +100,8 @@ class Preprocess:
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        # in float32 whatever a caller's default is
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (self.mean, self.std))
         return mean.view(-1, 1, 1), std.view(-1, 1, 1)
 
     def normalize(self, image: Tensor) -> Tensor:

@@ -524,6 +524,9 @@ class ClipPreprocess:
         return (height - side) // 2, (width - side) // 2, side, side
 
     def _normalized(self, pixels: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)
+            for values in (self.mean, self.std)
+        )
         clip = pixels.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
         return clip.div_(255).sub_(mean).div_(std)
