@@ -27,7 +27,8 @@ def single_precision() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
+        if torch.get_default_dtype() is torch.float32:  # who changed it in the block is to be seen
+            torch.set_default_dtype(before)
 
 
 def number_type(network: nn.Module) -> torch.dtype | None:
