@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,20 +51,22 @@ class Listing:
     broken: list[str] = field(default_factory=list)
 
 
-def list_images(name: str, root: Path, folder: str = ".", passed: Sequence[Path] = ()) -> Listing:
+def list_images(
+    name: str, root: Path, folder: str = ".", passed: Collection[tuple[int, int]] = ()
+) -> Listing:
     """The images below ``root / folder``, links followed, each folder once.
 
     Args:
         name: what messages call it.
         root: paths are relative to it.
         folder: where to look; ``"."`` for the root itself.
-        passed: folders that are not gone into, wherever links lead.
+        passed: folders that are not gone into, wherever links lead; see :func:`identity`.
 
     Raises:
         DataError: a folder that cannot be read.
     """
     listing = Listing()
-    for path in files_below(name, root / folder, (root, *passed)):
+    for path in files_below(name, root / folder, passed):
         relative = path.relative_to(root).as_posix()
         if not path.is_file():
             if path.is_symlink() and not path.exists():
@@ -76,27 +79,80 @@ def list_images(name: str, root: Path, folder: str = ".", passed: Sequence[Path]
     return listing
 
 
-def files_below(name: str, folder: Path, passed: Sequence[Path] = ()) -> Iterator[Path]:
+def files_below(
+    name: str, folder: Path, passed: Collection[tuple[int, int]] = ()
+) -> Iterator[Path]:
     """All files below a folder that are not hidden; arguments and errors of :func:`list_images`."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{name}: cannot read the folder {error.filename} ({error.strerror}).")
 
-    seen = {_identity(other) for other in (folder, *passed)}
+    seen = {identity(folder), *passed}
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         kept = []
         for inner in sorted(folders):
-            identity = _identity(Path(place, inner))
-            if not is_hidden(inner) and identity not in seen:
-                seen.add(identity)
-                kept.append(inner)
+            if is_hidden(inner) or (found := identity(Path(place, inner))) in seen:
+                continue
+            seen.add(found)
+            kept.append(inner)
         folders[:] = kept
         yield from (Path(place, file) for file in sorted(names) if not is_hidden(file))
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int]:
+    """What a file or folder is, by whatever links it is reached."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino
+
+
+def class_folders(name: str, root: Path) -> dict[str, str]:
+    """By class name, in order, the folder below the root.
+
+    Raises:
+        DataError: the root cannot be read, or two folders have one name in composed form.
+    """
+    found: dict[str, str] = {}
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise DataError(f"{name}: cannot read the folder {root} ({error.strerror}).") from error
+    for entry in entries:
+        if is_hidden(entry.name) or not entry.is_dir():
+            continue
+        # a disk that was written on another system has the same letters as other code points
+        title = unicodedata.normalize("NFC", entry.name)
+        if title in found:
+            raise DataError(f"{name}: two folders in {root} are called {title!r}. Rename one.")
+        try:
+            title.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{name}: the name of the folder {entry!r} is no text.") from error
+        found[title] = entry.name
+    return dict(sorted(found.items()))
+
+
+def loose_images(name: str, root: Path, folders: list[str], count: int) -> list[str]:
+    """What is said of images that lie beside class folders, ``count`` of which are read.
+
+    Raises:
+        DataError: there are as many as in the folders: which of them are the data?
+    """
+    entries = [entry for entry in root.iterdir() if not is_hidden(entry.name)]
+    loose = sorted(entry.name for entry in entries if entry.is_file() and is_image(entry))
+    broken = sorted(entry.name for entry in entries if entry.is_symlink() and not entry.exists())
+    if loose and len(loose) >= count:
+        raise DataError(
+            f"{name}: {root} holds {len(loose)} images of its own (such as {loose[0]}) and "
+            f"{count} in folders ({', '.join(folders[:3])}), and either could be the data. Move "
+            "the images into class folders, or take the folders away."
+        )
+    told = passed_over(root, [], broken)
+    if loose:
+        told.append(
+            f"{len(loose)} images in {root} itself (such as {loose[0]}) are in no class folder "
+            "and were passed over."
+        )
+    return told
 
 
 def is_image(path: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,15 @@ from torch.utils.data import Dataset
 from oodbench import files
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning
 from oodbench.images import SUFFIXES, decode
-from oodbench.listing import Listing, is_hidden, is_image, list_images, passed_over, several_frames
+from oodbench.listing import (
+    Listing,
+    class_folders,
+    identity,
+    list_images,
+    loose_images,
+    passed_over,
+    several_frames,
+)
 
 _RACY_SECONDS = 2.0
 _FEW_BYTES = 2**28
@@ -342,13 +349,13 @@ def image_folder(name: str, root: Path) -> ImageFiles:
     """
     if not root.is_dir():
         raise MissingDataError(f"{name}: there is no folder {root}.")
-    classes = _class_folders(name, root)
-    folders = [root / folder for folder in classes.values()]
+    classes = class_folders(name, root)
+    passed = {identity(folder) for folder in (root, *map(root.joinpath, classes.values()))}
     paths: list[str] = []
     labels: list[int] = []
     whole = Listing()
     for label, folder in enumerate(classes.values() or ["."]):
-        found = list_images(name, root, folder, folders)
+        found = list_images(name, root, folder, passed)
         if not found.images:
             raise DataError(
                 f"{name}: the {'class ' if classes else ''}folder {root / folder} holds no images "
@@ -361,51 +368,8 @@ def image_folder(name: str, root: Path) -> ImageFiles:
         whole.broken += found.broken
     told = passed_over(root, whole.others, whole.broken)
     if classes:
-        told += _beside(name, root, list(classes.values()), len(paths))
+        told += loose_images(name, root, list(classes.values()), len(paths))
     told += [text for text in [several_frames(root, paths)] if text]
     if told:
         warnings.warn(f"{name}: {' '.join(told)}", OODBenchWarning, stacklevel=2)
     return ImageFiles(name, root, paths, labels, list(classes) or ["all"])
-
-
-def _class_folders(name: str, root: Path) -> dict[str, str]:
-    """By class name, in order, the folder below the root."""
-    found: dict[str, str] = {}
-    for entry in sorted(root.iterdir()):
-        if is_hidden(entry.name) or not entry.is_dir():
-            continue
-        # a disk that was written on another system has the same letters as other code points
-        title = unicodedata.normalize("NFC", entry.name)
-        if title in found:
-            raise DataError(f"{name}: two folders in {root} are called {title!r}. Rename one.")
-        try:
-            title.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{name}: the name of the folder {entry!r} is no text.") from error
-        found[title] = entry.name
-    return dict(sorted(found.items()))
-
-
-def _beside(name: str, root: Path, folders: list[str], count: int) -> list[str]:
-    """What is said of images that lie beside class folders, ``count`` of which are read.
-
-    Raises:
-        DataError: there are as many as in the folders: which of them are the data?
-    """
-    loose = sorted(
-        entry.name
-        for entry in root.iterdir()
-        if entry.is_file() and not is_hidden(entry.name) and is_image(entry)
-    )
-    if len(loose) >= count:
-        raise DataError(
-            f"{name}: {root} holds {len(loose)} images of its own (such as {loose[0]}) and "
-            f"{count} in folders ({', '.join(folders[:3])}), and either could be the data. Move "
-            "the images into class folders, or take the folders away."
-        )
-    if not loose:
-        return []
-    return [
-        f"{len(loose)} images in {root} itself (such as {loose[0]}) are in no class folder and "
-        "were passed over."
-    ]

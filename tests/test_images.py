@@ -409,6 +409,15 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
         image_folder("x", root)
 
 
+def test_a_class_folder_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"cat": 1, "dog": 1})
+    (root / "eel").symlink_to(root / "nowhere")
+    paths, told = listed(root)
+    assert paths == ["cat/0.png", "dog/0.png"]
+    assert "1 links" in told
+    assert "eel" in told
+
+
 @pytest.mark.parametrize(("name", "kind"), [("1.gif", "GIF"), ("1.webp", "WEBP"), ("1.tif", "TIFF"),
                                             ("1.png", "PNG")])  # fmt: skip
 def test_of_several_frames_the_first(tmp_path: Path, name: str, kind: str) -> None:
