@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -206,28 +207,29 @@ def eval_command(
     )
     sets = _split_sets(ood)
     say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
-    results = evaluate(
-        benchmark=chosen,
-        detectors=detectors,
-        ood=sets,
-        method=method,
-        recipe=recipe,
-        recipe_options=overrides,
-        backbone=backbone,
-        checkpoint=checkpoint,
-        seed=seeds,
-        retrain=retrain,
-        mean=_floats(mean, "--mean"),
-        std=_floats(std, "--std"),
-        tune=tune,
-        fixed=fixed,
-        hardware=hardware,
-        leaderboards=leaderboards,
-        report=say,
-        command=_command(),
-        pictures=pictures,
-        modality=modality,
-    )
+    with _page_of_kept(chosen, leaderboards, hardware):
+        results = evaluate(
+            benchmark=chosen,
+            detectors=detectors,
+            ood=sets,
+            method=method,
+            recipe=recipe,
+            recipe_options=overrides,
+            backbone=backbone,
+            checkpoint=checkpoint,
+            seed=seeds,
+            retrain=retrain,
+            mean=_floats(mean, "--mean"),
+            std=_floats(std, "--std"),
+            tune=tune,
+            fixed=fixed,
+            hardware=hardware,
+            leaderboards=leaderboards,
+            report=say,
+            command=_command(),
+            pictures=pictures,
+            modality=modality,
+        )
     if not is_first_process(hardware):
         return
     page = leaderboard.write(chosen, leaderboards)
@@ -303,20 +305,21 @@ def compare_command(
         hint = "Choose another file with --plot."
         files.writable_dir(files.user_path(plot).parent, hint, make=False)
     say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
-    results = compare.compare(
-        benchmark=chosen,
-        backbones=_split_networks(backbone),
-        detectors=detectors,
-        method=method,
-        report=say,
-        ood=sets,
-        recipe=recipe,
-        recipe_options=_overrides(recipe_set, None, None, None),
-        seed=_seeds(seed),
-        hardware=hardware,
-        leaderboards=leaderboards,
-        command=_command(),
-    )
+    with _page_of_kept(chosen, leaderboards, hardware):
+        results = compare.compare(
+            benchmark=chosen,
+            backbones=_split_networks(backbone),
+            detectors=detectors,
+            method=method,
+            report=say,
+            ood=sets,
+            recipe=recipe,
+            recipe_options=_overrides(recipe_set, None, None, None),
+            seed=_seeds(seed),
+            hardware=hardware,
+            leaderboards=leaderboards,
+            command=_command(),
+        )
     if not is_first_process(hardware):
         return
     page = leaderboard.write(chosen, leaderboards)
@@ -686,6 +689,28 @@ def _hardware(
     return hardware
 
 
+@contextlib.contextmanager
+def _page_of_kept(benchmark: Any, leaderboards: str, hardware: Hardware) -> Iterator[None]:
+    """Writes the page of the rows that are kept also where the block ends in an error."""
+    from oodbench import leaderboard
+    from oodbench.hardware import is_first_process
+    from oodbench.results import ResultStore
+
+    store = ResultStore(leaderboards).path(benchmark.name)
+
+    def changed() -> int | None:
+        return store.stat().st_mtime_ns if store.is_file() else None
+
+    before = changed()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error is the one to tell of
+            if changed() != before and is_first_process(hardware):
+                leaderboard.write(benchmark, leaderboards)
+        raise
+
+
 def _sets(benchmark: Any, names: list[str] | None) -> str:
     return ", ".join(f"{choice.spec.name} ({choice.group})" for choice in benchmark.choose(names))
 
@@ -823,6 +848,10 @@ def _run() -> int:
         return 2
     except KeyboardInterrupt:
         return _interrupted()
+    except SystemExit as error:  # of a plug-in, or of what it calls
+        if error.code == 128 + signal.SIGTERM:
+            return _interrupted()
+        return _failed(OODBenchError(f"something that was called ended the program ({error!r})."))
     except typer.Abort as error:
         if not isinstance(error.__cause__, EOFError):
             return _interrupted()

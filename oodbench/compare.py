@@ -36,8 +36,8 @@ def compare(
 ) -> Results:
     """Every detector on every network: :func:`oodbench.evaluate` for each of the latter.
 
-    A network that cannot be had (its weights are out of reach) is named in ``failures``, and the
-    others are compared without it.
+    A network that cannot be had (its weights are out of reach) or that no detector can be put on is
+    named in ``failures``, and the others are compared without it.
 
     Args:
         id: the ID set.
@@ -50,7 +50,7 @@ def compare(
 
     Raises:
         OptionError: no network, or one twice.
-        OODBenchError: no network could be evaluated; the first one's reason.
+        Exception: no network could be evaluated; what the first one raised.
     """
     if not backbones or len(set(backbones)) < len(backbones):
         raise OptionError("name the networks to compare, each once: --backbone NAME,NAME.")
@@ -58,7 +58,7 @@ def compare(
     method = method or standard_method(chosen)
     made = create_detectors(detectors, method, chosen.id.name)
     results = Results()
-    failed: list[OODBenchError] = []
+    failed: list[Exception] = []
     for backbone in backbones:
         name, _, checkpoint = backbone.partition("@")
         try:
@@ -71,7 +71,7 @@ def compare(
                 report=report,
                 **options,
             )
-        except OODBenchError as error:
+        except Exception as error:  # one network's must not lose the others' results
             failed.append(error)
             results.failures[backbone] = reason_of(error)
             continue

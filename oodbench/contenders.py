@@ -41,6 +41,7 @@ from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
 from oodbench.train import check_classes, is_frozen, method_name, plan, train
 from oodbench.transforms import InMode, Preprocess, Transform
+from oodbench.workers import worker_failure
 
 Report = Callable[[str], None]
 
@@ -437,6 +438,21 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, OODBenchError) else repr(error)
 
 
+def own_failure(error: BaseException) -> Exception:
+    """What a detector raised, as an error of its own; raises what is none, an interruption.
+
+    A detector that ends the program (``sys.exit``) has failed like any other.
+    """
+    told = worker_failure(error) or error
+    if isinstance(told, KeyboardInterrupt):
+        raise told
+    if isinstance(told, Exception):
+        return told
+    failure = OODBenchError(f"it ends the program ({told!r}); a detector has to raise an error.")
+    failure.__cause__ = told
+    return failure
+
+
 def create_detectors(
     detectors: Sequence[str | Detector] | str | Detector, method: str | None, id_name: str
 ) -> list[Detector]:
@@ -478,7 +494,7 @@ def _suits(detector: type[Detector], method: str | None) -> bool:
 def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
     """The detectors one by one, with a progress bar that names the one at work."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -24,6 +24,7 @@ from oodbench.contenders import (
     create_detectors,
     learns,
     noting,
+    own_failure,
     reason_of,
     track,
 )
@@ -65,6 +66,7 @@ class Evaluator:
     Attributes:
         forward_passes: samples that went through the network so far; cached outputs do not count.
         errors: what detectors raised that failed.
+        keep: given a detector's rows as soon as it is done, whatever becomes of the others.
 
     Raises:
         MissingDataError: the ID set or all OOD sets are missing.
@@ -99,6 +101,7 @@ class Evaluator:
         self.command = command
         self.forward_passes = 0
         self.errors: list[Exception] = []
+        self.keep: Callable[[list[Row]], object] = lambda _: None
         self.missing: dict[str, str] = {}
         self._missing_from: dict[Group, list[str]] = {group: [] for group in GROUPS}
         self.warnings: list[str] = []
@@ -257,9 +260,10 @@ class Evaluator:
                     if learns(detector):
                         subject.fit(detector, fitting[split])
                     scores = [subject.scores(detector, seen) for seen in tested]
-            except Exception as error:  # one detector's failure must not lose the others' results
-                self.errors.append(error)
-                results.failures[detector.label] = reason_of(error)
+            except BaseException as error:  # one detector's must not lose the others' results
+                failure = own_failure(error)
+                self.errors.append(failure)
+                results.failures[detector.label] = reason_of(failure)
                 continue
             shared["seconds"] = round(time.perf_counter() - began, 3)
             results.rows += self._rows(detector, scores[0], scores[1:], shared, separable)
@@ -385,7 +389,7 @@ class Evaluator:
         interval: Callable[[list[int]], tuple[float | None, float | None]],
         gap: Callable[[list[int], list[int]], tuple[float, float, float]] | None = None,
     ) -> list[Row]:
-        """Rows of what was measured on each OOD set, and of the groups' means.
+        """Rows of what was measured on each OOD set, and of the groups' means; they are kept.
 
         Args:
             detector: what was measured.
@@ -449,6 +453,7 @@ class Evaluator:
         whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
         for row in whole_rows:
             row["row_id"] = row_id(row)
+        self.keep(whole_rows)
         return whole_rows
 
 
@@ -510,7 +515,8 @@ def evaluate(
             default is kept.
         fixed: further options that ``tune`` keeps, by detector.
         hardware: accelerator, devices, precision, batch size, progress.
-        leaderboards: folder whose store the rows are appended to; None to store nothing.
+        leaderboards: folder whose store a detector's rows are appended to as soon as it is done;
+            None to store nothing.
         report: told what happens, line by line.
         command: what repeats this evaluation; goes into the rows.
         task: ``"segmentation"`` or ``"detection"`` for the ID set's benchmark of that task.
@@ -554,6 +560,8 @@ def evaluate(
     evaluator.check(made)
     if leaderboards is not None:
         ResultStore(leaderboards).check(chosen.name)
+        if is_first_process(evaluator.hardware):
+            evaluator.keep = ResultStore(leaderboards).append
     failures: dict[str, str] = {}
     if tune:
         tuning = choose_options(
@@ -577,10 +585,7 @@ def evaluate(
         evaluator.count,
         evaluator._warn,
     ):
-        found = evaluator.run(contender, mine)
-        if leaderboards is not None and is_first_process(evaluator.hardware):
-            ResultStore(leaderboards).append(found.rows)
-        results += found
+        results += evaluator.run(contender, mine)
     if evaluator.errors and not results.rows:
         raise evaluator.errors[0]
     return results

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation as zoo
 
 from oodbench import files, isolation
-from oodbench.contenders import Contender, Subject, learns, reason_of
+from oodbench.contenders import Contender, Subject, learns, own_failure, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
@@ -618,9 +618,10 @@ class SegmentationEvaluator(Evaluator):
                     try:
                         scores = found.score(detector)
                         streams[i].add_map(scores, found.mask)
-                    except Exception as error:  # one detector must not lose the others' results
-                        self.errors.append(error)
-                        results.failures[detector.label] = reason_of(error)
+                    except BaseException as error:  # one must not lose the others' results
+                        failure = own_failure(error)
+                        self.errors.append(failure)
+                        results.failures[detector.label] = reason_of(failure)
                         del alive[i]
                         continue
                     seconds[i] += time.perf_counter() - began

@@ -29,6 +29,7 @@ from oodbench.contenders import (
     create_detectors,
     learns,
     noting,
+    own_failure,
     reason_of,
     track,
 )
@@ -316,8 +317,8 @@ class _Search:
                     self.report(
                         f"skipped: {detector.label}, {words(trial.values)}: {trial.refused}"
                     )
-                except Exception as error:  # one detector's failure must not end the others' search
-                    self._fail(detector, error)
+                except BaseException as error:  # one's failure must not end the others' search
+                    self._fail(detector, own_failure(error))
 
     def _choose(self, detector: Detector) -> None:
         trials = self.trials[id(detector)]
