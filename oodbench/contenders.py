@@ -19,6 +19,7 @@ from torch import nn
 from oodbench import doubts, files, isolation, metrics, probe
 from oodbench.backbones import load_classifier
 from oodbench.benchmark import Benchmark
+from oodbench.classifier import Classifier
 from oodbench.detector import Detector, create_detector, id_options
 from oodbench.errors import (
     BadScoresError,
@@ -27,6 +28,7 @@ from oodbench.errors import (
     OptionError,
 )
 from oodbench.extract import (
+    Network,
     as_network,
     extract,
     extracted,
@@ -34,8 +36,9 @@ from oodbench.extract import (
     score_with_network,
 )
 from oodbench.fingerprint import unknown, unknown_weights, weights_digest
-from oodbench.hardware import Hardware
+from oodbench.hardware import Hardware, Running
 from oodbench.heads import checked
+from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
@@ -134,6 +137,20 @@ class Subject:
         self.hardware = hardware
         self.on_forward = on_forward
         self.notes: list[str] = []  # what a reader of the rows has to know of this network
+        if contender.is_external:
+            self._feed(given=contender.preprocess is not None or own is not None)
+
+    def _feed(self, given: bool) -> None:
+        """Plain pixels for a network that normalises images itself; see ``normalisation.fed``."""
+        network, preprocess = self.network, self.preprocess
+        if not isinstance(preprocess, Preprocess) or not isinstance(network, Network):
+            return
+        see = network.model if isinstance(network, Classifier) else network.outputs
+        with Running(network, self.hardware) as running:
+            self.preprocess, note = fed(
+                lambda images: see(running.put(images)), preprocess, given, preprocess.size
+            )
+        self.notes += [] if note is None else [note]
 
     def sees(self, samples: Samples) -> Seen:
         """Samples, with what the network says of them; from the cache if it saw them before."""
