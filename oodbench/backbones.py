@@ -7,21 +7,27 @@ PyTorch classifier is wrapped as it is by :class:`Classifier`.
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench import files
+from oodbench.checkpoints import (
+    HEAD_NAMES,
+    Part,
+    common_prefix,
+    head_in,
+    misfit,
+    parts_of,
+)
+from oodbench.checkpoints import read_checkpoint as read_checkpoint
 from oodbench.classifier import Classifier as Classifier
 from oodbench.door import single_precision
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
+from oodbench.lookalikes import looks_like
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES, register_backbone
 
@@ -218,49 +224,6 @@ def feature_width(network: nn.Module) -> int:
     return int(told)
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict and the metadata of a safetensors or ``.pt`` file; runs no code from it.
-
-    A ``state_dict``, ``model`` or ``teacher`` entry is unpacked, a ``module.`` prefix
-    (DataParallel) dropped.
-
-    Raises:
-        CheckpointError: no such file, damaged, or a pickle that wants to run code.
-    """
-    path = files.user_path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint file {path}.")
-    metadata: dict[str, str] = {}
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as handle:
-                metadata = handle.metadata() or {}
-                state: Any = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        else:
-            with warnings.catch_warnings():  # the error says what torch warns of
-                warnings.simplefilter("ignore")
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is not a plain state dict: reading it would run code that it carries, "
-            "or it is damaged, so it was not read. Save the weights alone: "
-            f"torch.save(model.state_dict(), path), or safetensors. ({str(error).splitlines()[0]})"
-        ) from error
-    except Exception as error:  # each format has its own error for a damaged file
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
-    for key in ("state_dict", "model", "teacher"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} holds no state dict (a mapping of names to tensors).")
-    return {key.removeprefix("module."): value for key, value in state.items()}, metadata
-
-
-_HEAD_NAMES = ("linear", "fc", "classifier", "head", "head.fc")
-
-
 class HeadedBackbone(nn.Module):
     """A backbone with a linear head, as checkpoints of trained classifiers have it.
 
@@ -294,52 +257,60 @@ def load_classifier(
 ) -> tuple[nn.Module, dict[str, str]]:
     """A trained classifier: a backbone by name, weights and linear head from a checkpoint.
 
-    The head is the checkpoint's ``linear``, ``fc``, ``classifier``, ``head`` or ``head.fc``. A
-    checkpoint of one of oodbench's own runs (``backbone.`` and ``linear.``) is read as well.
+    The head is the checkpoint's ``linear``, ``fc``, ``classifier``, ``head`` or ``head.fc``, or the
+    only layer of its shape. The backbone may be under any prefix: a checkpoint of one of oodbench's
+    own runs (``backbone.`` and ``linear.``) is read as well as Lightning's (``model.``).
 
     Returns:
-        The network, and the checkpoint's metadata (safetensors may carry ``mean`` and ``std``).
+        The network, and the checkpoint's metadata (safetensors may carry ``mean`` and ``std``;
+        ``entries`` tells which of several networks in it was taken).
 
     Raises:
-        CheckpointError: names or shapes that do not fit; lists what is missing and unexpected.
+        CheckpointError: names or shapes that do not fit; tells which, and what it looks like.
     """
     state, metadata = read_checkpoint(checkpoint)
     network = HeadedBackbone(create_backbone(name, channels), num_classes)
-    prefix = next((n for n in _HEAD_NAMES if f"{n}.weight" in state), "linear")
-    wanted = network.state_dict()
-    renamed = {}
-    for key, value in state.items():
-        if key.startswith(f"{prefix}."):
-            renamed[f"linear.{key.removeprefix(prefix + '.')}"] = value
-        else:
-            renamed[key if key.startswith("backbone.") else f"backbone.{key}"] = value
-    if reason := misfit(renamed, wanted):
-        raise CheckpointError(
-            f"{checkpoint} does not fit {name} with {num_classes} classes; "
-            f"{reason.replace('backbone.', '')}. "
-            "Is it another architecture (--backbone), or of another ID set (--id)? A pre-trained "
-            "network without a head for these classes goes with --method frozen or linear-probe."
-        )
-    network.load_state_dict(renamed, strict=False)
+    width = network.linear.in_features
+    found: list[tuple[Part, tuple[str, Tensor, Tensor | None]]] = []
+    for part in parts_of(state, network.backbone.state_dict()):
+        head = head_in(state, part, num_classes, width)
+        if head and all(key.startswith(f"{head[0]}.") for key in part.inside):
+            found.append((part, head))
+    if not found:
+        raise CheckpointError(_unfit(state, network, checkpoint, name))
+    part, (_, weight, bias) = found[0]
+    bias = network.linear.bias.new_zeros(num_classes) if bias is None else bias
+    network.backbone.load_state_dict(part.state, strict=False)
+    network.linear.load_state_dict({"weight": weight, "bias": bias})
+    if len(found) > 1 and "entries" not in metadata:
+        prefixes = [repr(one.prefix) for one, _ in found]
+        told = f"the checkpoint holds networks under {', '.join(prefixes)}; the first was taken"
+        metadata = {**metadata, "entries": told}
     return network.eval(), metadata
 
 
-def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], most: int = 6) -> str:
-    """Which names of a state dict are missing, unexpected or of another shape; ``""`` if it fits.
-
-    How many batches a normalisation has seen may be missing. At most ``most`` of each are named.
-    """
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in wanted]
-    misshapen = [
-        f"{key} {list(state[key].shape)} instead of {list(value.shape)}"
-        for key, value in wanted.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-    return "; ".join(
-        f"{what}: {', '.join(keys[:most])}"
-        + (f" and {len(keys) - most} more" if len(keys) > most else "")
-        for what, keys in kinds
-        if keys
+def _unfit(
+    state: Mapping[str, Tensor], network: HeadedBackbone, checkpoint: str | Path, name: str
+) -> str:
+    """Why a checkpoint does not fit: some names, and which backbone it looks like."""
+    classes, prefix = network.linear.out_features, common_prefix(state)
+    like = looks_like(state, name) or "Is it another architecture, or of another ID set?"
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    parts = parts_of(state, network.backbone.state_dict())
+    head = next((n for n in HEAD_NAMES if f"{n}.weight" in state), "linear")
+    own = parts[0].prefix if parts else "backbone."
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(f"{head}."):
+            renamed[f"linear.{key.removeprefix(head + '.')}"] = value
+        else:
+            renamed[key.removeprefix(own)] = value
+    wanted = {
+        **network.backbone.state_dict(),
+        **{f"linear.{key}": value for key, value in network.linear.state_dict().items()},
+    }
+    reason = misfit(renamed, wanted).replace("linear.", f"{head}.") or "its head is not clear"
+    return (
+        f"{checkpoint} does not fit {name} with {classes} classes; {reason}. "
+        f"{like} One without a head for these classes is for the methods frozen and linear-probe."
     )

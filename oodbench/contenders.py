@@ -28,7 +28,6 @@ from oodbench.errors import (
     OptionError,
 )
 from oodbench.extract import (
-    Network,
     as_network,
     extract,
     extracted,
@@ -38,6 +37,7 @@ from oodbench.extract import (
 from oodbench.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.hardware import Hardware, Running
 from oodbench.heads import checked
+from oodbench.models import as_module
 from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.registry import DETECTORS, METHODS
@@ -143,9 +143,11 @@ class Subject:
     def _feed(self, given: bool) -> None:
         """Plain pixels for a network that normalises images itself; see ``normalisation.fed``."""
         network, preprocess = self.network, self.preprocess
-        if not isinstance(preprocess, Preprocess) or not isinstance(network, Network):
+        see = (
+            network.model if isinstance(network, Classifier) else getattr(network, "outputs", None)
+        )
+        if not isinstance(preprocess, Preprocess) or see is None:
             return
-        see = network.model if isinstance(network, Classifier) else network.outputs
         with Running(network, self.hardware) as running:
             self.preprocess, note = fed(
                 lambda images: see(running.put(images)), preprocess, given, preprocess.size
@@ -385,15 +387,14 @@ class Networks:
             model, metadata = load_classifier(
                 self.backbone, self.checkpoint, classes, shape.channels
             )
+            if "entries" in metadata:
+                self._tell(metadata["entries"], report)
             if preprocess is None and {"mean", "std"} <= set(metadata):
                 mean, std = (
                     tuple(float(v) for v in metadata[name].split(",")) for name in ("mean", "std")
                 )
                 preprocess = dataclasses.replace(shape, mean=mean, std=std)
-                text = f"normalisation of the checkpoint: mean {mean}, std {std}"
-                if text not in self._told:
-                    report(text)
-                self._told.add(text)
+                self._tell(f"normalisation of the checkpoint: mean {mean}, std {std}", report)
         return Contender(
             model,
             backbone=self.backbone or "",
@@ -402,6 +403,17 @@ class Networks:
             seed=self.seeds[0],
             claimed=self.method,
         )
+
+    def _tell(self, text: str, report: Report) -> None:
+        """Report once what may be found out several times."""
+        if text not in self._told:
+            report(text)
+        self._told.add(text)
+
+    def __post_init__(self) -> None:
+        """Say at once what a model is that is none."""
+        if self.model is not None:
+            object.__setattr__(self, "model", as_module(self.model))
 
 
 def _own_preprocess(

@@ -22,9 +22,11 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
-from oodbench.backbones import create_backbone, read_checkpoint
+from oodbench.backbones import create_backbone
+from oodbench.checkpoints import misfit, parts_of, read_checkpoint
 from oodbench.detector import Paper
 from oodbench.errors import CheckpointError, OptionError, UnknownNameError
+from oodbench.lookalikes import looks_like
 from oodbench.outputs import Head, Outputs
 from oodbench.pretrained import LAYERS, PretrainedEncoder, create_pretrained
 from oodbench.transforms import Augmentation, Preprocess, SimCLR
@@ -170,12 +172,13 @@ class Method(pl.LightningModule):
         backbone = create_backbone(name, preprocess.channels)
         if checkpoint is not None:
             state, _ = read_checkpoint(checkpoint)
-            missing, unexpected = backbone.load_state_dict(state, strict=False)
-            if missing:
+            parts = parts_of(state, backbone.state_dict())
+            if not parts:
+                reason = misfit(state, backbone.state_dict())
                 raise CheckpointError(
-                    f"{checkpoint} does not fit {name}; missing: {', '.join(missing[:6])}; "
-                    f"unexpected: {', '.join(unexpected[:6]) or 'none'}."
+                    f"{checkpoint} does not fit {name}; {reason}. {looks_like(state, name)}".strip()
                 )
+            backbone.load_state_dict(parts[0].state, strict=False)
         return backbone
 
     @classmethod

@@ -39,7 +39,8 @@ def as_module(model: Any) -> nn.Module:
         model = inner
     if isinstance(model, torch.fx.GraphModule) and "train" in vars(model):
         return _Exported(model)  # of an exported program, which refuses to be switched
-    if not isinstance(model, torch.jit.ScriptModule) and not hasattr(model, "outputs"):
+    is_own = hasattr(model, "outputs") or hasattr(model, "detect")
+    if not isinstance(model, torch.jit.ScriptModule) and not is_own:
         kind = type(model)
         runs = kind.forward is not nn.Module.forward or kind.__call__ is not nn.Module.__call__
         if not runs and "forward" not in vars(model):

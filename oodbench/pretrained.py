@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import files
-from oodbench.backbones import create_backbone, feature_width, misfit, read_checkpoint
+from oodbench.backbones import create_backbone, feature_width
+from oodbench.checkpoints import misfit, parts_of, read_checkpoint
 from oodbench.door import single_precision
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
 from oodbench.outputs import Head
@@ -511,7 +512,12 @@ def _load(model: nn.Module, name: str, checkpoint: str | Path) -> dict[str, str]
     tops = {head.partition(".")[0] for head in heads}  # some are more than a linear layer
     wanted = model.state_dict()
     state = {k: v for k, v in state.items() if k in wanted or k.partition(".")[0] not in tops}
-    if reason := misfit(state, wanted, most=4):
+    if misfit(state, wanted):  # perhaps it fits below a prefix
+        parts = parts_of(state, wanted)
+        inside = [key.removeprefix(part.prefix) for part in parts[:1] for key in part.inside]
+        if parts and all(key.partition(".")[0] in tops for key in inside):
+            state = parts[0].state
+    if reason := misfit(state, wanted):
         read = f"read as one of {used[0].name}; " if used else ""
         raise _unfit(name, checkpoint, read + reason)
     model.load_state_dict(state, strict=False)

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from oodbench import files
-from oodbench.backbones import read_checkpoint
 from oodbench.benchmark import Benchmark
+from oodbench.checkpoints import read_checkpoint
 from oodbench.detector import build
 from oodbench.door import single_precision, told_of_sizes
 from oodbench.epochs import EpochSampler, Examples, Views
