@@ -150,6 +150,7 @@ def _culprit(path: Path, error: Exception) -> str:
         match = re.search(r"GLOBAL (\S+)", str(error))
         found = [match[1]] if match else []
     names = [n for n in found if n not in _RECORDS and not _RECORD_PACKAGES.match(n)]
+    names.sort(key=lambda name: (name.startswith("torch."), name))  # the file's own first
     if any(re.match(r"torch\.nn\.modules\.(?!.*_reduction)", name) for name in names):
         return f" (it is a whole pickled network: {', '.join(names[:3])})"
     return f" ({', '.join(names[:3])})" if names else ""
@@ -401,10 +402,9 @@ def misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], most: int 
 
 
 def _first(keys: list[str], most: int) -> str:
-    # weights tell more than what stands beside them
-    telling = [key for key in keys if ".weight" in key or key == "weight"] or keys
-    shown = telling[:most]
-    shown += [key for key in keys if key not in shown][: most - len(shown)]
+    # the first, and a weight, which tells more than what stands beside it
+    telling = [key for key in keys[1:] if ".weight" in key] + keys[1:]
+    shown = [*keys[:1], *dict.fromkeys(telling)][:most]
     rest = len(keys) - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
