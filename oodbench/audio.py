@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench.errors import DataError, OptionError
+from oodbench.errors import DataError, OODBenchWarning, OptionError
 from oodbench.media import ADVICE, best_stream, existing, is_cut_off, library, opened
 
 SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".aif", ".aiff", ".au"})
@@ -40,12 +41,58 @@ def _checked(samples: np.ndarray, rate: int, name: str) -> tuple[np.ndarray, int
         raise DataError(f"{name} has no samples. Get it again, or leave it out.")
     if rate < 1:
         raise DataError(f"{name} has a rate of {rate} Hz. Get it again, or leave it out.")
-    samples = samples.astype(np.float32, copy=False)
+    samples = _scaled(samples, name)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
     if not np.isfinite(samples).all():
         raise DataError(f"{name} has samples that are no numbers. Get it again, or leave it out.")
-    return samples.clip(-1, 1), int(rate)  # decoders overshoot, and files of floats have no limit
+    return _cut(samples, name), int(rate)
+
+
+def _scaled(samples: np.ndarray, name: str) -> np.ndarray:
+    """Float32 samples; whole numbers of 8 to 32 bits are divided by half their range.
+
+    Those without a sign have silence in the middle, as in WAV files of 8 bits.
+    """
+    kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
+    if kind == "f":
+        return samples.astype(np.float32, copy=False)
+    if kind not in "iu" or bits > 32:
+        raise DataError(
+            f"{name} has samples of {samples.dtype}, whose range is not known. Give floats in "
+            "[-1, 1], or whole numbers of 8, 16 or 32 bits, which are scaled by their range."
+        )
+    half = 2.0 ** (bits - 1)
+    return ((samples.astype(np.float64) - (half if kind == "u" else 0)) / half).astype(np.float32)
+
+
+_SCALE = 100
+"""Floats this large are no overshoot: they are whole numbers' values (int8's reach 128)."""
+
+
+def _cut(samples: np.ndarray, name: str) -> np.ndarray:
+    """Samples in [-1, 1]; says so where it cuts more than a decoder's overshoot.
+
+    Raises:
+        DataError: they are of another scale.
+    """
+    peak = max(float(samples.max()), -float(samples.min()))
+    if peak <= 1:
+        return samples
+    if peak >= _SCALE:
+        raise DataError(
+            f"{name} has floats of up to {peak:.4g}, where they should be in [-1, 1]. Divide them "
+            "by the largest value of their format (32768 for 16 bits), or give whole numbers."
+        )
+    share = float(np.mean(np.abs(samples) > 1))
+    if share > 0.01 or peak > 2:  # decoders overshoot a little, and files of floats have no limit
+        warnings.warn(
+            f"{name} has floats of up to {peak:.4g}; {share:.1%} of its samples are outside of "
+            "[-1, 1] and are cut. Scale it down if that is not meant.",
+            OODBenchWarning,
+            stacklevel=4,
+        )
+    return samples.clip(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +181,9 @@ class Waveform(Audio):
     """A recording in memory.
 
     Args:
-        samples: ``[n]`` or ``[n, channels]`` in [-1, 1]; values beyond are cut.
+        samples: ``[n]`` or ``[n, channels]``: floats in [-1, 1], those beyond are cut, with a
+            warning where it is more than an overshoot; or whole numbers of 8, 16 or 32 bits, which
+            are scaled by their range (uint8 has silence at 128).
         rate: in Hz.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,19 +11,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.io import wavfile
 from torch import Tensor, nn
 
 import oodbench
 from oodbench import Benchmark, Hardware, Head, files
-from oodbench.audio import LogSpectrogram
+from oodbench.audio import AudioFile, LogSpectrogram, Waveform
 from oodbench.backbones import create_backbone
 from oodbench.clips import NETWORKS, ClipEncoder
 from oodbench.datasets import multiood
 from oodbench.datasets._multiood_prepare import extract_audio, write_flow
 from oodbench.datasets.multiood import LAYOUTS, SPLIT_FILES, read_split, split_path
-from oodbench.extract import extract
+from oodbench.errors import DataError, OODBenchWarning
+from oodbench.extract import CLIPS, extract
 from oodbench.multimodal import MultimodalClassifier, MultimodalEncoders
 from oodbench.transforms import MultimodalPreprocess
 from oodbench.video import ClipPreprocess, VideoFile
@@ -245,3 +249,91 @@ def test_encoders_of_libraries_and_of_ones_own(made: Benchmark) -> None:
     given = MultimodalClassifier(encoders, 2)
     rows = oodbench.evaluate(given, benchmark=made, detectors=["msp", "vim"], hardware=CPU)
     assert {row["method"] for row in rows} == {"external"}
+
+
+WAVE = np.sin(np.arange(800) / 7) * 0.9
+
+
+@pytest.mark.parametrize(
+    ("dtype", "half", "offset"),
+    [
+        ("int8", 2**7, 0),
+        ("int16", 2**15, 0),
+        ("int32", 2**31, 0),
+        ("uint8", 2**7, 2**7),
+        ("uint16", 2**15, 2**15),
+        (">i2", 2**15, 0),
+    ],
+)
+def test_whole_numbers_are_scaled_by_their_range(dtype: str, half: int, offset: int) -> None:
+    samples = np.round(WAVE * (half - 1) + offset).astype(dtype)
+    for given in (samples, np.stack([samples, samples], axis=1)):
+        found, rate = Waveform(given, 8000).read()
+        assert (found.dtype, rate) == (np.float32, 8000)
+        assert np.abs(found - WAVE).max() < 2 / half + 1e-6
+    ends = np.iinfo(np.dtype(dtype))
+    low, high = Waveform(np.array([ends.min, ends.max], dtype=dtype), 8000).read()[0]
+    assert low == -1
+    assert high == pytest.approx(1 - 1 / half)
+
+
+def test_a_wave_in_memory_is_that_of_its_file(tmp_path: Path) -> None:
+    samples = np.round(WAVE * 32767).astype(np.int16)
+    wavfile.write(tmp_path / "a.wav", 8000, samples)
+    assert np.array_equal(
+        Waveform(samples, 8000).read()[0], AudioFile(tmp_path / "a.wav").read()[0]
+    )
+
+
+def test_floats_beyond_their_range_are_not_cut_in_silence(tmp_path: Path) -> None:
+    with pytest.warns(OODBenchWarning, match=r"up to 2\.7; .*% of its samples .* are cut"):
+        Waveform(WAVE * 3, 8000).read()
+    wavfile.write(tmp_path / "loud.wav", 8000, (WAVE * 3).astype(np.float32))
+    with pytest.warns(OODBenchWarning, match=r"loud\.wav has floats of up to 2\.7"):
+        AudioFile(tmp_path / "loud.wav").read()
+    for scale in (127, 32767, 2.0**31):
+        with pytest.raises(DataError, match=r"Divide them by the largest value"):
+            Waveform(WAVE * scale, 8000).read()
+    overshoot = WAVE.copy()
+    overshoot[5] = -1.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Waveform(overshoot, 8000).read()[0].min() == -1
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "bool", "complex64"])
+def test_samples_of_no_known_range(dtype: str) -> None:
+    with pytest.raises(DataError, match=rf"samples of {dtype}, whose range is not known"):
+        Waveform(np.ones(8, dtype), 8000).read()
+
+
+def test_clips_with_little_or_no_sound(tmp_path: Path, made: Benchmark) -> None:
+    """None is one error that names the file; any rate, and less than a window, will do."""
+    silent = write_video(tmp_path / "silent.mp4", 4, channels=0)
+    with pytest.raises(DataError, match=r"silent\.mp4 has no audio track"):
+        LogSpectrogram()(AudioFile(silent))
+    look = LogSpectrogram(seconds=0.5)
+    for rate in (8000, 11025, 44101, 48000):
+        for n in (1, 100, 5 * rate):
+            wave = np.sin(np.arange(n)) * 0.5
+            for samples in (wave, np.stack([wave, -wave, wave], axis=1)):
+                found = look(Waveform(samples, rate))
+                assert found.shape[:2] == (1, 257)
+                assert found.isfinite().all()
+
+
+def test_a_shard_of_clips_is_bounded(made: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Counting(Own):
+        def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            seen.append(len(inputs["audio"]))
+            return super().outputs(inputs)
+
+    samples = made.id.load("train")
+    values = sum(part.numel() for part in made.preprocess(samples[0]).values())
+    assert CLIPS // (3 * 32 * 224 * 224 + 2 * 8 * 256 * 256 + 257 * 1004) == 10
+    monkeypatch.setattr("oodbench.extract.CLIPS", 3 * values)
+    whole = extract(Counting().eval(), samples, made.preprocess, hardware=CPU)
+    assert seen == [3, 1]
+    assert len(whole) == 4
