@@ -120,6 +120,8 @@ def decode(source: Path | bytes, where: str, *, raw: bool = False) -> Image.Imag
         raise
     except MemoryError as error:
         raise DataError(f"{where} does not fit into memory. Make it smaller.") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{where} is missing. Was it moved? Get it again.") from error
     except OSError as error:
         if error.errno is not None:
             reason = error.strerror or str(error)
