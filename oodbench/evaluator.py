@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from oodbench import doubts, files, linear, metrics, overlap
@@ -31,6 +32,7 @@ from oodbench.contenders import (
 from oodbench.detector import Detector
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.hardware import Hardware, is_first_process
+from oodbench.machine import accelerator_name, processor_name
 from oodbench.outputs import Outputs
 from oodbench.process import undisturbed
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
@@ -347,6 +349,9 @@ class Evaluator:
                 sorted((ood.name, ood.group, ood.samples.fingerprint) for ood in self.ood)
             )[:16],
             "device": self.hardware.accelerator,
+            "accelerator": accelerator_name(self.hardware.accelerator),
+            "processor": processor_name(),
+            "threads": torch.get_num_threads(),
             **versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": self.command,

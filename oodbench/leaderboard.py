@@ -258,6 +258,7 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
                     markdown(
                         f"oodbench {row['oodbench']} ({(row['git_commit'] or 'no commit')[:12]}), "
                         f"torch {row['torch']}, python {row['python']}, {row['precision']}"
+                        + _machine(row)
                     ),
                     code(row["weights"][:12]),
                     f"{row['seconds']:.2f}",
@@ -267,6 +268,13 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     return lines + _table(
         ["#", "Detector", "Seed", "When", "With", "Weights", "Fit + score (s)", "Command"], table
     )
+
+
+def _machine(row: Row) -> str:
+    """What it was computed on; nothing for rows from before that was noted."""
+    if row.get("accelerator") is None:
+        return ""
+    return f", {row['accelerator']}, {row['processor']}, {row['threads']} threads"
 
 
 def _separability(entries: Sequence[Entry], ordered: Sequence[Row]) -> list[str]:

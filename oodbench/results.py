@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ COLUMNS = tuple(
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
     seconds device oodbench torch python git_commit created command schema row_id tuned
     id_miou id_map binning_error modality separability gap gap_low gap_high
+    accelerator processor threads
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
@@ -57,6 +58,11 @@ ones, and where there are no modalities.
 features, which tells of the network and not of the detector (``oodbench.linear``), where a
 benchmark has familiar OOD sets. ``gap``, in the row of their mean, is the AUROC of the unfamiliar
 sets' mean minus that row's, with its interval.
+
+``weights`` is a digest of the network's; ``unknown:`` and a digest of its outputs where they cannot
+be read. ``accelerator`` is the one that was used, where ``device`` is what was asked for;
+``processor`` and ``threads`` are those of the machine. Figures of the same weights and data differ
+between machines by rounding, those of networks that are trained on each by more.
 """
 
 QUALITY = {
@@ -67,6 +73,7 @@ QUALITY = {
 """By task: the column that says how well the network does what it was trained for, and its name."""
 
 _ALWAYS = COLUMNS[: COLUMNS.index("tuned")]
+_MACHINE = ("device", "accelerator", "processor", "threads")
 _LATER = COLUMNS[COLUMNS.index("tuned") :]
 
 Row = dict[str, Any]
@@ -76,14 +83,7 @@ Row = dict[str, Any]
 def versions() -> dict[str, str | None]:
     """Versions of what computes: oodbench, torch, python, and oodbench's commit if it has one."""
     root = Path(__file__).resolve().parents[1]
-    commit = None
-    if (root / ".git").exists():  # installed from a checkout; not inside somebody else's
-        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-        try:
-            found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-            commit = found.stdout.strip() or None
-        except (OSError, subprocess.TimeoutExpired):
-            pass
+    commit = _described(root) if (root / ".git").exists() else _noted()
     try:
         own = version("oodbench")
     except PackageNotFoundError:
@@ -96,13 +96,36 @@ def versions() -> dict[str, str | None]:
     }
 
 
+def _described(root: Path) -> str | None:
+    """The commit of a checkout that oodbench runs in; not inside somebody else's."""
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _noted() -> str | None:
+    """The commit that an installed oodbench was built from: setup.py notes it, or pip did."""
+    note = Path(__file__).with_name("_commit.txt")
+    if note.is_file():
+        return note.read_text(encoding="utf-8").strip() or None
+    try:
+        origin = json.loads(distribution("oodbench").read_text("direct_url.json") or "{}")
+        found = origin.get("vcs_info", {}).get("commit_id")
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return None
+    return str(found) if found else None
+
+
 def row_id(row: Row) -> str:
     """What makes a row the same row: what was measured and what came out.
 
     Not when, how fast, or on which machine: the same figures are the same row wherever they come
     from, and where a machine's arithmetic differs, so do the figures.
     """
-    volatile = {"created", "seconds", "command", "row_id", "device", "git_commit"}
+    volatile = {"created", "seconds", "command", "row_id", "git_commit", *_MACHINE}
     # rows from before there was such a column keep their id
     volatile |= {name for name in _LATER if row.get(name) is None}
     return files.digest({key: row[key] for key in sorted(row) if key not in volatile})[:32]

@@ -80,7 +80,10 @@ _KINDS: dict[str, _Kind] = {
     **dict.fromkeys(
         "precision weights id_fingerprint ood_fingerprint selection device row_id".split(), _TEXT
     ),
-    **dict.fromkeys("recipe id_train_fingerprint git_commit command modality".split(), _MAYBE_TEXT),
+    **dict.fromkeys(
+        "recipe id_train_fingerprint git_commit command modality accelerator processor".split(),
+        _MAYBE_TEXT,
+    ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
     **dict.fromkeys("id_accuracy id_miou id_map binning_error separability".split(), _MAYBE_SHARE),
     **{
@@ -97,6 +100,7 @@ _KINDS: dict[str, _Kind] = {
     "is_mean": ("true or false", False, lambda value: isinstance(value, bool)),
     "ood_sets": ("a list of names", False, _is_names),
     "created": ("a time in ISO 8601", False, _is_time),
+    "threads": ("a whole number of 1 or more, or null", True, lambda value: is_whole(value, 1)),
     "tuned": ("what was chosen on, or null", True, _is_choice),
 }
 

@@ -236,7 +236,8 @@ def test_rows_from_before_a_column_was_there_keep_their_id() -> None:
                     assert row_id(stored) == row_id({**stored, later: None})
     made = evaluate().rows[0]
     of_tasks = ("tuned", "id_miou", "id_map", "binning_error", "modality")
-    assert COLUMNS[-9:] == (*of_tasks, "separability", "gap", "gap_low", "gap_high")
+    assert COLUMNS[-12:-3] == (*of_tasks, "separability", "gap", "gap_low", "gap_high")
+    assert COLUMNS[-3:] == ("accelerator", "processor", "threads")
     for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("modality", "audio"), ("gap", 0.1)):
         assert made[later] is None
         assert row_id({k: v for k, v in made.items() if k != later}) == made["row_id"]
@@ -498,7 +499,8 @@ def test_a_figure_that_cannot_be_is_refused_by_line(case: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", [n for n in COLUMNS if n not in ("seconds", "command", "created",
-                                  "device", "git_commit", "schema", "row_id")])  # fmt: skip
+                                  "device", "accelerator", "processor", "threads",
+                                  "git_commit", "schema", "row_id")])  # fmt: skip
 def test_an_edited_row_is_refused(name: str, tmp_path: Path) -> None:
     """Whatever was changed: the id is a digest of all that was measured."""
     path, rows = evaluated(tmp_path)

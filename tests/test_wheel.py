@@ -89,3 +89,79 @@ def test_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     assert (tmp_path / "leaderboards" / "digits.md").is_file()
     assert not (target / "datasets").exists()
     assert not (target / "detectors").exists()
+
+
+# --- the commit of what is installed -----------------------------------------------------------
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@y.z", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's own packaging around a package that is small, in a repository of its own."""
+    root = tmp_path_factory.mktemp("checkout")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(REPOSITORY / name, root / name)
+    for folder in ("oodbench", "detectors", "datasets"):
+        (root / folder).mkdir()
+        (root / folder / "__init__.py").write_text("")
+    # what is asked for the commit, and all that it imports
+    for name in ("results", "files", "errors", "registry", "rowcheck", "benchmark"):
+        shutil.copy(REPOSITORY / "oodbench" / f"{name}.py", root / "oodbench" / f"{name}.py")
+    _git(root, "init", "-q")
+    _git(root, "add", "-A")
+    _git(root, "commit", "-qm", "one")
+    return root
+
+
+def _installed(source: Path, target: Path) -> str | None:
+    """The commit in what ``pip install SOURCE`` puts into a folder."""
+    words = "-m pip install --quiet --no-deps --no-build-isolation --no-index --target".split()
+    command = [sys.executable, *words, str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    note = target / "oodbench" / "_commit.txt"
+    return note.read_text().strip() if note.is_file() else None
+
+
+def test_an_install_from_a_checkout_knows_its_commit(checkout: Path, tmp_path: Path) -> None:
+    head = _git(checkout, "rev-parse", "HEAD")
+    _git(checkout, "tag", "-f", "v0.1")
+    assert _installed(checkout, tmp_path / "clean") == head
+
+    with (checkout / "README.md").open("a") as handle:
+        handle.write("changed\n")
+    assert _installed(checkout, tmp_path / "dirty") == f"{head}-dirty"
+
+    shutil.rmtree(checkout / ".git")  # as in an sdist; the note of the last build must go
+    assert _installed(checkout, tmp_path / "bare") is None
+
+
+def test_an_installed_package_reads_the_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodbench import results
+
+    module = tmp_path / "oodbench" / "results.py"
+    module.parent.mkdir()
+    monkeypatch.setattr(results, "__file__", str(module))
+    monkeypatch.setattr(results, "distribution", lambda name: _Installed(None))
+    ask = results.versions.__wrapped__
+    assert ask()["git_commit"] is None
+    monkeypatch.setattr(
+        results, "distribution", lambda name: _Installed('{"vcs_info": {"commit_id": "abc"}}')
+    )
+    assert ask()["git_commit"] == "abc"
+    (module.parent / "_commit.txt").write_text("def-dirty\n")
+    assert ask()["git_commit"] == "def-dirty"
+
+
+class _Installed:
+    def __init__(self, url: str | None) -> None:
+        self.url = url
+
+    def read_text(self, name: str) -> str | None:
+        return self.url

@@ -1,0 +1,57 @@
+"""Which machine computes: its processor, how many threads, the accelerator that is really used."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+
+@cache
+def processor_name() -> str:
+    """The processor's name as its maker gives it; the architecture where that is not told."""
+    try:
+        name = _told()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        name = ""
+    name = " ".join((name or platform.processor() or platform.machine()).split())
+    return name or "unknown"
+
+
+def _told() -> str:
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        return found.stdout
+    if sys.platform == "win32":
+        return _of_windows()
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "cpu model") and value.strip():
+            return value
+    return ""
+
+
+def _of_windows() -> str:
+    import winreg  # there alone
+
+    where = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+    with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, where) as key:  # type: ignore[attr-defined]
+        return str(winreg.QueryValueEx(key, "ProcessorNameString")[0])  # type: ignore[attr-defined]
+
+
+def accelerator_name(accelerator: str) -> str:
+    """What ``"auto"`` and its kin stand for on this machine: ``"cpu"``, ``"cuda NVIDIA H100"``.
+
+    Args:
+        accelerator: Lightning's word.
+    """
+    device = Fabric(accelerator=accelerator, devices=1).device
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return device.type

@@ -1,0 +1,43 @@
+"""Notes in what is built from a checkout which commit that was; all else is in pyproject.toml."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+NOTE = "_commit.txt"
+
+
+def commit() -> str | None:
+    """The checkout's commit, ``-dirty`` if files were changed; None for what is no checkout."""
+    if not (ROOT / ".git").exists():  # not inside somebody else's
+        return None
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+class BuildWithCommit(build_py):
+    """Writes the note beside the modules that were built."""
+
+    def run(self) -> None:
+        """Build; an editable install asks git itself."""
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        note = Path(self.build_lib) / "oodbench" / NOTE
+        note.unlink(missing_ok=True)  # of an earlier build in the same folder
+        found = commit()
+        if found is not None:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(f"{found}\n", encoding="utf-8")
+
+
+setup(cmdclass={"build_py": BuildWithCommit})
