@@ -39,7 +39,8 @@ SAMPLES = 5000
 class Ensemble(Detector):
     """Mean of standardised scores. Higher = more OOD; unbounded, about 0 for ID samples.
 
-    Streams as its members do.
+    Streams as its members do. Beyond 5,000 training samples mean and deviation are those of samples
+    in even steps, which are others in another order.
 
     Args:
         members: names of detectors that read outputs, with their defaults.

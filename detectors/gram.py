@@ -63,7 +63,7 @@ class Gram(Detector):
     """Deviation of Gram statistics, over the confidence. Higher = more OOD; range [0, inf).
 
     Keeps two numbers a class, order and channel, and the statistics of 2,000 training samples
-    while it is fitted.
+    while it is fitted. Every tenth sample is held out, so scores depend on the samples' order.
 
     Args:
         powers: orders p; 1 to 5 in OpenOOD, 1 to 10 in the paper.

@@ -43,6 +43,11 @@ class KPCA(Detector):
 
     Memory: M x M for the second moment, whatever the number of samples.
 
+    The random features depend on ``seed``, and so do scores where they are few, which they are by
+    default on networks with narrow features: with 16 features (M = 64) the AUROC on drawn outputs
+    is 81 to 85 % from seed to seed. Try several seeds, set a larger M, or take ``kernel="cosine"``,
+    which draws nothing.
+
     Args:
         kernel: ``"cosine"`` (CoP) or ``"cosine-gaussian"`` (CoRP).
         explained: share of the variance that the kept components explain, in (0, 1); None for the

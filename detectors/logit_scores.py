@@ -11,6 +11,7 @@ Checked against: pytorch-ood 0.4.0 (tests/test_parity.py, docs/parity.md).
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Paper, learned
-from oodbench.errors import OptionError
+from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
@@ -147,6 +148,11 @@ class TempScale(Detector):
     inside a shrinking bracket, one pass over the logits a step (the reference code and pytorch-ood
     run at most 50 steps of L-BFGS, which may stop short of the minimum).
 
+    There is no minimum where the network is right about every sample that T is fitted on, as
+    networks often are about training images: the likelihood rises until T is at its bound, 0.01.
+    That is taken, and warned about; scores of confident samples then tie at zero. Fit on the
+    validation split instead.
+
     Args:
         fit_split: the ID split that T is fitted on. The paper and OpenOOD take validation data
             (a network is overconfident on what it was trained on); pytorch-ood what it is given.
@@ -163,12 +169,25 @@ class TempScale(Detector):
         figures=openood((88.09, 90.97), (80.90, 78.74)),
     )
 
+    _LEAST: ClassVar[float] = 0.01
+    _MOST: ClassVar[float] = 100.0
+
     fit_split: Literal["train", "val"] = "train"
     temperature_: float = learned()
 
     def fit(self, train: Outputs) -> Self:
         """The temperature that minimises the negative log-likelihood of labels ``[N]``."""
-        low, high, beta = 0.01, 100.0, 1.0  # beta = 1 / T
+        low, high, beta = 1 / self._MOST, 1 / self._LEAST, 1.0  # beta = 1 / T
+        if bound := self._bound(train, low, high):
+            self.temperature_, why = bound
+            other = "more validation images" if self.fit_split == "val" else "fit_split='val'"
+            warnings.warn(
+                f"tempscale: {why}, so no temperature is the likeliest; it is {self.temperature_:g}"
+                f", the bound. Choose {other} for one that means something.",
+                OODBenchWarning,
+                stacklevel=2,
+            )
+            return self
         for _ in range(60):
             slope, curvature = self._derivatives(train, beta)
             if slope < 0:
@@ -183,22 +202,47 @@ class TempScale(Detector):
         self.temperature_ = 1 / beta
         return self
 
+    def _bound(self, train: Outputs, low: float, high: float) -> tuple[float, str] | None:
+        """The bound that the likelihood rises to, and why it does; None if its top is between."""
+        best = -math.inf  # by how much a sample's highest other logit is above its own
+        least = math.inf
+        for batch in blocks(train, "logits"):
+            above = _above_own(batch)
+            others = above.scatter(1, batch.labels[:, None], -torch.inf)
+            best = max(best, float(others.amax()))
+            least = min(least, float(above.amin()))
+        n = f"{len(train)} samples that it is fitted on"
+        if best == 0 == least or train.logits.shape[1] == 1:
+            return 1.0, f"the logits are the same for all classes on the {n}"
+        if best <= 0:
+            return self._LEAST, f"the network is right about all {n}"
+        if self._derivatives(train, high)[0] < 0:
+            return self._LEAST, f"the network is wrong about hardly any of the {n}"
+        if self._derivatives(train, low)[0] >= 0:
+            return self._MOST, f"the network knows no more than chance of the {n}"
+        return None
+
     @staticmethod
     def _derivatives(train: Outputs, beta: float) -> tuple[float, float]:
         """First and second derivative of the negative log-likelihood in beta."""
         slope = curvature = 0.0
         for batch in blocks(train, "logits"):
-            f = batch.logits.to(precise(batch.logits.device))
-            p = (beta * f).softmax(dim=1)
-            mean = (p * f).sum(dim=1)
-            own = f.gather(1, batch.labels[:, None])[:, 0]
-            slope += float((mean - own).sum())
-            curvature += float((p * (f - mean[:, None]).square()).sum())
+            above = _above_own(batch)
+            p = (beta * above).softmax(dim=1)
+            mean = (p * above).sum(dim=1)
+            slope += float(mean.sum())
+            curvature += float((p * (above - mean[:, None]).square()).sum())
         return slope, curvature
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
         return in_blocks(outputs, lambda f: msp_score(f / self.temperature_), "logits")
+
+
+def _above_own(batch: Outputs) -> Tensor:
+    """Logits minus that of the label, ``[B, C]``: a constant added to all makes no difference."""
+    f = batch.logits.to(precise(batch.logits.device))
+    return f - f.gather(1, batch.labels[:, None])
 
 
 @register_detector("klm")

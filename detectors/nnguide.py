@@ -11,8 +11,8 @@ the k largest products with a bank of training samples.
 
 Differs from the reference code and OpenOOD: (1) the bank is not the first share of a shuffled
 loader, cut at a whole batch, but as many rows of each class in even steps: it does not depend on
-batch size or on a random state (only on the order of the rows within a class); it has at least k
-rows; (2) the epsilon is added to the norm, not to the quotient.
+batch size or on a random state (only on the order of the rows within a class, and of classes); it
+has at least k rows; (2) the epsilon is added to the norm, not to the quotient.
 Differs from pytorch-ood: that takes the whole training set and k = 10 (``share=1``, ``k=10``).
 Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
 """
@@ -40,6 +40,10 @@ class NNGuide(Detector):
     """Minus energy times guidance. Higher = more OOD; unbounded.
 
     Does not stream: it keeps the bank, share x ``[N, D]`` float32.
+
+    The bank is drawn by position, in even steps through the training samples class by class. So
+    scores depend on the order of the samples within a class, and of the classes: the same network
+    on the same images in another order is another measurement. With ``share=1`` they do not.
 
     Args:
         k: neighbours; 100 in OpenOOD, 10 in the paper for ImageNet.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -24,9 +25,10 @@ from oodbench.backbones import Classifier, HeadedBackbone, create_backbone
 from oodbench.detectors import _network, _numerics, ensemble, gram, openmax, rankfeat
 from oodbench.detectors.mcdropout import _mask
 from oodbench.errors import MissingOutputError, OODBenchWarning, OptionError
+from oodbench.info import describe
 from oodbench.outputs import Head
 
-from .problems import Problem, arrays, problem
+from .problems import OF_OUTPUTS, Problem, arrays, problem
 
 
 def scores(name: str, p: Problem, /, **options: Any) -> np.ndarray:
@@ -93,11 +95,132 @@ def test_temperature_stays_within_its_bounds() -> None:
         # nothing but right, or nothing but wrong: the likelihood has no minimum inside
         logits = sign * 10.0 * np.eye(5)[y]
         outputs = Outputs(logits=torch.from_numpy(logits), labels=p.train.labels)
-        detector = oodbench.create_detector("tempscale").fit(outputs)
-        found = detector.temperature_  # type: ignore[attr-defined]
-        assert 0.01 <= found <= 100
-        if sign < 0:
-            assert found == pytest.approx(bound, rel=1e-3)
+        with pytest.warns(OODBenchWarning, match=r"tempscale.*fit_split='val'"):
+            detector = oodbench.create_detector("tempscale").fit(outputs)
+        assert detector.temperature_ == bound  # type: ignore[attr-defined]
+
+
+def _right(n: int, scale: float, dtype: torch.dtype) -> Outputs:
+    """Logits that are right about every sample, by more or less."""
+    generator = torch.Generator().manual_seed(n)
+    labels = torch.arange(n) % 5
+    logits = torch.rand(n, 5, generator=generator, dtype=torch.float64)
+    logits[torch.arange(n), labels] = 1.1 + torch.rand(n, generator=generator, dtype=torch.float64)
+    return Outputs(logits=(scale * logits).to(dtype), labels=labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "scale"), [(1, 1.0), (300, 0.01), (300, 8.0), (4000, 40.0)])
+def test_temperature_of_a_network_that_is_always_right(
+    n: int, scale: float, dtype: torch.dtype
+) -> None:
+    """It is the bound, however large the logits are and whatever is added to them."""
+    outputs = _right(n, scale, dtype)
+    for constant in (0, 1, -3, 64):
+        shifted = Outputs(logits=outputs.logits.double() + constant, labels=outputs.labels)
+        with pytest.warns(OODBenchWarning, match=f"right about all {n} samples"):
+            detector = oodbench.create_detector("tempscale").fit(shifted)
+        assert detector.temperature_ == 0.01  # type: ignore[attr-defined]
+
+
+def _bounded(logits: Tensor, labels: Tensor, **options: Any) -> tuple[float, str]:
+    detector = oodbench.create_detector("tempscale", **options)
+    with pytest.warns(OODBenchWarning) as caught:
+        detector.fit(Outputs(logits=logits, labels=labels))
+    assert detector.score(Outputs(logits=logits)).isfinite().all()
+    return detector.temperature_, str(caught[0].message)  # type: ignore[attr-defined]
+
+
+def test_temperature_of_degenerate_logits() -> None:
+    labels = torch.arange(60) % 3
+    one_hot = torch.eye(3)[labels]
+    # ties with the label's class are no reason to be less sure
+    temperature, told = _bounded(one_hot + torch.eye(3)[(labels + 1) % 3], labels)
+    assert temperature == 0.01
+    temperature, told = _bounded(torch.full((60, 3), 7.0), labels)
+    assert temperature == 1
+    assert "the same for all classes" in told
+    temperature, told = _bounded(torch.randn(60, 1).float(), torch.zeros(60, dtype=torch.int64))
+    assert temperature == 1
+    # chance, exactly: the other classes' logits are as high as often
+    temperature, told = _bounded(torch.eye(3).repeat(20, 1), torch.arange(60) // 20)
+    assert temperature == 100
+    assert "chance" in told
+    temperature, told = _bounded(1e30 * one_hot, labels)
+    assert temperature == 0.01
+    # one mistake by next to nothing, among logits that are small even at the bound
+    almost = 0.02 * one_hot
+    almost[0] = torch.tensor([0.0, 1e-6, 0.0])
+    temperature, told = _bounded(almost.double(), labels, fit_split="val")
+    assert temperature == 0.01
+    assert "more validation images" in told
+
+
+def test_temperature_inside_its_bounds_is_no_reason_to_warn() -> None:
+    p = problem()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = oodbench.create_detector("tempscale").fit(p.train)
+        for constant in (3.0, -100.0):
+            shifted = Outputs(logits=p.train.logits + constant, labels=p.train.labels)
+            found = oodbench.create_detector("tempscale").fit(shifted)
+            assert found.temperature_ == pytest.approx(first.temperature_, rel=1e-7)  # type: ignore[attr-defined]
+
+
+# Detectors whose scores depend on the order of training samples, and what they say of it.
+ORDERED = {"nnguide": "order of the samples", "gram": "samples' order", "ensemble": "another order"}
+
+
+def _in_order(outputs: Outputs, order: Tensor, classes: Tensor) -> Outputs:
+    """The same samples in another order, with their classes numbered anew."""
+    assert outputs.head is not None
+    head = Head(outputs.head.weight[classes], outputs.head.bias[classes])
+    labels = classes.argsort()[outputs.labels]
+    return Outputs(outputs.features, outputs.logits[:, classes], labels, head)[order]
+
+
+@pytest.mark.parametrize("name", [n for n in OF_OUTPUTS if n not in ORDERED])
+def test_the_order_of_samples_and_classes_is_of_no_matter(name: str) -> None:
+    p = problem(n=301)
+    order = torch.randperm(301, generator=torch.Generator().manual_seed(1))
+    classes, same_rows = torch.tensor([3, 0, 4, 2, 1]), torch.arange(40)
+    detector = oodbench.create_detector(name)
+    if "k" in detector.options():
+        detector = oodbench.create_detector(name, k=5)
+    expected = copy.deepcopy(detector).fit(p.train).score(p.test).double()
+    found = copy.deepcopy(detector).fit(_in_order(p.train, order, classes))
+    scores = found.score(_in_order(p.test, same_rows, classes)).double()
+    assert float((scores - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.std()))
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_where_the_order_matters_it_is_said(name: str) -> None:
+    assert ORDERED[name] in " ".join(describe(name).split())
+
+
+def test_a_whole_bank_does_not_depend_on_the_order() -> None:
+    p = problem(n=301)
+    order = torch.randperm(301, generator=torch.Generator().manual_seed(1))
+    whole = oodbench.create_detector("nnguide", share=1, k=7)
+    expected = copy.deepcopy(whole).fit(p.train).score(p.test)
+    same(copy.deepcopy(whole).fit(p.train[order]).score(p.test), expected.numpy(), rtol=1e-6)
+
+
+def test_random_features_of_kpca_depend_on_a_seed_that_is_said() -> None:
+    told = " ".join(describe("kpca").split())
+    assert "seed: int = 0" in told
+    assert "several seeds" in told
+    p = problem(dim=8)
+    scores = [
+        oodbench.create_detector("kpca", seed=s).fit(p.train).score(p.test) for s in (0, 0, 1)
+    ]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2], rtol=1e-2)
+    cosine = [
+        oodbench.create_detector("kpca", kernel="cosine", seed=s).fit(p.train).score(p.test)
+        for s in (0, 1)
+    ]
+    assert torch.equal(*cosine)
 
 
 def test_klm_is_the_divergence_to_the_nearest_template() -> None:
