@@ -294,6 +294,7 @@ OPENIMAGES_VOS = _spec(
 
 PREPROCESS = Preprocess(800, IMAGENET_MEAN, IMAGENET_STD)
 PROTOCOL = Protocol(rank_group="far")
+"""VOS takes ID as positive: FPR@95 is the share of OOD boxes accepted where 95 % of ID are."""
 
 
 def voc() -> Benchmark:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from oodbench import files
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
 from oodbench.errors import DataError, MissingDataError, OptionError
 from oodbench.samples import OOD, VOID, ImageFiles, MaskedSamples, content_digest
 from oodbench.transforms import Preprocess
@@ -349,6 +349,11 @@ STREETHAZARDS_OBJECTS = _spec(
 
 PREPROCESS = Preprocess(768, IMAGENET_MEAN, IMAGENET_STD)
 
+PROTOCOL = Protocol(fpr="fpr95_ood")
+"""Papers on anomalies in street scenes take the anomaly as positive: FPR@95 is the share of other
+pixels that are flagged at the threshold that catches 95 % of the anomalous ones (Hendrycks et al.
+2022, section 4, whose code passes anomalous scores as positives; Blum et al. 2021, section 3)."""
+
 
 def cityscapes() -> Benchmark:
     """Cityscapes against objects of Fishyscapes LostAndFound, LostAndFound and RoadAnomaly."""
@@ -358,6 +363,7 @@ def cityscapes() -> Benchmark:
         near=(FISHYSCAPES, LOST_AND_FOUND),
         far=(ROAD_ANOMALY,),
         preprocess=PREPROCESS,
+        protocol=PROTOCOL,
         backbone="deeplabv3-resnet50",
         citation="arXiv:2401.12129, section 5",
         task="segmentation",
@@ -372,6 +378,7 @@ def streethazards() -> Benchmark:
         near=(STREETHAZARDS_OBJECTS,),
         far=(),
         preprocess=PREPROCESS,
+        protocol=PROTOCOL,
         backbone="deeplabv3-resnet50",
         citation="Hendrycks et al., ICML 2022",
         task="segmentation",

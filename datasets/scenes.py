@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
 from oodbench.errors import OptionError
 from oodbench.samples import OOD, BoxedSamples, Boxes, MaskedSamples, Samples, content_digest
 from oodbench.transforms import Preprocess
@@ -236,6 +236,7 @@ def segmentation() -> Benchmark:
         near=(_masks("scenes-6-9", "id+near", "the same with one digit 6-9"),),
         far=(_masks("scenes-pieces", "id+far", "the same with one piece of a photograph"),),
         preprocess=PREPROCESS,
+        protocol=Protocol(fpr="fpr95_ood"),  # as papers on pixels have it; see roads.py
         backbone="scenes-unet",
         citation="oodbench",
         task="segmentation",

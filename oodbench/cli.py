@@ -20,6 +20,7 @@ from oodbench.names import split_names
 from oodbench.workers import worker_failure
 
 if TYPE_CHECKING:
+    from oodbench.benchmark import Benchmark
     from oodbench.hardware import Hardware
     from oodbench.results import Results
     from oodbench.tune import Tuning
@@ -174,7 +175,7 @@ def eval_command(
     leaderboards: Leaderboards = "leaderboards",
     pictures: Annotated[
         str | None,
-        typer.Option("--pictures", help="Folder for pictures of scored pixels or boxes (PNG)."),
+        typer.Option("--pictures", help="Folder for pictures of scored pixels or boxes."),
     ] = None,
     modality: Annotated[
         str | None,
@@ -189,6 +190,7 @@ def eval_command(
     _state["debug"] |= debug
     from oodbench import files, leaderboard
     from oodbench.benchmark import get_benchmark
+    from oodbench.contenders import left_out_of
     from oodbench.evaluator import evaluate
     from oodbench.hardware import is_first_process
     from oodbench.results import ResultStore
@@ -196,7 +198,7 @@ def eval_command(
     names = _split(detector)
     chosen = get_benchmark(id_name, benchmark, task)
     seeds = _seeds(seed)
-    detectors, fixed = _detectors(names, option or [], chosen.id.name, method)
+    detectors, fixed = _detectors(names, option or [], chosen, method)
     overrides = _overrides(recipe_set, epochs, batch_size, lr)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     say = _reporter(hardware, as_json)
@@ -207,6 +209,9 @@ def eval_command(
     )
     sets = _split_sets(ood)
     say(f"benchmark {chosen.name}: ID {chosen.id.name}, OOD " + _sets(chosen, sets))
+    left = left_out_of(names, method, chosen)
+    if left is not None:
+        say(f"warning: {left}")
     with _page_of_kept(chosen, leaderboards, hardware):
         results = evaluate(
             benchmark=chosen,
@@ -230,6 +235,7 @@ def eval_command(
             pictures=pictures,
             modality=modality,
         )
+    results.warnings += [] if left is None else [left]
     if not is_first_process(hardware):
         return
     page = leaderboard.write(chosen, leaderboards)
@@ -292,7 +298,7 @@ def compare_command(
 
     chosen = get_benchmark(id_name, benchmark)
     method = method or compare.standard_method(chosen)
-    detectors, _ = _detectors(_split(detector), option or [], chosen.id.name, method)
+    detectors, _ = _detectors(_split(detector), option or [], chosen, method)
     sets = _split_sets(ood)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     say = _reporter(hardware, as_json)
@@ -373,7 +379,7 @@ def tune_command(
     from oodbench.tune import tune
 
     chosen = get_benchmark(id_name, benchmark, task)
-    detectors, fixed = _detectors(_split(detector), option or [], chosen.id.name, method)
+    detectors, fixed = _detectors(_split(detector), option or [], chosen, method)
     networks = Networks(
         method=method,
         recipe=recipe,
@@ -627,7 +633,7 @@ def _eval_command(tuning: Tuning | None) -> str:
 
 
 def _detectors(
-    names: list[str], options: list[str], id_name: str, method: str | None
+    names: list[str], options: list[str], benchmark: Benchmark, method: str | None
 ) -> tuple[list[Any], dict[str, set[str]]]:
     """The detectors, and by name the options that were set."""
     from oodbench.contenders import named
@@ -636,7 +642,8 @@ def _detectors(
     from oodbench.registry import DETECTORS
 
     chosen: dict[str, dict[str, Any]] = {
-        str(name): id_options(str(name), id_name) for name in named(names, method)
+        str(name): id_options(str(name), benchmark.id.name)
+        for name in named(names, method, benchmark)
     }
     fixed: dict[str, set[str]] = {name: set() for name in chosen}
     for key, text in _pairs(options, "--set"):

@@ -42,6 +42,7 @@ from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
+from oodbench.scorable import left_out, why_not
 from oodbench.train import check_classes, is_frozen, method_name, plan, train
 from oodbench.transforms import InMode, Preprocess, Transform
 from oodbench.workers import worker_failure
@@ -483,7 +484,7 @@ def own_failure(error: BaseException) -> Exception:
 
 
 def create_detectors(
-    detectors: Sequence[str | Detector] | str | Detector, method: str | None, id_name: str
+    detectors: Sequence[str | Detector] | str | Detector, method: str | None, benchmark: Benchmark
 ) -> list[Detector]:
     """Detector objects of names (with the ID set's own defaults) and of objects, which pass.
 
@@ -492,23 +493,45 @@ def create_detectors(
     """
     listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
     made = [
-        create_detector(d, **id_options(d, id_name)) if isinstance(d, str) else d
-        for d in named(listed, method)
+        create_detector(d, **id_options(d, benchmark.id.name)) if isinstance(d, str) else d
+        for d in named(listed, method, benchmark)
     ]
     if not made:
         raise OptionError("name at least one detector.")
     return made
 
 
-def named(detectors: Sequence[str | Detector], method: str | None) -> list[str | Detector]:
-    """The detectors, with ``"all"`` spelled out: those that suit the method, or ``ce``."""
+def named(
+    detectors: Sequence[str | Detector], method: str | None, benchmark: Benchmark | None = None
+) -> list[str | Detector]:
+    """The detectors, with ``"all"`` spelled out.
+
+    These are all that suit the method, or ``ce``, and can score what the benchmark asks for.
+    """
     spelled: list[str | Detector] = []
     for detector in detectors:
         if detector == "all":
-            spelled += [name for name in DETECTORS.names() if _suits(DETECTORS.get(name), method)]
+            spelled += [
+                name
+                for name in _all(method)
+                if benchmark is None or why_not(DETECTORS.get(name), benchmark) is None
+            ]
         else:
             spelled.append(detector)
     return list(dict.fromkeys(spelled)) if all(isinstance(d, str) for d in spelled) else spelled
+
+
+def left_out_of(
+    detectors: Sequence[str | Detector] | str | Detector, method: str | None, benchmark: Benchmark
+) -> str | None:
+    """What is to be said of what ``"all"``, if it is among the detectors, does not stand for."""
+    listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
+    asks_for_all = any(isinstance(d, str) and d == "all" for d in listed)
+    return left_out(_all(method), benchmark) if asks_for_all else None
+
+
+def _all(method: str | None) -> list[str]:
+    return [name for name in DETECTORS.names() if _suits(DETECTORS.get(name), method)]
 
 
 def _suits(detector: type[Detector], method: str | None) -> bool:

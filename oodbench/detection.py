@@ -41,9 +41,10 @@ from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightni
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs
+from oodbench.pictures import MOST_PICTURES, heat, panel, save_picture, scale
 from oodbench.registry import register_backbone
 from oodbench.samples import BoxedSamples, Boxes, Samples, Subset
-from oodbench.segmentation import heat, more_classes, save_picture
+from oodbench.segmentation import more_classes
 from oodbench.single_stage import LEAST
 from oodbench.transforms import Preprocess, Transform, in_mode, to_tensor
 
@@ -441,7 +442,7 @@ class DetectionSubject(Subject):
         OptionError: a network that predicts no boxes, or another callable than a ``Preprocess``.
     """
 
-    PICTURES = 8
+    PICTURES = MOST_PICTURES
 
     def __init__(
         self,
@@ -633,7 +634,7 @@ class DetectionSubject(Subject):
 def picture(
     image: Image.Image, corners: np.ndarray, words: Sequence[str], colours: np.ndarray
 ) -> Image.Image:
-    """An image with boxes and a word at each; small ones enlarged.
+    """An image with boxes and a word at each; small ones enlarged, large ones shrunk.
 
     Args:
         image: the image.
@@ -641,10 +642,8 @@ def picture(
         words: n.
         colours: ``[n, 3]`` uint8.
     """
-    times = max(1, 384 // image.height)
-    large = image.convert("RGB").resize(
-        (image.width * times, image.height * times), Image.Resampling.NEAREST
-    )
+    times = scale(image.width, image.height, 384)
+    large = panel(image.convert("RGB"), times).copy()
     pen = ImageDraw.Draw(large)
     for (left, top, right, bottom), word, colour in zip(corners, words, colours, strict=True):
         box = tuple(float(v) * times for v in (left, top, right, bottom))

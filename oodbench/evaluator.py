@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from oodbench import doubts, files, linear, metrics, overlap
+from oodbench import doubts, files, linear, metrics, overlap, scorable
 from oodbench.benchmark import GROUPS, Benchmark, Group, get_benchmark
 from oodbench.contenders import (
     Contender,
@@ -24,6 +25,7 @@ from oodbench.contenders import (
     Subject,
     create_detectors,
     learns,
+    left_out_of,
     noting,
     own_failure,
     reason_of,
@@ -34,6 +36,7 @@ from oodbench.errors import MissingDataError, OptionError
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.machine import accelerator_name, processor_name
 from oodbench.outputs import Outputs
+from oodbench.pictures import MOST_BYTES, MOST_PICTURES
 from oodbench.process import undisturbed
 from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
 from oodbench.samples import Samples
@@ -98,6 +101,11 @@ class Evaluator:
             self.pictures = files.writable_dir(
                 files.user_path(pictures), "Choose a folder that you may write.", make=False
             )
+            if benchmark.task == "classification":
+                raise OptionError(
+                    f"pictures show pixels and boxes that were scored; {benchmark.name} scores "
+                    "whole samples, of which none are drawn. Leave pictures out."
+                )
         self.hardware = hardware or Hardware()
         self.report = report or (lambda _: None)
         self.command = command
@@ -212,6 +220,7 @@ class Evaluator:
         Raises:
             OptionError: names one that cannot score what there is to score.
         """
+        scorable.check(detectors, self.benchmark)
 
     @undisturbed()
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
@@ -269,7 +278,7 @@ class Evaluator:
                 continue
             shared["seconds"] = round(time.perf_counter() - began, 3)
             results.rows += self._rows(detector, scores[0], scores[1:], shared, separable)
-            self._draw(subject, tested, detector, scores)
+            self._draw(results, subject, tested, detector, scores)
         return results
 
     def _doubts(self, contender: Contender, test: Seen, detectors: Sequence[Detector]) -> list[str]:
@@ -307,11 +316,37 @@ class Evaluator:
         return Subject(contender, preprocess, self.hardware, self.count, self.modality, classes)
 
     def _draw(
-        self, subject: Subject, tested: Sequence[Seen], detector: Detector, scores: Sequence[Any]
+        self,
+        results: Results,
+        subject: Subject,
+        tested: Sequence[Seen],
+        detector: Detector,
+        scores: Sequence[Any],
     ) -> None:
         for seen, found in zip(tested, scores, strict=True):
             if self.pictures is not None and is_first_process(self.hardware):
-                subject.pictures(seen, found, self.pictures / detector.label)
+                with self._drawing(results):
+                    subject.pictures(seen, found, self.pictures / detector.label)
+
+    @contextlib.contextmanager
+    def _drawing(self, results: Results) -> Iterator[None]:
+        """What goes wrong with a picture is told, and loses no result."""
+        try:
+            yield
+        except Exception as error:
+            self._note(results, f"not all pictures could be made: {reason_of(error)}")
+
+    def report_pictures(self, detectors: int) -> None:
+        """Say how many pictures there will be, if any, and how large they are at most."""
+        if self.pictures is None:
+            return
+        sets = len(self.ood) + (self.benchmark.task == "detection")
+        most = MOST_PICTURES * sets * detectors
+        self.report(
+            f"pictures: at most {MOST_PICTURES} of each set for each detector, {most} in all, "
+            f"of at most {MOST_BYTES // 1024} KiB ({most * MOST_BYTES / 2**20:.0f} MiB), "
+            f"in {self.pictures}"
+        )
 
     def count(self, n: int) -> None:
         """Note that so many samples went through a network."""
@@ -533,7 +568,9 @@ def evaluate(
         Rows; ``to_pandas()`` makes a table.
     """
     chosen = get_benchmark(id, benchmark, task)
-    made = create_detectors(detectors, method, chosen.id.name)
+    left = left_out_of(detectors, method, chosen)
+    made = create_detectors(detectors, method, chosen)
+    scorable.check(made, chosen)
     networks = Networks(
         model,
         method=method,
@@ -562,7 +599,9 @@ def evaluate(
         pictures=pictures,
         modality=modality,
     )
-    evaluator.check(made)
+    if left is not None:
+        evaluator._warn(left)
+    evaluator.report_pictures(len(made))
     if leaderboards is not None:
         ResultStore(leaderboards).check(chosen.name)
         if is_first_process(evaluator.hardware):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,10 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         f"{NAMES[benchmark.protocol.fpr]}."
         + (f" Defined by: {markdown(benchmark.citation)}." if benchmark.citation else ""),
         "",
-        "All figures in percent. AUROC, FPR@95 and AUPR are given with 95 % confidence intervals "
-        "over images in brackets (AUROC: DeLong; FPR@95: bootstrap; AUPR: logit); several seeds "
-        "have mean ± standard deviation over seeds instead. Higher is better for AUROC, AUPR and "
-        "accuracy, lower for FPR@95. ID positive: the threshold keeps 95 % of ID, FPR is the share "
-        "of OOD accepted. OOD positive: it catches 95 % of OOD, FPR is the share of ID rejected.",
+        f"All figures in percent. {_intervals(benchmark, sections)} Higher is better for AUROC, "
+        "AUPR and accuracy, lower for FPR@95. ID positive: the threshold keeps 95 % of ID, FPR is "
+        "the share of OOD accepted. OOD positive: it catches 95 % of OOD, FPR is the share of ID "
+        "rejected.",
         "",
     ]
     if not sections:
@@ -103,6 +102,28 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _intervals(benchmark: Benchmark, sections: Mapping[str, Sequence[Row]]) -> str:
+    """What the page says of its intervals: those that its rows have, over what is counted."""
+    rows = [row for part in sections.values() for row in part]
+    has_intervals = any(row.get("auroc_low") is not None for row in rows)
+    if not has_intervals and (rows or benchmark.task == "segmentation"):
+        why = {"segmentation": ": the pixels of an image are far from independent"}
+        return (
+            "AUROC, FPR@95 and AUPR have no confidence intervals"
+            f"{why.get(benchmark.task, '')}; several seeds have mean ± standard deviation over "
+            "seeds."
+        )
+    unit = {
+        "segmentation": "pixels",
+        "detection": "predicted boxes, as if those of one image were independent,",
+    }.get(benchmark.task, "images")
+    return (
+        "AUROC, FPR@95 and AUPR are given with 95 % confidence intervals "
+        f"over {unit} in brackets (AUROC: DeLong; FPR@95: bootstrap; AUPR: logit); several seeds "
+        "have mean ± standard deviation over seeds instead."
+    )
 
 
 def write(benchmark: Benchmark, folder: str | Path) -> Path:

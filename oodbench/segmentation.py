@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -24,8 +23,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation as zoo
 
-from oodbench import files, isolation
-from oodbench.contenders import Contender, Subject, learns, own_failure, reason_of
+from oodbench import files, isolation, scorable
+from oodbench.contenders import Contender, Subject, own_failure, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
@@ -35,15 +34,13 @@ from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightni
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.normalisation import fed
 from oodbench.outputs import Outputs
+from oodbench.pictures import MOST_PICTURES, class_colours, heat, panel, save_picture, scale
 from oodbench.process import undisturbed
 from oodbench.registry import register_backbone
 from oodbench.results import Results, Row
 from oodbench.samples import OOD, VOID, MaskedSamples, Samples
 from oodbench.streamed import StreamedScores
 from oodbench.transforms import Preprocess, in_mode, to_tensor
-
-PIXELS = frozenset({"logits", "temperature", "cosine"})
-"""What a detector may read of a pixel."""
 
 
 class SegmentationMethod(DenseMethod):
@@ -286,17 +283,9 @@ def check_detectors(detectors: Sequence[Detector]) -> None:
     """Check that detectors can score pixels.
 
     Raises:
-        OptionError: names those that cannot.
+        OptionError: names one that cannot.
     """
-    for detector in detectors:
-        unknown = sorted(detector.needs - PIXELS)
-        if unknown or learns(detector):
-            why = f"needs {' and '.join(unknown)}" if unknown else "learns from training outputs"
-            raise OptionError(
-                f"{detector.label} {why}, which pixels do not have. Segmentation is scored by "
-                "detectors that read logits and learn nothing: msp, maxlogit, energy, entropy, "
-                "gen, abet and its ablations."
-            )
+    scorable.check_kind(detectors, "segmentation")
 
 
 def more_classes(outputs: int, classes: Sequence[str], id_name: str) -> str | None:
@@ -361,52 +350,29 @@ class Quality:
 
 # --- pictures --------------------------------------------------------------------------------
 
-_HEAT = np.array(
-    [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64
-)
-
-
-def heat(scores: np.ndarray) -> np.ndarray:
-    """Scores ``[H, W]`` as colours ``[H, W, 3]`` uint8, from dark (their least) to bright."""
-    low, high = float(scores.min()), float(scores.max())
-    at = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
-    places = np.linspace(0, 1, len(_HEAT))
-    channels = [np.interp(at, places, _HEAT[:, c]) for c in range(3)]
-    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
-
-
-def class_colours(classes: np.ndarray) -> np.ndarray:
-    """Classes ``[H, W]`` as colours ``[H, W, 3]`` uint8; background black, ``VOID`` grey."""
-    hues = np.arange(254) * 0.618034 % 1.0  # golden ratio: neighbours far apart
-    wheel = np.stack([hues + shift for shift in (0.0, 1 / 3, 2 / 3)], axis=1) % 1.0
-    table = np.full((256, 3), 128, np.uint8)
-    table[:254] = np.rint(255 * np.clip(np.abs(wheel * 6 - 3) - 1, 0.1, 1.0))
-    table[0], table[OOD] = 0, 255
-    return table[classes]
-
 
 def picture(image: Image.Image, found: PixelOutputs, scores: np.ndarray) -> Image.Image:
-    """Input, prediction, score heat map and OOD mask, side by side; small ones enlarged."""
-    times = max(1, 192 // image.height)
-    truth = np.zeros((*found.mask.shape, 3), np.uint8)
+    """Input, prediction, score heat map and OOD mask, side by side.
+
+    Small ones are enlarged, large ones shrunk; see ``oodbench.pictures``.
+    """
+    height, width = found.mask.shape
+    times = scale(width, height, 192)
+    truth = np.zeros((height, width, 3), np.uint8)
     truth[found.mask == OOD] = 255
     truth[found.mask == VOID] = 128
-    parts = [
-        np.asarray(image.convert("RGB")),
-        class_colours(np.minimum(found.prediction, VOID - 2).astype(np.uint8)),
-        heat(scores),
-        truth,
+    classes = class_colours(np.minimum(found.prediction, VOID - 2).astype(np.uint8))
+    panels = [
+        panel(image.convert("RGB"), times),
+        panel(Image.fromarray(classes), times, smooth=False),
+        panel(Image.fromarray(heat(scores)), times),
+        panel(Image.fromarray(truth), times),
     ]
-    gap = np.full((times * found.mask.shape[0], 8, 3), 255, np.uint8)
-    large = [part.repeat(times, axis=0).repeat(times, axis=1) for part in parts]
-    row = [piece for part in large for piece in (part, gap)][:-1]
-    return Image.fromarray(np.concatenate(row, axis=1))
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    with files.replacing(path) as temporary, temporary.open("wb") as handle:
-        picture.save(handle, format="PNG")
+    wide, high = panels[0].size
+    row = Image.new("RGB", (4 * wide + 3 * 8, high), "white")
+    for i, one in enumerate(panels):
+        row.paste(one, (i * (wide + 8), 0))
+    return row
 
 
 # --- networks --------------------------------------------------------------------------------
@@ -541,11 +507,7 @@ class SegmentationEvaluator(Evaluator):
     from independent.
     """
 
-    PICTURES: ClassVar[int] = 8
-
-    def check(self, detectors: Sequence[Detector]) -> None:
-        """Check that detectors can score pixels; see :func:`check_detectors`."""
-        check_detectors(detectors)
+    PICTURES: ClassVar[int] = MOST_PICTURES
 
     def _subject(self, contender: Contender) -> Subject:
         if isinstance(contender.network, Network):
@@ -570,7 +532,7 @@ class SegmentationEvaluator(Evaluator):
             DataError: samples without masks, or whose masks do not fit, or with no ID or no OOD
                 pixel.
         """
-        check_detectors(detectors)
+        self.check(detectors)
         subject = self._subject(contender)
         preprocess = subject.preprocess
         if not isinstance(preprocess, Preprocess):
@@ -626,7 +588,7 @@ class SegmentationEvaluator(Evaluator):
                         continue
                     seconds[i] += time.perf_counter() - began
                     if found.index < self.PICTURES:
-                        self._save_picture(ood.samples, found, scores, detector.label)
+                        self._save_picture(results, ood.samples, found, scores, detector.label)
             self.count(len(ood.samples))
         for i, detector in alive.items():
             shared["seconds"] = round(seconds[i], 3)
@@ -651,8 +613,15 @@ class SegmentationEvaluator(Evaluator):
         }
 
     def _save_picture(
-        self, samples: Samples, found: PixelOutputs, scores: np.ndarray, name: str
+        self,
+        results: Results,
+        samples: Samples,
+        found: PixelOutputs,
+        scores: np.ndarray,
+        name: str,
     ) -> None:
-        if self.pictures is not None and is_first_process(self.hardware):
-            path = self.pictures / name / f"{files.file_name(samples.name)}-{found.index:03}.png"
+        if self.pictures is None or not is_first_process(self.hardware):
+            return
+        path = self.pictures / name / f"{files.file_name(samples.name)}-{found.index:03}.png"
+        with self._drawing(results):
             save_picture(picture(samples[found.index], found, scores), path)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodbench import files, metrics
+from oodbench import files, metrics, scorable
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.contenders import (
     Networks,
@@ -260,7 +260,8 @@ def tune(
     """
     whole = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(benchmark=benchmark)
     search = _Search(whole.without_test(), networks or Networks(), hardware or Hardware(), report)
-    made = create_detectors(detectors, search.networks.method, whole.id.name)
+    made = create_detectors(detectors, search.networks.method, whole)
+    scorable.check(made, whole)
     return search.run(made, fixed or {})
 
 

@@ -37,6 +37,7 @@ from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.hardware import Hardware
 from oodbench.method import Recipe
+from oodbench.results import ResultStore
 from oodbench.samples import BoxedSamples, Boxes, Subset
 from oodbench.train import plan, train
 
@@ -407,7 +408,7 @@ def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:
     options = {"epochs": 1, "batch_size": 8}
     results = oodbench.evaluate(
         benchmark=small,
-        detectors=["abet", "abet-msp", "abet-react", "knn", "odin", cast(Any, Broken())],
+        detectors=["abet", "abet-msp", "abet-react", "knn", cast(Any, Broken())],
         method="abet",
         recipe_options=options,
         hardware=CPU,
@@ -415,7 +416,6 @@ def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:
         leaderboards=tmp_path / "leaderboards",
     )
     assert {row["detector"] for row in results} == {"abet", "abet-msp", "abet-react", "knn"}
-    assert "network itself" in results.failures["odin"]
     assert "on purpose" in results.failures["Broken"]
     method = train(plan(small, "abet", overrides=options), CPU)
     boxes = {
@@ -442,8 +442,37 @@ def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:
         assert len(drawn) == 3 * DetectionSubject.PICTURES
         with Image.open(drawn[0]) as image:
             assert image.size == (384, 384)
-    page = (tmp_path / "leaderboards" / "results" / "small-detection.jsonl").read_text()
+    page = ResultStore(tmp_path / "leaderboards").path("small/detection").read_text()
     assert page.count("\n") == len(results.rows)
+
+
+@dataclass
+class LearnsWithNetwork(Broken):
+    def fit_batches(self, model: nn.Module, batches: Any) -> Any:
+        return self
+
+
+@pytest.mark.parametrize("detector", ["odin", "gram", "mcdropout", LearnsWithNetwork()])
+def test_detectors_that_need_the_network_are_told_before_data_is_read(
+    small: Benchmark, detector: Any
+) -> None:
+    def load(_: str) -> SceneBoxes:
+        raise AssertionError("read")
+
+    unread = replace(small, id=DatasetSpec("small", load, ("train", "test")))
+    with pytest.raises(OptionError, match=r"network itself.* Boxes are scored by: .*knn"):
+        oodbench.evaluate(benchmark=unread, detectors=["msp", detector], hardware=CPU)
+
+
+def test_all_detectors_are_those_that_can_score_boxes(small: Benchmark) -> None:
+    results = oodbench.evaluate(
+        untrained(CEDetection), benchmark=small, detectors="all", hardware=CPU
+    )
+    (left,) = [text for text in results.warnings if text.startswith("left out")]
+    assert "odin" in left
+    assert "knn" not in left
+    assert {"msp", "knn", "vim"} <= {row["detector"] for row in results} | set(results.failures)
+    assert "odin" not in results.failures
 
 
 @pytest.mark.parametrize("classes", [7, 20, 90])
@@ -532,3 +561,15 @@ def test_pictures_show_boxes() -> None:
     assert drawn[6 * 50, 30].tolist() == [90, 90, 90]
     empty = np.asarray(picture(grey, corners[:0], [], colours[:0]))
     assert (empty == 90).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1200, 1600), (5000, 20), (40, 3000)])
+def test_pictures_of_large_photographs_are_shrunk_with_their_boxes(height: int, width: int) -> None:
+    large = Image.fromarray(np.full((height, width, 3), 90, np.uint8))
+    corners = np.array([[0, 0, width, height]], np.float32)
+    colours = np.array([[255, 0, 0]], np.uint8)
+    drawn = picture(large, corners, [""], colours)
+    assert max(drawn.size) == 512
+    pixels = np.asarray(drawn)
+    assert pixels[drawn.height // 2, 0].tolist() == [255, 0, 0]
+    assert large.size == (width, height)

@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import oodbench
-from oodbench import Benchmark, Contender, DatasetSpec, Detector, Hardware, Outputs, Preprocess
+from oodbench import (
+    Benchmark,
+    Contender,
+    DatasetSpec,
+    Detector,
+    Hardware,
+    Outputs,
+    Preprocess,
+    segmentation,
+)
 from oodbench import metrics as exact
 from oodbench.backbones import create_backbone
 from oodbench.datasets import scenes as embedded
@@ -30,6 +39,7 @@ from oodbench.detectors.abet import AbeTMethod, AbeTRecipe, AbeTSegmentation
 from oodbench.detectors.ce import CESegmentation
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.method import Recipe
+from oodbench.pictures import MOST_BYTES, SIDE
 from oodbench.results import METRICS, Results, row_id
 from oodbench.samples import OOD, VOID, ImageArrays, MaskedSamples, Samples
 from oodbench.segmentation import (
@@ -606,7 +616,9 @@ def test_samples_without_masks_are_refused() -> None:
 def test_detectors_that_cannot_score_pixels(name: str, why: str) -> None:
     with pytest.raises(OptionError, match=f"^{name} {why}, which pixels do not have") as error:
         check_detectors([oodbench.create_detector("msp"), oodbench.create_detector(name)])
-    assert "msp, maxlogit, energy" in str(error.value), "what can be used instead"
+    able = str(error.value).partition("Pixels are scored by: ")[2].rstrip(".").split(", ")
+    assert {"msp", "maxlogit", "energy", "abet"} <= set(able), "what can be used instead"
+    check_detectors([oodbench.create_detector(name) for name in able])
 
 
 def test_detectors_that_can() -> None:
@@ -692,6 +704,54 @@ def test_picture_is_four_images_side_by_side(height: int, mode: str, times: int)
     assert (truth == truth[:, :, :1]).all()
     expected = np.where(mask == OOD, 255, np.where(mask == VOID, 128, 0))
     assert np.array_equal(truth[:, :, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(1024, 2048), (2048, 1024), (3000, 4000), (10, 4000), (700, 3), (513, 513)],
+)
+def test_pictures_are_bounded(height: int, width: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    mask = np.zeros((height, width), np.uint8)
+    mask[: height // 2] = OOD
+    found = PixelOutputs(0, Outputs(logits=torch.rand(height * width, 3)), mask)
+    whole = picture(image, found, rng.normal(size=mask.shape))
+    assert max(whole.height, (whole.width - 24) // 4) <= SIDE
+    assert whole.width == 4 * round(width * SIDE / max(height, width)) + 24
+    path = save_picture(whole, tmp_path / "0.png")
+    assert path.stat().st_size <= MOST_BYTES, "noise is the worst there is"
+    assert list(tmp_path.iterdir()) == [path]
+    with Image.open(path) as stored:
+        assert stored.size == whole.size
+        assert stored.format == ("PNG" if path.suffix == ".png" else "JPEG")
+
+
+def test_a_picture_that_was_large_leaves_no_other(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (512, 2000, 3), dtype=np.uint8)
+    assert save_picture(Image.fromarray(noise), tmp_path / "0.png").suffix == ".jpg"
+    assert save_picture(Image.new("RGB", (2000, 512)), tmp_path / "0.png").suffix == ".png"
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
+
+
+def test_a_picture_that_fails_loses_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(segmentation, "save_picture", full)
+    found = evaluate(["msp", "energy"], pictures=tmp_path)
+    assert len(found.rows) == 8
+    assert sum("not all pictures" in text and "no space" in text for text in found.warnings) == 1
+
+
+def test_the_bound_on_pictures_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    evaluate(["msp", "energy"], pictures=tmp_path, report=told.append)
+    (line,) = [line for line in told if line.startswith("pictures: ")]
+    assert "at most 8 of each set for each detector, 32 in all" in line
+    assert "512 KiB (16 MiB)" in line
 
 
 def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -990,7 +1050,31 @@ def test_command_line(run: CLI, tmp_path: Path) -> None:
     assert len(list((tmp_path / "msp").glob("*.png"))) == 12
     message = run.refuses(*words, "--detector", "msp,knn")
     assert "knn needs features, which pixels do not have" in message
-    assert "msp, maxlogit, energy" in message
+    assert all(f" {name}" in message for name in ("msp", "maxlogit", "energy"))
+
+
+def test_all_detectors_are_those_that_can_score_pixels() -> None:
+    told: list[str] = []
+    found = evaluate("all", report=told.append)
+    names = {row["detector"] for row in found}
+    assert names == {"msp", "maxlogit", "energy", "entropy", "gen"}
+    (left,) = [text for text in found.warnings if text.startswith("left out")]
+    assert sum(left in line for line in told) == 1
+    for name, why in (("knn", "needs features"), ("odin", "needs model"), ("klm", "learns")):
+        assert name in left
+        assert why in left
+    assert not [name for name in names if f" {name}," in left]
+    with pytest.raises(OptionError, match="knn needs features, which pixels do not have"):
+        evaluate(["all", "knn"])
+
+
+def test_a_detector_that_cannot_is_told_before_data_is_read() -> None:
+    def load(_: str) -> Samples:
+        raise AssertionError("read")
+
+    unread = dataclasses.replace(toy(), id=DatasetSpec("toy", load, ("train", "test")))
+    with pytest.raises(OptionError, match="knn needs features"):
+        evaluate("knn", unread)
 
 
 @pytest.mark.usefixtures("few_scenes")
