@@ -266,7 +266,7 @@ def test_an_evaluation(toy: Benchmark, tmp_path: Path) -> None:
         "leaderboards": tmp_path,
     }
     detectors = ["msp", "knn", "vim", "react", "modality-discrepancy"]
-    with pytest.raises(OptionError, match="odin looks into a .* several modalities"):
+    with pytest.raises(OptionError, match=r"odin looks into a .* several modalities"):
         oodbench.evaluate(detectors=[*detectors, "odin"], **common)
     ensemble = oodbench.create_detector("ensemble", members=("msp", "modality-discrepancy"))
     knn = oodbench.create_detector("knn", k=5)
