@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from oodbench import files
+from oodbench import digests, files
 from oodbench.benchmark import DatasetSpec
 from oodbench.samples import Samples, Subset, content_digest
 from oodbench.transforms import Preprocess, in_mode
@@ -54,13 +54,11 @@ def pixel_digests(samples: Samples) -> np.ndarray:
         return _pixel_digests(samples)
     key = files.digest(["pixels", VERSION, samples.fingerprint])
     memo = files.cache_dir() / "fingerprints" / f"{key}.npy"
-    if memo.is_file():
-        return np.load(memo, allow_pickle=False)
-    digests = _pixel_digests(samples)
-    files.writable_cache()
-    with files.replacing(memo) as temporary, temporary.open("wb") as handle:
-        np.save(handle, digests)
-    return digests
+    known = digests.remembered(memo, len(samples), np.uint64)
+    if known is None:
+        known = _pixel_digests(samples)
+        digests.remember(memo, known)
+    return known
 
 
 def _pixel_digests(samples: Samples) -> np.ndarray:

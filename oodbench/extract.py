@@ -3,24 +3,19 @@
 A network that is a linear head on a frozen ``trunk`` is not run itself: its trunk is, and another
 head on the same trunk costs no pass.
 
-The arrays are laid out on disk at their full size and filled shard by shard; a byte a shard says
-that it is done. So a run that is killed at any moment goes on where it stopped, several processes
-fill one set of files, and nothing is ever merged or copied.
+How the arrays lie on disk while they are filled is told in ``oodbench.store``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import shutil
+import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
-from urllib.parse import quote
 
 import numpy as np
 import pytorch_lightning as pl
@@ -29,12 +24,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from oodbench import files, probe
+from oodbench import disk, files, leftovers, probe
 from oodbench.classifier import Classifier
 from oodbench.description import Description, describe
 from oodbench.detector import Detector, check_scores
 from oodbench.door import at_door, check_weights, explained, fed, kept, kept_head
-from oodbench.errors import BadScoresError, DataError, OODBenchError, OODBenchWarning
+from oodbench.errors import (
+    BadScoresError,
+    DataError,
+    OODBenchError,
+    OODBenchWarning,
+    StorageError,
+)
 from oodbench.fingerprint import cache_key, unknown
 from oodbench.hardware import (
     Hardware,
@@ -44,11 +45,13 @@ from oodbench.hardware import (
     rank_and_world,
 )
 from oodbench.heads import checked_head
+from oodbench.locks import alone
 from oodbench.memory_format import prefer_channels_last
 from oodbench.models import as_module, copied
-from oodbench.outputs import FORMAT, Head, Outputs, head_meta, to_numpy
+from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.process import undisturbed
 from oodbench.samples import MultimodalSamples, Samples
+from oodbench.store import Store, discard, stored
 from oodbench.transforms import Transform
 
 
@@ -125,105 +128,8 @@ class _Shards(Sampler[list[int]]):
         return len(self._own())
 
 
-class _Store:
-    """The arrays of one extraction, full-sized on disk and filled shard by shard."""
-
-    def __init__(self, folder: Path, n: int, size: int) -> None:
-        self.folder, self.n, self.size = folder, n, size
-        self.arrays: dict[str, np.ndarray] = {}
-        self.described = folder / "described.json"
-        self.done = self._array("done", (-(-n // size),), np.dtype(np.uint8))
-
-    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        path = self.folder / f"{name}.npy"
-        if not path.exists():
-            # Made aside and linked into place: of two processes one wins, and none sees a part.
-            temporary = self.folder / f".{name}.{os.getpid()}.part"
-            made = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-            made.flush()
-            del made
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
-            temporary.unlink()
-        array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape != shape or array.dtype != dtype:
-            raise OODBenchError(
-                f"the cached outputs in {self.folder} have {name} of {array.dtype}{array.shape}, "
-                f"the network gives {dtype}{shape}. Remove that folder and run again."
-            )
-        return array
-
-    def missing(self) -> list[int]:
-        return np.flatnonzero(self.done == 0).tolist()
-
-    def write(
-        self,
-        rows: np.ndarray,
-        columns: dict[str, Tensor],
-        head: Head | None,
-        notes: Mapping[str, str] | None = None,
-    ) -> None:
-        """One shard; what describes the arrays is on disk before the first shard counts.
-
-        Raises:
-            OODBenchError: other columns than in other shards.
-        """
-        notes = dict(notes or {})
-        start, stop = int(rows[0]), int(rows[-1]) + 1
-        for name, value in columns.items():
-            array = to_numpy(value)
-            if name not in self.arrays:
-                shape = (self.n, *array.shape[1:])
-                self.arrays[name] = self._array(_column(name), shape, array.dtype)
-            self.arrays[name][start:stop] = array
-        if not self.described.is_file():
-            if head is not None:
-                _save(self.folder / "head.weight.npy", to_numpy(head.weight))
-                _save(self.folder / "head.bias.npy", to_numpy(head.bias))
-            files_of = {
-                name if name in ("features", "logits") else f"extra/{name}": f"{_column(name)}.npy"
-                for name in columns
-            }
-            meta = {"format": FORMAT, "columns": files_of, **head_meta(head), "notes": notes}
-            files.write_json(self.described, meta)
-        described = json.loads(self.described.read_text(encoding="utf-8"))
-        names = {name.removeprefix("extra/") for name in described["columns"]}
-        if names != set(columns):
-            raise OODBenchError(
-                f"the network gives {', '.join(sorted(columns))} for some images and "
-                f"{', '.join(sorted(names))} for others. Wrap it in a module with outputs(images) "
-                "and head() that gives the same for all."
-            )
-        if described["head"] and head is None:
-            # it was believed by other images
-            files.write_json(self.folder / "headless.json", notes)
-        self.done[start // self.size] = 1
-
-    def finish(self, labels: np.ndarray) -> None:
-        """Describe the arrays as :meth:`Outputs.load` reads them; this makes them complete."""
-        _save(self.folder / "labels.npy", labels)
-        meta = json.loads(self.described.read_text(encoding="utf-8"))
-        meta["columns"]["labels"] = "labels.npy"
-        if (headless := self.folder / "headless.json").is_file():
-            notes = json.loads(headless.read_text(encoding="utf-8"))
-            meta = {**meta, **head_meta(None), "notes": {**meta["notes"], **notes}}
-        for leftover in self.folder.glob(".*.part"):
-            leftover.unlink(missing_ok=True)
-        files.write_json(self.folder / "outputs.json", meta)
-
-
-def _column(name: str) -> str:
-    # no two names are the same file, nor is one of them a file of ours
-    return name if name in ("features", "logits") else quote(f"extra/{name}", safe="")
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with files.replacing(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, array, allow_pickle=False)
-
-
 class _Extraction(pl.LightningModule):
-    def __init__(self, network: nn.Module, store: _Store, who: str) -> None:
+    def __init__(self, network: nn.Module, store: Store, who: str) -> None:
         super().__init__()
         self.network = network
         self.store = store
@@ -306,12 +212,11 @@ def extract(
     if len(samples) == 0:
         raise BadScoresError(f"{samples.name} holds no images.")
     if (trunk := _trunk_of(network)) is not None:
-        seen = extract(trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
-        return _headed(seen, cast(Any, network).head())
+        below = extract(trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
+        return _headed(below, cast(Any, network).head())
     about = describe(network)
     key = cache_key(network, samples, preprocess, hardware.precision, about)
-    cached = key is not None
-    is_new = True
+    job = _Job(network, network is model, samples, preprocess, hardware, on_forward)
     if key is None:
         reason = unknown(network, about) or (
             f"the preprocessing {preprocess!r} cannot be told apart by its content, so the outputs "
@@ -319,90 +224,173 @@ def extract(
             "all that it does."
         )
         warnings.warn(reason, OODBenchWarning, stacklevel=2)
-        key = files.digest([os.getpid(), np.random.default_rng().bytes(16).hex()])
-    elif (files.cache_dir() / "outputs" / key / "outputs.json").is_file():
-        found = _believed(network, samples, preprocess, hardware, about, key)
-        if found is not None:
-            return found
-        is_new = False
-    root = files.writable_cache() / "outputs"
-    folder = root / key
-    folder.mkdir(parents=True, exist_ok=True)
-    if network is model:
+        return _uncached(job, reason)
+    folder = files.cache_dir() / "outputs" / key
+    with contextlib.ExitStack() as held:
+        seen = _look(folder, key, job, held)
+        if seen is not None and _believed(job, about, folder, seen):
+            return seen
+        is_new = seen is None
+        if not is_new:
+            del seen  # an open file cannot be moved everywhere
+            files.writable_cache()
+            probe.drop(folder)
+            barrier()
+            seen = _look(folder, key, job, held)
+        if seen is not None:
+            return seen
+        store = job.store(folder)
+        held.callback(store.close)
+        job.fill(store)
+        if is_first_process(hardware):
+            store.finish(samples.labels, key)
+            if not is_new:
+                (folder / probe.VARIES).touch()
+        barrier()
+        return Outputs.load(folder, key=key)
+
+
+def _look(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+    """What is cached; or None, and the folder is this run's to fill until ``held`` ends."""
+    first = is_first_process(job.hardware)
+    seen = _claim(folder, key, job, held) if first else None
+    barrier()
+    return seen if first else stored(folder, key)[0]
+
+
+def _claim(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+    seen, damage = stored(folder, key)
+    if seen is not None:
+        return seen
+    try:
+        root = files.writable_cache()
+        what = f"the outputs for {job.samples.name}"
+        held.enter_context(alone(root / "locks" / f"{key}.lock", what))
+        seen, damage = stored(folder, key)  # somebody may have been quicker
+        if damage is not None:
+            discard(folder, damage)
+        if seen is None:
+            store = job.store(folder)
+            held.callback(store.close)
+            store.prepare()
+    except StorageError as error:
+        if damage is None:
+            raise
+        raise StorageError(
+            f"what is cached in {folder} cannot be used ({damage}), and it cannot be made again: "
+            f"{error}"
+        ) from error
+    return seen
+
+
+def _uncached(job: _Job, reason: str) -> Outputs:
+    folder = files.writable_cache() / "outputs" / leftovers.temporary_name("uncached")
+    store = job.store(folder)
+    try:
+        store.prepare()
+        job.fill(store, unshared=reason)
+        store.finish(job.samples.labels, "")
+        return Outputs.load(folder, key="")
+    finally:
+        store.close()
+        leftovers.remove(folder)  # what is mapped stays until it is let go
+
+
+@dataclass
+class _Job:
+    """A network that sees all samples once.
+
+    Args:
+        network: the network.
+        borrowed: whether it is the caller's own.
+        samples: what it sees.
+        preprocess: from image to tensor.
+        hardware: where and how to run.
+        on_forward: called with the number of samples that it saw.
+    """
+
+    network: nn.Module
+    borrowed: bool
+    samples: Samples
+    preprocess: Transform
+    hardware: Hardware
+    on_forward: Callable[[int], None] | None
+
+    def store(self, folder: Path) -> Store:
+        """The arrays in a folder."""
+        size = _shard_size(self.samples, self.preprocess, self.hardware.batch_size)
+        return Store(folder, len(self.samples), size)
+
+    def fill(self, store: Store, unshared: str | None = None) -> None:
+        """Do the shards that are missing; what cannot be read back as it was written, again.
+
+        Args:
+            store: where they lie.
+            unshared: why several processes cannot do it together, if they cannot.
+        """
+        for _ in range(3):
+            missing = store.missing()
+            if not missing:
+                return
+            try:
+                count = self._predict(store, missing, unshared)
+            except (BadScoresError, DataError, StorageError) as error:
+                # Bad content gets no other key, so nothing will ever go on with these shards; and a
+                # full disk is no better with empty ones.
+                if not isinstance(error, StorageError) or len(store.missing()) == store.shards:
+                    store.close()
+                    leftovers.remove(store.folder)
+                raise
+            barrier()
+            if is_first_process(self.hardware):
+                store.check()
+            barrier()
+            if self.on_forward is not None:
+                self.on_forward(count)
+        if store.missing():
+            raise StorageError(
+                f"what is written to {store.folder} is not what is read there afterwards. Is the "
+                "disk failing, or does another program write there?"
+            )
+
+    def _predict(self, store: Store, missing: list[int], unshared: str | None) -> int:
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
-        network = copied(network)
-    size = _shard_size(samples, preprocess, hardware.batch_size)
-    settings = folder / "shards.json"
-    if settings.is_file():
-        size = int(json.loads(settings.read_text())["size"])
-    else:
-        files.write_json(settings, {"size": size})
-    store = _Store(folder, len(samples), size)
-    missing = store.missing()
-    if missing:
-        run = _Extraction(network.eval(), store, samples.name)
+        network = copied(self.network) if self.borrowed else self.network
+        run = _Extraction(network.eval(), store, self.samples.name)
         loader = DataLoader(
-            _Images(samples, preprocess),
-            batch_sampler=_Shards(len(samples), size, missing),
-            num_workers=hardware.workers_for(samples, preprocess),
+            _Images(self.samples, self.preprocess),
+            batch_sampler=_Shards(len(self.samples), store.size, missing),
+            num_workers=self.hardware.workers_for(self.samples, self.preprocess),
         )
         with quiet_lightning():
-            trainer = hardware.trainer(logger=False, inference_mode=True)
-            if not cached and trainer.world_size > 1:
+            trainer = self.hardware.trainer(logger=False, inference_mode=True)
+            if unshared is not None and trainer.world_size > 1:
                 raise OODBenchError(
-                    f"several processes cannot share outputs that are not cached. {reason} "
+                    f"several processes cannot share outputs that are not cached. {unshared} "
                     "Or run in one process (--devices 1)."
                 )
-            try:
-                trainer.predict(run, loader, return_predictions=False)
-            except (BadScoresError, DataError):
-                # The key is that of the bad content: nothing will ever go on with these shards.
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-        barrier()
-        if on_forward is not None:
-            on_forward(run.count)
-    if is_first_process(hardware):
-        store.finish(samples.labels)
-    barrier()
-    if not is_new and is_first_process(hardware):
-        (folder / probe.VARIES).touch()
-    outputs = Outputs.load(folder)
-    if not cached:
-        shutil.rmtree(folder, ignore_errors=True)  # what is mapped stays until it is let go
-    return outputs
+            trainer.predict(run, loader, return_predictions=False)
+        return run.count
 
 
-def _believed(
-    network: nn.Module,
-    samples: Samples,
-    preprocess: Transform,
-    hardware: Hardware,
-    about: Description,
-    key: str,
-) -> Outputs | None:
-    """Cached outputs, if the network gives the same today on a few samples; else they are dropped.
+def _believed(job: _Job, about: Description, folder: Path, seen: Outputs) -> bool:
+    """Whether the network gives the cached outputs of a few samples today, too.
 
     A network without a user's code is not asked.
     """
-    folder = files.cache_dir() / "outputs" / key
-    found = Outputs.load(folder)
+    network, samples = job.network, job.samples
     if not about.is_users:
-        return found
+        return True
     if (folder / probe.VARIES).exists():
         probe.note_varying(network)
-    if probe.agreed(probe.still_says(network, samples, preprocess, hardware, found)):
-        return found
+    if probe.agreed(probe.still_says(network, samples, job.preprocess, job.hardware, seen)):
+        return True
     probe.note_varying(network)
     inner = network.model if isinstance(network, Classifier) else network
     warnings.warn(
         probe.changed_text(type(inner).__name__, samples.name), OODBenchWarning, stacklevel=3
     )
-    del found  # an open file cannot be moved everywhere
-    files.writable_cache()
-    probe.drop(folder)
-    barrier()
-    return None
+    return False
 
 
 def _shard_size(samples: Samples, preprocess: Transform, most: int) -> int:
@@ -420,10 +408,9 @@ def extracted(
     network = as_network(model)
     trunk = _trunk_of(network)
     key = cache_key(network if trunk is None else trunk, samples, preprocess, precision)
-    folder = files.cache_dir() / "outputs" / (key or "none")
-    if not (folder / "outputs.json").is_file():
+    seen = key and stored(files.cache_dir() / "outputs" / key, key)[0]
+    if not seen:
         return None
-    seen = Outputs.load(folder)
     return seen if trunk is None else _headed(seen, cast(Any, network).head())
 
 
@@ -438,20 +425,28 @@ def _headed(seen: Outputs, head: Head | None) -> Outputs:
     if head is None:
         return seen
     rows = max(1, 2**22 // seen.features.shape[1])
-    logits = _scratch(len(seen), len(head.weight))
-    for start in range(0, len(seen), rows):
-        piece = seen.features[start : start + rows].float()
-        logits[start : start + rows] = to_numpy(head(piece))
+    starts = range(0, len(seen), rows)
+    pieces = (to_numpy(head(seen.features[s : s + rows].float())) for s in starts)
+    logits = _gathered(pieces, (len(seen), len(head.weight)))
     return replace(seen, logits=torch.from_numpy(logits), head=head)
 
 
-def _scratch(n: int, width: int) -> np.ndarray:
-    """An array ``[n, width]`` float32: in memory, or in a file without a name where it is large."""
-    if n * width <= 2**26:
-        return np.empty((n, width), dtype=np.float32)
-    folder = files.writable_cache()
-    with tempfile.TemporaryFile(dir=folder) as handle:
-        return np.memmap(handle, dtype=np.float32, mode="w+", shape=(n, width))
+def _gathered(pieces: Iterator[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Rows of float32 as one array: in memory, or in a file without a name where it is large."""
+    if math.prod(shape) <= 2**26:
+        return np.concatenate(list(pieces))
+    folder = files.cache_dir()
+    with _nameless(folder) as handle, disk.telling(folder, 4 * math.prod(shape)):
+        for piece in pieces:  # written, not mapped: a disk that fills would kill the process
+            disk.write_all(handle, np.ascontiguousarray(piece, dtype=np.float32).data)
+        return np.memmap(handle, dtype=np.float32, mode="c", shape=shape)
+
+
+def _nameless(folder: Path) -> Any:
+    try:
+        return tempfile.TemporaryFile(buffering=0, dir=folder)
+    except OSError:  # a cache that is read-only
+        return tempfile.TemporaryFile(buffering=0)
 
 
 @dataclass

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from oodbench import disk, leftovers
 from oodbench.errors import StorageError
+from oodbench.locks import locked as locked
 
 
 def user_path(path: str | Path) -> Path:
@@ -86,6 +88,19 @@ def writable_dir(path: Path, hint: str, *, make: bool = True) -> Path:
     return path
 
 
+def make_dir(path: Path) -> Path:
+    """Make a folder, with those above it, if it is not there.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk.storage_error(path, error) from error
+    return path
+
+
 def writable_cache() -> Path:
     """:func:`cache_dir`, which exists and can be written to; StorageError otherwise."""
     return writable_dir(
@@ -95,34 +110,76 @@ def writable_cache() -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yields a temporary path in the same folder, which becomes ``path`` when the block ends well.
 
     A reader sees the old file or the new one, never a part; after a failure the old one stays.
+
+    Args:
+        path: the file.
+        size: bytes that it needs, if known; for the message.
+
+    Raises:
+        StorageError: the disk is full, or the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(leftovers.temporary_name(path.name))
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        # mkstemp makes private files; results are meant to be shared as any other file is
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # as any other file, unlike those of tempfile: results are meant to be shared
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise disk.storage_error(path, error, size) from error
+    try:
+        with disk.telling(path, size):
+            yield temporary
+        try:
+            with temporary.open("r+b") as written:
+                disk.flush(written)
+            _replace(temporary, path)
+        except OSError as error:
+            raise disk.storage_error(path, error, size) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        leftovers.remove(temporary)
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        leftovers.sweep(path.parent)
+
+
+_swept: set[Path] = set()
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    for pause in (0.01, 0.1, 0.5):
+        try:
+            temporary.replace(path)
+        except PermissionError:  # on Windows somebody reads it at this moment
+            if os.name != "nt":
+                raise
+            time.sleep(pause)
+        else:
+            return
+    temporary.replace(path)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        StorageError: the disk is full, or the file cannot be made.
+    """
+    with replacing(path, len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, and only if its content changes."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write a text file atomically, and only if its content changes.
+
+    Raises:
+        StorageError: the disk is full, or the file cannot be made.
+    """
+    content = text.encode()
+    if not (path.is_file() and path.read_bytes() == content):
+        write_bytes(path, content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -130,16 +187,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on ``path`` (made if missing) among processes of this machine.
-
-    The lock ends with the process, however it ends.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def read_json(path: Path) -> Any:
+    """What a JSON file says; None if there is none, or nothing that can be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def sha256(path: Path) -> str:

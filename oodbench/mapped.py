@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -33,11 +34,35 @@ _SOURCES: dict[int, _Source] = {}
 
 
 def load(path: Path) -> np.ndarray:
-    """An ``.npy`` file as memory: writable, but the file never changes."""
+    """An ``.npy`` file as memory: writable, but the file never changes.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is none.
+    """
     path = path.absolute()
-    array = np.load(path, mmap_mode="c")
-    _remember(array, path, getattr(array, "offset", 0))
+    with path.open("rb") as handle:
+        plain = np.lib.format.read_magic(handle) == (1, 0)
+        if plain:
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(handle)
+            offset = handle.tell()
+            plain = not fortran and dtype.isnative and math.prod(shape) > 0
+    if not plain:
+        return np.load(path, allow_pickle=False)
+    array = _map(path, dtype, offset, shape)
+    _remember(array, path, offset)
     return array
+
+
+def _map(file: Path | IO[bytes], dtype: Any, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    if not isinstance(file, Path):
+        return np.memmap(file, dtype, mode="c", offset=offset, shape=shape)
+    size = offset + math.prod(shape) * np.dtype(dtype).itemsize
+    if size > file.stat().st_size:
+        raise ValueError(f"{file.name} is truncated")
+    # NumPy's mappings each keep a file open, of which a process may have a thousand; torch's do not
+    storage = torch.UntypedStorage.from_file(str(file), False, size)
+    whole = torch.empty(0, dtype=torch.uint8).set_(cast(Any, storage), 0, (size,), (1,))
+    return whole.numpy()[offset:].view(dtype).reshape(shape)
 
 
 def private(value: Tensor) -> Tensor:
@@ -51,10 +76,8 @@ def private(value: Tensor) -> Tensor:
         return value.clone()
     dtype = value.numpy().dtype
     try:
-        again = np.memmap(
-            source.file, dtype, mode="c", offset=source.offset, shape=tuple(value.shape)
-        )
-    except (OSError, ValueError):
+        again = _map(source.file, dtype, source.offset, tuple(value.shape))
+    except (OSError, ValueError, RuntimeError):
         return value.clone()
     _remember(again, source.file, source.offset)
     return torch.from_numpy(again)
@@ -84,7 +107,7 @@ def spilled(value: Tensor, folder: Path) -> Tensor:
 def _remember(array: np.ndarray, file: Path | IO[bytes], offset: int) -> None:
     for address in [a for a, source in list(_SOURCES.items()) if source.array() is None]:
         _SOURCES.pop(address, None)
-    if isinstance(array, np.memmap) and array.flags.c_contiguous and array.size:
+    if array.flags.c_contiguous and array.size:
         _SOURCES[array.ctypes.data] = _Source(weakref.ref(array), file, offset, _state(file))
 
 

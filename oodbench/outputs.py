@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench import files, mapped
-from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError
+from oodbench import disk, files, leftovers, mapped
+from oodbench.digests import file_digest
+from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError, StorageError
 
-FORMAT = 1
-"""Version of the on-disk layout; a reader refuses others."""
+FORMAT = 2
+"""Version of the on-disk layout; a reader takes 1, which has no digests, and refuses others."""
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -296,54 +296,53 @@ class Outputs:
         )
         return Outputs(**_by_field(moved), head=head, notes=self.notes)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, key: str | None = None) -> None:
         """Write a folder of ``.npy`` files and ``outputs.json``; whole or not at all.
+
+        Args:
+            path: the folder.
+            key: what a reader can ask for, so that the folder cannot pass for another.
 
         Raises:
             FileExistsError: there is something at ``path`` already.
+            StorageError: there is no room.
         """
         path = files.user_path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists; save Outputs to a new folder.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = path.with_name(leftovers.temporary_name(path.name))
+        arrays = {name: to_numpy(value) for name, value in self._columns()}
+        wanted = sum(array.nbytes for array in arrays.values())
         try:
-            columns = {}
-            for name, value in self._columns():
-                columns[name] = f"{quote(name, safe='')}.npy"  # no two names are the same file
-                np.save(temporary / columns[name], to_numpy(value), allow_pickle=False)
-            if self.head is not None:
-                np.save(temporary / "head.weight.npy", to_numpy(self.head.weight))
-                np.save(temporary / "head.bias.npy", to_numpy(self.head.bias))
-            files.write_json(
-                temporary / "outputs.json",
-                {
-                    "format": FORMAT,
-                    "columns": columns,
-                    **head_meta(self.head),
-                    "notes": self.notes,
-                },
-            )
-            temporary.chmod(0o755)
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            temporary.mkdir(parents=True)
+            with disk.telling(path, wanted):
+                # no two names are the same file
+                columns = {name: f"{quote(name, safe='')}.npy" for name in arrays}
+                for name, array in arrays.items():
+                    np.save(temporary / columns[name], array, allow_pickle=False)
+                save_head(temporary, self.head)
+                about = {**head_meta(self.head), "notes": self.notes}
+                write_description(temporary, columns, about, key)
+            _into_place(temporary, path)
+        except OSError as error:
+            if isinstance(error, StorageError) or path.exists():
+                raise
+            raise disk.storage_error(path, error, wanted) from error
+        finally:
+            leftovers.remove(temporary)
 
     @classmethod
-    def load(cls, path: str | Path, mmap: bool = True) -> Outputs:
+    def load(cls, path: str | Path, mmap: bool = True, key: str | None = None) -> Outputs:
         """Read what :meth:`save` wrote; with ``mmap`` the arrays stay on disk until touched.
 
+        What is read is compared with its digests, once per process.
+
         Raises:
-            OODBenchError: no such folder, another format, or a file that is not what it says.
+            OODBenchError: no such folder, another format, another key, or a file that is damaged.
         """
         path = files.user_path(path)
         try:
-            meta = json.loads((path / "outputs.json").read_text(encoding="utf-8"))
-            if meta["format"] != FORMAT:
-                raise OODBenchError(
-                    f"{path} has Outputs of format {meta['format']}; this version reads {FORMAT}."
-                )
+            meta = _description(path, key)
             arrays = {
                 name: torch.from_numpy((mapped.load if mmap else np.load)(path / Path(file).name))
                 for name, file in meta["columns"].items()
@@ -355,12 +354,105 @@ class Outputs:
                     torch.from_numpy(np.load(path / "head.bias.npy")),
                     meta.get("head_norm_eps"),
                 )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+            extra = {
+                name.removeprefix("extra/"): arrays.pop(name)
+                for name in list(arrays)
+                if "/" in name
+            }
+            notes = dict(meta.get("notes") or {})
+            return cls(**arrays, head=head, extra=extra, notes=notes)
+        except OODBenchError as error:
+            if str(path) in str(error):
+                raise
+            raise OODBenchError(f"{path} holds no readable Outputs ({error})") from error
+        except Exception as error:  # damaged files have as many errors as bytes
             raise OODBenchError(f"{path} holds no readable Outputs ({error}).") from error
-        extra = {
-            name.removeprefix("extra/"): arrays.pop(name) for name in list(arrays) if "/" in name
-        }
-        return cls(**arrays, head=head, extra=extra, notes=dict(meta.get("notes") or {}))
+
+
+def _into_place(temporary: Path, path: Path) -> None:
+    try:
+        temporary.rename(path)
+    except OSError:
+        if path.exists():
+            raise
+        # some file systems rename no folders: what makes it whole comes last
+        path.mkdir()
+        for file in sorted(temporary.iterdir(), key=lambda f: f.name == "outputs.json"):
+            file.replace(path / file.name)
+
+
+def save_head(folder: Path, head: Head | None) -> None:
+    """Write a head's two arrays, if there is one.
+
+    Raises:
+        StorageError: there is no room.
+    """
+    if head is not None:
+        for name, value in (("weight", head.weight), ("bias", head.bias)):
+            buffer = io.BytesIO()
+            np.save(buffer, to_numpy(value), allow_pickle=False)
+            files.write_bytes(folder / f"head.{name}.npy", buffer.getvalue())
+
+
+def write_description(
+    folder: Path, columns: Mapping[str, str], about: Mapping[str, Any], key: str | None = None
+) -> None:
+    """Write ``outputs.json``, which makes a folder of arrays complete, with their digests.
+
+    The arrays are on disk before it.
+
+    Args:
+        folder: where they are.
+        columns: their files, by name.
+        about: what else there is to say: what :func:`head_meta` does, whose arrays are there too,
+            and ``notes``.
+        key: of the cache, so that a folder cannot pass for another.
+
+    Raises:
+        StorageError: there is no room.
+    """
+    names = [*columns.values(), *(["head.weight.npy", "head.bias.npy"] if about["head"] else [])]
+    meta = {"format": FORMAT, "columns": dict(columns), "key": key, **about}
+    for name in names:
+        with disk.telling(folder / name), (folder / name).open("r+b") as handle:
+            disk.flush(handle)
+    meta["digests"] = {name: file_digest(folder / name) for name in names}
+    files.write_json(folder / "outputs.json", {**meta, "seal": files.digest(meta)})
+
+
+_verified: dict[Path, tuple[Any, ...]] = {}
+"""Folders whose files were compared with their digests, and how the files looked then."""
+
+
+def _description(folder: Path, key: str | None) -> dict[str, Any]:
+    """What ``outputs.json`` says, once it and the files that it names are found to be whole.
+
+    Raises:
+        OODBenchError: they are not; the message says how.
+    """
+    content = (folder / "outputs.json").read_bytes()
+    meta = json.loads(content)
+    if meta["format"] == 1 and key is None:  # written before there were digests
+        return meta
+    if meta["format"] != FORMAT:
+        raise OODBenchError(
+            f"{folder} has Outputs of format {meta['format']}; this version reads {FORMAT}."
+        )
+    if meta.pop("seal") != files.digest(meta):
+        raise OODBenchError("outputs.json was changed.")
+    if key is not None and meta["key"] != key:
+        raise OODBenchError("these are the outputs of another network or other data.")
+    digests: dict[str, str] = meta["digests"]
+    if bare := {Path(name).name for name in meta["columns"].values()} - set(digests):
+        raise OODBenchError(f"{', '.join(sorted(bare))} has no digest.")
+    stats = [(folder / name).stat() for name in digests]
+    looks = (content, *((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats))
+    if _verified.get(folder.absolute()) != looks:
+        for name, digest in digests.items():
+            if file_digest(folder / name) != digest:
+                raise OODBenchError(f"{name} is damaged: it is not what was written.")
+        _verified[folder.absolute()] = looks
+    return meta
 
 
 def _by_field(columns: dict[str, Tensor]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ outputs are believed; where these differ, they are dropped.
 from __future__ import annotations
 
 import shutil
-import uuid
 import weakref
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from oodbench import files
+from oodbench import files, leftovers
 from oodbench.door import explained, fed, kept
 from oodbench.hardware import Hardware, Running, is_distributed
 from oodbench.outputs import Outputs
@@ -110,7 +109,7 @@ def drop(folder: Path) -> None:
     with files.locked(folder.parent / ".drop.lock"):
         if not (folder / "outputs.json").is_file():
             return
-        away = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        away = folder.with_name(leftovers.temporary_name(folder.name))
         folder.rename(away)
     shutil.rmtree(away, ignore_errors=True)
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from oodbench import files
+from oodbench import digests, files
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning
 from oodbench.images import SUFFIXES, decode
 from oodbench.listing import (
@@ -274,10 +274,11 @@ class ImageFiles(Samples):
 
     def _remembered_digests(self) -> np.ndarray:
         memo, newest, _ = self._memo()
-        if memo.is_file():
-            return np.load(memo, allow_pickle=False)
+        known = digests.remembered(memo, len(self), np.uint64)
+        if known is not None:
+            return known
         began = time.time()
-        digests = np.fromiter(
+        found = np.fromiter(
             (content_digest((self.root / path).read_bytes()) for path in self.paths),
             dtype=np.uint64,
             count=len(self),
@@ -285,10 +286,8 @@ class ImageFiles(Samples):
         # A file written within the clock's grain of our look could change without changing its
         # time stamps, so a fresh folder is read again next time.
         if began - newest > _RACY_SECONDS:
-            files.writable_cache()
-            with files.replacing(memo) as temporary, temporary.open("wb") as handle:
-                np.save(handle, digests)
-        return digests
+            digests.remember(memo, found)
+        return found
 
 
 class Subset(Samples):

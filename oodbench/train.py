@@ -7,8 +7,8 @@ weights alone do, as safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -19,21 +19,18 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.seed import isolate_rng
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from oodbench import files
+from oodbench import disk, files, leftovers
 from oodbench.benchmark import Benchmark
-from oodbench.checkpoints import read_checkpoint
 from oodbench.detector import build
 from oodbench.door import single_precision, told_of_sizes
 from oodbench.epochs import EpochSampler, Examples, Views
-from oodbench.errors import CheckpointError, DataError, MissingDataError, OODBenchError
+from oodbench.errors import DataError, MissingDataError, OODBenchError, StorageError
 from oodbench.extract import extract
 from oodbench.fingerprint import code_digest, weights_digest
 from oodbench.hardware import (
@@ -43,6 +40,7 @@ from oodbench.hardware import (
     quiet_lightning,
     spare_cores,
 )
+from oodbench.locks import alone
 from oodbench.memory_format import prefer_channels_last
 from oodbench.method import DenseMethod, FrozenMethod, Method
 from oodbench.outputs import Outputs
@@ -50,6 +48,7 @@ from oodbench.pretrained import PretrainedEncoder
 from oodbench.registry import METHODS
 from oodbench.samples import Samples, positions
 from oodbench.transforms import MultimodalPreprocess, content_key
+from oodbench.weights import SealedCheckpointIO, read_weights, save_weights
 
 VERSION = 1
 """Part of every run's key; raised when the same settings would train another network."""
@@ -236,27 +235,6 @@ def check_classes(train: Samples, reference: Samples) -> None:
         )
 
 
-class _AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all, and are read without running code from them."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        with files.replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise CheckpointError(
-                f"cannot read the checkpoint {path} of a run that was interrupted: it is damaged, "
-                f"or no checkpoint ({str(error).splitlines()[0]}). Start again with --retrain."
-            ) from error
-
-
 def train(
     run: Run,
     hardware: Hardware | None = None,
@@ -278,48 +256,72 @@ def train(
 
     Raises:
         StorageError: the cache cannot be written to.
+        CheckpointError: its weights or its checkpoint are damaged, or another run's.
         OODBenchError: the loss became NaN or infinite.
     """
     hardware = hardware or Hardware()
-    files.writable_cache()
-    if retrain and is_first_process(hardware):
-        shutil.rmtree(run.folder, ignore_errors=True)
-    barrier()
-    with isolate_rng(), single_precision():  # a caller's random numbers are not ours to seed
+    # a caller's random numbers are not ours to seed
+    with isolate_rng(), single_precision(), contextlib.ExitStack() as held:
         if run.encoder is not None:
-            return _learned(run, hardware, on_forward)
-        if not run.weights.is_file():
+            return _learned(run, hardware, retrain, on_forward)
+        found = _finished(run, hardware, retrain, held)
+        if found is None:
             _fit(run, hardware)
+            found = _written(run)
         method = run.build()
-    method.load_state_dict(load_file(run.weights))
+    method.load_state_dict(found[0])
     return method.eval()
 
 
+def _finished(
+    run: Run, hardware: Hardware, retrain: bool, held: contextlib.ExitStack
+) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """The run's weights and notes; or None, and it is ours alone to train until ``held`` ends."""
+    found = None
+    if is_first_process(hardware):
+        found = None if retrain else read_weights(run.weights, run.key)
+        if found is None:
+            lock = files.writable_cache() / "locks" / f"{run.key}.lock"
+            held.enter_context(alone(lock, f"the training run {run.folder.name}"))
+            if retrain:
+                shutil.rmtree(run.folder, ignore_errors=True)
+            found = read_weights(run.weights, run.key)  # somebody may have been quicker
+    barrier()
+    return found if is_first_process(hardware) else read_weights(run.weights, run.key)
+
+
+def _written(run: Run) -> tuple[dict[str, Tensor], dict[str, str]]:
+    found = read_weights(run.weights, run.key)
+    if found is None:
+        raise StorageError(f"{run.weights} was removed while it was written. Train again.")
+    return found
+
+
 def _learned(
-    run: Run, hardware: Hardware, on_forward: Callable[[int], None] | None
+    run: Run, hardware: Hardware, retrain: bool, on_forward: Callable[[int], None] | None
 ) -> FrozenMethod:
     """A frozen network with the layer that was learned on its outputs, or is now."""
     method = cast(FrozenMethod, run.build())
     layer = method.layer()
     if layer is None:
         return method.eval()
-    if not run.weights.is_file():
 
-        def see(samples: Samples) -> Outputs:
-            own = method.own_preprocess
-            return extract(method.trunk, samples, own, hardware=hardware, on_forward=on_forward)
+    def see(samples: Samples) -> Outputs:
+        own = method.own_preprocess
+        return extract(method.trunk, samples, own, hardware=hardware, on_forward=on_forward)
 
-        train = see(run.samples)
-        fitted, val = _validation(run, train, see)
-        if is_first_process(hardware):
-            found = method.learn(train, fitted, val, run.seed)
-            state = {k: v.detach().cpu().contiguous() for k, v in layer.state_dict().items()}
-            with files.replacing(run.weights) as temporary:
-                save_file(state, temporary, metadata={"oodbench_run": run.key, **found})
-        barrier()
-    state, told = read_checkpoint(run.weights)
+    with contextlib.ExitStack() as held:
+        finished = _finished(run, hardware, retrain, held)
+        if finished is None:
+            train = see(run.samples)
+            fitted, val = _validation(run, train, see)
+            if is_first_process(hardware):
+                found = method.learn(train, fitted, val, run.seed)
+                save_weights(run.weights, layer.state_dict(), run.key, found)
+            barrier()
+            finished = _written(run)
+    state, told = finished
     layer.load_state_dict(state)
-    told.pop("oodbench_run", None)
     method.found = ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in sorted(told))
     return method.eval()
 
@@ -361,7 +363,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
             log_every_n_steps=1_000_000_000,  # epoch means are logged; steps would be noise
             num_sanity_val_steps=0,
             callbacks=callbacks,
-            plugins=[_AtomicCheckpointIO()],
+            plugins=[SealedCheckpointIO(run.key)],
         )
         size = run.recipe.batch_size
         if size % trainer.world_size:
@@ -382,15 +384,16 @@ def _fit(run: Run, hardware: Hardware) -> None:
             data,
             collate_fn=method.collate if isinstance(method, DenseMethod) else None,
             batch_size=size // trainer.world_size,
-            sampler=EpochSampler(len(run.samples), run.seed, size, _next_epoch(last)),
+            sampler=EpochSampler(len(run.samples), run.seed, size, _next_epoch(run, last)),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )
-        folder.mkdir(parents=True, exist_ok=True)
+        for part in (folder, folder / "tensorboard", folder / "csv"):
+            files.make_dir(part)
         resumed = last if last.is_file() else None
         try:
-            with told_of_sizes(method, loader):
+            with told_of_sizes(method, loader), disk.telling(folder):
                 trainer.fit(method, loader, ckpt_path=resumed, weights_only=True)
         except OODBenchError:
             if not last.is_file():  # nothing to go on with
@@ -398,20 +401,18 @@ def _fit(run: Run, hardware: Hardware) -> None:
             raise
     barrier()
     if is_first_process(hardware):
-        with files.replacing(run.weights) as temporary:
-            state = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
-            save_file(state, temporary, metadata={"oodbench_run": run.key})
+        save_weights(run.weights, method.state_dict(), run.key)
         last.unlink(missing_ok=True)
-        for leftover in folder.rglob(".*.part"):  # of writers that were killed
-            leftover.unlink(missing_ok=True)
+        for part in (folder, folder / "tensorboard", folder / "csv"):
+            leftovers.sweep(part)  # of writers that were killed
     barrier()
 
 
-def _next_epoch(checkpoint: Path) -> int:
+def _next_epoch(run: Run, checkpoint: Path) -> int:
     """The epoch that a run goes on with; 0 without a checkpoint."""
     if not checkpoint.is_file():
         return 0
-    progress = _AtomicCheckpointIO().load_checkpoint(checkpoint)["loops"]["fit_loop"]
+    progress = SealedCheckpointIO(run.key).load_checkpoint(checkpoint)["loops"]["fit_loop"]
     return int(progress["epoch_progress"]["current"]["processed"])
 
 
@@ -472,11 +473,13 @@ class _EveryEpoch(pl.Callback):
 
     def _log(self, figures: dict[str, Any]) -> None:
         rows: list[dict[str, Any]] = []
-        if self.table.is_file():
+        try:
             with self.table.open(newline="", encoding="utf-8") as handle:
                 rows = [
                     row for row in csv.DictReader(handle) if int(row["epoch"]) < figures["epoch"]
                 ]
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none yet, or damaged
+            pass
         rows.append(figures)
         with files.replacing(self.table) as temporary, temporary.open("w", newline="") as handle:
             writer = csv.DictWriter(
