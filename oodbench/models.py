@@ -82,7 +82,7 @@ def _what(model: Any) -> str:
     if isinstance(model, str | Path):
         return _what_text(str(model))
     if package in ("onnx", "onnxruntime"):
-        made = "session" if package == "onnxruntime" else "onnxruntime.InferenceSession(path)"
+        made = "yours" if package == "onnxruntime" else "onnxruntime.InferenceSession(path)"
         return (
             f"the model is an ONNX {kind.__name__}, not a PyTorch module. Wrap it, with "
             f"session = {made}, and give Net():\n{ONNX_WRAPPER}"
