@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oodbench.closures import Closures
 from oodbench.errors import OODBenchError, OptionError
 
 ONNX_WRAPPER = (
@@ -155,21 +157,24 @@ def copied(model: nn.Module) -> Any:
     Tensors that some computation left in an attribute (such as the ``weight`` of the old
     ``torch.nn.utils.weight_norm``, which is made anew in each forward pass) are copied by value.
     What cannot be copied and is neither module nor tensor (a session, a lock, an open file) is
-    shared.
+    shared. Functions that refer to the module, as hooks do, refer to the copy in it.
 
     Raises:
         OODBenchError: it cannot be copied all the same.
     """
+    functions = Closures()
+    memo = _computed(model, functions)
     try:
-        return copy.deepcopy(model, _computed(model))
+        return _copied(model, memo, functions)
     except Exception:  # whatever the parts of a stranger's network raise
-        memo = _computed(model)
+        functions = Closures()
+        memo = _computed(model, functions)
     for module in model.modules():
         for value in list(vars(module).values()):
             if not _is_copied(value, memo):
                 memo[id(value)] = value
     try:
-        return copy.deepcopy(model, memo)
+        return _copied(model, memo, functions)
     except Exception as error:
         raise OODBenchError(
             f"cannot copy the {type(model).__name__} to leave yours untouched ({error}). Give it a "
@@ -177,8 +182,14 @@ def copied(model: nn.Module) -> Any:
         ) from error
 
 
-def _computed(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``copy.deepcopy``: copies of tensors and generators that it cannot copy."""
+def _copied(model: nn.Module, memo: dict[int, Any], functions: Closures) -> Any:
+    found = copy.deepcopy(model, memo)
+    functions.fill(memo)
+    return found
+
+
+def _computed(model: nn.Module, functions: Closures) -> dict[int, Any]:
+    """A memo for ``copy.deepcopy``: copies of tensors, generators and functions."""
     memo: dict[int, Any] = {}
     held = [value for module in model.modules() for value in vars(module).values()]
     seen: set[int] = set()
@@ -191,6 +202,8 @@ def _computed(model: nn.Module) -> dict[int, Any]:
             memo[id(value)] = value.detach().clone()
         elif isinstance(value, torch.Generator):
             memo[id(value)] = value.clone_state()
+        elif isinstance(value, types.FunctionType):
+            functions.add(value, memo)
         elif isinstance(value, dict):
             held += value.values()
         elif isinstance(value, list | tuple | set):

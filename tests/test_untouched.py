@@ -379,3 +379,56 @@ def test_a_gradient_that_was_begun_before_can_be_finished() -> None:
     oodbench.evaluate(network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU)
     loss.backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+class Hooked(nn.Module):
+    """Reads in ``forward`` what a hook has seen."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.seen = how, {}
+        self.body = nn.Sequential(*layers(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(8, 3)
+        store = self.store
+        self.body.register_forward_hook(
+            {
+                "attribute": lambda m, i, out: setattr(self, "last", out),
+                "dict": lambda m, i, out: self.seen.__setitem__("last", out),
+                "method": self.store,
+                "method in a function": lambda m, i, out: store(m, i, out),
+                "function in a function": _kept_by(lambda out: setattr(self, "last", out)),
+                "": lambda m, i, out: None,
+            }[how]
+        )
+
+    def store(self, module: nn.Module, inputs: Any, out: Tensor) -> None:
+        self.last = out
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.body(images)
+        if self.how:
+            found = self.seen["last"] if self.how == "dict" else self.last
+        return cast(Tensor, self.fc(found))
+
+
+def _kept_by(keep: Callable[[Tensor], None]) -> Callable[..., None]:
+    return lambda module, inputs, out: keep(out)
+
+
+@pytest.mark.parametrize("ran", ["never", "with gradients", "without"])
+@pytest.mark.parametrize(
+    "how", ["attribute", "dict", "method", "method in a function", "function in a function"]
+)
+def test_hooks_of_a_copy_write_into_the_copy(how: str, ran: str) -> None:
+    """They wrote into the caller's network, and the copy read what was there before."""
+    network, plain = Hooked(how), Hooked("")
+    plain.load_state_dict(network.state_dict())
+    if ran != "never":  # as many images as there will be, so that nothing fails
+        with torch.set_grad_enabled(ran == "with gradients"):
+            network.eval()(torch.rand(12, 1, 8, 8))
+    network.train()
+    use = TASKS["classification"][1]
+    with untouched(network):
+        found = use(network)
+    for row, other in zip(found, use(plain), strict=True):
+        assert (row["auroc"], row["id_accuracy"]) == (other["auroc"], other["id_accuracy"])
