@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oodbench import signals
+from oodbench import signals, terminal
 from oodbench.errors import OODBenchError, OODBenchWarning
 from oodbench.names import split_names
 from oodbench.workers import worker_failure
@@ -517,7 +517,7 @@ def data_status() -> None:
                 state = f"{len(samples):,} {word}"
             except OODBenchError as error:
                 state = str(error)
-            typer.echo(f"{name}/{split}: {state}")
+            typer.echo(terminal.printable(f"{name}/{split}: {state}"))
 
 
 @data_app.command("prepare")
@@ -543,7 +543,7 @@ def _reporter(hardware: Hardware, quiet: bool) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if not quiet and is_first_process(hardware):
-            typer.echo(line)
+            typer.echo(terminal.printable(line))
 
     return say
 
@@ -613,7 +613,7 @@ def _leave_if_failed(failures: dict[str, str]) -> None:
     for name, reason in failures.items():
         told = " ".join(reason.split())
         told = told if told.startswith(f"{name}: ") else f"{name}: {told}"
-        typer.echo(f"failed: {told}", err=True)
+        typer.echo(terminal.printable(f"failed: {told}"), err=True)
     if failures:
         raise typer.Exit(SOME_FAILED)
 
@@ -739,7 +739,7 @@ def _show_trials(tuning: Tuning) -> None:
             auroc = "refused" if trial.auroc is None else f"{100 * trial.auroc:.2f}"
             bold = "bold" if is_best else None
             mark = "*" if is_best else ""
-            table.add_row(choice.given.label, words(trial.values), auroc, mark, style=bold)
+            _add_row(table, choice.given.label, words(trial.values), auroc, mark, style=bold)
         table.add_section()
     Console(width=_width()).print(table)
 
@@ -752,8 +752,16 @@ def _print_table(header: list[str], cells: list[list[str]]) -> None:
     for number, title in enumerate(header):
         shown.add_column(title, overflow="fold", justify="left" if number < 2 else "right")
     for row in cells:
-        shown.add_row(*row)
+        _add_row(shown, *row)
     Console(width=_width()).print(shown)
+
+
+def _add_row(table: Any, *cells: Any, style: str | None = None) -> None:
+    """Cells as they are: a folder may be called ``[red]``, which is no colour."""
+    from rich.text import Text
+
+    shown = [Text(terminal.printable(c)) if isinstance(c, str) else c for c in cells]
+    table.add_row(*shown, style=style)
 
 
 def _width() -> int | None:
@@ -763,6 +771,7 @@ def _width() -> int | None:
 def _show(results: Results, task: str) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from oodbench.results import QUALITY
 
@@ -782,11 +791,12 @@ def _show(results: Results, task: str) -> None:
         if previous not in (None, key):
             table.add_section()
         previous = key
-        name = f"[bold]{row['ood']}[/bold]" if row["is_mean"] else row["ood"]
+        name = Text(terminal.printable(row["ood"]), style="bold" if row["is_mean"] else "")
         accuracy = row[quality]
         low, high = row["auroc_low"], row["auroc_high"]
         scored = f" ({row['modality']})" if row.get("modality") else ""
-        table.add_row(
+        _add_row(
+            table,
             row["detector"] + scored,
             row["method"],
             str(row["seed"]),
@@ -802,7 +812,7 @@ def _show(results: Results, task: str) -> None:
 
 
 def _say_error(message: str) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(terminal.printable(f"error: {' '.join(message.split())}"), err=True)
 
 
 # of typer's own copy of click, or of the installed one: which of them is up to typer's version
@@ -836,11 +846,12 @@ def main() -> None:
             del os.environ[name]
     # a test or a notebook goes on after this; a program that was started for it does not
     ends = sys._getframe(1).f_globals.get("__name__") == "__main__" and not hasattr(sys, "ps1")
-    with signals.handled(ends=ends):
+    with signals.handled(ends=ends), terminal.guarded() as printing:
         try:
             status = _run()
         except KeyboardInterrupt:  # another one, while the first was told
             status = _interrupted()
+        status = printing.status(status)
     sys.exit(status)
 
 
