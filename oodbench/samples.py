@@ -7,6 +7,7 @@ What stands here is known to every dataset family; where the data is and how it 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -262,7 +263,7 @@ class ImageFiles(Samples):
 
     def _memo(self) -> tuple[Path, float, int]:
         """Where the digests are remembered, when the newest file changed, and all files' bytes."""
-        stats = hashlib.sha256(str(self.root.resolve()).encode())
+        stats = hashlib.sha256(os.fsencode(self.root.resolve()))
         newest, size = 0.0, 0
         for path in self.paths:
             stat = (self.root / path).stat()
