@@ -507,7 +507,11 @@ def data_status() -> None:
 
     typer.echo(f"OODBENCH_DATA: {files.data_dir()}\nOODBENCH_CACHE: {files.cache_dir()}")
     for name in DATASETS.names():
-        spec = DATASETS.get(name)
+        try:
+            spec = DATASETS.get(name)
+        except OODBenchError as error:  # one damaged package must not hide the others' data
+            typer.echo(terminal.printable(f"{name}: {error}"))
+            continue
         if not isinstance(spec, DatasetSpec):
             continue
         for split in spec.splits:
@@ -517,6 +521,8 @@ def data_status() -> None:
                 state = f"{len(samples):,} {word}"
             except OODBenchError as error:
                 state = str(error)
+            except (Exception, SystemExit) as error:  # of a stranger's code
+                state = f"cannot be read ({error!r})"
             typer.echo(terminal.printable(f"{name}/{split}: {state}"))
 
 

@@ -26,6 +26,7 @@ from oodbench.errors import (
     OODBenchError,
     OODBenchWarning,
     OptionError,
+    PluginError,
 )
 from oodbench.extract import (
     as_network,
@@ -507,6 +508,7 @@ def named(
     """The detectors, with ``"all"`` spelled out.
 
     These are all that suit the method, or ``ce``, and can score what the benchmark asks for.
+    Of all, those of damaged packages are left out, with a warning.
     """
     spelled: list[str | Detector] = []
     for detector in detectors:
@@ -531,7 +533,22 @@ def left_out_of(
 
 
 def _all(method: str | None) -> list[str]:
-    return [name for name in DETECTORS.names() if _suits(DETECTORS.get(name), method)]
+    return [name for name in DETECTORS.names() if _is_of_all(name, method)]
+
+
+def _is_of_all(name: str, method: str | None) -> bool:
+    try:
+        found: type[Detector] = DETECTORS.get(name)
+        if not _suits(found, method):
+            return False
+        with contextlib.suppress(OptionError):  # it has options without a default
+            create_detector(name)
+    except BaseException as error:  # one broken plug-in must not end the others' evaluation
+        reason = reason_of(own_failure(error))
+        told = reason if isinstance(error, PluginError) else f"the detector {name!r}: {reason}"
+        warnings.warn(f"left out of all: {told}", OODBenchWarning, stacklevel=4)
+        return False
+    return True
 
 
 def _suits(detector: type[Detector], method: str | None) -> bool:

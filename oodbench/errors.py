@@ -15,6 +15,10 @@ class UnknownNameError(OODBenchError, LookupError):
     """A name that is in no registry. The message names the nearest ones."""
 
 
+class PluginError(OODBenchError):
+    """An installed package declares what cannot be used. Names the package and the reason."""
+
+
 class OptionError(OODBenchError, ValueError, TypeError):
     """An option that does not exist, or a value that it cannot take."""
 

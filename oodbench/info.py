@@ -8,7 +8,7 @@ import inspect
 from typing import Any
 
 from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
-from oodbench.errors import OptionError, UnknownNameError
+from oodbench.errors import OptionError, PluginError, UnknownNameError
 from oodbench.registry import BENCHMARKS, DATASETS, DETECTORS, METHODS
 
 
@@ -16,17 +16,25 @@ def describe(name: str) -> str:
     """Everything known under a name, in plain text.
 
     Raises:
+        PluginError: the package that declares it is damaged.
         UnknownNameError: no registry has it; the nearest names are told.
     """
-    parts = []
-    if name in DETECTORS:
-        parts.append(_detector(name, DETECTORS.get(name)))
-    if name in METHODS:
-        parts.append(_method(name, METHODS.get(name)))
-    if name in BENCHMARKS:
-        parts.append(_benchmark(name))
-    if name in DATASETS:
-        parts.append(_dataset(name, DATASETS.get(name)))
+    parts: list[str] = []
+    broken: list[PluginError] = []
+    for registry, tell in (
+        (DETECTORS, lambda: _detector(name, DETECTORS.get(name))),
+        (METHODS, lambda: _method(name, METHODS.get(name))),
+        (BENCHMARKS, lambda: _benchmark(name)),
+        (DATASETS, lambda: _dataset(name, DATASETS.get(name))),
+    ):
+        if name in registry:
+            try:
+                parts.append(tell())
+            except PluginError as error:  # the name may be another thing's too
+                broken.append(error)
+    if broken and not parts:
+        raise broken[0]
+    parts += map(str, broken)
     if not parts:
         known = sorted({n for r in (DETECTORS, METHODS, BENCHMARKS, DATASETS) for n in r.names()})
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

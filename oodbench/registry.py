@@ -8,14 +8,16 @@ is the plug-in ``folder`` called with ``./birds``.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib.util
+import types
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from oodbench.errors import OODBenchError, UnknownNameError
+from oodbench.errors import OODBenchError, PluginError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -26,11 +28,14 @@ class Registry(Generic[T]):
     Args:
         kind: what the things are, in the singular, for messages (``"detector"``).
         group: the entry-point group that installed packages use (``"oodbench.detectors"``).
+        base: where the things are classes, what they derive from (``"oodbench.Detector"``); it is
+            compared by its last name, so that it need not be imported.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, base: str | None = None) -> None:
         self.kind = kind
         self.group = group
+        self.base = base
         self._objects: dict[str, T] = {}
         self._entry_points: dict[str, EntryPoint] | None = None
         self._disputed: dict[str, str] = {}
@@ -38,7 +43,7 @@ class Registry(Generic[T]):
     def _declared(self) -> dict[str, EntryPoint]:
         if self._entry_points is None:
             self._entry_points = {}
-            for point in entry_points(group=self.group):
+            for point in _points(self.group):
                 other = self._entry_points.setdefault(point.name, point)
                 if other.value != point.value:
                     self._disputed[point.name] = f"{other.value} and {point.value}"
@@ -88,26 +93,45 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: no such name; the message suggests the nearest.
-            OODBenchError: two packages declare it, or the one that does cannot be imported.
+            PluginError: two packages declare it, or what the one that does declares cannot be
+                imported, or is something else.
         """
         if name not in self._objects:
             if name not in self._declared():
                 raise UnknownNameError(self._unknown(name))
-            if name in self._disputed:
-                raise OODBenchError(
-                    f"two installed packages declare the {self.kind} {name!r}: "
-                    f"{self._disputed[name]}. Uninstall one, or have it renamed."
-                )
-            point = self._declared()[name]
-            try:
-                thing = point.load()
-            except (ImportError, AttributeError) as error:
-                raise OODBenchError(
-                    f"the {self.kind} {name!r} is declared as {point.value}, which cannot be "
-                    f"imported ({error}). Repair or uninstall the package that declares it."
-                ) from error
-            self._objects.setdefault(name, thing)
+            self._objects.setdefault(name, self._loaded(name))
         return self._objects[name]
+
+    def _loaded(self, name: str) -> T:
+        point = self._declared()[name]
+        if name in self._disputed:
+            raise PluginError(
+                f"two installed packages declare the {self.kind} {name!r}: "
+                f"{self._disputed[name]}. Uninstall one, or have it renamed."
+            )
+        try:
+            thing: T = point.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # importing runs a stranger's code
+            raise self._broken(
+                name, f"cannot be imported ({type(error).__name__}: {error})"
+            ) from error
+        if self.base is not None and not _derives(thing, self.base):
+            raise self._broken(name, f"is no class that derives from {self.base}")
+        if self.base is not None and "name" not in vars(thing):
+            thing.name = name  # type: ignore[attr-defined]  # else it has that of its parent
+        if isinstance(thing, types.ModuleType):
+            raise self._broken(name, "is a module; an entry point names MODULE:THING")
+        return thing
+
+    def _broken(self, name: str, what: str) -> PluginError:
+        point = self._declared()[name]
+        package = f" of the package {point.dist.name} {point.dist.version}" if point.dist else ""
+        return PluginError(
+            f"the {self.kind} {name!r}{package} is declared as {point.value!r}, which {what}. "
+            "Repair or uninstall the package that declares it."
+        )
 
     def resolve(self, name: str) -> Any:
         """Like :meth:`get`, but ``name:argument`` calls the registered factory with it."""
@@ -145,7 +169,9 @@ class Registry(Generic[T]):
             if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
                 return ""
             tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        except Exception:  # finding a module runs its parent packages, which may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # finding a module runs its parent packages, which may do anything
             return ""
         for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
@@ -153,13 +179,32 @@ class Registry(Generic[T]):
         return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
+def _points(group: str) -> list[EntryPoint]:
+    """Entry points of a group, of each package whose declarations can be read."""
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # a line that is none in one package's file; the others' are to be found
+        found: list[EntryPoint] = []
+        for distribution in distributions():
+            with contextlib.suppress(Exception):
+                found += [point for point in distribution.entry_points if point.group == group]
+        return list({(point.name, point.value): point for point in found}.values())
+
+
+def _derives(thing: object, base: str) -> bool:
+    name = base.rpartition(".")[2]
+    return isinstance(thing, type) and any(
+        one.__name__ == name and one.__module__.startswith("oodbench.") for one in thing.__mro__
+    )
+
+
 def _origin(thing: object) -> str:
     owner = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{getattr(owner, '__module__', '?')}.{getattr(owner, '__qualname__', '?')}"
 
 
-DETECTORS: Registry[Any] = Registry("detector", "oodbench.detectors")
-METHODS: Registry[Any] = Registry("method", "oodbench.methods")
+DETECTORS: Registry[Any] = Registry("detector", "oodbench.detectors", "oodbench.Detector")
+METHODS: Registry[Any] = Registry("method", "oodbench.methods", "oodbench.Method")
 BENCHMARKS: Registry[Any] = Registry("benchmark", "oodbench.benchmarks")
 DATASETS: Registry[Any] = Registry("dataset", "oodbench.datasets")
 BACKBONES: Registry[Any] = Registry("backbone", "oodbench.backbones")
