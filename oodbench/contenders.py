@@ -546,7 +546,8 @@ def _is_of_all(name: str, method: str | None) -> bool:
     except BaseException as error:  # one broken plug-in must not end the others' evaluation
         reason = reason_of(own_failure(error))
         told = reason if isinstance(error, PluginError) else f"the detector {name!r}: {reason}"
-        warnings.warn(f"left out of all: {told}", OODBenchWarning, stacklevel=4)
+        # of this line, so that Python tells it once however often it is asked
+        warnings.warn(f"left out of all: {told}", OODBenchWarning, stacklevel=1)
         return False
     return True
 
