@@ -27,7 +27,8 @@ def plain(text: str, encoding: str) -> str:
 
 def _plain(character: str, encoding: str) -> str:
     with contextlib.suppress(UnicodeEncodeError):
-        return character.encode(encoding) and character
+        character.encode(encoding)
+        return character
     if ord(character) in _BOX:
         return "|" if character in _UPRIGHT else "-" if character in "─━═" else "+"
     near = _PLAIN.get(character) or unicodedata.normalize("NFKD", character)
