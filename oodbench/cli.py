@@ -17,6 +17,7 @@ import typer
 from oodbench import signals, terminal
 from oodbench.errors import OODBenchError, OODBenchWarning
 from oodbench.names import split_names
+from oodbench.plain import visible
 from oodbench.workers import worker_failure
 
 if TYPE_CHECKING:
@@ -477,7 +478,7 @@ def _list(kind: str) -> Callable[[], None]:
         names = getattr(registry, kind.upper())
         width = max((len(name) for name in names.names()), default=0)
         for name in names.names():
-            typer.echo(f"{name:{width}}  {names.summary(name)}".rstrip())
+            typer.echo(visible(f"{name:{width}}  {names.summary(name)}".rstrip()))
 
     command.__doc__ = f"Names of all {kind}, one a line."
     return command
@@ -494,7 +495,7 @@ def info(
     """Paper, formula, needs, options with defaults, published figures, BibTeX."""
     from oodbench.info import describe
 
-    typer.echo(describe(name))
+    typer.echo(visible(describe(name), keep="\n"))
 
 
 @data_app.command("status")

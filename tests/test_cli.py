@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 import oodbench
 from oodbench import cli, files
 from oodbench.backbones import HeadedBackbone, create_backbone
+from oodbench.plain import visible
 from oodbench.results import COLUMNS, ResultStore
 
 from .conftest import write_images
@@ -183,6 +184,27 @@ def test_list(run: CLI, kind: str) -> None:
     assert [line.split()[0] for line in lines] == names
     if kind in ("detectors", "methods", "benchmarks"):
         assert all(len(line.split()) > 2 for line in lines), "each name with what it is"
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "\x1b]0;owned\x07", "a\u202eb", "m\u200bsp\x08"])
+def test_what_plug_ins_say_of_themselves_moves_no_cursor(text: str, run: CLI) -> None:
+    from oodbench.registry import DETECTORS
+
+    class Theirs(oodbench.Detector):
+        paper: ClassVar = oodbench.Paper(text, text, text, 2026, text, text)
+
+    Theirs.__doc__ = f"Does {text}.\n\nAt length, {text}."
+    oodbench.register_detector("theirs")(Theirs)
+    try:
+        for words in (("list", "detectors"), ("info", "theirs")):
+            ended = run(*words)
+            assert ended.status == 0
+            assert text not in ended.out
+            assert visible(text) in ended.out
+            assert not {"\x1b", "\x07", "\x08", "\u202e", "\u200b"} & set(ended.out)
+            assert ended.out.count("\n") > 3
+    finally:
+        DETECTORS.unregister("theirs")
 
 
 def test_list_shows_what_a_decorator_registered(run: CLI) -> None:
