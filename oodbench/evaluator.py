@@ -251,7 +251,8 @@ class Evaluator:
         with noting(self._warn):
             for seen in tested:
                 _ = seen.outputs
-        told = self._doubts(contender, tested[0], detectors)
+        doubts_of = partial(self._doubts, contender, tested[0])
+        told = doubts_of(detectors)
         shared = self._provenance(
             contender,
             subject,
@@ -261,13 +262,17 @@ class Evaluator:
         )
         separable = self._separability([seen.outputs for seen in tested])
         results = Results([], dict(self.missing), list(self.warnings))
-        for text in (*subject.notes, *told):
+        for text in subject.notes:
+            self._note(results, text)
+        common = list(results.warnings)
+        for text in told:
             self._note(results, text)
         for detector in track(detectors, self.hardware.progress):
             split = getattr(detector, "fit_split", "train")
             began = time.perf_counter()
+            own: list[str] = []
             try:
-                with noting(partial(self._note, results)):
+                with noting(own.append):
                     if learns(detector):
                         subject.fit(detector, fitting[split])
                     scores = [subject.scores(detector, seen) for seen in tested]
@@ -277,6 +282,10 @@ class Evaluator:
                 results.failures[detector.label] = reason_of(failure)
                 continue
             shared["seconds"] = round(time.perf_counter() - began, 3)
+            for text in own:
+                self._note(results, text)
+            notes = dict.fromkeys((*common, *doubts_of([detector]), *own))
+            shared["notes"] = list(notes) or None
             results.rows += self._rows(detector, scores[0], scores[1:], shared, separable)
             self._draw(results, subject, tested, detector, scores)
         return results

@@ -175,18 +175,31 @@ def _name(row: Row) -> str:
     name = row["detector"]
     if row.get("modality"):
         name += f" ({row['modality']})"
-    return f"{name} †" if row.get("tuned") else name
+    marks = [mark for mark, field in (("†", "tuned"), ("‡", "notes")) if row.get(field)]
+    return " ".join([name, *marks])
 
 
 def _footnote(entries: Sequence[Entry]) -> list[str]:
+    lines: list[str] = []
     sets = {name for entry in entries for name in (entry.first.get("tuned") or {}).get("ood", ())}
-    if not sets:
-        return []
-    return [
-        "† Settings chosen with `--tune` on the ID validation split and validation OOD sets "
-        f"({markdown(', '.join(sorted(sets)))}), never on a test set; all others are as given.",
-        "",
-    ]
+    if sets:
+        lines += [
+            "† Settings chosen with `--tune` on the ID validation split and validation OOD sets "
+            f"({markdown(', '.join(sorted(sets)))}), never on a test set; all others are as given.",
+            "",
+        ]
+    notes: dict[str, list[str]] = {}
+    for entry in entries:
+        for row in entry.rows.values():
+            for note in row.get("notes") or ():
+                notes.setdefault(note, []).append(row["detector"])
+    if notes:
+        lines += ["‡ What a reader of these rows has to know:", ""]
+        for note, detectors in notes.items():
+            names = ", ".join(dict.fromkeys(detectors))
+            lines.append(f"- {markdown(names)}: {markdown(note)}")
+        lines.append("")
+    return lines
 
 
 def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:

@@ -101,6 +101,7 @@ _KINDS: dict[str, _Kind] = {
     "ood_sets": ("a list of names", False, _is_names),
     "created": ("a time in ISO 8601", False, _is_time),
     "threads": ("a whole number of 1 or more, or null", True, lambda value: is_whole(value, 1)),
+    "notes": ("a list of sentences, or null", True, _is_names),
     "tuned": ("what was chosen on, or null", True, _is_choice),
 }
 

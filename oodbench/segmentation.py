@@ -592,6 +592,7 @@ class SegmentationEvaluator(Evaluator):
             self.count(len(ood.samples))
         for i, detector in alive.items():
             shared["seconds"] = round(seconds[i], 3)
+            shared["notes"] = list(results.warnings) or None
             measured = [
                 self._measured(ood.samples.name, streams[i])
                 for ood, streams in zip(self.ood, counted, strict=True)

@@ -144,6 +144,25 @@ def test_a_detector_of_another_method(name: str) -> None:
     assert evaluated(network(6), name, method=method).warnings == []
 
 
+def test_rows_and_pages_carry_what_was_said(run: CLI, tmp_path: Path) -> None:
+    results = evaluated(network(7), "palm", "mahalanobis", "msp", leaderboards="leaderboards")
+    notes = {row["detector"]: row["notes"] for row in results}
+    assert "designed for networks of the method palm" in notes["palm"][-1]
+    assert notes["mahalanobis"] is None
+    (said,) = notes["msp"]
+    assert "7 outputs for 6 ID classes" in said
+    assert "palm" not in said
+    ran = run("leaderboard", "--id", "digits")
+    assert ran.status == 0, ran.both
+    page = Path("leaderboards/digits.md").read_text(encoding="utf-8")
+    assert "| msp ‡ |" in page
+    assert "| mahalanobis |" in page
+    assert page.count("- msp: the ") == 1
+    store = Path("leaderboards/results/digits.jsonl")
+    store.write_text(store.read_text().replace("7 outputs for 6", "6 outputs for 6"))
+    assert "row_id" in run("leaderboard", "--id", "digits").err
+
+
 def test_a_detector_of_another_method_on_a_checkpoint(run: CLI, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(HeadedBackbone(create_backbone("digits-cnn", 1), 6).state_dict(), path)
