@@ -98,7 +98,7 @@ def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
         if not shapes:
             raise MissingOutputError(
                 f"{who} needs a network with feature maps [C, H, W]; none of its layers gives one. "
-                "Name its layers (--set layers=…), or choose another detector."
+                "Name its layers (its option `layers`), or choose another detector."
             )
         names = list(shapes)
         before = [name for name in names if shapes[name] != shapes[names[-1]]]

@@ -214,7 +214,7 @@ class GODIN(Detector):
         if name not in found:
             raise MissingOutputError(
                 f"godin needs {name}, but this network gives only {', '.join(found)}. It scores a "
-                "network trained with --method godin."
+                'network trained with `method="godin"`.'
             )
         return found[name].amax(dim=1) if self.score_func == "h" else found[name]
 

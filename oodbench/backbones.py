@@ -208,7 +208,7 @@ def create_backbone(
     except (OSError, RuntimeError) as error:
         raise OODBenchError(
             f"timm could not make {name!r} ({error}). "
-            "If it tried to download weights, give a local file with --checkpoint."
+            "If it tried to download weights, give a local file with `checkpoint`."
         ) from error
     made.num_features = feature_width(made)  # type: ignore[assignment]
     return made

@@ -181,17 +181,17 @@ class Benchmark:
                 group, bare = "", name
             elif group not in GROUPS:
                 known = ", ".join(map(repr, GROUPS))
-                raise OptionError(f"--ood {name}: the group is one of {known}, not {group!r}.")
+                raise OptionError(f"`ood={name}`: the group is one of {known}, not {group!r}.")
             found = own.get(bare) or OODSet(
                 resolve_dataset(bare, known=list(own)), self.group_of_others
             )
             if group:
                 found = replace(found, group=cast(Group, group))
             if found.spec.name in chosen:
-                raise OptionError(f"--ood names {found.spec.name!r} twice.")
+                raise OptionError(f"`ood` names {found.spec.name!r} twice.")
             chosen[found.spec.name] = found
         if not chosen:
-            raise OptionError("--ood names no dataset.")
+            raise OptionError("`ood` names no dataset.")
         return tuple(chosen.values())
 
     def is_complete(self, group: Group, names: Sequence[str]) -> bool:
@@ -299,7 +299,7 @@ def get_benchmark(
         return _agreeing(_resolved(benchmark), id, task)
     if id is None:
         raise OptionError(
-            "name an ID set (--id cifar10) or a benchmark (--benchmark cifar100/palm)."
+            'name an ID set (`id="cifar10"`) or a benchmark (`benchmark="cifar100/palm"`).'
         )
     is_default = task in (None, "classification") or id.endswith(f"/{task}")
     return _agreeing(_resolved(id if is_default else f"{id}/{task}"), None, task)

@@ -16,6 +16,7 @@ import typer
 
 from oodbench import signals, terminal
 from oodbench.errors import OODBenchError, OODBenchWarning
+from oodbench.flags import as_flags
 from oodbench.names import split_names
 from oodbench.plain import visible
 from oodbench.workers import worker_failure
@@ -618,7 +619,7 @@ def _pairs(values: list[str], option: str) -> list[tuple[str, str]]:
 
 def _leave_if_failed(failures: dict[str, str]) -> None:
     for name, reason in failures.items():
-        told = " ".join(reason.split())
+        told = " ".join(as_flags(reason).split())
         told = told if told.startswith(f"{name}: ") else f"{name}: {told}"
         typer.echo(terminal.printable(f"failed: {told}"), err=True)
     if failures:
@@ -819,7 +820,8 @@ def _show(results: Results, task: str) -> None:
 
 
 def _say_error(message: str) -> None:
-    typer.echo(terminal.printable(f"error: {' '.join(message.split())}"), err=True)
+    told = " ".join(as_flags(message).split())
+    typer.echo(terminal.printable(f"error: {told}"), err=True)
 
 
 # of typer's own copy of click, or of the installed one: which of them is up to typer's version

@@ -53,7 +53,7 @@ def compare(
         Exception: no network could be evaluated; what the first one raised.
     """
     if not backbones or len(set(backbones)) < len(backbones):
-        raise OptionError("name the networks to compare, each once: --backbone NAME,NAME.")
+        raise OptionError("name the networks to compare, each once: `backbone=NAME,NAME`.")
     chosen = get_benchmark(id, benchmark, options.pop("task", None))
     method = method or standard_method(chosen)
     made = create_detectors(detectors, method, chosen)

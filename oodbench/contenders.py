@@ -321,7 +321,7 @@ class Networks:
             raise OptionError(
                 f"{frozen[0]} takes a network with the preprocessing that it was trained in, which "
                 "preprocess, mean and std cannot change. Leave them out; another size of the "
-                "images: --recipe-set input_size=N."
+                "images: `recipe_options` input_size=N."
             )
         with noting(warn or (lambda text: report(f"warning: {text}"))):
             runs = [
@@ -385,7 +385,7 @@ class Networks:
                     "for. Give the network itself in Python: oodbench.evaluate(model, ...)."
                 )
             if self.backbone is None or self.checkpoint is None:
-                raise OptionError("a checkpoint needs the network's name: --backbone resnet20.")
+                raise OptionError('a checkpoint needs the network\'s name: `backbone="resnet20"`.')
             model, metadata = load_classifier(
                 self.backbone, self.checkpoint, classes, shape.channels
             )

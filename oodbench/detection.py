@@ -159,7 +159,7 @@ class BoxNetwork(nn.Module):
         if not said["logits"].isfinite().all():  # NaN would pass for boxes of no confidence
             raise BadScoresError(
                 "the network gives logits that are NaN or infinite. Has its training diverged? "
-                "Train again with a smaller learning rate (--lr)."
+                "Train again with a smaller learning rate (`lr`)."
             )
         corners = roi.box_coder.decode(deltas.float(), proposals)  # [R, 1 + C, 4]
         confidence = said["logits"].float().softmax(dim=1)[:, 1:]
@@ -531,7 +531,7 @@ class DetectionSubject(Subject):
             raise DataError(
                 f"the network predicts no box with a confidence of {self.confidence} or more on "
                 f"the {len(samples)} images of {samples.name}: there is nothing to score. Train it "
-                "longer, or leave the set out with --ood."
+                "longer, or leave the set out with `ood`."
             )
         if self.class_names:
             note = more_classes(boxes.logits.shape[1], self.class_names, "the ID set")

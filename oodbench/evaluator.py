@@ -118,7 +118,7 @@ class Evaluator:
         chosen = benchmark.choose(ood)
         if not chosen:
             raise OptionError(
-                f"benchmark {benchmark.name} has no OOD sets of its own; name some: --ood mnist."
+                f'benchmark {benchmark.name} has no OOD sets of its own; name some: `ood="mnist"`.'
             )
         for choice in chosen:
             if choice.spec.name in GROUPS:

@@ -158,7 +158,7 @@ class _Extraction(pl.LightningModule):
                 raise BadScoresError(
                     f"the network gives {name} that are NaN or infinite on {self.who} (first at "
                     f"index {int(rows[bad])}). Has its training diverged? Train again with a "
-                    "smaller learning rate (--lr), or check the checkpoint."
+                    "smaller learning rate (`lr`), or check the checkpoint."
                 )
         head, notes = checked_head(network, outputs)
         self.store.write(rows.cpu().numpy(), outputs, kept_head(head), notes)
@@ -367,7 +367,7 @@ class _Job:
             if unshared is not None and trainer.world_size > 1:
                 raise OODBenchError(
                     f"several processes cannot share outputs that are not cached. {unshared} "
-                    "Or run in one process (--devices 1)."
+                    'Or run in one process (`devices="1"`).'
                 )
             trainer.predict(run, loader, return_predictions=False)
         return run.count

@@ -134,7 +134,7 @@ def write(benchmark: Benchmark, folder: str | Path) -> Path:
         OODBenchError: a stored line that is no row.
     """
     root = files.writable_dir(
-        files.user_path(folder), "Choose a folder that you may write with --leaderboards."
+        files.user_path(folder), "Choose a folder that you may write with `leaderboards`."
     )
     path = root / f"{page_name(benchmark.name)}.md"
     stored = ResultStore(root).rows(benchmark.name)

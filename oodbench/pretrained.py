@@ -164,7 +164,7 @@ class PretrainedEncoder(nn.Module):
             raise OptionError(
                 f"{self.name} takes images of {size} x {size} pixels, not {height} x {width}. "
                 "Leave the preprocessing to it, or have it made for another size: "
-                f"--recipe-set input_size={width}."
+                f"`recipe_options` input_size={width}."
             )
         try:
             return self._outputs(images)
@@ -295,9 +295,10 @@ def _own(
         raise OptionError(f"{name} brings no preprocessing of its own: give it one.")
     if checkpoint is None or preprocess is None:
         raise OptionError(
-            f"{name!r} is not pre-trained. Name a network of timm's (--backbone "
-            "vit_small_patch14_dinov2.lvd142m; timm.list_pretrained() has them all) or of "
-            f"{', '.join(PACKAGED)}, or give its weights: --checkpoint FILE."
+            f"{name!r} is not pre-trained. Name a network of timm's "
+            '(`backbone="vit_small_patch14_dinov2.lvd142m"`; '
+            "timm.list_pretrained() has them all) or of "
+            f"{', '.join(PACKAGED)}, or give its weights: `checkpoint=FILE`."
         )
     model = create_backbone(name, preprocess.channels)
     metadata = _load(model, name, checkpoint)
@@ -341,7 +342,7 @@ def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> A
 
     if pretrained and not timm.is_model_pretrained(architecture):
         raise OODBenchError(
-            f"timm has no weights of {name}. Give a file that has them: --checkpoint FILE."
+            f"timm has no weights of {name}. Give a file that has them: `checkpoint=FILE`."
         )
 
     def create(pretrained: bool) -> Any:
@@ -370,11 +371,11 @@ def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> A
     except Exception as error:  # what a hub client raises is no one's to list
         packaged = [key for key in PACKAGED if key.startswith(f"{architecture.partition('.')[0]}.")]
         instead = (
-            f", or use --backbone {packaged[0]}, whose weights need no hub" if packaged else ""
+            f", or use `backbone={packaged[0]}`, whose weights need no hub" if packaged else ""
         )
         raise OODBenchError(
             f"the weights of {name} cannot be fetched from the hub ({_line(error)}). Fetch them "
-            f"where it can be reached and give the file: --checkpoint FILE (safetensors or .pt)"
+            f"where it can be reached and give the file: `checkpoint=FILE` (safetensors or .pt)"
             f"{instead}."
         ) from error
 
@@ -531,6 +532,6 @@ def _unfit(name: str, checkpoint: str | Path, reason: str) -> CheckpointError:
     tables = ", ".join(table.name for table in TABLES)
     return CheckpointError(
         f"the names in {checkpoint} match no table for {name} ({reason}). Is it of another "
-        f"architecture (--backbone)? Known are timm's own names and those of {tables}; rename "
+        f"architecture (`backbone`)? Known are timm's own names and those of {tables}; rename "
         "others to timm's."
     )

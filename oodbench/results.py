@@ -181,7 +181,7 @@ class Results:
         return json.dumps(value, indent=1, allow_nan=False)
 
 
-_HINT = "Choose a folder that you may write with --leaderboards."
+_HINT = "Choose a folder that you may write with `leaderboards`."
 
 
 class ResultStore:

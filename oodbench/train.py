@@ -369,7 +369,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
         if size % trainer.world_size:
             raise OODBenchError(
                 f"the batch of {size} samples cannot be shared by {trainer.world_size} processes; "
-                "choose a --batch-size that is a multiple of that."
+                "choose a `batch_size` that is a multiple of that."
             )
         workers = hardware.workers
         if workers is None:  # augmentation keeps a core busy even where no image is read from disk
@@ -468,7 +468,7 @@ class _EveryEpoch(pl.Callback):
         if self.loss is not None and not self.loss.isfinite():
             raise OODBenchError(
                 f"training diverged: the loss is {self.loss.item()} in epoch "
-                f"{trainer.current_epoch}. Try a smaller learning rate (--lr), or full precision."
+                f"{trainer.current_epoch}. Try a smaller learning rate (`lr`), or full precision."
             )
 
     def _log(self, figures: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from oodbench.errors import WorkerError
 from oodbench.signals import Interrupted
 
-ALONE = "read images in the main process (workers=0, on the command line --workers 0)"
+ALONE = "read images in the main process (`workers=0`)"
 _SENT = {"Terminated": "SIGTERM", "Hangup": "SIGHUP", "Interrupt": "SIGINT"}
 """Signals as DataLoader names them that are sent to all processes of a command at once."""
 

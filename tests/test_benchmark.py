@@ -194,7 +194,7 @@ def test_get_benchmark() -> None:
     assert get_benchmark(benchmark="cifar100/palm").id.name == "cifar100"
     with pytest.raises(OptionError, match=r"'cifar100', not 'cifar10'"):
         get_benchmark("cifar10", "cifar100/palm")
-    with pytest.raises(OptionError, match="--id"):
+    with pytest.raises(OptionError, match=r'`id="cifar10"`'):
         get_benchmark()
     with pytest.raises(UnknownNameError, match="'cifar100/palm'"):
         get_benchmark(benchmark="cifar100/plam")

@@ -471,7 +471,7 @@ def test_godin_under_any_gradient_mode(mode: Callable[[], Any]) -> None:
 def test_godin_names_the_network_that_it_needs() -> None:
     method = untrained(LogitNorm, LogitNormRecipe())
     for detector in (GODIN(), GODIN(noise=0.0), GODIN(score_func="g")):
-        with pytest.raises(MissingOutputError, match="--method godin"):
+        with pytest.raises(MissingOutputError, match='`method="godin"`'):
             detector.score_batch(method, batch()[0][:, 0])
 
 

@@ -310,7 +310,7 @@ def test_an_unknown_name(name: str, told: str) -> None:
 
 
 def test_own_networks_need_a_checkpoint_and_take_its_statistics(weights: Path) -> None:
-    with pytest.raises(OptionError, match=r"'resnet20' is not pre-trained.*--checkpoint FILE"):
+    with pytest.raises(OptionError, match=r"'resnet20' is not pre-trained.*`checkpoint=FILE`"):
         create_pretrained("resnet20", preprocess=PLAIN)
     path = SHARED / "models" / "cifar10_resnet20.safetensors"
     if not path.is_file():
@@ -329,7 +329,7 @@ def test_own_networks_need_a_checkpoint_and_take_its_statistics(weights: Path) -
 def test_no_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OODBenchError, match=rf"{name}.*--checkpoint FILE") as caught:
+    with pytest.raises(OODBenchError, match=rf"{name}.*`checkpoint=FILE`") as caught:
         create_pretrained(name)  # the last has no weights anywhere
     message = str(caught.value)
     assert "\n" not in message

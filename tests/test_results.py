@@ -282,7 +282,7 @@ def test_no_ood_set_at_all() -> None:
     nothing = dataclasses.replace(TOY, near=(absent("tin"),), far=(absent("svhn"),))
     with pytest.raises(MissingDataError, match=r"/data/tin.*/data/svhn"):
         evaluate(nothing)
-    with pytest.raises(OptionError, match="--ood"):
+    with pytest.raises(OptionError, match="`ood`"):
         evaluate(dataclasses.replace(TOY, near=(), far=()))
 
 
@@ -609,7 +609,7 @@ def test_a_half_written_line_is_not_read_and_goes(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="--leaderboards"):
+    with pytest.raises(StorageError, match="`leaderboards`"):
         ResultStore(tmp_path / "file").append([row(0)])
 
 

@@ -466,7 +466,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     run = interrupted(*tiny())
     target = tmp_path / "executed"
     (run.folder / "last.ckpt").write_bytes(pickle.dumps(_Payload(target)))
-    with pytest.raises(OODBenchError, match=r"last\.ckpt.*--retrain"):
+    with pytest.raises(OODBenchError, match=r"last\.ckpt.*`retrain`"):
         train(run, CPU)
     assert not target.exists()
     train(run, CPU, retrain=True)
@@ -476,7 +476,7 @@ def test_a_damaged_checkpoint_says_what_to_do() -> None:
     run = interrupted(*tiny())
     checkpoint = run.folder / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(OODBenchError, match=r"last\.ckpt.*--retrain"):
+    with pytest.raises(OODBenchError, match=r"last\.ckpt.*`retrain`"):
         train(run, CPU)
 
 
@@ -544,7 +544,7 @@ def test_logs_of_a_resumed_run_are_whole(new_cache: Callable[[], None]) -> None:
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_divergence_is_an_error_and_leaves_no_weights(epochs: int) -> None:
     run = short(tiny()[0], epochs=epochs, lr=1e30, warmup_epochs=0)
-    with pytest.raises(OODBenchError, match=r"diverged.*--lr"):
+    with pytest.raises(OODBenchError, match=r"diverged.*`lr`"):
         train(run, CPU)
     assert not run.weights.exists()
 
@@ -569,7 +569,7 @@ def test_divergence_late_in_a_long_epoch(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_batch_that_processes_cannot_share() -> None:
     run = short(tiny()[0], batch_size=15)
     two = Hardware(accelerator="cpu", devices="2", strategy="ddp")
-    with pytest.raises(OODBenchError, match=r"15 .*2 processes.*--batch-size"):
+    with pytest.raises(OODBenchError, match=r"15 .*2 processes.*`batch_size`"):
         train(run, two)
     assert not run.weights.exists()
 

@@ -91,7 +91,7 @@ def test_a_sentence_names_workers(failure: Callable[[], None], told: str) -> Non
     with pytest.raises(WorkerError, match=told) as raised:
         extract(model, failing(failure), PREPROCESS, hardware=hardware)
     assert "workers=0" in str(raised.value)
-    assert "--workers 0" in str(raised.value)
+    assert "`workers=0`" in str(raised.value)
     assert len(str(raised.value)) < 300
     assert raised.value.__suppress_context__
 
