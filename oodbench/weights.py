@@ -77,7 +77,7 @@ def read_weights(path: Path, run: str) -> tuple[dict[str, Tensor], dict[str, str
 def _refused(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"cannot use the trained weights {path}: {why}. They were left as they are; train again "
-        "with retrain (--retrain), which replaces them."
+        "with `retrain`, which replaces them."
     )
 
 
@@ -142,7 +142,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
 def _not_whole(path: Any, why: str) -> CheckpointError:
     return CheckpointError(
         f"cannot read the checkpoint {path} of a run that was interrupted: it is damaged, "
-        f"or no checkpoint of this run ({why}). Start again with --retrain."
+        f"or no checkpoint of this run ({why}). Start again with `retrain`."
     )
 
 
