@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
+from oodbench.plain import visible
+
 _PLAIN = {"–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": ".", "•": "*", "±": "+-"}  # noqa: RUF001
 _BOX = range(0x2500, 0x2580)
 _UPRIGHT = "│┃║"
@@ -36,24 +38,8 @@ def _plain(character: str, encoding: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text without what would move a terminal's cursor, colour or turn what stands there."""
-    return "".join(ascii(c)[1:-1] if _moves(c) else c for c in text)
-
-
-def _moves(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    if unicodedata.category(character) in (
-        "Cc",
-        "Cs",
-        "Zl",
-        "Zp",
-    ):  # controls, halves, ends of lines
-        return True
-    return unicodedata.bidirectional(character) in _TURNS
-
-
-_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    """A text without what would move a terminal's cursor, colour, turn or hide what stands there."""
+    return visible(text, keep="\n\t")
 
 
 class Printed(io.TextIOBase):

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from oodbench import Benchmark, DatasetSpec, Preprocess, leaderboard
 from oodbench.plain import code, markdown, visible
 from oodbench.samples import ImageArrays, Samples
+from oodbench.terminal import printable
 
 from .conftest import REPOSITORY
 from .problems import stored_row
@@ -138,6 +139,15 @@ def test_code() -> None:
 def test_what_stays_may_be_told() -> None:
     assert visible("one\ntwo\x1b", keep="\n") == "one\ntwo\\x1b"
     assert visible("\x1b\u202e\U000e0041\r") == "\\x1b\\u202e\\U000e0041\\r"
+
+
+@pytest.mark.parametrize("payload", [n for n, t in PAYLOADS.items() if visible(t, "\n") != t])
+def test_a_terminal_is_shown_the_same(payload: str) -> None:
+    text = PAYLOADS[payload]
+    shown = printable(text)
+    assert shown == visible(text, keep="\n\t")
+    shown.encode("utf-8")
+    assert shown.isprintable() or "\n" in shown
 
 
 def test_committed_pages_do_not_move() -> None:
