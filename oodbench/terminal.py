@@ -38,7 +38,7 @@ def _plain(character: str, encoding: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text without what would move a terminal's cursor, colour, turn or hide what stands there."""
+    """A text without what would move a cursor, or colour, turn or hide what stands there."""
     return visible(text, keep="\n\t")
 
 
