@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -226,8 +227,9 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
     ]
     figure.legend(handles=legend, loc="outside right upper", fontsize=8, frameon=False)
     path = files.user_path(path)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    files.write_bytes(path, buffer.getvalue())
     return path
 
 

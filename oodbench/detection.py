@@ -11,6 +11,7 @@ Metrics and their intervals count boxes, as if boxes of one image were independe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import warnings
@@ -31,13 +32,15 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.boxes import remove_small_boxes
 
-from oodbench import files, probe, single_stage
+from oodbench import files, leftovers, probe, single_stage
 from oodbench.contenders import Contender, Seen, Subject
 from oodbench.description import describe
 from oodbench.detector import Detector
+from oodbench.digests import read_arrays, write_arrays
 from oodbench.errors import BadScoresError, DataError, OODBenchWarning, OptionError
 from oodbench.fingerprint import cache_key, unknown
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
+from oodbench.locks import alone
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs
@@ -46,6 +49,7 @@ from oodbench.registry import register_backbone
 from oodbench.samples import BoxedSamples, Boxes, Samples, Subset
 from oodbench.segmentation import more_classes
 from oodbench.single_stage import LEAST
+from oodbench.store import discard, stored
 from oodbench.transforms import Preprocess, Transform, in_mode, to_tensor
 
 VERSION = 2
@@ -511,22 +515,23 @@ class DetectionSubject(Subject):
         if folder is None:
             warnings.warn(unknown(self.network) or "", OODBenchWarning, stacklevel=2)
         boxes = None if folder is None else self._stored(folder, samples)
-        if boxes is None:
-            boxes, every = self._detect(samples)
-            self._tables[samples.fingerprint] = every
-            if self.on_forward is not None:
-                self.on_forward(len(samples))
-            if folder is not None and is_first_process(self.hardware):
-                files.writable_cache()
-                with files.replacing(_table_of(folder)) as part, part.open("wb") as handle:
-                    np.savez(handle, **cast(Any, every))
-                try:
-                    boxes.save(folder)
-                except OSError:  # another evaluation was quicker, with the same content
-                    if not folder.is_dir():
-                        raise
-                if probe.varies(self.network):
-                    (folder / probe.VARIES).touch()
+        with contextlib.ExitStack() as held:
+            mine = folder if is_first_process(self.hardware) else None
+            if boxes is None and mine is not None:
+                lock = files.writable_cache() / "locks" / f"{mine.name}.lock"
+                held.enter_context(alone(lock, f"the boxes on {samples.name}"))
+                boxes = self._stored(mine, samples, mend=True)  # somebody may have been quicker
+            if boxes is None:
+                boxes, every = self._detect(samples)
+                self._tables[samples.fingerprint] = every
+                if self.on_forward is not None:
+                    self.on_forward(len(samples))
+                if mine is not None:
+                    leftovers.remove(mine)
+                    write_arrays(_table_of(mine), every)
+                    boxes.save(mine, key=mine.name)
+                    if probe.varies(self.network):
+                        (mine / probe.VARIES).touch()
         if len(boxes) == 0:
             raise DataError(
                 f"the network predicts no box with a confidence of {self.confidence} or more on "
@@ -538,14 +543,19 @@ class DetectionSubject(Subject):
             self.notes += [] if note is None or note in self.notes else [note]
         return boxes
 
-    def _stored(self, folder: Path, samples: Samples) -> Outputs | None:
-        """What the cache has, if a network with a user's code says the same today; else it goes."""
-        table = _table_of(folder)
-        if not (folder / "outputs.json").is_file() or not table.is_file():
+    def _stored(self, folder: Path, samples: Samples, mend: bool = False) -> Outputs | None:
+        """What the cache has, if a network with a user's code says the same today; else it goes.
+
+        What is damaged counts as nothing; with ``mend`` it is removed, too, and that is said.
+        """
+        boxes, damage = stored(folder, folder.name)
+        every = read_arrays(_table_of(folder))
+        if boxes is not None and (every is None or not set(_TABLE) <= set(every)):
+            boxes, damage = None, f"{_table_of(folder).name} is missing or damaged"
+        if damage is not None and mend:
+            discard(folder, damage)
+        if boxes is None or every is None:
             return None
-        boxes = Outputs.load(folder)
-        with np.load(table, allow_pickle=False) as stored:
-            every = {name: stored[name] for name in _TABLE}
         if describe(self.network).is_users:
             if (folder / probe.VARIES).exists():
                 probe.note_varying(self.network)

@@ -82,8 +82,7 @@ def save_picture(picture: Image.Image, path: Path) -> Path:
             break
         content = _encoded(picture, "JPEG", quality=quality)
         path = path.with_suffix(".jpg")
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(content)
+    files.write_bytes(path, content)
     path.with_suffix(".jpg" if path.suffix == ".png" else ".png").unlink(missing_ok=True)
     return path
 

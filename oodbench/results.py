@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodbench import files, rowcheck
+from oodbench import disk, files, rowcheck
 from oodbench.errors import OODBenchError, StorageError
 from oodbench.registry import BENCHMARKS
 
@@ -237,13 +237,15 @@ class ResultStore:
             try:
                 with files.locked(path):
                     written += self._append(path, group)
+            except StorageError:
+                raise
             except OSError as error:
                 raise StorageError(f"cannot append to {path} ({error.strerror}).") from error
         return written
 
     @staticmethod
     def _append(path: Path, rows: Sequence[Row]) -> int:
-        with path.open("r+b") as handle:
+        with path.open("r+b", buffering=0) as handle:
             content = handle.read()
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
@@ -251,11 +253,17 @@ class ResultStore:
             known = {row["row_id"] for row in _parse(content[:whole], path)}
             new = {row["row_id"]: row for row in rows if row["row_id"] not in known}
             lines = [json.dumps(row, allow_nan=False) + "\n" for row in new.values()]
+            added = "".join(lines).encode()
             handle.seek(whole)
-            # one write: a reader or a kill sees it from a line's start to a line's end
-            handle.write("".join(lines).encode())
-            handle.flush()
-            os.fsync(handle.fileno())
+            try:
+                # one write: a reader or a kill sees it from a line's start to a line's end
+                with disk.telling(path, len(added)):
+                    disk.write_all(handle, added)
+                    disk.flush(handle)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    handle.truncate(whole)
+                raise
         return len(lines)
 
     def rows(self, benchmark: str) -> list[Row]:

@@ -111,7 +111,7 @@ class Store:
         if self.folder.exists() and _size(self.folder, self.n) is None:
             leftovers.remove(self.folder)
         kind = _kind(self.folder / "done.npy")
-        if kind is not None and kind[0] != (self.shards,):
+        if kind is not None and kind[:2] != ((self.shards,), np.dtype(np.uint64)):
             leftovers.remove(self.folder / "done.npy")
         settings = {"layout": LAYOUT, "rows": self.n, "size": self.size}
         files.write_json(self.folder / "shards.json", settings)
