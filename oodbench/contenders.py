@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import nn
+from torch import Tensor, nn
 
 from oodbench import doubts, files, isolation, metrics, probe
 from oodbench.backbones import load_classifier
@@ -36,11 +37,12 @@ from oodbench.extract import (
     score_with_network,
 )
 from oodbench.fingerprint import unknown, unknown_weights, weights_digest
-from oodbench.hardware import Hardware, Running
+from oodbench.hardware import Hardware
 from oodbench.heads import checked
-from oodbench.models import as_module
+from oodbench.models import as_module, copied
 from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs, to_numpy
+from oodbench.process import undisturbed
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
 from oodbench.scorable import left_out, why_not
@@ -143,16 +145,29 @@ class Subject:
             self._feed(given=contender.preprocess is not None or own is not None)
 
     def _feed(self, given: bool) -> None:
-        """Plain pixels for a network that normalises images itself; see ``normalisation.fed``."""
-        network, preprocess = self.network, self.preprocess
-        see = (
-            network.model if isinstance(network, Classifier) else getattr(network, "outputs", None)
-        )
-        if not isinstance(preprocess, Preprocess) or see is None:
+        """Plain pixels for a network that normalises images itself; see ``normalisation.fed``.
+
+        A copy is looked at: what a network notes of the images that it sees has none of these.
+        """
+        preprocess = self.preprocess
+        if not isinstance(preprocess, Preprocess):
             return
-        with Running(network, self.hardware) as running:
+        try:
+            network: Any = copied(self.network).eval()
+        except OODBenchError:  # it will be told where that matters
+            return
+        if isinstance(network, Classifier):
+            see = network.model
+        elif hasattr(network, "outputs"):
+            see = network.outputs
+        else:
+            see = lambda images: network.detect(list(images), 0.05)
+        with undisturbed(), torch.inference_mode():
             self.preprocess, note = fed(
-                lambda images: see(running.put(images)), preprocess, given, preprocess.size
+                lambda images: see(_like_weights(images, network)),
+                preprocess,
+                given,
+                preprocess.size,
             )
         self.notes += [] if note is None else [note]
 
@@ -430,6 +445,11 @@ def _own_preprocess(
     if not isinstance(base, Preprocess):
         raise OptionError("mean and std change an oodbench Preprocess; yours is another callable.")
     return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
+
+
+def _like_weights(images: Tensor, network: nn.Module) -> Tensor:
+    weight = next((p for p in network.parameters() if p.is_floating_point()), images)
+    return images.to(weight.device, weight.dtype)
 
 
 def of_modality(outputs: Outputs, modality: str, head: Head | None = None) -> Outputs:

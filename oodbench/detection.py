@@ -42,7 +42,6 @@ from oodbench.fingerprint import cache_key, unknown
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.locks import alone
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
-from oodbench.normalisation import fed
 from oodbench.outputs import Head, Outputs
 from oodbench.pictures import MOST_PICTURES, heat, panel, save_picture, scale
 from oodbench.registry import register_backbone
@@ -477,15 +476,6 @@ class DetectionSubject(Subject):
         )
         if not isinstance(self.preprocess, Preprocess):
             raise OptionError("detection wants an oodbench Preprocess, not another callable.")
-        if contender.trained_on is None:
-            running, given = Running(network, hardware), contender.preprocess is not None
-            with running:
-                self.preprocess, note = fed(
-                    lambda images: cast(Any, network).detect(list(running.put(images)), LEAST),
-                    self.preprocess,
-                    given,
-                )
-            self.notes += [] if note is None else [note]
         self.confidence, self.class_names = confidence, tuple(classes)
         self._tables: dict[str, dict[str, np.ndarray]] = {}
 

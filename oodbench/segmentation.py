@@ -32,7 +32,6 @@ from oodbench.extract import Network
 from oodbench.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
-from oodbench.normalisation import fed
 from oodbench.outputs import Outputs
 from oodbench.pictures import MOST_PICTURES, class_colours, heat, panel, save_picture, scale
 from oodbench.process import undisturbed
@@ -510,18 +509,9 @@ class SegmentationEvaluator(Evaluator):
     PICTURES: ClassVar[int] = MOST_PICTURES
 
     def _subject(self, contender: Contender) -> Subject:
-        if isinstance(contender.network, Network):
-            return super()._subject(contender)
-        network = PixelNetwork(contender.network)
-        subject = super()._subject(replace(contender, network=network))
-        if isinstance(subject.preprocess, Preprocess):
-            running, given = Running(network, self.hardware), contender.preprocess is not None
-            with running:
-                subject.preprocess, note = fed(
-                    lambda images: network.model(running.put(images)), subject.preprocess, given
-                )
-            subject.notes += [] if note is None else [note]
-        return subject
+        if not isinstance(contender.network, Network):
+            contender = replace(contender, network=PixelNetwork(contender.network))
+        return super()._subject(contender)
 
     @undisturbed()
     def run(self, contender: Contender, detectors: Sequence[Detector]) -> Results:
