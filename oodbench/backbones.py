@@ -277,6 +277,8 @@ def load_classifier(
         if head and all(key.startswith(f"{head[0]}.") for key in part.inside):
             found.append((part, head))
     if not found:
+        if (whole := _with_own_head(name, state, num_classes, channels)) is not None:
+            return whole, metadata
         raise CheckpointError(_unfit(state, network, checkpoint, name))
     part, (_, weight, bias) = found[0]
     bias = network.linear.bias.new_zeros(num_classes) if bias is None else bias
@@ -287,6 +289,26 @@ def load_classifier(
         told = f"the checkpoint holds networks under {', '.join(prefixes)}; the first was taken"
         metadata = {**metadata, "entries": told}
     return network.eval(), metadata
+
+
+def _with_own_head(
+    name: str, state: Mapping[str, Tensor], num_classes: int, channels: int
+) -> nn.Module | None:
+    """A network of timm's with the head that timm gives it, if the weights are all of it.
+
+    Some have more than a linear layer there: two whose mean is taken, one a stage, a normalisation.
+    """
+    import timm
+
+    if name in BACKBONES or not timm.is_model(name):
+        return None
+    network = timm.create_model(name, num_classes=num_classes, in_chans=channels)
+    prefix = common_prefix(state)
+    own = {key.removeprefix(prefix): value for key, value in state.items()}
+    if misfit(own, network.state_dict()):
+        return None
+    network.load_state_dict(own, strict=False)
+    return Classifier(network.eval(), classes=num_classes)
 
 
 def _unfit(
