@@ -237,7 +237,7 @@ def test_rows_from_before_a_column_was_there_keep_their_id() -> None:
     made = evaluate().rows[0]
     of_tasks = ("tuned", "id_miou", "id_map", "binning_error", "modality")
     assert COLUMNS[-13:-4] == (*of_tasks, "separability", "gap", "gap_low", "gap_high")
-    assert COLUMNS[-3:] == ("accelerator", "processor", "threads")
+    assert COLUMNS[-4:] == ("accelerator", "processor", "threads", "notes")
     for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("modality", "audio"), ("gap", 0.1)):
         assert made[later] is None
         assert row_id({k: v for k, v in made.items() if k != later}) == made["row_id"]
@@ -282,7 +282,7 @@ def test_no_ood_set_at_all() -> None:
     nothing = dataclasses.replace(TOY, near=(absent("tin"),), far=(absent("svhn"),))
     with pytest.raises(MissingDataError, match=r"/data/tin.*/data/svhn"):
         evaluate(nothing)
-    with pytest.raises(OptionError, match="`ood`"):
+    with pytest.raises(OptionError, match="`ood="):
         evaluate(dataclasses.replace(TOY, near=(), far=()))
 
 
