@@ -73,6 +73,8 @@ def full_code(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in _FULL else None
     text = str(error)
+    if re.fullmatch(r"\d+ requested and \d+ written", text):  # NumPy's, of a write that was short
+        return errno.ENOSPC
     if numbered := re.search(r"os error (\d+)", text):
         return int(numbered[1]) if int(numbered[1]) in _FULL else None
     if isinstance(error, RuntimeError | OSError | ValueError) or "Error" in type(error).__name__:
