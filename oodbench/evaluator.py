@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from oodbench import doubts, files, linear, metrics, overlap, scorable
+from oodbench import doubts, files, linear, metrics, overlap, sanity, scorable
 from oodbench.benchmark import GROUPS, Benchmark, Group, get_benchmark
 from oodbench.contenders import (
     Contender,
@@ -253,6 +253,7 @@ class Evaluator:
                 _ = seen.outputs
         doubts_of = partial(self._doubts, contender, tested[0])
         told = doubts_of(detectors)
+        told += self._odd(subject, tested[0], fitting.get("train"))
         shared = self._provenance(
             contender,
             subject,
@@ -305,6 +306,18 @@ class Evaluator:
                 told += doubts.of_outputs(test.outputs, n, detectors, who)
         return list(dict.fromkeys(told))
 
+    def _odd(self, subject: Subject, test: Seen, train: Seen | None) -> list[str]:
+        """What is odd about the ID accuracy; see ``oodbench.sanity``."""
+        outputs = test.outputs
+        if self.benchmark.task != "classification" or outputs.logits is None:
+            return []
+        on_train = None
+        if train is not None and "outputs" in vars(train):  # it was looked at already
+            on_train = subject.quality(train)["id_accuracy"]
+        seen = sanity.described(subject.preprocess)
+        names = self.test.classes
+        return list(sanity.of_outputs(outputs.logits, outputs.labels, names, seen, on_train))
+
     def _separability(self, tested: Sequence[Outputs]) -> list[float | None]:
         """Of each OOD set's features from those of the ID test set, where the benchmark asks it."""
         test, *ood = tested
@@ -318,11 +331,15 @@ class Evaluator:
             from oodbench.detection import DetectionSubject
 
             confidence = self.benchmark.protocol.confidence
-            return DetectionSubject(
+            subject: Subject = DetectionSubject(
                 contender, preprocess, self.hardware, self.count, confidence, self.test.classes
             )
-        classes = len(self.test.classes)
-        return Subject(contender, preprocess, self.hardware, self.count, self.modality, classes)
+        else:
+            classes, modality = len(self.test.classes), self.modality
+            subject = Subject(contender, preprocess, self.hardware, self.count, modality, classes)
+        name = contender.backbone or type(contender.network).__name__
+        self.report(f"{name} sees {sanity.described(subject.preprocess, self.benchmark.task)}")
+        return subject
 
     def _draw(
         self,

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation as zoo
 
-from oodbench import files, isolation, scorable
+from oodbench import files, isolation, sanity, scorable
 from oodbench.contenders import Contender, Subject, own_failure, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
@@ -545,6 +545,11 @@ class SegmentationEvaluator(Evaluator):
                 said.update(found.outputs.digest().encode())
         if reason is not None:
             self._note(results, reason)
+        seen = sanity.described(preprocess, "segmentation")
+        counted = quality.confusion[:, : len(self.test.classes)]
+        halves = (counted - counted // 2, counted // 2)
+        for text in sanity.of_confusion(halves, self.test.classes, seen, unit="pixels"):
+            self._note(results, text)
         self.count(len(self.test))
         shared = self._provenance(
             contender,
