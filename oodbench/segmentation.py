@@ -546,8 +546,8 @@ class SegmentationEvaluator(Evaluator):
         if reason is not None:
             self._note(results, reason)
         seen = sanity.described(preprocess, "segmentation")
-        counted = quality.confusion[:, : len(self.test.classes)]
-        halves = (counted - counted // 2, counted // 2)
+        right = quality.confusion[:, : len(self.test.classes)]
+        halves = (right - right // 2, right // 2)
         for text in sanity.of_confusion(halves, self.test.classes, seen, unit="pixels"):
             self._note(results, text)
         self.count(len(self.test))
