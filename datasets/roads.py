@@ -352,7 +352,7 @@ PREPROCESS = Preprocess(768, IMAGENET_MEAN, IMAGENET_STD)
 PROTOCOL = Protocol(fpr="fpr95_ood")
 """Papers on anomalies in street scenes take the anomaly as positive: FPR@95 is the share of other
 pixels that are flagged at the threshold that catches 95 % of the anomalous ones (Hendrycks et al.
-2022, section 4, whose code passes anomalous scores as positives; Blum et al. 2021, section 3)."""
+2022; Blum et al. 2021)."""
 
 
 def cityscapes() -> Benchmark:

@@ -159,7 +159,7 @@ class Benchmark:
         groups: dict[str, Any] = dict.fromkeys(GROUPS, ())
         return replace(self, id=replace(self.id, load=load_untested, splits=splits), **groups)
 
-    def choose(self, names: Sequence[str] | None) -> tuple[OODSet, ...]:
+    def choose(self, names: str | Sequence[str] | None) -> tuple[OODSet, ...]:
         """The OOD sets of those names; all of the benchmark's for None.
 
         A name is one of the benchmark's own sets, a registered dataset, ``folder:PATH``, or a
@@ -172,6 +172,7 @@ class Benchmark:
         """
         if names is None:
             return self.ood
+        names = [names] if isinstance(names, str) else names
         own = {chosen.spec.name: chosen for chosen in self.ood}
         chosen: dict[str, OODSet] = {}
         for name in names:

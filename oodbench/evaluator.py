@@ -82,7 +82,7 @@ class Evaluator:
         self,
         benchmark: Benchmark,
         *,
-        ood: Sequence[str] | None = None,
+        ood: str | Sequence[str] | None = None,
         hardware: Hardware | None = None,
         report: Report | None = None,
         command: str | None = None,
@@ -253,7 +253,7 @@ class Evaluator:
                 _ = seen.outputs
         doubts_of = partial(self._doubts, contender, tested[0])
         told = doubts_of(detectors)
-        told += self._odd(subject, tested[0], fitting.get("train"))
+        odd = self._odd(subject, tested[0], fitting.get("train"))
         shared = self._provenance(
             contender,
             subject,
@@ -263,7 +263,7 @@ class Evaluator:
         )
         separable = self._separability([seen.outputs for seen in tested])
         results = Results([], dict(self.missing), list(self.warnings))
-        for text in subject.notes:
+        for text in (*subject.notes, *odd):
             self._note(results, text)
         common = list(results.warnings)
         for text in told:
@@ -277,6 +277,7 @@ class Evaluator:
                     if learns(detector):
                         subject.fit(detector, fitting[split])
                     scores = [subject.scores(detector, seen) for seen in tested]
+                    detector.options()  # rows have them, and they may be a detector's own
             except BaseException as error:  # one detector's must not lose the others' results
                 failure = own_failure(error)
                 self.errors.append(failure)
@@ -530,7 +531,7 @@ def evaluate(
     detectors: Sequence[str | Detector] | str | Detector = "msp",
     *,
     benchmark: str | Benchmark | None = None,
-    ood: Sequence[str] | None = None,
+    ood: str | Sequence[str] | None = None,
     method: str | None = None,
     recipe: str | None = None,
     recipe_options: dict[str, Any] | None = None,
