@@ -692,8 +692,8 @@ def test_rows_of_unknown_weights(tmp_path: Path) -> None:
     assert one.rows[0]["row_id"] == again.rows[0]["row_id"]
     assert one.rows[0]["auroc"] != other.rows[0]["auroc"]
     page = leaderboard.write(benchmark(), pages).read_text()
-    assert "| 2 | msp |" in page, "two networks, two entries"
-    assert "| 3 | msp |" not in page
+    assert "| 2 | msp " in page, "two networks, two entries"
+    assert "| 3 | msp " not in page
 
 
 # --- what no reading of code finds -----------------------------------------------------------
