@@ -647,6 +647,7 @@ def evaluate(
             evaluator.warn_of_validation(tuning.validation)
         made, failures = tuning.apply(made), tuning.failures
     results = Results([], dict(evaluator.missing), list(evaluator.warnings), dict(failures))
+    of_all = len(evaluator.warnings)
     for contender, mine in networks.contenders(
         chosen,
         made,
@@ -657,6 +658,7 @@ def evaluate(
         evaluator._warn,
     ):
         results += evaluator.run(contender, mine)
+        del evaluator.warnings[of_all:]  # what is said of one network is not said of the next
     if evaluator.errors and not results.rows:
         raise evaluator.errors[0]
     return results
