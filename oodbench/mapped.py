@@ -17,9 +17,6 @@ from torch import Tensor
 SMALL = 2**26
 """Bytes of a tensor in memory that is copied where a mapped one is mapped anew."""
 
-LITTLE = 2**20
-"""Bytes of a file that is read, not mapped: no damage to it later can reach who reads the array."""
-
 
 @dataclass(frozen=True)
 class _Source:
@@ -49,7 +46,7 @@ def load(path: Path) -> np.ndarray:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(handle)
             offset = handle.tell()
             plain = not fortran and dtype.isnative and math.prod(shape) > 0
-    if not plain or path.stat().st_size <= LITTLE:
+    if not plain:
         return np.load(path, allow_pickle=False)
     array = _map(path, dtype, offset, shape)
     _remember(array, path, offset)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -319,7 +319,7 @@ class Outputs:
                 # no two names are the same file
                 columns = {name: f"{quote(name, safe='')}.npy" for name in arrays}
                 for name, array in arrays.items():
-                    np.save(temporary / columns[name], array, allow_pickle=False)
+                    _write(temporary / columns[name], array)
                 save_head(temporary, self.head)
                 about = {**head_meta(self.head), "notes": self.notes}
                 write_description(temporary, columns, about, key)
@@ -367,6 +367,22 @@ class Outputs:
             raise OODBenchError(f"{path} holds no readable Outputs ({error})") from error
         except Exception as error:  # damaged files have as many errors as bytes
             raise OODBenchError(f"{path} holds no readable Outputs ({error}).") from error
+
+
+class _Sink:
+    """A file that NumPy does not take for one: its own writer loses the end on a full disk."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self.handle = handle
+
+    def write(self, content: bytes) -> None:
+        """Write all of it, or raise."""
+        disk.write_all(self.handle, content)
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    with path.open("wb", buffering=0) as handle:
+        np.save(cast(Any, _Sink(cast(BinaryIO, handle))), array, allow_pickle=False)
 
 
 def _into_place(temporary: Path, path: Path) -> None:
