@@ -17,6 +17,7 @@ import io
 import itertools
 import marshal
 import os
+import random
 import sys
 import types
 import weakref
@@ -97,6 +98,8 @@ _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes})
 _CODE = (types.FunctionType, types.MethodType, staticmethod, classmethod, property)
 _FIXED = (*_PLAIN, *_CODE, *_TORCH, tuple, frozenset, Tensor, np.ndarray, nn.Module, type)
+_PYTHONS: Any = getattr(random.random, "__self__", None)
+_NUMPYS: Any = getattr(np.random.random_sample, "__self__", None)
 _COLLECTIONS = (list, dict, set, collections.deque, bytearray)
 _BUILTIN = (
     types.BuiltinFunctionType,
@@ -221,6 +224,8 @@ class _Walk:
             self.told("generator", value.gi_code, at)
         elif isinstance(value, torch.Generator):
             self.told("generator", value.get_state())
+        elif value is _PYTHONS or value is _NUMPYS:  # what they would draw next is no setting
+            self.told("generator", "of the process")
         else:
             self._object(value)
 

@@ -28,6 +28,7 @@ from oodbench import Hardware, Method, Recipe, files
 from oodbench import train as training
 from oodbench.benchmark import get_benchmark
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
+from oodbench.fingerprint import code_digest
 from oodbench.registry import BACKBONES, METHODS
 from oodbench.samples import ImageArrays
 from oodbench.train import Run, plan
@@ -310,6 +311,13 @@ def test_signals_in_python(
     assert code == (1 if signum == signal.SIGINT else -signum)
     assert run.attempt(workers) == 0
     assert_same(run, whole("ce"))
+
+
+def test_a_key_does_not_depend_on_what_was_drawn() -> None:
+    """Else a method that draws from a generator of the process would begin again each time."""
+    before = code_digest(Wild)
+    random.random(), np.random.rand(), random.gauss(0, 1)  # noqa: NPY002
+    assert code_digest(Wild) == before
 
 
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
