@@ -222,10 +222,10 @@ class _Walk:
             frame = value.gi_frame
             at = (frame.f_lasti, dict(frame.f_locals)) if frame else None
             self.told("generator", value.gi_code, at)
+        elif any(value is own for own in (_PYTHONS, _NUMPYS, torch.default_generator)):
+            self.told("generator", "of the process")  # what it would draw next is no setting
         elif isinstance(value, torch.Generator):
             self.told("generator", value.get_state())
-        elif value is _PYTHONS or value is _NUMPYS:  # what they would draw next is no setting
-            self.told("generator", "of the process")
         else:
             self._object(value)
 
