@@ -41,7 +41,7 @@ from oodbench.origin import (
     version,
 )
 from oodbench.reads import reads
-from oodbench.running import Stores, resolve, stores_of
+from oodbench.running import Stores, resolve, stores_of, stores_of_class
 
 MOST = 200_000
 """Objects that are looked at; what has more is opaque, so that a description takes seconds."""
@@ -140,6 +140,9 @@ class _Walk:
         self.members: set[int] = set()  # modules of the root network: their tensors are named
         self.named: dict[int, str] = {}
         self.stores = Stores()
+        self.trains = isinstance(root, type)  # of a method its training counts as well
+        if isinstance(root, type):
+            self.stores = stores_of_class(root)
         if isinstance(root, nn.Module):
             self.members = {id(module) for module in root.modules()}
             named = itertools.chain(root.named_parameters(), root.named_buffers())
@@ -377,7 +380,8 @@ class _Walk:
                 member, types.MemberDescriptorType | types.GetSetDescriptorType
             ):
                 continue
-            if is_lightning and name.startswith(tuple(_TRAINING)) and whose == "user":
+            is_training = is_lightning and name.startswith(tuple(_TRAINING))
+            if is_training and whose == "user" and not self.trains:
                 continue
             if whose == "user" and self.stores.keeps_of_class(name, member):
                 continue

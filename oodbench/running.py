@@ -163,6 +163,23 @@ def stores_of(network: nn.Module) -> Stores:
     return _Reach(network).found
 
 
+def stores_of_class(cls: type) -> Stores:
+    """What the methods of a class and of its bases that are a user's store to."""
+    found = Stores()
+    for base in cls.__mro__:
+        if origin(str(base.__module__)) != "user":
+            continue
+        for function in (code for member in vars(base).values() for code in _code_of(member)):
+            read = reads(function.__code__)
+            found.codes.add(id(function.__code__))
+            found.attributes |= read.stored_attributes
+            found.filled_attributes |= read.filled_attributes
+            found.read |= read.read_attributes
+            for chains, owners in ((read.stored, found.variables), (read.filled, found.filled)):
+                owners |= {owner for chain in chains if (owner := _owner(function, chain))}
+    return found
+
+
 def _is_all_users(cls: type) -> bool:
     """Whether no library's code reads its attributes."""
     bare = (object, *nn.Module.__mro__, *pl.LightningModule.__mro__)

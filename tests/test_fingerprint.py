@@ -32,7 +32,7 @@ from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.description import describe
 from oodbench.errors import OODBenchWarning
 from oodbench.extract import as_network, extract
-from oodbench.fingerprint import cache_key, unknown, weights_digest
+from oodbench.fingerprint import cache_key, code_digest, unknown, weights_digest
 from oodbench.hardware import Hardware
 from oodbench.probe import some_of
 from oodbench.samples import ImageArrays
@@ -798,3 +798,42 @@ def test_networks_of_libraries_are_not_asked_again(monkeypatch: pytest.MonkeyPat
     )  # the same function: no patch of a user's
     monkeypatch.setattr("oodbench.probe.still_says", lambda *a: pytest.fail("it ran"))
     assert passes(model) == 0
+
+
+def trainer(body: str) -> type:
+    """A method as a third party would write it, in a module of its own."""
+    names: dict[str, Any] = {"__name__": "somebody"}
+    exec(compile(f"from oodbench import Method\n{body}", "somebody.py", "exec"), names)
+    made: type = names["Mine"]
+    return made
+
+
+COUNTING = """
+class Mine(Method):
+    steps = 0
+    seen = []
+    def on_fit_start(self): type(self).steps += 1
+    def loss(self, images, labels): self.seen.append(1); return {"loss": images.mean() * {scale}}
+    def on_train_epoch_start(self): self.rate = {rate}
+    margin = {margin}
+"""
+
+
+def method_of(scale: float = 1, rate: float = 0.1, margin: int = 3) -> type:
+    text = COUNTING
+    for name, value in (("scale", scale), ("rate", rate), ("margin", margin)):
+        text = text.replace("{" + name + "}", repr(value))
+    return trainer(text)
+
+
+def test_a_method_that_counts_on_its_class_is_the_same_method() -> None:
+    method = method_of()
+    before = code_digest(method)
+    method.steps += 3
+    method.seen.append(5)
+    assert code_digest(method) == before == code_digest(method_of())
+
+
+@pytest.mark.parametrize("change", [{"scale": 2}, {"rate": 0.2}, {"margin": 4}], ids=str)
+def test_another_training_is_another_method(change: dict[str, Any]) -> None:
+    assert code_digest(method_of(**change)) != code_digest(method_of())
