@@ -322,7 +322,7 @@ def test_json_is_json_alone(run: CLI, digits: list) -> None:
         for figure in ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out", "id_accuracy"):
             assert 0 <= row[figure] <= 1, "fractions"
     assert list(told["missing"]) == ["mnist"]
-    assert told["warnings"] == []
+    assert all("near chance" in text for text in told["warnings"])  # the network is untrained
     assert told["rows"] == ResultStore("leaderboards").rows("digits")
 
 

@@ -61,7 +61,7 @@ def samples(name: str, n: int, seed: int) -> Slow:
 def tiny() -> Benchmark:
     seeds = {"train": 0, "test": 1}
     return Benchmark(
-        "tiny/kill",
+        "tiny-kill",
         DatasetSpec("tiny", lambda s: samples(f"tiny/{s}", 48, seeds[s]), ("train", "test")),
         (DatasetSpec("like", lambda s: samples("like", 30, 11)),),
         (DatasetSpec("other", lambda s: samples("other", 30, 21)),),

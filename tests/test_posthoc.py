@@ -1047,7 +1047,7 @@ def test_last_maps_of_other_classifiers() -> None:
 
 def test_a_network_of_tokens_has_no_maps() -> None:
     vit = _classifier("vit_tiny_patch16_224")
-    message = r"rankfeat needs a network with feature maps \[C, H, W\].*layers="
+    message = r"rankfeat needs a network with feature maps \[C, H, W\].*option `layers`"
     with pytest.raises(MissingOutputError, match=message):
         oodbench.create_detector("rankfeat").score_batch(vit, torch.rand(2, 3, 224, 224))
     mlp = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 4)))
