@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from oodbench.process import ProcessState
 from oodbench.restore import NetworkState
 from oodbench.samples import Samples
 from oodbench.transforms import Transform
-from oodbench.workers import worker_failure
+from oodbench.workers import is_cut_off, worker_failure
 
 
 def spare_cores() -> int:
@@ -243,6 +244,8 @@ def quiet_lightning() -> Iterator[None]:
     except Exception as error:
         try:
             told = worker_failure(error)
+            if is_cut_off(error):  # why is told by a signal, which may be still to come
+                time.sleep(0.5)
         except RuntimeError as another:  # DataLoader's, of the same failure, by a signal
             told = worker_failure(another)
         if told is None:

@@ -31,7 +31,8 @@ def worker_failure(error: BaseException) -> BaseException | None:
         chain.append(seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     found = next(filter(None, map(_meaning, chain)), None)
-    if found is None and any(re.search(r"DataLoader worker.* exited unex", str(e)) for e in chain):
+    is_silent = any(re.search(r"DataLoader worker.* exited unex", str(e)) for e in chain)
+    if found is None and (is_silent or is_cut_off(error)):
         return WorkerError(
             "a data worker ended without a word: it crashed, or had no memory. Choose fewer "
             f"workers, or {ALONE}, which shows what is wrong."
@@ -69,6 +70,11 @@ def _meaning(error: BaseException) -> BaseException | None:
     if killed:
         return WorkerError(f"a data worker crashed ({killed[1]}). To see why, {ALONE}.")
     return None
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether a process that was talked to is gone."""
+    return isinstance(error, ConnectionError | EOFError) and _is_of_processes(error)
 
 
 def _is_of_processes(error: BaseException) -> bool:
