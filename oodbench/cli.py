@@ -451,6 +451,7 @@ def train(
             backbone=backbone,
             seed=one,
             overrides=_overrides(recipe_set, epochs, batch_size, lr),
+            precision=precision,
         )
         fit(run, hardware, retrain=retrain)
         say(f"weights: {run.weights}; logs: {run.folder / 'csv'} and {run.folder / 'tensorboard'}")

@@ -348,6 +348,7 @@ class Networks:
                     seed=seed,
                     overrides=self.recipe_options,
                     checkpoint=self.checkpoint,
+                    precision=hardware.precision,
                 )
                 for seed in self.seeds
                 for name in self._methods(benchmark, detectors)

@@ -67,6 +67,7 @@ class Run:
         benchmark: whose ID training set and preprocessing.
         samples: the ID training set.
         checkpoint: weights that training starts from, or None.
+        precision: Lightning's, of the training; another precision gives another network.
     """
 
     method: str
@@ -77,6 +78,7 @@ class Run:
     benchmark: Benchmark
     samples: Samples
     checkpoint: str | None = None
+    precision: str = "32-true"
 
     @cached_property
     def key(self) -> str:
@@ -89,6 +91,7 @@ class Run:
                 "recipe": asdict(self.recipe),
                 "backbone": self.backbone,
                 "seed": self.seed,
+                "precision": self.precision,
                 "samples": self.samples.fingerprint,
                 **self._starts_from(),
             }
@@ -149,6 +152,7 @@ def plan(
     seed: int = 0,
     overrides: dict[str, Any] | None = None,
     checkpoint: str | Path | None = None,
+    precision: str = "32-true",
 ) -> Run:
     """The run that these words describe; nothing is trained.
 
@@ -160,6 +164,7 @@ def plan(
         seed: non-negative.
         overrides: recipe fields and their values, which may be text.
         checkpoint: weights that it starts from: of its pre-training, for a frozen network.
+        precision: Lightning's, as of the hardware that it will be trained on.
 
     Raises:
         UnknownNameError: no such method, recipe or backbone.
@@ -184,6 +189,7 @@ def plan(
         benchmark,
         samples,
         None if checkpoint is None else str(files.user_path(checkpoint)),
+        precision,
     )
 
 
@@ -250,7 +256,7 @@ def train(
 
     Args:
         run: what is trained.
-        hardware: where and how.
+        hardware: where and how; its precision takes the place of the run's.
         retrain: train although it is in its folder.
         on_forward: called with the number of samples that a frozen network saw.
 
@@ -260,6 +266,8 @@ def train(
         OODBenchError: the loss became NaN or infinite.
     """
     hardware = hardware or Hardware()
+    if run.precision != hardware.precision:
+        run = replace(run, precision=hardware.precision)
     # a caller's random numbers are not ours to seed
     with isolate_rng(), single_precision(), contextlib.ExitStack() as held:
         if run.encoder is not None:

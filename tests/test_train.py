@@ -296,6 +296,21 @@ def test_a_finished_run_can_be_trained_again(spy: type[Spy]) -> None:
     assert len(read_log(run)) == 3
 
 
+def test_another_precision_trains_another_network(spy: type[Spy]) -> None:
+    """What was trained in half precision is not what a row in full precision is about."""
+    run = short(tiny()[0], "spy")
+    full = train(run, CPU)
+    half = train(run, dataclasses.replace(CPU, precision="bf16-mixed"))
+    assert spy.fits == 2
+    assert any(
+        not torch.equal(value, half.state_dict()[name]) for name, value in full.state_dict().items()
+    )
+    assert dataclasses.replace(run, precision="bf16-mixed").weights.is_file()
+    train(dataclasses.replace(run, precision="bf16-mixed"), CPU)
+    train(run, dataclasses.replace(CPU, precision="bf16-mixed"))
+    assert spy.fits == 2, "both are there already"
+
+
 def lighter(pixels: np.ndarray, labels: np.ndarray) -> None:
     pixels[7, 3, 3] ^= 1
 
