@@ -1,12 +1,13 @@
-"""Embedded scenes: scikit-learn's digits on its two photographs; nothing to download.
+"""Embedded scenes: scikit-learn's digits on one of its photographs; nothing to download.
 
 ID: scenes of handwritten digits 0-5 on crops of a photograph. Near-OOD: the digits 6-9 of the same
-writers in their place. Far-OOD: pieces of the other photograph. Training and test scenes have
-different digits and different parts of the photographs. Trains on a CPU in minutes, so it shows
-that a method works, not how good it is.
+writers in their place. Far-OOD: regular polygons and discs with a drawn pattern, which are neither
+digit nor photograph (a piece of a photograph would be background, which is what a photograph is
+here). Training and test scenes have different digits and different halves of the photograph. Trains
+on a CPU in minutes, so it shows that a method works, not how good it is.
 
 A scene is 64 x 64 grey: a crop of a photograph at half its contrast, and as many of two or three
-objects, of 20 to 28 pixels a side, as find room without overlap. A digit is drawn as light ink.
+objects, of at most 28 pixels a side, as find room without overlap. A digit is drawn as light ink.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ SIZE = 64
 INK = 0.35
 """Share of full ink from which a pixel is a digit's."""
 
+CORNERS = (3, 4, 5, 6, 60)
+"""Corners that a far-OOD shape may have; the last is a disc."""
+PATTERNS = ("stripes", "checks", "dots", "noise")
+"""What it may be filled with."""
+
 COUNTS = {"train": 600, "val": 100, "test": 200}
 Content = Literal["id", "near", "far", "id+near", "id+far"]
 PREPROCESS = Preprocess(SIZE, (0.413,), (0.212,), mode="L", flip=False)
@@ -51,8 +57,8 @@ class Scene:
 
 
 @cache
-def _photographs() -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(Image.fromarray(p).convert("L")) for p in load_sample_images().images)
+def _photograph() -> np.ndarray:
+    return np.asarray(Image.fromarray(load_sample_images().images[0]).convert("L"))
 
 
 @cache
@@ -61,7 +67,7 @@ def scenes(split: str, content: Content) -> tuple[Scene, ...]:
 
     Args:
         split: ``"train"``, ``"val"`` or ``"test"``.
-        content: ``"id"``: digits 0-5; ``"near"``: 6-9; ``"far"``: pieces of a photograph;
+        content: ``"id"``: digits 0-5; ``"near"``: 6-9; ``"far"``: patterned shapes;
             ``"id+near"`` and ``"id+far"``: one object of the latter and up to two digits 0-5.
 
     Raises:
@@ -92,8 +98,8 @@ def _scene(rng: np.random.Generator, split: str, content: Content) -> Scene:
         left, top = place
         window = np.s_[top : top + side, left : left + side]
         if kind == "far":
-            image[window] = _piece(rng, split, side)
-            shape, label = np.ones((side, side), bool), -1
+            shape, label = _shape(rng, side), -1
+            image[window][shape] = _pattern(rng, side)[shape]
         else:
             ink, label = _digit(rng, split, kind, side)
             image[window] = image[window] * (1 - ink) + 255 * ink
@@ -107,21 +113,41 @@ def _scene(rng: np.random.Generator, split: str, content: Content) -> Scene:
 
 
 def _background(rng: np.random.Generator, split: str) -> np.ndarray:
-    crop = _crop(rng, split, 0, SIZE)
-    return 32 + crop / 2
-
-
-def _crop(rng: np.random.Generator, split: str, photograph: int, side: int) -> np.ndarray:
-    """A crop of a photograph's left half for training, of its right half for the rest."""
-    whole = _photographs()[photograph]
+    """A crop of the photograph's left half for training, of its right half for the rest."""
+    whole = _photograph()
     half = whole.shape[1] // 2
-    left = int(rng.integers(0, half - side)) + (0 if split == "train" else half)
-    top = int(rng.integers(0, whole.shape[0] - side))
-    return whole[top : top + side, left : left + side].astype(np.float64)
+    left = int(rng.integers(0, half - SIZE)) + (0 if split == "train" else half)
+    top = int(rng.integers(0, whole.shape[0] - SIZE))
+    return 32 + whole[top : top + SIZE, left : left + SIZE].astype(np.float64) / 2
 
 
-def _piece(rng: np.random.Generator, split: str, side: int) -> np.ndarray:
-    return _crop(rng, split, 1, side)
+def _shape(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A regular polygon or a disc at any angle, ``[side, side]`` bool."""
+    corners = int(rng.choice(CORNERS))
+    angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners
+    y, x = (np.indices((side, side)) + 0.5) * 2 / side - 1
+    edges = np.cos(angles)[:, None, None] * x + np.sin(angles)[:, None, None] * y
+    inside: np.ndarray = edges.max(axis=0) <= np.cos(np.pi / corners)
+    return inside
+
+
+def _pattern(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Grey values ``[side, side]``: dark and light by turns every 4 to 8 pixels, or noise."""
+    kind = PATTERNS[int(rng.integers(len(PATTERNS)))]
+    dark, light = rng.uniform(0, 80), rng.uniform(175, 255)
+    angle, phase = rng.uniform(0, 2 * np.pi, 2)
+    pace = 2 * np.pi / rng.uniform(4, 8)
+    noise = rng.random((side, side))
+    y, x = np.indices((side, side)) - (side - 1) / 2
+    u = pace * (x * np.cos(angle) + y * np.sin(angle)) + phase
+    v = pace * (y * np.cos(angle) - x * np.sin(angle)) + phase
+    share = {
+        "stripes": np.sin(u) > 0,
+        "checks": np.sin(u) * np.sin(v) > 0,
+        "dots": np.cos(u) + np.cos(v) > 0.5,
+        "noise": noise,
+    }[kind]
+    return dark + (light - dark) * share
 
 
 @cache
@@ -229,12 +255,12 @@ def _boxes(name: str, content: Content, description: str) -> DatasetSpec:
 
 
 def segmentation() -> Benchmark:
-    """Scenes of digits 0-5 with one digit 6-9 (near) or piece of a photograph (far); embedded."""
+    """Scenes of digits 0-5 with one digit 6-9 (near) or one patterned shape (far); embedded."""
     return Benchmark(
         name="scenes/segmentation",
         id=_masks("scenes", "id", "digits 0-5 on photographs, 64x64 grey, masks"),
         near=(_masks("scenes-6-9", "id+near", "the same with one digit 6-9"),),
-        far=(_masks("scenes-pieces", "id+far", "the same with one piece of a photograph"),),
+        far=(_masks("scenes-shapes", "id+far", "the same with one patterned shape"),),
         preprocess=PREPROCESS,
         protocol=Protocol(fpr="fpr95_ood"),  # as papers on pixels have it; see roads.py
         backbone="scenes-unet",
@@ -244,12 +270,12 @@ def segmentation() -> Benchmark:
 
 
 def detection() -> Benchmark:
-    """Scenes of digits 0-5; of digits 6-9 (near) and of pieces of a photograph (far); embedded."""
+    """Scenes of digits 0-5; of digits 6-9 (near) and of patterned shapes (far); embedded."""
     return Benchmark(
         name="scenes/detection",
         id=_boxes("scenes", "id", "digits 0-5 on photographs, 64x64 grey, boxes"),
         near=(_boxes("scenes-6-9", "near", "digits 6-9 alone"),),
-        far=(_boxes("scenes-pieces", "far", "pieces of a photograph alone"),),
+        far=(_boxes("scenes-shapes", "far", "patterned shapes alone"),),
         preprocess=PREPROCESS,
         backbone="scenes-frcnn",
         citation="oodbench",

@@ -99,7 +99,7 @@ def test_counts() -> None:
             ("scenes/val", 100),
             ("scenes/test", 200),
             ("scenes-6-9/test", 200),
-            ("scenes-pieces/test", 200),
+            ("scenes-shapes/test", 200),
         )
     }
 
@@ -229,8 +229,8 @@ def test_digits_are_those_of_the_split(content: Content) -> None:
                 assert content == "near" or int(label) in found
 
 
-def photographs() -> list[Array]:
-    return [np.asarray(Image.fromarray(p).convert("L")) for p in load_sample_images().images]
+def photograph() -> Array:
+    return np.asarray(Image.fromarray(load_sample_images().images[0]).convert("L"))
 
 
 def places(whole: Array, crop: Array, known: Array) -> list[int]:
@@ -245,19 +245,13 @@ def places(whole: Array, crop: Array, known: Array) -> list[int]:
 
 
 @pytest.mark.parametrize("split", list(COUNTS))
-def test_splits_have_other_halves_of_the_photographs(split: str) -> None:
-    ground, pieces = photographs()
+def test_splits_have_other_halves_of_the_photograph(split: str) -> None:
+    """All but the shapes is the photograph, at half its contrast."""
+    ground = photograph()
     half = ground.shape[1] // 2
     dulled = np.rint(32 + ground / 2).astype(np.uint8)
     for scene in scenes(split, "far")[:12]:
-        known = np.ones((SIZE, SIZE), bool)
-        for left, top, right, bottom in boxes_of(scene):
-            known[top:bottom, left:right] = False
-            piece = scene.image[top:bottom, left:right]
-            at = places(pieces, piece, np.ones(piece.shape, bool))
-            assert at
-            assert is_in_half(split, at, half, right - left)
-        at = places(dulled, scene.image, known)
+        at = places(dulled, scene.image, scene.classes == 0)
         assert at
         assert is_in_half(split, at, half, SIZE)
 
@@ -267,3 +261,58 @@ def is_in_half(split: str, lefts: list[int], half: int, side: int) -> bool:
     if split == "train":
         return any(left + side <= half for left in lefts)
     return any(left >= half for left in lefts)
+
+
+# --- far-OOD shapes ---------------------------------------------------------------------------
+
+
+def shapes_of(scene: Scene) -> list[tuple[Array, Array]]:
+    """Each OOD object's pixels and mask, cut to its box."""
+    found = []
+    for (left, top, right, bottom), label in zip(boxes_of(scene), scene.boxes.labels, strict=True):
+        window = np.s_[top:bottom, left:right]
+        if label < 0:
+            found.append((scene.image[window], scene.classes[window] == OOD))
+    return found
+
+
+@pytest.mark.parametrize("content", ["far", "id+far"])
+def test_far_ood_is_no_photograph(content: Content) -> None:
+    """A piece of a photograph would be background: what a network is right to call background.
+
+    Backgrounds have half a photograph's contrast, 32 to 160; a shape has pixels beyond both ends
+    of the middle and its neighbouring pixels differ as those of no photograph do.
+    """
+    steps = []
+    for scene in scenes("test", content):
+        for image, shape in shapes_of(scene):
+            inside = image[shape].astype(float)
+            assert inside.min() < 96
+            assert inside.max() > 160, "a background has no pixel as light"
+            both = shape[:, 1:] & shape[:, :-1]
+            steps.append(np.abs(np.diff(image.astype(float), axis=1))[both].mean())
+    background = np.rint(32 + photograph() / 2)
+    usual = np.abs(np.diff(background, axis=1)).mean()
+    assert np.median(steps) > 5 * usual
+
+
+def test_far_ood_is_no_digit() -> None:
+    """Shapes are convex and fill their box as no stroke does; each is there to be seen."""
+    for scene in scenes("test", "far"):
+        for _, shape in shapes_of(scene):
+            assert shape.sum() >= 100
+            assert shape.mean() > 0.35
+            for lines in (shape, shape.T):
+                starts = np.diff(lines.astype(int), axis=1, prepend=0) == 1
+                assert starts.sum(axis=1).max() == 1, "one run of pixels a line"
+
+
+def test_shapes_and_patterns_are_of_every_kind() -> None:
+    rng = np.random.default_rng(0)
+    sizes = {int(embedded._shape(rng, 28).sum()) // 40 for _ in range(200)}
+    assert len(sizes) >= 5
+    patterns = {embedded._pattern(rng, 20).round(3).tobytes() for _ in range(200)}
+    assert len(patterns) == 200
+    levels = [len(np.unique(embedded._pattern(rng, 20))) for _ in range(200)]
+    assert min(levels) == 2
+    assert 0.1 < np.mean([n > 2 for n in levels]) < 0.4, "a quarter is noise"

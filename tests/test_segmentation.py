@@ -1006,13 +1006,13 @@ def check_pictures(folder: Path, benchmark: Benchmark, names: dict[str, str]) ->
     for name, method in names.items():
         files = sorted(path.name for path in (folder / name).iterdir())
         assert files == [
-            f"scenes-{kind}-test-{i:03}.png" for kind in ("6-9", "pieces") for i in range(6)
+            f"scenes-{kind}-test-{i:03}.png" for kind in ("6-9", "shapes") for i in range(6)
         ]
         detector = oodbench.create_detector(name)
         network = train(plan(benchmark, method, recipe="quick", overrides=OPTIONS), CPU)
         samples = benchmark.far[0].load("test")
         for found in segment(network, samples, benchmark.preprocess, CPU):
-            path = folder / name / f"scenes-pieces-test-{found.index:03}.png"
+            path = folder / name / f"scenes-shapes-test-{found.index:03}.png"
             expected = picture(samples[found.index], found, found.score(detector))
             with Image.open(io.BytesIO(path.read_bytes())) as image:
                 assert image.format == "PNG"
