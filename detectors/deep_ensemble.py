@@ -8,24 +8,37 @@ Code:  none by the authors; written from the definition
     L = \sum_m \mathrm{CE}(f_m(x), y), \quad
     p(x) = \frac{1}{M} \sum_m \mathrm{softmax}(f_m(x))
 
-The members share no parameter, so the sum of their losses trains each as its own loss would. The
-ensemble's logits are :math:`\log p`, whose softmax is :math:`p`; its features are those of all
-members, one after the other.
+The members share no parameter, so the sum of their losses trains each as its own loss would. What
+the network says:
+
+- ``logits``, the mean of the members' logits :math:`\bar f = \frac1M \sum_m f_m`, for detectors
+  of logits. Its log-sum-exp is free, where that of :math:`\log p` is zero for every sample;
+- ``log_probabilities``, :math:`\log p` (up to 1e-16), whose largest is the prediction: the ID
+  accuracy is that of the mean probability;
+- ``logits/<member>``, the members' own, from ``0``; ``features``, all members' one after the other.
+
+Which MSP: ``msp`` on this network, as every detector of logits, reads :math:`\bar f`: the largest
+of :math:`\operatorname{softmax}(\bar f)`, which is OpenOOD's postprocessor ``ensemble``. The
+paper's own, the largest of the mean probability :math:`p`, is the detector ``deep-ensemble``.
+The first is confident wherever one member is by far; the second falls with each that disagrees.
 
 Recipe ``published``: five members, each trained as OpenOOD v1.5 trains with cross-entropy.
 
 Differs from the paper: (1) no adversarial training, which the paper has as an option; (2) members
 see the same batches and augmentations and differ by their initialisation alone, the paper's also
-by the order of the data; (3) SGD with OpenOOD's settings, the paper's experiments use Adam.
-Differs from OpenOOD's postprocessor ``ensemble``: probabilities are averaged, theirs are logits;
-one run trains all members, theirs reads the checkpoints of five.
+by the order of the data; (3) SGD with OpenOOD's settings, the paper's experiments use Adam;
+(4) the paper scores OOD-ness by the entropy of p and shows histograms of its largest; ours is the
+latter.
+Differs from OpenOOD's postprocessor ``ensemble``: one run trains all members, theirs reads the
+checkpoints of five.
 Weights that a run starts from (``--checkpoint``) are those of the first member alone.
-Checked against: the mean of the members' softmax.
+Checked against: the mean of the members' softmax, and of their logits (tests/test_methods.py).
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,11 +48,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.detector import Paper
+from oodbench.detector import Detector, Paper
 from oodbench.errors import OptionError
 from oodbench.method import Method, Recipe
-from oodbench.registry import register_method
+from oodbench.outputs import Outputs
+from oodbench.registry import register_detector, register_method
 from oodbench.transforms import Augmentation, CropFlip, Preprocess
+
+from ._numerics import precise
+
+PAPER = Paper(
+    title="Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
+    authors="Lakshminarayanan, Balaji and Pritzel, Alexander and Blundell, Charles",
+    venue="NeurIPS",
+    year=2017,
+    url="https://arxiv.org/abs/1612.01474",
+    formula="L = sum_m CE(f_m(x), y); p(x) = mean_m softmax(f_m(x))",
+)
 
 
 def reinitialize(network: nn.Module) -> nn.Module:
@@ -80,8 +105,14 @@ class Members(nn.Module):
 
 
 def log_mean_softmax(logits: Tensor) -> Tensor:
-    """Log of the mean of the members' softmax: ``[M, B, C] -> [B, C]``."""
-    return F.log_softmax(logits.float(), dim=2).logsumexp(dim=0) - math.log(len(logits))
+    """Log of the mean of the members' softmax: ``[M, B, C] -> [B, C]``.
+
+    Computed in double precision, where there is one: a probability near 1 has its digits in what
+    is missing to 1, and its logarithm keeps them.
+    """
+    log_p = F.log_softmax(logits.to(precise(logits.device)), dim=2)
+    mean = log_p.logsumexp(dim=0) - math.log(len(logits))
+    return mean.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -109,14 +140,7 @@ class DeepEnsemble(Method):
         "quick": DeepEnsembleRecipe(epochs=15, lr=0.1, warmup_epochs=1, members=3),
     }
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {"published": ("cifar10", "cifar100")}
-    paper: ClassVar[Paper | None] = Paper(
-        title="Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
-        authors="Lakshminarayanan, Balaji and Pritzel, Alexander and Blundell, Charles",
-        venue="NeurIPS",
-        year=2017,
-        url="https://arxiv.org/abs/1612.01474",
-        formula="L = sum_m CE(f_m(x), y); logits = log mean_m softmax(f_m(x))",
-    )
+    paper: ClassVar[Paper | None] = PAPER
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: DeepEnsembleRecipe) -> None:
         super().__init__(Members(backbone, recipe.members), num_classes, recipe)
@@ -136,10 +160,41 @@ class DeepEnsemble(Method):
         """The sum of the members' cross-entropies, and the ensemble's accuracy on the batch."""
         logits = self.member_logits(self.backbone(images[:, 0]))
         losses = [F.cross_entropy(each, labels) for each in logits]
-        hits = log_mean_softmax(logits).argmax(dim=1) == labels
+        hits = log_mean_softmax(logits.detach()).argmax(dim=1) == labels
         return {"loss": torch.stack(losses).sum(), "accuracy": hits.float().mean()}
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """The features of all members, and the log of their mean probability."""
+        """Features of all members, mean logits, log of the mean probability, members' logits."""
         features = self.backbone(images)
-        return {"features": features, "logits": log_mean_softmax(self.member_logits(features))}
+        logits = self.member_logits(features)
+        return {
+            "features": features,
+            "logits": logits.mean(dim=0),
+            "log_probabilities": log_mean_softmax(logits),
+            **{f"logits/{member}": each for member, each in enumerate(logits)},
+        }
+
+
+@register_detector("deep-ensemble")
+@dataclass
+class MeanProbability(Detector):
+    r"""Minus the log of the largest mean probability. Higher = more OOD; range [0, log C].
+
+    .. math:: s(x) = -\log \max_c \frac1M \sum_m \operatorname{softmax}(f_m(x))_c
+
+    over the members' logits. Of a network of several modalities these are the modalities'.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits/*"})
+    method: ClassVar[str] = "deep-ensemble"
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = -log max_c mean_m softmax(f_m(x))_c"
+    )
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]`` from logits ``[N, C]`` of each member."""
+        parts = [torch.empty(0, dtype=torch.float64)]
+        for batch in outputs.batches():
+            members = torch.stack(list(batch.of_kind("logits/*").values()))
+            parts.append(-log_mean_softmax(members).amax(dim=1).clamp(max=0))
+        return torch.cat(parts[1:] or parts)

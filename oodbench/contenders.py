@@ -198,8 +198,9 @@ class Subject:
         outputs = test.outputs
         accuracy = low = high = None
         fits = self.classes is None or doubts.fits_classes(outputs, self.classes)
-        if outputs.logits is not None and outputs.labels is not None and fits:
-            accuracy = metrics.accuracy(outputs.logits, outputs.labels)
+        decisions = outputs.decisions
+        if decisions is not None and outputs.labels is not None and fits:
+            accuracy = metrics.accuracy(decisions, outputs.labels)
             low, high = metrics.proportion_ci(round(accuracy * len(outputs)), len(outputs))
         return {"id_accuracy": accuracy, "id_accuracy_low": low, "id_accuracy_high": high}
 
@@ -471,7 +472,8 @@ def of_modality(outputs: Outputs, modality: str, head: Head | None = None) -> Ou
             f"the network has no predictions by the modality {modality!r} alone; "
             f"those that it has: {', '.join(known) or 'none'}."
         )
-    found = Outputs(logits=outputs.extra[name], labels=outputs.labels, extra=outputs.extra)
+    extra = {key: value for key, value in outputs.extra.items() if key != "log_probabilities"}
+    found = Outputs(logits=outputs.extra[name], labels=outputs.labels, extra=extra)
     if f"features/{modality}" in outputs.extra:
         found = replace(found, features=outputs.extra[f"features/{modality}"])
         some = found[: doubts.LOOKED_AT]

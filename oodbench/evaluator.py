@@ -310,14 +310,15 @@ class Evaluator:
     def _odd(self, subject: Subject, test: Seen, train: Seen | None) -> list[str]:
         """What is odd about the ID accuracy; see ``oodbench.sanity``."""
         outputs = test.outputs
-        if self.benchmark.task != "classification" or outputs.logits is None:
+        decisions = outputs.decisions
+        if self.benchmark.task != "classification" or decisions is None:
             return []
         on_train = None
         if train is not None and "outputs" in vars(train):  # it was looked at already
             on_train = subject.quality(train)["id_accuracy"]
         seen = sanity.described(subject.preprocess)
         names = self.test.classes
-        return list(sanity.of_outputs(outputs.logits, outputs.labels, names, seen, on_train))
+        return list(sanity.of_outputs(decisions, outputs.labels, names, seen, on_train))
 
     def _separability(self, tested: Sequence[Outputs]) -> list[float | None]:
         """Of each OOD set's features from those of the ID test set, where the benchmark asks it."""

@@ -85,6 +85,7 @@ class Outputs:
         labels: ``[N]`` int64.
         head: the linear layer behind the features; the same for all samples.
         extra: anything else with one row a sample, by name (``"temperature"``, ``"logits/video"``).
+            ``"log_probabilities"`` are what a network predicts, see :attr:`decisions`.
         notes: what a reader has to know of ``features``, ``logits`` or ``head``, by name: why they
             are not there, or where they come from.
 
@@ -149,7 +150,8 @@ class Outputs:
     def has(self, need: str) -> bool:
         """Whether features, logits, labels, a head (see :class:`Head`) or an extra is there.
 
-        ``"logits/*"`` stands for at least two extras of that kind: those of several modalities.
+        ``"logits/*"`` stands for at least two extras of that kind: those of several modalities,
+        or of an ensemble's members.
         """
         if need.endswith("/*"):
             return len(self.of_kind(need)) > 1
@@ -158,6 +160,17 @@ class Outputs:
         if need in ("features", "logits", "labels"):
             return getattr(self, need) is not None
         return need in self.extra
+
+    @property
+    def decisions(self) -> Tensor | None:
+        """``[N, C]``, whose largest in a row is the predicted class; None without logits.
+
+        The logits, or the extra ``"log_probabilities"``, where a network gives its probabilities
+        beside logits that they are not the softmax of: an ensemble may average either.
+        """
+        own = self.extra.get("log_probabilities")
+        fits = own is not None and self.logits is not None and own.shape == self.logits.shape
+        return own if fits else self.logits
 
     def of_kind(self, need: str) -> dict[str, Tensor]:
         """Extras that ``"logits/*"`` stands for, by what stands for the star."""

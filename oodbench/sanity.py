@@ -74,7 +74,7 @@ def of_outputs(
     """What is odd about the accuracy of a network on ID test samples.
 
     Args:
-        logits: ``[N, C]``.
+        logits: ``[N, C]``, or whatever has its largest at the predicted class.
         labels: ``[N]`` in [0, C).
         classes: C names in their order.
         seen: what it was given; see :func:`described`.

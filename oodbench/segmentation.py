@@ -210,8 +210,10 @@ class PixelOutputs:
 
     @property
     def prediction(self) -> np.ndarray:
-        """``[H, W]`` int64: the class of the largest logit."""
-        return self.outputs.logits.argmax(dim=1).cpu().numpy().reshape(self.mask.shape)
+        """``[H, W]`` int64: the class of the largest logit; see :attr:`Outputs.decisions`."""
+        decisions = self.outputs.decisions
+        assert decisions is not None  # noqa: S101 - a network of this task has logits
+        return decisions.argmax(dim=1).cpu().numpy().reshape(self.mask.shape)
 
 
 def segment(

@@ -39,6 +39,7 @@ from oodbench.detectors.supcon import SupCon, SupConRecipe, supcon_loss
 from oodbench.errors import DataError, MissingOutputError, OptionError
 from oodbench.extract import extract
 from oodbench.method import Method
+from oodbench.outputs import Outputs
 from oodbench.registry import BACKBONES, METHODS
 from oodbench.train import Run, plan, train
 from tests.conftest import REPOSITORY
@@ -534,8 +535,80 @@ def test_ensemble_is_the_mean_of_probabilities() -> None:
         head(member(x)).softmax(dim=1)
         for member, head in zip(method.backbone.members, method.linears, strict=True)
     ]
-    torch.testing.assert_close(outputs["logits"].softmax(dim=1), torch.stack(parts).mean(dim=0))
+    torch.testing.assert_close(
+        outputs["log_probabilities"].exp(), torch.stack(parts).mean(dim=0).detach()
+    )
     assert method.head() is None
+
+
+def test_ensemble_says_the_mean_of_logits_and_each_member() -> None:
+    method = untrained(DeepEnsemble, DeepEnsembleRecipe(members=3)).eval()
+    x = batch()[0][:, 0]
+    outputs = method.outputs(x)
+    members = [
+        head(member(x))
+        for member, head in zip(method.backbone.members, method.linears, strict=True)
+    ]
+    torch.testing.assert_close(outputs["logits"], torch.stack(members).mean(dim=0))
+    for name, logits in enumerate(members):
+        torch.testing.assert_close(outputs[f"logits/{name}"], logits)
+    # which leaves the log-sum-exp free: that of log-probabilities is zero for every sample
+    assert outputs["logits"].logsumexp(dim=1).std() > 1e-3
+
+
+def test_ensemble_decides_by_the_mean_probability() -> None:
+    """Two lukewarm members for the first class are outdone in logits by one that is sure."""
+    logits = torch.tensor([[[2.0, 0.0]], [[2.0, 0.0]], [[0.0, 9.0]]])
+    assert logits.mean(dim=0).argmax() == 1
+    assert log_mean_softmax(logits).argmax() == 0
+    outputs = Outputs(
+        logits=logits.mean(dim=0),
+        labels=torch.tensor([0]),
+        extra={"log_probabilities": log_mean_softmax(logits)},
+    )
+    assert metrics.accuracy(outputs.decisions, outputs.labels) == 1.0
+    assert Outputs(logits=outputs.logits).decisions.argmax() == 1
+
+
+def test_detector_of_the_mean_probability() -> None:
+    logits = 3 * torch.randn(4, 50, 5)
+    outputs = Outputs(
+        logits=logits.mean(dim=0), extra={f"logits/{m}": each for m, each in enumerate(logits)}
+    )
+    expected = -logits.double().softmax(dim=2).mean(dim=0).amax(dim=1).log()
+    found = oodbench.create_detector("deep-ensemble").score(outputs)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    # samples that all members are sure of do not tie at 0
+    sure = torch.tensor([30.0, 31.0, 40.0])[:, None] * torch.tensor([1.0, 0.0])
+    bare = Outputs(extra={"logits/0": sure, "logits/1": sure + 1})
+    scores = oodbench.create_detector("deep-ensemble").score(bare)
+    assert (scores > 0).all()
+    assert (scores.diff() < 0).all()
+
+
+def test_figures_of_an_ensemble() -> None:
+    """Accuracy is that of the mean probability; energy is not the noise that it is of log p."""
+    other = DatasetSpec("other", lambda split: samples(30, 21))
+    benchmark, images = tiny(near=(other,))
+    settings = {"epochs": 2, "batch_size": 16, "members": 3}
+    results = oodbench.evaluate(
+        detectors=["energy", "msp", "maxlogit", "deep-ensemble"],
+        benchmark=benchmark,
+        method="deep-ensemble",
+        recipe_options=settings,
+        hardware=CPU,
+    )
+    assert results.failures == {}
+    network: Any = train(plan(benchmark, "deep-ensemble", overrides=settings), CPU).eval()
+    with torch.no_grad():
+        said = network.outputs(torch.stack([PREPROCESS(images[i]) for i in range(len(images))]))
+    members = torch.stack([said[f"logits/{m}"] for m in range(3)])
+    predicted = members.softmax(dim=2).mean(dim=0).argmax(dim=1)
+    right = float((predicted.numpy() == np.asarray(images.labels)).mean())
+    assert all(row["id_accuracy"] == pytest.approx(right) for row in results)
+    aurocs = {row["detector"]: row["auroc"] for row in results if not row["is_mean"]}
+    assert len(aurocs) == 4
+    assert len(set(aurocs.values())) == 4
 
 
 def test_ensemble_of_sure_members_stays_finite() -> None:
