@@ -16,7 +16,7 @@ from oodbench.registry import BENCHMARKS, DATASETS
 from oodbench.samples import Samples, image_folder
 from oodbench.transforms import MultimodalPreprocess, Preprocess
 
-Group = Literal["near", "far", "familiar", "unfamiliar"]
+Group = Literal["near", "far", "familiar", "unfamiliar", "shifted"]
 Task = Literal["classification", "segmentation", "detection"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -86,6 +86,8 @@ class Benchmark:
         far: OOD sets that do not.
         familiar: OOD sets of what the networks were pre-trained on (PT-OOD).
         unfamiliar: OOD sets of what they were not.
+        shifted: sets of the ID classes under other conditions, which are no OOD: their AUROC tells
+            how much a detector flags the shift, beside the accuracy there. They are not ranked by.
         preprocess: what is done to every image, ID or OOD.
         protocol: how the results are read.
         backbone: the small network that a quick recipe trains on it.
@@ -103,7 +105,7 @@ class Benchmark:
             their names there.
 
     Raises:
-        OptionError: a set that is tested on as well as chosen on.
+        OptionError: a set that is tested on as well as chosen on, or a ranking by shifted sets.
     """
 
     name: str
@@ -118,11 +120,17 @@ class Benchmark:
     task: Task = "classification"
     familiar: tuple[DatasetSpec, ...] = ()
     unfamiliar: tuple[DatasetSpec, ...] = ()
+    shifted: tuple[DatasetSpec, ...] = ()
     standard_method: str = "ce"
     own_inputs: bool = False
     known_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.protocol.rank_group == "shifted":
+            raise OptionError(
+                f"benchmark {self.name}: shifted sets are of the ID classes, so detectors are not "
+                "ranked by them. Rank by a group of OOD sets."
+            )
         tested = {chosen.spec.name for chosen in self.ood}
         both = sorted(tested & {spec.name for spec in self.validation})
         if both:
@@ -133,7 +141,7 @@ class Benchmark:
 
     @property
     def ood(self) -> tuple[OODSet, ...]:
-        """All OOD sets, group by group in the order of ``GROUPS``."""
+        """All sets that are told from ID, group by group in the order of ``GROUPS``."""
         return tuple(OODSet(spec, group) for group in GROUPS for spec in getattr(self, group))
 
     @property

@@ -789,9 +789,11 @@ def _show(results: Results, task: str) -> None:
     table = Table(title=None)
     for column in ("detector", "method", "seed", "OOD", "AUROC %", "95 % interval"):
         table.add_column(column, overflow="fold")
-    # of benchmarks with familiar OOD sets alone
-    extras = [c for c in ("separability", "gap") if any(r[c] is not None for r in results.rows)]
-    figures = ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", *extras, quality_name, counted)
+    # of benchmarks with familiar OOD sets, or with shifted sets, alone
+    names = {"separability": "separability", "gap": "gap", "shifted_accuracy": "shifted accuracy"}
+    extras = [c for c in names if any(r[c] is not None for r in results.rows)]
+    titles = [names[c] for c in extras]
+    figures = ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", *titles, quality_name, counted)
     for column in figures:
         table.add_column(column, justify="right")
     previous = None

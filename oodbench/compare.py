@@ -142,6 +142,7 @@ def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[
             ("auroc", "AUROC"),
             (fpr, f"FPR@95 {positive}"),
             ("separability", "separability"),
+            ("shifted_accuracy", "accuracy"),
         ):
             if any(line.mean(group, column) is not None for line in ranked):
                 columns.append((group, column))
@@ -239,4 +240,5 @@ _COLOURS = {
     "unfamiliar": "tab:blue",
     "near": "tab:green",
     "far": "tab:purple",
+    "shifted": "tab:gray",
 }

@@ -137,6 +137,7 @@ class Evaluator:
                 self._missing_from[choice.group].append(choice.spec.name)
                 self.report(f"missing: {error}")
                 continue
+            self._check_shifted(choice.group, samples)
             self.ood.append(_OOD(choice.spec.name, choice.group, samples))
         if not self.ood:
             raise MissingDataError(
@@ -145,6 +146,22 @@ class Evaluator:
         self._compared: set[tuple[str, str]] = set()
         self._warn_of_overlap()
         self._warn_of_known_classes()
+
+    def _check_shifted(self, group: Group, samples: Samples) -> None:
+        """Check that a shifted set is one.
+
+        Raises:
+            OptionError: the benchmark does not classify whole samples.
+            DataError: its classes are not the ID set's.
+        """
+        if group != "shifted":
+            return
+        if self.benchmark.task != "classification":
+            raise OptionError(
+                f"{samples.name} is given as a shifted set, which there is where whole samples are "
+                f"classified; {self.benchmark.name} is of {self.benchmark.task}. Leave it out."
+            )
+        check_classes(samples, self.test)
 
     def warn_of_validation(self, validation: Validation) -> None:
         """Warn where hyper-parameters were chosen on images that are tested on."""
@@ -261,7 +278,7 @@ class Evaluator:
             subject.quality(tested[0]),
             subject.weights(tested[0]),
         )
-        separable = self._separability([seen.outputs for seen in tested])
+        about_sets = self._about_sets(subject, tested)
         results = Results([], dict(self.missing), list(self.warnings))
         for text in (*subject.notes, *odd):
             self._note(results, text)
@@ -288,7 +305,7 @@ class Evaluator:
                 self._note(results, text)
             notes = dict.fromkeys((*common, *doubts_of([detector]), *own))
             shared["notes"] = list(notes) or None
-            results.rows += self._rows(detector, scores[0], scores[1:], shared, separable)
+            results.rows += self._rows(detector, scores[0], scores[1:], shared, about_sets)
             self._draw(results, subject, tested, detector, scores)
         return results
 
@@ -326,6 +343,19 @@ class Evaluator:
         if not self.benchmark.familiar or test.features is None:
             return [None] * len(ood)
         return [linear.separability(test.features, outputs.features) for outputs in ood]
+
+    def _about_sets(self, subject: Subject, tested: Sequence[Seen]) -> list[Row]:
+        """What rows tell of each OOD set on a network, whatever the detector."""
+        separable = self._separability([seen.outputs for seen in tested])
+        return [
+            {
+                "separability": separability,
+                "shifted_accuracy": subject.quality(seen)["id_accuracy"]
+                if ood.group == "shifted"
+                else None,
+            }
+            for ood, seen, separability in zip(self.ood, tested[1:], separable, strict=True)
+        ]
 
     def _subject(self, contender: Contender) -> Subject:
         preprocess = self.benchmark.preprocess
@@ -427,17 +457,17 @@ class Evaluator:
         id_scores: np.ndarray,
         ood_scores: Sequence[np.ndarray],
         shared: Row,
-        separable: Sequence[float | None],
+        about_sets: Sequence[Row],
     ) -> list[Row]:
         measured = [
             {
                 "n_id": len(id_scores),
                 "n_ood": len(scores),
-                "separability": separability,
+                **about,
                 **metrics.all_metrics(id_scores, scores),
                 **metrics.all_intervals(id_scores, scores),
             }
-            for scores, separability in zip(ood_scores, separable, strict=True)
+            for scores, about in zip(ood_scores, about_sets, strict=True)
         ]
         return self._rows_of(
             detector,
@@ -511,12 +541,13 @@ class Evaluator:
                 mean[metric] = float(np.mean([single[i][metric] for i in members]))
             errors = [e for i in members if (e := single[i].get("binning_error")) is not None]
             mean["binning_error"] = max(errors, default=None)
-            separable = [s for i in members if (s := single[i].get("separability")) is not None]
-            if separable:
-                mean["separability"] = float(np.mean(separable))
+            for name in ("separability", "shifted_accuracy"):
+                found = [value for i in members if (value := single[i].get(name)) is not None]
+                if found:
+                    mean[name] = float(np.mean(found))
             if gap is not None and group == "familiar" and by_group["unfamiliar"]:
-                found = gap(by_group["unfamiliar"], members)
-                mean["gap"], mean["gap_low"], mean["gap_high"] = found
+                between = gap(by_group["unfamiliar"], members)
+                mean["gap"], mean["gap_low"], mean["gap_high"] = between
             rows.append(mean)
         whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
         for row in whole_rows:

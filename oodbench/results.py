@@ -34,7 +34,7 @@ COLUMNS = tuple(
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
     seconds device oodbench torch python git_commit created command schema row_id tuned
     id_miou id_map binning_error modality separability gap gap_low gap_high
-    accelerator processor threads notes
+    accelerator processor threads notes shifted_accuracy
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
@@ -63,6 +63,8 @@ sets' mean minus that row's, with its interval.
 be read. ``accelerator`` is the one that was used, where ``device`` is what was asked for;
 ``processor`` and ``threads`` are those of the machine. Figures of the same weights and data differ
 between machines by rounding, those of networks that are trained on each by more.
+
+``shifted_accuracy`` is the accuracy on a shifted set, whose classes are the ID set's; None for OOD.
 
 ``notes`` are the warnings that a reader of the row has to know, a list of sentences; None for none.
 """

@@ -85,7 +85,10 @@ _KINDS: dict[str, _Kind] = {
         _MAYBE_TEXT,
     ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
-    **dict.fromkeys("id_accuracy id_miou id_map binning_error separability".split(), _MAYBE_SHARE),
+    **dict.fromkeys(
+        "id_accuracy id_miou id_map binning_error separability shifted_accuracy".split(),
+        _MAYBE_SHARE,
+    ),
     **{
         f"{name}_{end}": _MAYBE_SHARE
         for name in "auroc fpr95_id fpr95_ood aupr_in aupr_out id_accuracy".split()

@@ -14,8 +14,9 @@ from oodbench import Hardware, files
 from oodbench.audio import AudioFile
 from oodbench.benchmark import get_benchmark
 from oodbench.datasets import avdigits
-from oodbench.datasets.avdigits import AVDigits
+from oodbench.datasets.avdigits import SPLITS, AVDigits
 from oodbench.errors import DataError, MissingDataError, OptionError
+from oodbench.leaderboard import render
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 
@@ -37,8 +38,8 @@ def digits() -> Path:
     folder.mkdir(parents=True)
     for digit in range(10):
         t = np.arange(2000) / avdigits.RATE
-        for speaker in (*avdigits.TRAIN_SPEAKERS, *avdigits.TEST_SPEAKERS):
-            for number in (0, 1, 20, 21):
+        for speaker in (*avdigits.SPEAKERS, *avdigits.OTHER_SPEAKERS):
+            for number in (0, 9, 10, 19, 20, 49):
                 wave = np.sin(2 * np.pi * (200 + 150 * digit) * t) + rng.normal(0, 0.05, len(t))
                 path = folder / f"{digit}_{speaker}_{number}.wav"
                 wavfile.write(path, avdigits.RATE, (8000 * wave).astype(np.int16))
@@ -59,7 +60,7 @@ def parts(samples: AVDigits) -> list[tuple[int, int, str, int]]:
 
 def load(name: str, split: str = "test") -> AVDigits:
     benchmark = get_benchmark("avdigits")
-    specs = {s.name: s for s in (benchmark.id, *benchmark.near, *benchmark.far)}
+    specs = {s.name: s for s in (benchmark.id, *(chosen.spec for chosen in benchmark.ood))}
     samples = specs[name].load(split)
     assert isinstance(samples, AVDigits)
     assert samples.name == f"{name}/{split}"
@@ -78,13 +79,44 @@ def test_pairs_are_of_one_digit() -> None:
         pairs = parts(samples)
         assert [seen for seen, *_ in pairs] == [known[label] for label in samples.labels]
         assert all(seen == heard for seen, heard, *_ in pairs)
-        speakers = avdigits.TEST_SPEAKERS if split == "test" else avdigits.TRAIN_SPEAKERS
-        assert {speaker for *_, speaker, _ in pairs} == set(speakers)
-        numbers = {number for *_, number in pairs}
-        expected = {"train": {20, 21}, "val": {0, 1}, "test": {0, 1, 20, 21}}
-        assert numbers == expected[split]
+        assert {speaker for *_, speaker, _ in pairs} == set(avdigits.SPEAKERS)
+        expected = {"train": {20, 49}, "val": {10, 19}, "test": {0, 9}}
+        assert {number for *_, number in pairs} == expected[split]
     assert len(load("avdigits", "train")) == 5 * 10  # a fifth is for validation
     assert len(load("avdigits", "val")) == 5 * 2
+
+
+@pytest.mark.usefixtures("digits")
+def test_no_recording_is_in_two_splits_and_every_speaker_is_in_each() -> None:
+    heard = {split: {pair[1:] for pair in parts(load("avdigits", split))} for split in SPLITS}
+    assert not heard["train"] & heard["val"]
+    assert not heard["train"] & heard["test"]
+    assert not heard["val"] & heard["test"]
+    for pairs in heard.values():
+        assert {speaker for _, speaker, _ in pairs} == set(avdigits.SPEAKERS)
+    assert not set(avdigits.SPEAKERS) & set(avdigits.OTHER_SPEAKERS)
+    for name in ("avdigits-5-9", "avdigits-mismatch", "avdigits-image-replaced"):
+        found = load(name)
+        paths = [Path(found[i]["audio"].path).stem for i in range(len(found))]
+        assert {path.split("_")[1] for path in paths} == set(avdigits.SPEAKERS)
+        assert {path.split("_")[2] for path in paths} == {"0", "9"}
+
+
+@pytest.mark.usefixtures("digits")
+def test_the_shifted_set_differs_by_its_speakers_alone() -> None:
+    shifted, whole = load("avdigits-speakers"), load("avdigits")
+    assert shifted.classes == whole.classes
+    assert shifted.labels.tolist() == whole.labels.tolist()
+    for i in range(len(whole)):
+        assert np.array_equal(np.asarray(shifted[i]["image"]), np.asarray(whole[i]["image"]))
+    pairs = parts(shifted)
+    assert all(seen == heard for seen, heard, *_ in pairs)
+    assert {speaker for *_, speaker, _ in pairs} == set(avdigits.OTHER_SPEAKERS)
+    assert {number for *_, number in pairs} == {0, 9, 10, 19, 20, 49}
+    assert [(c.spec.name, c.group) for c in get_benchmark("avdigits").ood][-1] == (
+        "avdigits-speakers",
+        "shifted",
+    )
 
 
 @pytest.mark.usefixtures("digits")
@@ -114,7 +146,7 @@ def test_the_same_each_time() -> None:
 
 def test_recordings_are_part_of_the_fingerprint(digits: Path) -> None:
     before = load("avdigits").fingerprint
-    for path in (digits / "fsdd" / "recordings").glob("0_theo_*.wav"):
+    for path in (digits / "fsdd" / "recordings").glob("0_lucas_*.wav"):
         wavfile.write(path, avdigits.RATE, np.ones(3000, np.int16))
     assert load("avdigits").fingerprint != before
 
@@ -125,7 +157,7 @@ def test_what_is_missing_is_named(digits: Path) -> None:
     recordings = digits / "fsdd" / "recordings"
     for path in recordings.glob("4_*.wav"):
         path.unlink()
-    with pytest.raises(DataError, match="no recordings of the digits 4 by theo"):
+    with pytest.raises(DataError, match="no recordings of the digits 4 by george"):
         load("avdigits")
     for path in recordings.glob("*.wav"):
         path.unlink()
@@ -158,3 +190,13 @@ def test_an_evaluation() -> None:
     assert rows["msp", "avdigits-mismatch"]["n_id"] == 60
     assert rows["msp", "avdigits-5-9"]["group"] == "near"
     assert {row["backbone"] for row in results} == {"avdigits-cnn"}
+    for row in results:
+        assert (row["shifted_accuracy"] is not None) == (row["group"] == "shifted")
+    alone = rows["msp", "avdigits-speakers"]
+    assert 0 <= alone["shifted_accuracy"] <= 1
+    assert rows["msp", "shifted"]["shifted_accuracy"] == alone["shifted_accuracy"]
+    assert rows["modality-discrepancy", "shifted"]["shifted_accuracy"] == alone["shifted_accuracy"]
+    page = render(get_benchmark("avdigits"), list(results))
+    assert "| ID accuracy | shifted accuracy | Seeds |" in page
+    assert "avdigits-speakers (shifted) 60" in page
+    assert "nothing is ranked by them" in page

@@ -419,19 +419,19 @@ def toy(*groups: str) -> Benchmark:
     return replace(without_own_groups((), ()), **sets)
 
 
-ORDER = ("near", "far", "familiar", "unfamiliar")
-FOUR = toy(*reversed(ORDER))
+ORDER = ("near", "far", "familiar", "unfamiliar", "shifted")
+ALL_GROUPS = toy(*reversed(ORDER))
 
 
-def test_four_groups() -> None:
+def test_groups_are_in_their_order() -> None:
     expected = [(f"{group}{i}", group) for group in ORDER for i in "12"]
-    assert [(one.spec.name, one.group) for one in FOUR.ood] == expected
-    assert FOUR.choose(None) == FOUR.ood
+    assert [(one.spec.name, one.group) for one in ALL_GROUPS.ood] == expected
+    assert ALL_GROUPS.choose(None) == ALL_GROUPS.ood
     picked = ["mnist", "familiar=unfamiliar2", "familiar1", "near=familiar2", "unfamiliar=near2"]
     groups = ["unfamiliar", "familiar", "familiar", "near", "unfamiliar"]
-    assert [one.group for one in FOUR.choose(picked)] == groups
-    with pytest.raises(OptionError, match="'near', 'far', 'familiar', 'unfamiliar', not 'known'"):
-        FOUR.choose(["known=near1"])
+    assert [one.group for one in ALL_GROUPS.choose(picked)] == groups
+    with pytest.raises(OptionError, match="'unfamiliar', 'shifted', not 'known'"):
+        ALL_GROUPS.choose(["known=near1"])
     for there, group in (((), "far"), (("unfamiliar",), "far"), (("familiar",), "unfamiliar")):
         assert toy(*there).group_of_others == group
         assert [one.group for one in toy(*there).choose(["mnist", "near=svhn"])] == [group, "near"]
@@ -439,14 +439,14 @@ def test_four_groups() -> None:
 
 @pytest.mark.parametrize("group", ORDER)
 def test_each_group_is_whole_with_all_its_sets_and_out_of_reach_of_choices(group: str) -> None:
-    assert FOUR.is_complete(group, [f"{group}2", f"{group}1"])
+    assert ALL_GROUPS.is_complete(group, [f"{group}2", f"{group}1"])
     for other in ([f"{group}1"], [f"{group}1", f"{group}2", "mnist"], []):
-        assert not FOUR.is_complete(group, other)
+        assert not ALL_GROUPS.is_complete(group, other)
     assert not toy(*set(ORDER) - {group}).is_complete(group, ["mnist"])
     assert toy().is_complete(group, ["mnist"])
     with pytest.raises(OptionError, match=f"{group}1 is among the sets"):
-        replace(FOUR, validation=(spec(f"{group}1"),))
-    chosen_on = replace(FOUR, validation=(spec("v"),)).without_test()
+        replace(ALL_GROUPS, validation=(spec(f"{group}1"),))
+    chosen_on = replace(ALL_GROUPS, validation=(spec("v"),)).without_test()
     assert chosen_on.ood == getattr(chosen_on, group) == ()
     assert [one.name for one in chosen_on.validation] == ["v"]
     assert chosen_on.id.splits == ("train",)
