@@ -103,6 +103,8 @@ class Benchmark:
             each at its own size, so that rows of different sizes are of the same images.
         known_classes: ID classes that are also classes of what networks are pre-trained on, with
             their names there.
+        remarks: what a reader of its leaderboard should know of it, a sentence or a few each; they
+            stand at the page's head.
 
     Raises:
         OptionError: a set that is tested on as well as chosen on, or a ranking by shifted sets.
@@ -124,6 +126,7 @@ class Benchmark:
     standard_method: str = "ce"
     own_inputs: bool = False
     known_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.protocol.rank_group == "shifted":

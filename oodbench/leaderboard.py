@@ -82,6 +82,8 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         "rejected.",
         "",
     ]
+    for remark in benchmark.remarks:
+        lines += [markdown(remark), ""]
     if not sections:
         command = f"oodbench eval --detector msp --id {benchmark.name}"
         lines += [f"No results yet: {code(command)}.", ""]

@@ -683,6 +683,18 @@ def test_page_is_a_function_of_the_rows() -> None:
     assert leaderboard.render(PAGE, rows) == leaderboard.render(PAGE, iter(list(rows)))
 
 
+def test_remarks_of_the_benchmark_stand_at_the_head() -> None:
+    remarks = ("The ID set is *small*.", "Pixels are far from independent.")
+    page = leaderboard.render(dataclasses.replace(PAGE, remarks=remarks), entry(0.7))
+    head, _ = page.split("\n## ", 1)
+    for text in ("\n\nThe ID set is &#42;small&#42;.\n", "\n\nPixels are far from independent.\n"):
+        assert text in head
+    without = page
+    for text in ("The ID set is &#42;small&#42;.\n\n", "Pixels are far from independent.\n\n"):
+        without = without.replace(text, "")
+    assert without == leaderboard.render(PAGE, entry(0.7))
+
+
 def test_every_set_and_figure_is_there() -> None:
     """AUROC, both FPR@95 by their names, AUPR, accuracy: averages and each set."""
     page = leaderboard.render(PAGE, entry(0.7))
