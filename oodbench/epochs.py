@@ -28,16 +28,25 @@ class EpochSampler(Sampler[int]):
 
     Yields ``epoch * n + index``, so that whoever reads the sample knows the epoch as well.
 
+    Batch k of all processes together is batch k of one. An epoch's last, incomplete batch is shared
+    evenly, without the few samples that would make the shares unequal; it is left out where a
+    share would be a single sample, of which neither batch normalisation nor a contrast makes
+    anything. What is left out differs from epoch to epoch.
+
     Args:
         n: samples.
         seed: of the order.
         batch_size: samples a step, over all processes.
         epoch: the first. Lightning tells a sampler its epochs (``set_epoch``), but it tells the
             first one of a run that goes on after the data workers have asked for their samples.
+        drop_last: leave out the last, incomplete batch. A set smaller than one is used whole.
     """
 
-    def __init__(self, n: int, seed: int, batch_size: int, epoch: int = 0) -> None:
+    def __init__(
+        self, n: int, seed: int, batch_size: int, epoch: int = 0, *, drop_last: bool = False
+    ) -> None:
         self.n, self.seed, self.batch_size, self.epoch = n, seed, batch_size, epoch
+        self.drop_last = drop_last
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
@@ -48,9 +57,11 @@ class EpochSampler(Sampler[int]):
         return self._usable(world) // world
 
     def _usable(self, world: int) -> int:
-        # whole batches, as contrastive losses want; a set smaller than a batch is used whole
-        whole = self.n - self.n % self.batch_size if self.n >= self.batch_size else self.n
-        return whole - whole % world
+        last = self.n % self.batch_size
+        whole = self.n - last
+        if whole and (self.drop_last or last < 2 * world):
+            return whole - whole % world
+        return self.n - self.n % world
 
     def __iter__(self) -> Iterator[int]:
         rank, world = rank_and_world()

@@ -50,6 +50,8 @@ class Recipe:
         schedule: ``"cosine"`` down to ``final_lr * lr``, or ``"step"``: x0.1 at each milestone.
         final_lr: share of ``lr`` at the end of the cosine.
         milestones: epochs of the steps.
+        drop_last: whether an epoch's last, incomplete batch is left out. It is in any case where
+            it would be a single sample (of a process, where there are several).
     """
 
     backbone: str | None = None
@@ -63,6 +65,7 @@ class Recipe:
     schedule: Literal["cosine", "step"] = "cosine"
     final_lr: float = 0.0
     milestones: tuple[int, ...] = ()
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

@@ -213,6 +213,7 @@ class MultimodalRecipe(Recipe):
     lr: float = 1e-4
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "step"] = "step"
+    drop_last: bool = True
     optimizer: Literal["adam", "sgd"] = "adam"
     single: bool = True
     frozen: bool = False

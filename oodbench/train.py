@@ -50,7 +50,7 @@ from oodbench.samples import Samples, positions
 from oodbench.transforms import MultimodalPreprocess, content_key
 from oodbench.weights import SealedCheckpointIO, read_weights, save_weights
 
-VERSION = 1
+VERSION = 2
 """Part of every run's key; raised when the same settings would train another network."""
 
 
@@ -392,7 +392,13 @@ def _fit(run: Run, hardware: Hardware) -> None:
             data,
             collate_fn=method.collate if isinstance(method, DenseMethod) else None,
             batch_size=size // trainer.world_size,
-            sampler=EpochSampler(len(run.samples), run.seed, size, _next_epoch(run, last)),
+            sampler=EpochSampler(
+                len(run.samples),
+                run.seed,
+                size,
+                _next_epoch(run, last),
+                drop_last=run.recipe.drop_last,
+            ),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",

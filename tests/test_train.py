@@ -179,10 +179,40 @@ def test_learning_rate_changes_every_step(spy: type[Spy]) -> None:
     benchmark, _ = tiny(50)
     run = short(benchmark, "spy", epochs=4, batch_size=16, lr=0.2)
     train(run, CPU)
-    steps = 3  # whole batches of 16 in 50
-    assert spy.rates == pytest.approx([0.2 * run.recipe.lr_factor(i / steps) for i in range(12)])
+    steps = 4  # three of 16 images and one of the 2 that are left of 50
+    assert spy.rates == pytest.approx([0.2 * run.recipe.lr_factor(i / steps) for i in range(16)])
     assert spy.rates[0] == 0
-    assert max(spy.rates) == spy.rates[3]
+    assert max(spy.rates) == spy.rates[4]
+
+
+@pytest.mark.parametrize(
+    ("n", "fields", "sizes"),
+    [
+        (50, {}, [16, 16, 16, 2]),
+        (50, {"drop_last": True}, [16, 16, 16]),
+        (49, {}, [16, 16, 16]),  # a batch of one is no batch
+        (10, {"drop_last": True}, [10]),
+    ],
+)
+def test_the_last_incomplete_batch(
+    spy: type[Spy], n: int, fields: dict[str, Any], sizes: list[int]
+) -> None:
+    run = short(tiny(n)[0], "spy", epochs=1, **fields)
+    train(run, CPU)
+    assert [len(labels) for _, _, labels in spy.seen] == sizes
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["abet", "ce", "cider", "deep-ensemble", "godin", "logitnorm", "mixup", "palm", "supcon"],
+)
+def test_every_method_keeps_a_last_batch_of_two(method: str) -> None:
+    """Losses that contrast samples, and batch normalisation of one figure a sample, bear it."""
+    recipes = METHODS.get(method).recipes.values()
+    assert not any(recipe.drop_last for recipe in recipes)
+    run = short(tiny(18)[0], method, epochs=2)
+    state = train(run, CPU).state_dict()
+    assert all(tensor.isfinite().all() for tensor in state.values())
 
 
 @pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": "nan"}])
@@ -212,29 +242,53 @@ def test_each_epoch_is_a_permutation_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "batch", "used"), [(10, 4, 8), (10, 5, 10), (10, 16, 10), (9, 16, 9)]
+    ("n", "batch", "kept", "used"),
+    [(10, 4, 10, 8), (10, 5, 10, 10), (10, 16, 10, 10), (9, 16, 9, 9), (9, 4, 8, 8), (1, 4, 1, 1)],
 )
-def test_whole_batches_only_unless_the_set_is_smaller(n: int, batch: int, used: int) -> None:
-    assert len(list(EpochSampler(n, 0, batch))) == used
+def test_the_last_batch_is_kept_unless_it_is_one_sample(
+    n: int, batch: int, kept: int, used: int
+) -> None:
+    """A method may drop it (``used``); a set smaller than a batch is used whole in any case."""
+    assert len(list(EpochSampler(n, 0, batch))) == kept
+    assert len(list(EpochSampler(n, 0, batch, drop_last=True))) == used
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_each_global_batch(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batch k of all processes together holds what batch k of a single process would."""
-    n, batch = 50, 12
-    alone = list(EpochSampler(n, 7, batch))
+def as_processes(
+    world: int, n: int, batch: int, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> list[list[int]]:
+    """What each of several processes is given of an epoch."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
     shares = []
     for rank in range(world):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        sampler = EpochSampler(n, 7, batch)
+        sampler = EpochSampler(n, 7, batch, **options)
         shares.append(list(sampler))
-        assert len(sampler) == len(shares[-1]) == 48 // world
+        assert len(sampler) == len(shares[-1])
+    return shares
+
+
+@pytest.mark.parametrize(
+    ("world", "n", "last"), [(2, 50, 0), (3, 50, 0), (2, 55, 6), (3, 55, 6), (2, 52, 4), (3, 52, 0)]
+)
+def test_processes_share_each_global_batch(
+    world: int, n: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch k of all processes together holds what batch k of a single process would.
+
+    Of the last, incomplete one every process has as many as the others, and two at least.
+    """
+    batch = 12
+    alone = list(EpochSampler(n, 7, batch))
+    shares = as_processes(world, n, batch, monkeypatch)
+    assert [len(share) for share in shares] == [(48 + last) // world] * world
     own = batch // world
-    for k in range(4):
+    for k in range(5):
         together = [p for share in shares for p in share[k * own : (k + 1) * own]]
-        assert sorted(together) == sorted(alone[k * batch : (k + 1) * batch])
+        expected = alone[k * batch : (k + 1) * batch]
+        assert sorted(together) == sorted(expected if k < 4 else expected[:last])
+    dropped = as_processes(world, n, batch, monkeypatch, drop_last=True)
+    assert dropped == [share[: 48 // world] for share in shares]
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(
@@ -254,7 +308,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(
             assert epoch == other
             assert x.equal(x2)
             assert y.equal(y2)
-    assert [epoch for epoch, *_ in alone] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [epoch for epoch, *_ in alone] == [0] * 4 + [1] * 4 + [2] * 4
     every = torch.cat([x for _, x, _ in alone]).flatten(0, 1).flatten(1)
     distinct = torch.unique(every, dim=0)
     assert len(distinct) > 0.95 * len(every), "views, images and epochs must differ"
@@ -269,7 +323,7 @@ def test_labels_belong_to_their_images(spy: type[Spy], monkeypatch: pytest.Monke
     train(short(benchmark, "spy"), CPU)
     known = {PREPROCESS(samples[i]).numpy().tobytes(): int(y) for i, y in enumerate(samples.labels)}
     for _, x, y in spy.seen:
-        assert x.shape == (16, 2, 1, 8, 8)
+        assert x.shape == (len(y), 2, 1, 8, 8)
         for views, label in zip(x, y, strict=True):
             assert [known[view.contiguous().numpy().tobytes()] for view in views] == [label] * 2
 
@@ -396,7 +450,7 @@ def test_resumed_training_gives_the_same_bits(
     views = METHODS.get(method).views
     whole = train(short(benchmark, method), CPU)
     per_epoch = samples.reads // 3
-    assert per_epoch == 48, views
+    assert per_epoch == 50, views
 
     new_cache()
     samples.reads, samples.breaks_after = 0, breaks_after
@@ -404,7 +458,7 @@ def test_resumed_training_gives_the_same_bits(
         train(short(benchmark, method), CPU)
     samples.reads = 0
     resumed = train(short(benchmark, method), CPU)
-    assert samples.reads == 144 - 48 * (breaks_after // 48), "finished epochs are not done again"
+    assert samples.reads == 150 - 50 * (breaks_after // 50), "finished epochs are not done again"
     assert_same_weights(resumed, whole)
 
 
@@ -422,7 +476,7 @@ def test_each_resumed_epoch_draws_what_it_would_have_drawn(
         train(short(benchmark, "spy"), CPU)
     spy.noise.clear()
     train(short(benchmark, "spy"), CPU)
-    assert spy.noise == whole[3:]
+    assert spy.noise == whole[4:]
 
 
 def test_interrupted_twice_and_elsewhere() -> None:
@@ -524,17 +578,17 @@ def test_logs_have_a_row_an_epoch() -> None:
 def test_loss_in_the_log_is_the_epochs_mean(
     spy: type[Spy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses: list[float] = []
+    sums: list[float] = []
 
     def noting(self: Spy, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         loss = nn.functional.cross_entropy(self.linear(self.backbone(images[:, 0])), labels)
-        losses.append(loss.item())
+        sums.append(loss.item() * len(labels))
         return {"loss": loss}
 
     monkeypatch.setattr(Spy, "loss", noting)
     run = short(tiny()[0], "spy")
     train(run, CPU)
-    means = np.reshape(losses, (3, 3)).mean(axis=1)
+    means = np.reshape(sums, (3, 4)).sum(axis=1) / 50
     assert [float(row["train/loss"]) for row in read_log(run)] == pytest.approx(means, rel=1e-4)
 
 
