@@ -238,6 +238,11 @@ class AbeT(Detector):
     method: ClassVar[str] = "abet"
     paper: ClassVar[Paper | None] = PAPER
 
+    @property
+    def reads_level(self) -> bool:
+        """Yes: the score is a log-sum-exp of logits."""
+        return True
+
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
         return in_blocks(outputs, abet_score, "logits", exact=True)
@@ -256,6 +261,11 @@ class AbeTEnergy(Detector):
     paper: ClassVar[Paper | None] = dataclasses.replace(
         PAPER, formula="s(x) = -T(x) log sum_c exp(cos(h(x), w_c) / T(x))"
     )
+
+    @property
+    def reads_level(self) -> bool:
+        """Yes: the score is a log-sum-exp of logits."""
+        return True
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]`` and temperatures ``[N]``."""

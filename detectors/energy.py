@@ -54,6 +54,11 @@ class Energy(Detector):
         if not self.temperature > 0:
             raise OptionError(f"energy: temperature must be positive, not {self.temperature}.")
 
+    @property
+    def reads_level(self) -> bool:
+        """At T = 1; at others log-probabilities keep an order, that of a Rényi entropy."""
+        return self.temperature == 1
+
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""
         t = self.temperature

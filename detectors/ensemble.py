@@ -69,6 +69,11 @@ class Ensemble(Detector):
         # what its members need, whatever those of the default need
         vars(self)["needs"] = frozenset().union(*(member.needs for member in self._create()))
 
+    @property
+    def reads_level(self) -> bool:
+        """Whether one of its members does."""
+        return any(member.reads_level for member in self._create())
+
     def _create(self) -> list[Detector]:
         if not self.members or "ensemble" in self.members:
             raise OptionError(

@@ -340,6 +340,11 @@ class WeightedEnergy(Detector):
         if self.weights and not max(self.weights) > 0:
             raise OptionError("weighted-energy: at least one weight must be positive.")
 
+    @property
+    def reads_level(self) -> bool:
+        """Yes: the score is a log-sum-exp of logits, but for the weights."""
+        return True
+
     def fit(self, train: Outputs) -> Self:
         """The weights ``[C]``, given or from the mean softmax of logits ``[N, C]``."""
         classes = number_of_classes(train)

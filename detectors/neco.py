@@ -71,6 +71,11 @@ class NECO(Detector):
     centre_: Tensor = learned()  # [D], of the scaled features
     axes_: Tensor = learned()  # [D, dim]
 
+    @property
+    def reads_level(self) -> bool:
+        """With the largest logit: a log-probability is negative, and turns the share around."""
+        return self.maxlogit
+
     def fit(self, train: Outputs) -> Self:
         """Principal axes of (standardised) features ``[N, D]``, in one pass."""
         width, classes = train.features.shape[1], train.logits.shape[1]

@@ -75,6 +75,11 @@ class NNGuide(Detector):
         if not 0 < self.share <= 1:
             raise OptionError(f"nnguide: share must be in (0, 1], not {self.share}.")
 
+    @property
+    def reads_level(self) -> bool:
+        """Yes: the energy is a factor, in the score and in the bank."""
+        return True
+
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features times energies of a share of ``[N, D]``."""
         if self.k > len(train):

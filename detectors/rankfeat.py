@@ -84,6 +84,11 @@ class RankFeat(Detector):
         if not self.temperature > 0:
             raise OptionError(f"rankfeat: temperature must be positive, not {self.temperature}.")
 
+    @property
+    def reads_level(self) -> bool:
+        """At T = 1: the score is a log-sum-exp of logits."""
+        return self.temperature == 1
+
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of inputs ``[B, C, H, W]``."""
         modules = named(model, self.layers or last_maps(model, batch, "rankfeat"), "rankfeat")

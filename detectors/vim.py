@@ -114,6 +114,11 @@ class ViM(Detector):
     null_: _Null = learned()
     alpha_: float = learned()
 
+    @property
+    def reads_level(self) -> bool:
+        """Yes: the log-sum-exp is subtracted, and the virtual logit scaled to the largest one."""
+        return True
+
     def fit(self, train: Outputs) -> Self:
         """The subspace of features ``[N, D]`` and the scale of the virtual logit, in two passes."""
         assert train.head is not None  # noqa: S101  (it is in ``needs``)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from oodbench import level
 from oodbench.door import single_precision
 from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError, OptionError
 from oodbench.outputs import Outputs
@@ -80,7 +81,8 @@ class Detector:
 
     ``id_options`` holds the defaults that differ by ID set, ``{"cifar100": {"k": 200}}``;
     ``grid`` the values that ``oodbench tune`` tries, ``{"k": (50, 100)}``. A detector with an
-    option ``fit_split`` (``"train"`` or ``"val"``) is fitted on that split of the ID set.
+    option ``fit_split`` (``"train"`` or ``"val"``) is fitted on that split of the ID set. One whose
+    score lives on the log-sum-exp of the logits says so in ``reads_level``.
 
     The base class checks what every detector would have to check: that the outputs have what is
     needed, that it is finite, that ``fit`` came before ``score``, and that the scores are ``[N]``
@@ -113,6 +115,15 @@ class Detector:
     def label(self) -> str:
         """Its registered name, or the class's name."""
         return self.name or type(self).__name__
+
+    @property
+    def reads_level(self) -> bool:
+        """Whether its score lives on the level of the logits, their log-sum-exp, as energies do.
+
+        Of a network that ends in a log-softmax that is zero for every sample, up to rounding, so
+        such logits are refused; see ``oodbench.level``.
+        """
+        return False
 
     @property
     def needs_fit(self) -> bool:
@@ -160,6 +171,7 @@ def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
         if len(train) == 0:
             raise BadScoresError(f"{self.label}: fit got no training samples.")
         train.require_finite(self.needs, self.label)
+        _check_level(self, train)
         before = train.stamp()
         with torch.no_grad(), single_precision():
             result = fit(self, train)
@@ -179,6 +191,7 @@ def _checked_score(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
             )
         outputs.require(self.needs, self.label)
         outputs.require_finite(self.needs, self.label)
+        _check_level(self, outputs)
         n, before = len(outputs), outputs.stamp()
         with torch.no_grad(), single_precision():
             scores = score(self, outputs)
@@ -209,6 +222,11 @@ def _checked_score_batch(score_batch: Callable[..., Tensor]) -> Callable[..., Te
         return check_scores(score_batch(self, model, batch).detach(), len(batch), self.label)
 
     return checked
+
+
+def _check_level(detector: Detector, outputs: Outputs) -> None:
+    if detector.reads_level and "logits" in detector.needs:
+        level.refuse_without(outputs.logits, detector.label)
 
 
 def check_unchanged(outputs: Outputs, stamp: Mapping[str, Any], who: str) -> None:

@@ -11,10 +11,9 @@ import torch
 
 from oodbench.detector import Detector
 from oodbench.errors import OptionError
+from oodbench.level import LOOKED_AT as LOOKED_AT
+from oodbench.level import refuse_without
 from oodbench.outputs import Outputs
-
-LOOKED_AT = 4096
-"""Rows of logits that are looked at."""
 
 
 def check_outputs(outputs: Outputs, classes: int, who: str) -> None:
@@ -41,6 +40,23 @@ def check_outputs(outputs: Outputs, classes: int, who: str) -> None:
             f"the {who} gives {n} outputs, but the ID set has {classes} classes. Is it of another "
             "ID set? Features alone: a module with outputs(images) -> {'features': ...} and head()."
         )
+
+
+def check_level(outputs: Outputs, detector: Detector) -> None:
+    """Refuse a detector that lives on the log-sum-exp of logits where that is a constant.
+
+    One that reads outputs is stopped by what it is given, too; this is for those that read logits
+    off the network itself.
+
+    Args:
+        outputs: of ID test samples.
+        detector: one of those that are put on the network.
+
+    Raises:
+        OptionError: says what to do.
+    """
+    if detector.reads_level and outputs.has("logits") and detector.needs & {"logits", "model"}:
+        refuse_without(outputs.logits, detector.label)
 
 
 def fits_classes(outputs: Outputs, classes: int) -> bool:
@@ -75,11 +91,33 @@ def of_outputs(
             f"the {who} gives {n} outputs for {classes} ID classes: there is no ID accuracy, and "
             f"{_few(reading)} read outputs that stand for no ID class. Is it of another ID set?"
         )
-    if kind := _normalised(outputs.logits[:LOOKED_AT]):
+    yield from of_probabilities(outputs, detectors, who)
+
+
+def of_probabilities(outputs: Outputs, detectors: Sequence[Detector], who: str) -> Iterator[str]:
+    """Whether a network's logits are probabilities, or their logarithms, instead.
+
+    Args:
+        outputs: of ID test samples.
+        detectors: which are put on the network.
+        who: the network.
+    """
+    reading = [d for d in detectors if d.needs & {"logits", "model"}]
+    if not reading or not outputs.has("logits"):
+        return
+    kind = _normalised(outputs.logits[:LOOKED_AT])
+    if kind.startswith("log"):
+        if able := [d.label for d in reading if not d.reads_level]:  # the others are refused
+            yield (
+                f"the outputs of the {who} are {kind}, not logits: what softmax does not see of "
+                f"logits is lost. Scores of the softmax are as ever; whatever else {_few(able)} "
+                "read means something else. Take the last layer off, or return what goes into it."
+            )
+    elif kind:
         yield (
-            f"the outputs of the {who} are {kind}, not logits: scores of {_few(reading)} mean "
-            "something else on them than on logits. Take the last layer off, or return what goes "
-            "into it."
+            f"the outputs of the {who} are {kind}, not logits: scores of "
+            f"{_few([d.label for d in reading])} mean something else on them than on logits. Take "
+            "the last layer off, or return what goes into it."
         )
 
 

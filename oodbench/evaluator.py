@@ -291,6 +291,7 @@ class Evaluator:
             own: list[str] = []
             try:
                 with noting(own.append):
+                    doubts.check_level(tested[0].outputs, detector)
                     if learns(detector):
                         subject.fit(detector, fitting[split])
                     scores = [subject.scores(detector, seen) for seen in tested]
@@ -316,12 +317,15 @@ class Evaluator:
             OptionError: its outputs cannot be logits of the ID classes.
         """
         told = list(contender.notes)
+        who = type(contender.network).__name__ if contender.is_external else contender.backbone
         if contender.is_external:
             told += doubts.of_methods(detectors, contender.claimed)
-            if self.benchmark.task == "classification":
-                who, n = type(contender.network).__name__, len(self.test.classes)
-                doubts.check_outputs(test.outputs, n, who)
-                told += doubts.of_outputs(test.outputs, n, detectors, who)
+        if contender.is_external and self.benchmark.task == "classification":
+            n = len(self.test.classes)
+            doubts.check_outputs(test.outputs, n, who)
+            told += doubts.of_outputs(test.outputs, n, detectors, who)
+        else:
+            told += doubts.of_probabilities(test.outputs, detectors, who)
         return list(dict.fromkeys(told))
 
     def _odd(self, subject: Subject, test: Seen, train: Seen | None) -> list[str]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation as zoo
 
-from oodbench import files, isolation, sanity, scorable
+from oodbench import doubts, files, isolation, sanity, scorable
 from oodbench.contenders import Contender, Subject, own_failure, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
@@ -542,6 +542,9 @@ class SegmentationEvaluator(Evaluator):
                 more = more_classes(outputs, self.test.classes, self.benchmark.id.name)
                 if more is not None:
                     self._note(results, more)
+                who = type(subject.network).__name__
+                for text in doubts.of_probabilities(found.outputs, detectors, who):
+                    self._note(results, text)
             quality.add(found.prediction, found.mask)
             if reason is not None:
                 said.update(found.outputs.digest().encode())

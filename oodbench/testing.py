@@ -285,6 +285,25 @@ def check_low_precision(detector: Detector) -> None:
         assert auroc > 0.9, f"{detector.label}: AUROC {auroc:.3f} on {dtype} outputs"
 
 
+def check_level(detector: Detector) -> None:
+    """Of log-probabilities its score is no rounding noise, or it says ``reads_level``."""
+    if detector.reads_level or not {"logits"} <= detector.needs <= {"features", "logits"}:
+        return
+    toy, bare = _problem(detector), _problem(detector)
+    for outputs in (bare.train, bare.test):
+        outputs.logits = outputs.logits.double().log_softmax(dim=1).to(outputs.logits)
+    expected = _score(_fit(copy.deepcopy(detector), toy.train), toy.test)
+    scores = _score(_fit(detector, bare.train), bare.test)
+    assert _range(scores) >= 1e-5 * _range(expected), (
+        f"{detector.label}: its scores of log-probabilities are rounding noise. They live on the "
+        "log-sum-exp of the logits: say so in `reads_level`, and such networks are refused"
+    )
+
+
+def _range(scores: Tensor) -> float:
+    return float(scores.max() - scores.min())
+
+
 def check_copies(detector: Detector) -> None:
     """Copied and pickled detectors score as the original does."""
     toy = _problem(detector)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodbench import files, metrics, scorable
+from oodbench import doubts, files, metrics, scorable
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.contenders import (
     Networks,
@@ -392,6 +392,8 @@ class _Stage:
     def auroc(self, detector: Detector) -> float:
         """Mean AUROC of ``val`` against the OOD sets."""
         known = self.val
+        if detector.reads_level:
+            doubts.check_level(known.outputs, detector)
         if learns(detector):
             on = self.fitted_on
             if _fit_split(detector) == "val":

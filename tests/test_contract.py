@@ -76,6 +76,13 @@ class _Keeper(_Broken):
         return outputs.features.sum(dim=1) + self.kept.sum()
 
 
+class _Level(_Broken):
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return -outputs.logits.logsumexp(dim=1)
+
+
 @pytest.mark.parametrize(
     ("broken", "check"),
     [
@@ -88,6 +95,7 @@ class _Keeper(_Broken):
         (_Liar, "check_needs_are_honest"),
         (_Liar, "check_documented"),
         (_Keeper, "check_state_is_its_own"),
+        (_Level, "check_level"),
     ],
 )
 def test_checks_can_fail(broken: type[Detector], check: str) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import oodbench
-from oodbench import doubts, sanity
+from oodbench import doubts, level, sanity
 from oodbench.backbones import HeadedBackbone, create_backbone
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
@@ -95,7 +95,6 @@ class Hard(nn.Module):
     ("behind", "told"),
     [
         (nn.Softmax(dim=1), "sum to 1;"),
-        (nn.LogSoftmax(dim=1), "log-probabilities"),
         (nn.Sigmoid(), "between 0 and 1"),
         (Scaled(), "sum to 100;"),
         (Hard(), "sum to 1;"),
@@ -108,6 +107,106 @@ def test_probabilities_instead_of_logits(behind: nn.Module, told: str) -> None:
     assert "msp, energy mean" in warning
     assert all(row["id_accuracy"] is not None for row in results)
     assert not any("not logits" in t for t in evaluated(network(6, behind), "mahalanobis").warnings)
+
+
+# Logits without a level
+
+LOGITS = ["msp", "energy", "maxlogit", "weighted-energy", "nnguide", "ensemble", "neco", "odin"]
+REFUSED = {"energy", "weighted-energy", "nnguide", "ensemble", "neco"}
+
+
+class Shifted(nn.Module):
+    """A log-softmax whose log-sum-exp is another constant."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.log_softmax(dim=1) + 3
+
+
+class Rounded(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return z.log_softmax(dim=1).half()
+
+
+@pytest.mark.parametrize("layer", [None, "1"])
+@pytest.mark.parametrize("behind", [nn.LogSoftmax(dim=1), Shifted(), Rounded()])
+def test_energies_of_log_probabilities_are_refused(behind: nn.Module, layer: str | None) -> None:
+    results = evaluated(network(6, behind), *LOGITS, layer=layer)
+    assert results.failures.keys() == REFUSED
+    for reason in results.failures.values():
+        assert "without that last layer" in reason
+    healthy = evaluated(network(6), *LOGITS, layer=layer)
+    assert healthy.failures == {}
+    if not isinstance(behind, Rounded):  # a constant changes no softmax
+        figures = {(r["detector"], r["ood"]): r["auroc"] for r in healthy}
+        for row in results:
+            if row["detector"] in ("msp", "odin"):
+                assert row["auroc"] == pytest.approx(figures[row["detector"], row["ood"]], abs=1e-4)
+
+
+def test_log_probabilities_are_said() -> None:
+    results = evaluated(network(6, nn.LogSoftmax(dim=1)), "msp", "energy", "maxlogit")
+    (warning,) = [text for text in results.warnings if "log-probabilities" in text]
+    assert "whatever else msp, maxlogit read" in warning
+    for row in results:
+        assert f"whatever else {row['detector']} read" in " ".join(row["notes"])
+    with pytest.raises(OptionError, match="rounding noise"):
+        evaluated(network(6, nn.LogSoftmax(dim=1)), "energy")
+
+
+def test_what_reads_logits_off_the_network_is_refused_too() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 6)]
+    ending = nn.Sequential(*layers, nn.LogSoftmax(dim=1))
+    assert evaluated(ending, "msp", "rankfeat").failures.keys() == {"rankfeat"}
+    assert evaluated(nn.Sequential(*layers), "msp", "rankfeat").failures == {}
+
+
+def test_energies_at_other_temperatures_have_an_order() -> None:
+    hot = oodbench.create_detector("energy", temperature=2.0)
+    results = oodbench.evaluate(
+        network(6, nn.LogSoftmax(dim=1)), "digits", ["msp", hot], hardware=CPU
+    )
+    assert results.failures == {}
+
+
+def test_a_member_of_an_ensemble_counts() -> None:
+    both = oodbench.create_detector("ensemble", members=("msp", "knn"))
+    assert not both.reads_level
+    assert oodbench.create_detector("ensemble", members=("msp", "energy")).reads_level
+    model = network(6, nn.LogSoftmax(dim=1))
+    assert oodbench.evaluate(model, "digits", ["msp", both], hardware=CPU).failures == {}
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        torch.randn(50, 4),
+        torch.randn(50, 1000) * 30,
+        torch.zeros(50, 4),
+        torch.ones(50, 4).cumsum(dim=1),  # the same for every sample: no network, but no softmax
+        torch.nn.functional.normalize(torch.randn(50, 4)),
+        torch.randn(1, 4),
+        torch.randn(2, 4),
+        torch.randn(50, 1),
+        torch.full((50, 4), torch.nan),
+        torch.randn(50, 4).half(),
+        torch.randn(50, 4).bfloat16(),
+        (torch.randn(50, 10) * 5).softmax(dim=1),
+    ],
+)
+def test_healthy_logits_have_a_level(logits: Tensor) -> None:
+    assert level.has_level(logits)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("n", [2, 7, 50])
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_log_probabilities_have_none(n: int, classes: int, scale: float) -> None:
+    logits = (torch.randn(n, classes) * scale).log_softmax(dim=1)
+    assert not level.has_level(logits)
+    assert level.has_level(logits + 5) == (n < level.LEAST)
+    if scale >= 1:  # else rounding is more than what differs
+        assert not level.has_level(logits.bfloat16())
 
 
 @pytest.mark.parametrize(
