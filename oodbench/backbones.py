@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,15 +61,17 @@ class _OptionABlock(_BasicBlock):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
 
 
-class _ConvNet(nn.Module):
-    def reset_parameters(self) -> None:
-        """Normal weights of variance 2 / fan-out in all convolutions (He et al. 2015)."""
+class ConvNet(nn.Module):
+    """A small network of convolutions, which start as He et al. 2015 have it."""
+
+    def reset_parameters(self, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
+        """Normal weights of variance 2 / fan-out, or 2 / fan-in, in all convolutions."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 
-class CIFARResNet(_ConvNet):
+class CIFARResNet(ConvNet):
     """ResNet for 32x32 images with parameter-free shortcuts (He et al. 2016, section 4.2).
 
     Shortcuts of option A: subsample by two and pad the new channels with zeros, half on each side.
@@ -111,7 +113,7 @@ class _ProjectionBlock(_BasicBlock):
             )
 
 
-class StemResNet(_ConvNet):
+class StemResNet(ConvNet):
     """ResNet-18 or 34 whose stem is one 3x3 convolution without pooling, for 32x32 images.
 
     Args:
@@ -148,7 +150,7 @@ for _depth, _blocks in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
 
 
 @register_backbone("digits-cnn")
-class DigitsCNN(_ConvNet):
+class DigitsCNN(ConvNet):
     """Three convolutions for 8x8 images, pooled to 256 features."""
 
     def __init__(self, channels: int = 1) -> None:

@@ -380,6 +380,7 @@ class Networks:
                 seed=run.seed,
                 preprocess=own,
                 trained_on=run.samples,
+                notes=METHODS.get(run.method).caveats(run.recipe_name, run.checkpoint),
             )
             yield (
                 contender,

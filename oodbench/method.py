@@ -197,6 +197,16 @@ class Method(pl.LightningModule):
             )
         return cls.recipes[name]
 
+    @classmethod
+    def caveats(cls, recipe: str, checkpoint: str | Path | None) -> tuple[str, ...]:
+        """What a reader of the rows of such a network has to know, a sentence or a few each.
+
+        Args:
+            recipe: the name of the one that it was trained by.
+            checkpoint: weights that training started from, or None.
+        """
+        return ()
+
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """What is done to a training image, for each view of it."""
         return lambda image, _: preprocess(image)
@@ -351,7 +361,22 @@ class DenseMethod(Method):
     """A method that learns from what is in an image: from masks or boxes.
 
     Its name ends in the task, ``"abet-segmentation"``. The backbone is a network of that task.
+    ``pretrained_recipes`` are those that were published for one which starts from weights that were
+    trained on other images; ours start from random ones, which is said.
     """
+
+    pretrained_recipes: ClassVar[tuple[str, ...]] = ("published",)
+
+    @classmethod
+    def caveats(cls, recipe: str, checkpoint: str | Path | None) -> tuple[str, ...]:
+        """Random weights where the published network had others."""
+        if recipe not in cls.pretrained_recipes or checkpoint is not None:
+            return ()
+        return (
+            f"the recipe {recipe!r} was published for a network that starts from weights trained "
+            "on other images (ImageNet and more); this one started from random weights, so its "
+            "figures cannot be compared with the published ones.",
+        )
 
     @staticmethod
     def target(samples: Any, index: int) -> Any:

@@ -531,7 +531,7 @@ class SegmentationEvaluator(Evaluator):
             raise OptionError("segmentation wants an oodbench Preprocess, not another callable.")
         self.warn_of_learned(contender, {})
         results = Results([], dict(self.missing), list(self.warnings))
-        for note in subject.notes:
+        for note in (*contender.notes, *subject.notes):
             self._note(results, note)
         quality = Quality(len(self.test.classes))
         reason = unknown(subject.network)

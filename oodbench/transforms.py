@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import TrivialAugmentWide
+from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 
 from oodbench.errors import OptionError
 from oodbench.images import in_mode
@@ -261,10 +261,75 @@ class TrivialAugment(CropFlip):
 
     def change(self, image: Image.Image, rng: random.Random) -> Image.Image:
         """The operation; torch's generator, which it draws from, is given back as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(rng.getrandbits(63))  # a device's stay as they are
-            changed: Image.Image = self.operation(image)
-            return changed
+        return _operated(self.operation, image, rng)
+
+
+def _operated(operation: Any, image: Image.Image, rng: random.Random) -> Image.Image:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(rng.getrandbits(63))  # a device's stay as they are
+        changed: Image.Image = operation(image)
+        return changed
+
+
+class TrivialResizedCrop:
+    """Torchvision's training preset for photographs (``references/classification/presets.py``).
+
+    A random resized crop (area 0.08 to 1, aspect 3/4 to 4/3), a flip where the ID set allows, a
+    TrivialAugment operation, all bilinear; then, with probability ``erase``, a rectangle (area 0.02
+    to 0.33, aspect 0.3 to 3.3) is set to 0, the mean colour.
+
+    Args:
+        preprocess: the ID set's.
+        erase: probability of the rectangle.
+    """
+
+    def __init__(self, preprocess: Preprocess, erase: float = 0.1) -> None:
+        self.preprocess, self.erase = preprocess, erase
+        self.operation = TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
+        """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
+        preprocess, size = self.preprocess, self.preprocess.size
+        image = in_mode(image, preprocess.mode)
+        box = random_box(image.width, image.height, rng, 0.08)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        if preprocess.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = preprocess.normalize(to_tensor(_operated(self.operation, image, rng)))
+        if rng.random() < self.erase:
+            self._erase(pixels, rng)
+        return pixels
+
+    @staticmethod
+    def _erase(pixels: Tensor, rng: random.Random) -> None:
+        size = pixels.shape[-1]
+        for _ in range(10):
+            area = size * size * rng.uniform(0.02, 0.33)
+            aspect = math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < size and w < size:
+                top, left = rng.randint(0, size - h), rng.randint(0, size - w)
+                pixels[:, top : top + h, left : left + w] = 0
+                return
+
+
+def random_box(
+    width: int, height: int, rng: random.Random, min_scale: float
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a part with ``min_scale`` to 1 of the area, aspect 3/4 to 4/3.
+
+    The central square where none was found that fits.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(min_scale, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
 
 
 class SimCLR:
@@ -303,16 +368,7 @@ class SimCLR:
     def _box(
         self, width: int, height: int, rng: random.Random
     ) -> tuple[float, float, float, float]:
-        for _ in range(10):
-            area = width * height * rng.uniform(self.min_scale, 1.0)
-            aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if 0 < w <= width and 0 < h <= height:
-                left, top = rng.randint(0, width - w), rng.randint(0, height - h)
-                return left, top, left + w, top + h
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return left, top, left + side, top + side
+        return random_box(width, height, rng, self.min_scale)
 
     def _jitter(self, image: Image.Image, rng: random.Random) -> Image.Image:
         steps = [_brightness, _contrast]

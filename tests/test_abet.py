@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import oodbench
@@ -28,7 +31,9 @@ from oodbench.detectors.abet import (
     abet_score,
 )
 from oodbench.errors import MissingOutputError, OptionError
-from oodbench.transforms import CropFlip, Preprocess, TrivialAugment
+from oodbench.method import Method
+from oodbench.train import plan, train
+from oodbench.transforms import CropFlip, Preprocess, TrivialAugment, TrivialResizedCrop
 
 GREY = Preprocess(8, (0.3,), (0.4,), mode="L")
 
@@ -242,6 +247,87 @@ def test_published_recipe_is_the_papers() -> None:
     assert type(method.augmentation(GREY)) is TrivialAugment
     quick = AbeTMethod(create_backbone("digits-cnn", 1), 3, AbeTMethod.get_recipe("quick"))  # type: ignore[arg-type]
     assert type(quick.augmentation(GREY)) is CropFlip
+
+
+def test_convolutions_start_with_variance_two_over_fan_in() -> None:
+    """As the authors' resnet.py has it; every other method's with fan-out, as it was."""
+    recipe = AbeTMethod.get_recipe("published")
+    for name, channels in (("resnet20", 3), ("resnet18-cifar", 3), ("digits-cnn", 1)):
+        torch.manual_seed(0)
+        preprocess = Preprocess(
+            32, (0.5,) * channels, (0.5,) * channels, "RGB" if channels == 3 else "L"
+        )
+        network = AbeTMethod.make_backbone(name, recipe, preprocess)
+        others = Method.make_backbone(name, recipe, preprocess)
+        checked = 0
+        for (key, module), other in zip(network.named_modules(), others.modules(), strict=True):
+            if not isinstance(module, nn.Conv2d) or module.weight.numel() < 2000:
+                continue
+            assert isinstance(other, nn.Conv2d)
+            _, inside, high, wide = module.weight.shape
+            fan_in = inside * high * wide
+            fan_out = module.weight.shape[0] * high * wide
+            variance = float(module.weight.detach().var())
+            assert variance == pytest.approx(2 / fan_in, rel=0.2), key
+            assert float(other.weight.detach().var()) == pytest.approx(2 / fan_out, rel=0.2), key
+            checked += fan_in != fan_out
+        assert checked >= 1, "where the two differ"
+
+
+def test_weights_to_start_from_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "start.safetensors"
+    start = create_backbone("digits-cnn", 1)
+    save_file(start.state_dict(), path)
+    grey = Preprocess(8, (0.5,), (0.5,), "L")
+    network = AbeTMethod.make_backbone("digits-cnn", AbeTMethod.get_recipe("quick"), grey, path)
+    for ours, theirs in zip(network.parameters(), start.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_imagenet_recipe_is_the_codes() -> None:
+    recipe = AbeTMethod.get_recipe("imagenet")
+    assert isinstance(recipe, AbeTRecipe)
+    assert (recipe.backbone, recipe.batch_size, recipe.epochs) == ("resnetv2_101x1_bit", 64, 200)
+    assert (recipe.lr, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 1e-4)
+    assert not recipe.nesterov
+    assert [recipe.lr_factor(e) for e in (19, 20, 29, 30, 199)] == pytest.approx(
+        [1, 0.1, 0.1, 1e-2, 1e-2]
+    )
+    colour = Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    method = AbeTMethod(create_backbone("digits-cnn", 1), 3, recipe)
+    augmentation = method.augmentation(colour)
+    assert type(augmentation) is TrivialResizedCrop
+    assert augmentation.erase == 0.1
+
+
+def test_imagenet_recipe_takes_a_step(tmp_path: Path, new_cache: Callable[[], None]) -> None:
+    """BiT-S-R101x1 from random weights, on a few small images."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(
+                    folder / f"{i}.png"
+                )
+    new_cache()
+    options = {"epochs": 1, "batch_size": 4}
+    run = plan(
+        oodbench.get_benchmark(f"folder:{tmp_path}"), "abet", recipe="imagenet", overrides=options
+    )
+    run = dataclasses.replace(
+        run,
+        benchmark=dataclasses.replace(
+            run.benchmark, preprocess=Preprocess(32, (0.5,) * 3, (0.5,) * 3)
+        ),
+    )
+    network = train(run, oodbench.Hardware(accelerator="cpu")).eval()
+    with torch.no_grad():
+        found = network.outputs(torch.zeros(2, 3, 32, 32))
+    assert found["features"].shape == (2, 2048)
+    assert found["logits"].shape == (2, 2)
+    assert all(value.isfinite().all() for value in found.values())
 
 
 def test_trivial_augment_depends_on_its_random_numbers_alone() -> None:

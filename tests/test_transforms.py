@@ -331,6 +331,54 @@ def test_crops_have_torchvisions_distribution() -> None:
     assert np.allclose(moments[0].std(axis=0), moments[1].std(axis=0), rtol=0.08)
 
 
+def test_photographs_are_augmented_as_torchvisions_preset() -> None:
+    """Crop, flip and erasing; the operation between them is torchvision's own."""
+    preprocess = Preprocess(32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    augmentation = transforms.TrivialResizedCrop(preprocess, erase=0.0)
+    augmentation.operation = lambda image: image
+    image = photograph(48, 40)
+    for seed in range(20):
+        rng = random.Random(seed)
+        box = transforms.random_box(48, 40, rng, 0.08)
+        crop = image.resize((32, 32), Image.Resampling.BILINEAR, box=box)
+        if rng.random() < 0.5:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        expected = preprocess.normalize(to_tensor(crop))
+        assert torch.equal(augmentation(image, random.Random(seed)), expected)
+
+
+def test_erased_rectangles_have_torchvisions_distribution() -> None:
+    """Value 0 after normalisation, area 0.02 to 0.33, aspect 0.3 to 3.3."""
+    rng = random.Random(0)
+    ones = torch.ones(3, 64, 64)
+    ours, theirs = [], []
+    torch.manual_seed(0)
+    for _ in range(1500):
+        pixels = ones.clone()
+        transforms.TrivialResizedCrop._erase(pixels, rng)
+        erased = pixels[0] == 0
+        assert torch.equal(pixels[0], pixels[2])
+        top, left = (int(axis.nonzero()[0]) for axis in (erased.any(1), erased.any(0)))
+        h, w = int(erased.any(1).sum()), int(erased.any(0).sum())
+        assert int(erased.sum()) == h * w, "a rectangle"
+        ours.append((h, w, top, left))
+        top, left, h, w, _ = tv.RandomErasing.get_params(ones, (0.02, 0.33), [0.3, 3.3])
+        theirs.append((h, w, top, left))
+    moments = [np.array(found) for found in (ours, theirs)]
+    errors = [m.std(axis=0) / math.sqrt(1500) for m in moments]
+    assert (np.abs(moments[0].mean(0) - moments[1].mean(0)) < 4 * np.hypot(*errors)).all()
+    assert np.allclose(moments[0].std(axis=0), moments[1].std(axis=0), rtol=0.1)
+
+
+def test_as_often_erased_as_was_asked_for() -> None:
+    preprocess = Preprocess(32, (0.0,) * 3, (1.0,) * 3)
+    augmentation = transforms.TrivialResizedCrop(preprocess, erase=0.1)
+    augmentation.operation = lambda image: image
+    white = Image.new("RGB", (40, 40), (255, 255, 255))
+    n = sum(bool((augmentation(white, random.Random(s)) == 0).any()) for s in range(1000))
+    assert 70 <= n <= 130
+
+
 def test_a_view_without_colour_and_scale_is_the_image_itself() -> None:
     image = photograph(32, 32)
     preprocess = replace(PLAIN, flip=False)
