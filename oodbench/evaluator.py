@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,7 +281,7 @@ class Evaluator:
         )
         about_sets = self._about_sets(subject, tested)
         results = Results([], dict(self.missing), list(self.warnings))
-        for text in (*subject.notes, *odd):
+        for text in (*subject.notes, *odd, *self._alone(tested)):
             self._note(results, text)
         common = list(results.warnings)
         for text in told:
@@ -340,6 +341,16 @@ class Evaluator:
         seen = sanity.described(subject.preprocess)
         names = self.test.classes
         return list(sanity.of_outputs(decisions, outputs.labels, names, seen, on_train))
+
+    def _alone(self, tested: Sequence[Seen]) -> Iterator[str]:
+        """Sets of one sample, where a gap between groups is asked for."""
+        names = ["the ID test set", *(ood.name for ood in self.ood)]
+        alone = [name for name, seen in zip(names, tested, strict=True) if len(seen.samples) == 1]
+        if alone and {"familiar", "unfamiliar"} <= {ood.group for ood in self.ood}:
+            yield (
+                f"the gap has no interval: of {', '.join(alone)} there is one image, which says "
+                "nothing of how scores vary. Give each set two or more."
+            )
 
     def _separability(self, tested: Sequence[Outputs]) -> list[float | None]:
         """Of each OOD set's features from those of the ID test set, where the benchmark asks it."""
@@ -550,8 +561,8 @@ class Evaluator:
                 if found:
                     mean[name] = float(np.mean(found))
             if gap is not None and group == "familiar" and by_group["unfamiliar"]:
-                between = gap(by_group["unfamiliar"], members)
-                mean["gap"], mean["gap_low"], mean["gap_high"] = between
+                mean["gap"], *ends = gap(by_group["unfamiliar"], members)
+                mean["gap_low"], mean["gap_high"] = (None if math.isnan(e) else e for e in ends)
             rows.append(mean)
         whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
         for row in whole_rows:

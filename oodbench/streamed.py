@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oodbench.errors import BadScoresError, DataError
-from oodbench.metrics import _quota
+from oodbench.ranks import quota
 from oodbench.results import METRICS
 from oodbench.samples import OOD, VOID
 
@@ -167,7 +167,7 @@ def _bits_to_drop(keys: Keys, limit: int) -> int:
 
 def _fpr(positives: Counts, negatives: Counts) -> tuple[float, float]:
     """FPR at 95 % TPR of counts in the order of acceptance, and the share within the last cell."""
-    cell = int(np.searchsorted(positives.cumsum(), _quota(0.95, int(positives.sum()))))
+    cell = int(np.searchsorted(positives.cumsum(), quota(0.95, int(positives.sum()))))
     m = int(negatives.sum())
     return int(negatives[: cell + 1].sum()) / m, int(negatives[cell]) / m
 

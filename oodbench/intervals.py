@@ -1,0 +1,174 @@
+"""Confidence intervals of metrics' means over OOD sets that share their ID scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TypeAlias
+
+import numpy as np
+
+from oodbench.ranks import Floats, Ranks
+
+Interval: TypeAlias = tuple[float, float]
+
+EVENT = {"auroc": 0.15, "aupr_in": 0.25, "aupr_out": 0.25}
+"""What one misplaced score is taken to cost where none was seen, in shares of a score's weight."""
+
+
+def of_mean(sets: Sequence[Ranks], metric: str, level: float) -> Interval:
+    """Interval of a metric's unweighted mean over OOD sets that share their ID scores.
+
+    Args:
+        sets: J of them.
+        metric: ``auroc``, ``aupr_in`` or ``aupr_out``.
+        level: coverage, in (0, 1).
+    """
+    z = quantile_of_normal(level)
+    p = math.fsum(getattr(s, metric) for s in sets) / len(sets)
+    variance, _ = _variance(sets, metric)
+    q, event = p * (1.0 - p), _event(sets, metric)
+    if math.isnan(variance) or (variance == 0.0 and q > 0.0):
+        return wilson(p, 1.0 / min(len(sets[0].id), *(len(s.ood) for s in sets)), level)
+    seen = z * z / 2.0
+    per_unit = (variance + seen * event**2) / (q + seen * event)
+    if q > 0.0:
+        per_unit = max(per_unit, variance / q)
+    return wilson(p, per_unit, level)
+
+
+def of_gap(
+    easier: Sequence[Ranks], harder: Sequence[Ranks], level: float
+) -> tuple[float, float, float]:
+    """Difference of two mean AUROCs over sets that share their ID scores, and its interval."""
+    means, ends, spreads, shared = [], [], [], []
+    for sets in (easier, harder):
+        variance, of_id = _variance(sets, "auroc")
+        means.append(math.fsum(s.auroc for s in sets) / len(sets))
+        ends.append(of_mean(sets, "auroc", level))
+        spreads.append(math.sqrt(variance + _event(sets, "auroc") ** 2))
+        shared.append(of_id)
+    gap = means[0] - means[1]
+    if math.isnan(sum(spreads)):
+        return gap, math.nan, math.nan
+    n = len(shared[0])
+    covariance = float(np.cov(shared[0], shared[1])[0, 1]) / n
+    r = covariance / (spreads[0] * spreads[1])
+    below = means[0] - ends[0][0], ends[1][1] - means[1]
+    above = ends[0][1] - means[0], means[1] - ends[1][0]
+    low, high = (math.sqrt(max(0.0, a * a + b * b - 2.0 * r * a * b)) for a, b in (below, above))
+    return gap, max(-1.0, gap - low), min(1.0, gap + high)
+
+
+def of_mean_fpr(
+    sets: Sequence[Ranks], tpr: float, positive: str, level: float, draws: int, seed: int
+) -> Interval:
+    """Interval of the unweighted mean FPR at a TPR."""
+    rng = generator(level, draws, seed)
+    point = math.fsum(s.fpr(tpr, positive) for s in sets) / len(sets)
+    low, high = percentiles(_rates(sets, tpr, positive, draws, rng), level)
+    return min(low, point), max(high, point)
+
+
+def _rates(
+    sets: Sequence[Ranks], tpr: float, positive: str, draws: int, rng: np.random.Generator
+) -> Floats:
+    """Draws of the mean FPR over sets, ``[draws]``."""
+    n = len(sets[0].id)
+    if positive == "id":
+        accepted = rng.binomial(n, tpr, draws) + rng.random(draws)
+        total = np.zeros(draws)
+        for s in sets:
+            false = _false(s.id, s.ood, accepted, tpr)
+            total += rng.beta(false + 0.5, len(s.ood) - false + 0.5)
+        return total / len(sets)
+    counts = []
+    for s in sets:
+        ranks = rng.binomial(len(s.ood), tpr, draws) + rng.random(draws)
+        counts.append(_false(*s.oriented(positive), ranks, tpr))
+    # The sets' thresholds cut the same ID scores, so the shares between them are drawn one after
+    # the other: a Dirichlet distribution, whose parts are the counts between the thresholds.
+    total, rate, before = np.zeros(draws), np.zeros(draws), np.full(draws, -0.5)
+    for false in np.sort(np.array(counts), axis=0):
+        between = false - before
+        step = rng.beta(np.maximum(between, 1e-300), n - false + 0.5)
+        rate = rate + (1.0 - rate) * np.where(between > 0.0, step, 0.0)
+        total += rate
+        before = false
+    return total / len(sets)
+
+
+def _false(positives: Floats, negatives: Floats, accepted: Floats, tpr: float) -> Floats:
+    """Negatives at or below thresholds that accept so many positives, interpolated, ``[draws]``.
+
+    Beyond the last positive nothing is known: the mean step of the last ``1 - tpr`` of them is
+    repeated once.
+    """
+    n = len(positives)
+    lower = np.floor(accepted).astype(np.intp)
+    ranks = np.append(lower, [n, n - max(1, round((1.0 - tpr) * n))])
+    ranks, back = np.unique(np.append(ranks, np.minimum(lower + 1, n)), return_inverse=True)
+    counts = np.searchsorted(negatives, positives[np.maximum(ranks, 1) - 1], side="right")
+    counts = np.where(ranks > 0, counts, 0)[back]
+    low, (last, earlier), high = np.split(counts, [len(lower), len(lower) + 2])
+    step = (last - earlier) / max(1, round((1.0 - tpr) * n))
+    high = np.where(lower < n, high, np.minimum(len(negatives), last + step))
+    return np.asarray(low + (accepted - lower) * (high - low))
+
+
+def _variance(sets: Sequence[Ranks], metric: str) -> tuple[float, Floats]:
+    """Variance of a metric's mean over sets, and ID influence values averaged over them."""
+    values = [s.influence(metric) for s in sets]
+    of_id = np.asarray(sum(of_id / len(sets) for of_id, _ in values))
+    parts = [_variance_of_mean(of_ood) / len(sets) ** 2 for _, of_ood in values]
+    return math.fsum([_variance_of_mean(of_id), *parts]), of_id
+
+
+def _event(sets: Sequence[Ranks], metric: str) -> float:
+    n = len(sets[0].id)
+    per_ood = math.fsum(1.0 / len(s.ood) for s in sets) / len(sets) ** 2
+    return (
+        EVENT[metric]
+        * {"auroc": 1.0 / n + per_ood, "aupr_in": 1.0 / n, "aupr_out": per_ood}[metric]
+    )
+
+
+def _variance_of_mean(values: Floats) -> float:
+    if len(values) < 2:
+        return math.nan
+    # Rounding gives constant values a tiny variance, which would be taken seriously.
+    return 0.0 if np.ptp(values) == 0.0 else float(np.var(values, ddof=1)) / len(values)
+
+
+def quantile_of_normal(level: float) -> float:
+    """Half-width of a central interval of the standard normal distribution."""
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+    return NormalDist().inv_cdf(0.5 + level / 2.0)
+
+
+def wilson(p: float, v: float, level: float) -> Interval:
+    """All t with ``(p - t)² <= z² v t (1 - t)``: Wilson's interval of 1 / v trials."""
+    spread = quantile_of_normal(level) ** 2 * v
+    centre = p + spread / 2
+    half = math.sqrt(spread * p * (1.0 - p) + spread * spread / 4)
+    # min and max: rounding must not push an end beyond p when p is 0 or 1.
+    return (
+        max(0.0, min(p, (centre - half) / (1.0 + spread))),
+        min(1.0, max(p, (centre + half) / (1.0 + spread))),
+    )
+
+
+def generator(level: float, draws: int, seed: int) -> np.random.Generator:
+    """Random numbers of a bootstrap, once its arguments are known to be right."""
+    quantile_of_normal(level)
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    return np.random.default_rng(seed)
+
+
+def percentiles(values: Floats, level: float) -> Interval:
+    """Central interval of drawn values."""
+    low, high = np.quantile(values, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)
