@@ -10,11 +10,27 @@ TEST split, which no network has seen, and ``test`` is the other nine tenths, as
 lists of files are not at hand, so its 9,000 test images are not exactly ours.
 
 Differs from OpenOOD v1.5: (1) without ``/openood``, the ID test set is the whole official test
-split; with it, other images are held out, and the OOD images for validation are synthetic
-(OpenOOD: 1,000 of TinyImageNet); (2) images are resized to 32x32 in one step, both sides, as PALM
-does (OpenOOD: short side, then a central crop; the two differ for images that are not square);
-(3) an OOD set is every image of its test split, as it is found on disk (OpenOOD removes images
-whose classes overlap the ID set's from TinyImageNet and Places365).
+split, and images are resized to 32x32 in one step, both sides, as PALM does; with ``/openood`` it
+is 9,000 of the 10,000, though other ones, and the short side is resized to 32 before a central
+crop, as OpenOOD does (the two differ for images that are not square); (2) the OOD images for
+validation are synthetic (OpenOOD: 1,000 of TinyImageNet for CIFAR-10, 972 for CIFAR-100); (3) an
+OOD set is every image of its test split, as it is found on disk. What the splits have, and how
+many OpenOOD's lists name, which leave out images whose classes overlap the ID set's:
+
+============ ====================================== ================== ==================
+set          here                                   OpenOOD, CIFAR-10  OpenOOD, CIFAR-100
+============ ====================================== ================== ==================
+CIFAR-100/10 10,000                                 9,000              10,000
+TinyImageNet 10,000 (validation)                    7,793              6,526
+MNIST        10,000                                 70,000             70,000
+SVHN         26,032                                 26,032             26,032
+Textures     5,640                                  5,640              5,640
+Places365    36,500 (validation), or what is there  35,195             33,773
+============ ====================================== ================== ==================
+
+``cifar100/palm`` differs from PALM's code in Places365: 10,000 images drawn at random from the
+official test split there (seed 1), all images of the validation split, or of
+whatever is at hand, here.
 Rows carry the number of images and a content fingerprint, so that what was compared can be told.
 """
 
@@ -107,6 +123,11 @@ CIFAR100 = _spec("cifar100", "CIFAR100", "cifar-100-python", "fine_label")
 
 CIFAR10_PREPROCESS = Preprocess(32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100_PREPROCESS = Preprocess(32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+CIFAR10_CROPPED, CIFAR100_CROPPED = (
+    replace(preprocess, resize="crop") for preprocess in (CIFAR10_PREPROCESS, CIFAR100_PREPROCESS)
+)
+"""As OpenOOD sees an image: its short side is resized, and then the central square is cut out."""
+
 FAR = (MNIST, SVHN, TEXTURES, PLACES365)
 
 
@@ -131,7 +152,8 @@ def cifar10_openood() -> Benchmark:
         cifar10(),
         name="cifar10/openood",
         id=spec,
-        validation=(synthetic_ood(spec, CIFAR10_PREPROCESS),),
+        preprocess=CIFAR10_CROPPED,
+        validation=(synthetic_ood(spec, CIFAR10_CROPPED),),
     )
 
 
@@ -156,7 +178,8 @@ def cifar100_openood() -> Benchmark:
         cifar100(),
         name="cifar100/openood",
         id=spec,
-        validation=(synthetic_ood(spec, CIFAR100_PREPROCESS),),
+        preprocess=CIFAR100_CROPPED,
+        validation=(synthetic_ood(spec, CIFAR100_CROPPED),),
     )
 
 

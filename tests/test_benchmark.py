@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -172,6 +173,20 @@ def test_cifar_benchmarks_have_openoods_and_palms_sets() -> None:
     assert sets("cifar100/palm") == ([], ["svhn", "places365", "lsun-c", "isun", "textures"])
     assert get_benchmark(benchmark="cifar100/palm").protocol.fpr == "fpr95_id"
     assert get_benchmark("cifar100").protocol.fpr == "fpr95_ood"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_openoods_benchmarks_crop_what_is_not_square(name: str) -> None:
+    """Resize(32) of the short side and CenterCrop(32); without ``/openood`` both sides at once."""
+    bars = Image.fromarray(np.repeat(np.uint8([[255] * 32 + [0] * 64 + [255] * 32]), 64, axis=0))
+    stretched, cropped = (
+        get_benchmark(benchmark=full).preprocess.fit_image(bars)
+        for full in (name, f"{name}/openood")
+    )
+    assert np.asarray(cropped).max() < 40, "the dark middle alone"
+    assert np.asarray(stretched)[:, [0, -1]].min() > 200, "the bright ends too"
+    whole, openood = get_benchmark(name), get_benchmark(benchmark=f"{name}/openood")
+    assert openood.preprocess == dataclasses.replace(whole.preprocess, resize="crop")
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "cifar100/palm"])
