@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -815,11 +815,20 @@ def _show(results: Results, task: str) -> None:
             f"{100 * row['auroc']:.2f}",
             "–" if low is None else f"{100 * low:.2f}–{100 * high:.2f}",
             *(f"{100 * row[m]:.2f}" for m in ("fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")),
-            *("–" if row[c] is None else f"{100 * row[c]:.2f}" for c in extras),
+            *(_with_interval(row, c) for c in extras),
             "–" if accuracy is None else f"{100 * accuracy:.2f}",
             f"{row['n_ood']:,}",
         )
     Console(width=_width()).print(table)
+
+
+def _with_interval(row: Mapping[str, Any], column: str) -> str:
+    """A figure in percent, and its interval if it has one."""
+    if row[column] is None:
+        return "–"
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    interval = "" if low is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
+    return f"{100 * row[column]:.2f}{interval}"
 
 
 def _say_error(message: str) -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from oodbench import files
 from oodbench.benchmark import GROUPS, Benchmark, get_benchmark
 from oodbench.contenders import Report, create_detectors, reason_of
@@ -18,6 +16,7 @@ from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import evaluate
 from oodbench.results import QUALITY, Results, Row
+from oodbench.seeds import Figure
 
 
 def standard_method(benchmark: Benchmark) -> str:
@@ -99,10 +98,9 @@ class Line:
     means: dict[str, list[Row]]
     singles: list[Row]
 
-    def mean(self, group: str, column: str) -> float | None:
-        """A figure of a group's mean, averaged over the seeds; None where there is none."""
-        found = [row[column] for row in self.means.get(group, []) if row.get(column) is not None]
-        return float(np.mean(found)) if found else None
+    def figure(self, group: str, column: str) -> Figure | None:
+        """A figure of a group's mean over the seeds; None where there is none."""
+        return Figure.of(self.means.get(group, []), column)
 
 
 def lines(results: Results, benchmark: Benchmark) -> list[Line]:
@@ -119,8 +117,8 @@ def lines(results: Results, benchmark: Benchmark) -> list[Line]:
     sign = 1 if protocol.rank_by.startswith("fpr") else -1
 
     def rank(line: Line) -> float:
-        figure = line.mean(protocol.rank_group, protocol.rank_by)
-        return math.inf if figure is None else sign * figure
+        figure = line.figure(protocol.rank_group, protocol.rank_by)
+        return math.inf if figure is None else sign * figure.mean
 
     return sorted(found.values(), key=rank)
 
@@ -128,6 +126,7 @@ def lines(results: Results, benchmark: Benchmark) -> list[Line]:
 def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[str]]]:
     """Header and cells, percent with two decimals: each group's mean, the gap, the ID accuracy.
 
+    AUROC and gap have their 95 % intervals beside them, over images, and over seeds if several.
     ``separability`` is that of the group's features from ID, of the network and no detector's.
     """
     ranked = lines(results, benchmark)
@@ -144,20 +143,26 @@ def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[
             ("separability", "separability"),
             ("shifted_accuracy", "accuracy"),
         ):
-            if any(line.mean(group, column) is not None for line in ranked):
+            if any(line.figure(group, column) is not None for line in ranked):
                 columns.append((group, column))
                 header.append(f"{group} {title}")
-    if any(line.mean("familiar", "gap") is not None for line in ranked):
+    if any(line.figure("familiar", "gap") is not None for line in ranked):
         columns.append(("familiar", "gap"))
         header.append("gap")
     header.append(quality_name)
     cells = []
     for line in ranked:
-        figures = [line.mean(group, column) for group, column in columns]
-        figures.append(line.mean(next(iter(line.means)), quality))
-        shown = ["–" if figure is None else f"{100 * figure:.2f}" for figure in figures]
+        last = (next(iter(line.means)), quality)
+        shown = [_shown(line.figure(*column), column[1]) for column in (*columns, last)]
         cells.append([line.backbone, line.detector, *shown])
     return header, cells
+
+
+def _shown(figure: Figure | None, column: str) -> str:
+    if figure is None:
+        return "–"
+    has_interval = column in ("auroc", "gap") and figure.ends
+    return str(figure) if has_interval else f"{100 * figure.mean:.2f}"
 
 
 def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:

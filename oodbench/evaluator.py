@@ -39,7 +39,17 @@ from oodbench.machine import accelerator_name, processor_name
 from oodbench.outputs import Outputs
 from oodbench.pictures import MOST_BYTES, MOST_PICTURES
 from oodbench.process import undisturbed
-from oodbench.results import COLUMNS, METRICS, SCHEMA, Results, ResultStore, Row, row_id, versions
+from oodbench.results import (
+    COLUMNS,
+    ENDS,
+    METRICS,
+    SCHEMA,
+    Results,
+    ResultStore,
+    Row,
+    row_id,
+    versions,
+)
 from oodbench.samples import Samples
 from oodbench.train import check_classes, id_samples
 from oodbench.transforms import MultimodalPreprocess, Transform, content_key
@@ -488,7 +498,13 @@ class Evaluator:
             detector,
             measured,
             shared,
-            lambda members: metrics.mean_auroc_ci(id_scores, [ood_scores[i] for i in members]),
+            lambda members: dict(
+                zip(
+                    ENDS,
+                    metrics.mean_auroc_ci(id_scores, [ood_scores[i] for i in members]),
+                    strict=False,
+                )
+            ),
             lambda easier, harder: metrics.auroc_gap(
                 id_scores, [ood_scores[i] for i in easier], [ood_scores[i] for i in harder]
             ),
@@ -499,7 +515,7 @@ class Evaluator:
         detector: Detector,
         measured: Sequence[Row],
         shared: Row,
-        interval: Callable[[list[int]], tuple[float | None, float | None]],
+        intervals: Callable[[list[int]], Mapping[str, float]] | None = None,
         gap: Callable[[list[int], list[int]], tuple[float, float, float]] | None = None,
     ) -> list[Row]:
         """Rows of what was measured on each OOD set, and of the groups' means; they are kept.
@@ -508,7 +524,8 @@ class Evaluator:
             detector: what was measured.
             measured: figures and counts, an OOD set each.
             shared: what all rows have in common.
-            interval: of the mean AUROC of some of the sets, given by position.
+            intervals: of the means of some of the sets' figures, ``<metric>_low`` and
+                ``<metric>_high``; the sets are given by position. None if there are none.
             gap: between the mean AUROCs of two such lists, with its interval.
         """
         about = {
@@ -539,7 +556,6 @@ class Evaluator:
                 continue
             names = [single[i]["ood"] for i in members]
             whole = self.benchmark.is_complete(group, names) and not self._missing_from[group]
-            low, high = interval(members)
             mean: Row = {
                 **about,
                 "ood": group if whole else f"{group}({', '.join(names)})",
@@ -549,9 +565,11 @@ class Evaluator:
                 "n_id": max(single[i]["n_id"] for i in members),
                 "n_ood": sum(single[i]["n_ood"] for i in members),
                 "ood_fingerprint": "+".join(single[i]["ood_fingerprint"][:16] for i in members),
-                "auroc_low": low,
-                "auroc_high": high,
             }
+            if len(members) == 1:  # the mean of one set is that set, intervals and all
+                mean |= {name: single[members[0]].get(name) for name in ENDS}
+            elif intervals is not None:
+                mean |= intervals(members)
             for metric in METRICS:
                 mean[metric] = float(np.mean([single[i][metric] for i in members]))
             errors = [e for i in members if (e := single[i].get("binning_error")) is not None]
@@ -616,7 +634,7 @@ def evaluate(
         recipe_options: fields of the recipe to change.
         backbone: network to train, or of the checkpoint (a name), or a name for ``model``.
         checkpoint: a trained classifier's weights, safetensors or ``.pt``.
-        seed: one, or several for a mean and standard deviation.
+        seed: one, or several for a mean with an interval over seeds and images on the page.
         retrain: train although a finished run is there.
         preprocess: the network's own preprocessing; None for the benchmark's (or what a
             checkpoint's metadata says of mean and std). Any callable: it sees every image in the

@@ -24,6 +24,10 @@ SCHEMA = 1
 """Version of the row; a reader takes older ones and refuses newer ones."""
 
 METRICS = ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
+ENDS = tuple(f"{metric}_{end}" for metric in METRICS for end in ("low", "high"))
+"""Columns of the intervals of ``METRICS``."""
+INTERVALS = "AUROC: DeLong; FPR@95: bootstrap; AUPR: logit"
+"""How they are made, in the words of the pages; ``oodbench.metrics`` says it at length."""
 COLUMNS = tuple(
     """
     detector detector_options method backbone id benchmark ood group seed
@@ -38,6 +42,10 @@ COLUMNS = tuple(
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
+
+``<figure>_low`` and ``<figure>_high`` are the ends of its 95 % interval over images (over boxes, in
+detection), which holds it. Both are None where there is none: in segmentation, and in rows of
+groups' means from before these had intervals of FPR@95 and AUPR too.
 
 ``selection`` is a digest of all OOD sets of the evaluation, so that rows are together that were
 measured together, although each is written on its own.

@@ -597,7 +597,7 @@ class SegmentationEvaluator(Evaluator):
                 self._measured(ood.samples.name, streams[i])
                 for ood, streams in zip(self.ood, counted, strict=True)
             ]
-            results.rows += self._rows_of(detector, measured, shared, lambda _: (None, None))
+            results.rows += self._rows_of(detector, measured, shared)
         return results
 
     @staticmethod

@@ -32,6 +32,7 @@ from oodbench import (
     ResultStore,
     leaderboard,
     metrics,
+    seeds,
 )
 from oodbench.errors import (
     DataError,
@@ -42,7 +43,7 @@ from oodbench.errors import (
     StorageError,
 )
 from oodbench.registry import BENCHMARKS, DETECTORS
-from oodbench.results import COLUMNS, METRICS, SCHEMA, row_id
+from oodbench.results import COLUMNS, ENDS, METRICS, SCHEMA, row_id
 from oodbench.samples import ImageArrays, Samples
 
 from .conftest import REPOSITORY
@@ -107,19 +108,21 @@ def by_ood(results: Results | list[dict[str, Any]]) -> dict[str, dict[str, Any]]
 # Rows
 
 
+def scores_of(spec: DatasetSpec) -> Tensor:
+    """Energies of a set's test images on the network that is evaluated."""
+    samples = spec.load("test")
+    x = torch.stack([PREPROCESS(samples[i]) for i in range(len(samples))])
+    with torch.no_grad():
+        return -model()(x).double().logsumexp(dim=1)
+
+
 def test_figures_are_those_of_the_scores() -> None:
     """A row is what the metrics say of the detector's scores, nothing in between."""
     rows = by_ood(evaluate(detectors="energy"))
-
-    def scores(samples: Samples) -> Tensor:
-        x = torch.stack([PREPROCESS(samples[i]) for i in range(len(samples))])
-        with torch.no_grad():
-            return -model()(x).double().logsumexp(dim=1)
-
     test = ID.load("test")
     for chosen in TOY.ood:
         row = rows[chosen.spec.name]
-        expected = metrics.all_metrics(scores(test), scores(chosen.spec.load("test")))
+        expected = metrics.all_metrics(scores_of(ID), scores_of(chosen.spec))
         for name in METRICS:
             assert row[name] == pytest.approx(expected[name], abs=1e-4), (row["ood"], name)
         assert row["auroc_low"] <= row["auroc"] <= row["auroc_high"]
@@ -147,6 +150,12 @@ def test_group_means_are_unweighted() -> None:
         assert rows[group]["ood_sets"] == members
         assert rows[group]["n_ood"] == sum(rows[member]["n_ood"] for member in members)
         assert rows[group]["auroc_low"] <= rows[group]["auroc"] <= rows[group]["auroc_high"]
+
+
+def test_the_mean_of_one_set_has_its_intervals() -> None:
+    rows = by_ood(evaluate(ood=["near-b", "far-a", "far-b"]))
+    for name in ENDS:
+        assert rows["near(near-b)"][name] == rows["near-b"][name]
 
 
 def test_rows_have_the_columns_and_say_what_made_them() -> None:
@@ -560,6 +569,21 @@ def test_a_mean_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
         ResultStore(tmp_path).rows("toy")
 
 
+def test_means_from_before_they_had_all_intervals_are_read(tmp_path: Path) -> None:
+    path, rows = evaluated(tmp_path)
+    for one in rows:
+        if one["is_mean"]:
+            one.update(dict.fromkeys(ENDS[2:]))
+            one["row_id"] = row_id(one)
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert ResultStore(tmp_path).rows("toy") == rows
+    page = leaderboard.write(TOY, tmp_path).read_text()
+    (line,) = tables(page)[0]
+    assert "[" in line["far AUROC"]
+    assert "[" not in line["far FPR@95 (ID positive)"]
+    assert "older rows" in page
+
+
 def test_rows_that_others_appended_are_read(tmp_path: Path) -> None:
     """Of another machine, keys in another order, Windows's line ends, a column of theirs."""
     path, _ = evaluated(tmp_path / "mine")
@@ -748,8 +772,10 @@ def test_ranked_by_the_protocols_metric(protocol: Protocol, order: list[str]) ->
 
 
 def test_seeds_are_one_line_with_mean_and_deviation() -> None:
+    """Where there are no intervals over images; see test_seeds.py and test_footnotes.py."""
     values = [0.70, 0.73, 0.79]
-    rows = [r for seed, value in enumerate(values) for r in entry(value, seed)]
+    bare = dict.fromkeys(("auroc_low", "auroc_high"))
+    rows = [r for seed, value in enumerate(values) for r in entry(value, seed, **bare)]
     (line,) = tables(leaderboard.render(PAGE, rows))[0]
     # mean 0.74; deviations -0.04, -0.01, 0.05; sample variance 0.0042 / 2
     assert line["near AUROC"] == "74.00 ± 4.58"
@@ -925,12 +951,16 @@ def test_seeds_of_trained_networks_end_on_one_line(tmp_path: Path) -> None:
         leaderboards=tmp_path,
     )
     assert [row["seed"] for row in results] == [0] * 14 + [1] * 14
-    near = {r["seed"]: r["auroc"] for r in results if r["detector"] == "msp" and r["ood"] == "near"}
+    near = [r for r in results if r["detector"] == "msp" and r["ood"] == "near"]
     line = {r["Detector"]: r for r in tables(leaderboard.write(TOY, tmp_path).read_text())[0]}[
         "msp"
     ]
-    mean, deviation = (100 * f(near.values()) for f in (statistics.fmean, statistics.stdev))
-    assert line["near AUROC"] == f"{mean:.2f} ± {deviation:.2f}"
+    for metric, name in (("auroc", "AUROC"),):
+        ends = [(r[f"{metric}_low"], r[f"{metric}_high"]) for r in near]
+        low, high = seeds.interval([r[metric] for r in near], ends)
+        mean = statistics.fmean(r[metric] for r in near)
+        told = f"{100 * mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+        assert line[f"near {name}"].removesuffix(" ◊").removesuffix(" ¶") == told
     assert line["Seeds"] == "0, 1"
     assert results.rows[0]["recipe_options"]["epochs"] == 1
     assert results.rows[0]["method"] == "ce"
