@@ -827,7 +827,7 @@ def _with_interval(row: Mapping[str, Any], column: str) -> str:
     if row[column] is None:
         return "–"
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
-    interval = "" if low is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
+    interval = "" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
     return f"{100 * row[column]:.2f}{interval}"
 
 
