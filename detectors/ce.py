@@ -2,6 +2,11 @@
 
 Recipes: ``openood`` is OpenOOD v1.5's (ResNet-18 with a 3x3 stem, SGD 0.1, momentum 0.9, weight
 decay 5e-4, batch 128, 100 epochs, cosine; crop and flip). ``quick`` trains on a CPU in minutes.
+
+Differs from OpenOOD's code, as do all recipes that are "for the rest that of cross-entropy": (1)
+convolutions start from normal weights of variance 2 / fan-out, theirs from torch's default, uniform
+ones of variance 1 / (3 fan-in); (2) the cosine ends at 0, theirs at 1e-6; (3) the last checkpoint
+is kept, theirs is the one with the best validation accuracy.
 """
 
 from __future__ import annotations

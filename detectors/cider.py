@@ -28,7 +28,9 @@ features are the normalised projection, so that logits and head belong to them; 
 scores the normalised penultimate features, which are the extra output ``penultimate``; (4) warm-up
 rises from 0, theirs from 0.001, and the schedule moves every step, theirs every epoch; (5) with
 several processes the loss sees the whole batch, in the order that one process would see it; (6)
-the last checkpoint is kept, OpenOOD's is the one with the lowest training loss.
+the last checkpoint is kept, OpenOOD's is the one with the lowest training loss; (7) convolutions
+start from normal weights of variance 2 / fan-out, OpenOOD's from uniform ones of variance
+1 / (3 fan-in).
 Checked against: the definition, sample by sample (tests/test_methods.py).
 """
 
