@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,7 @@ class SpectrogramEncoder(nn.Module):
         network: Any = create_backbone("resnet18", channels, pretrained)
         self.network = network
         self.num_features = int(network.num_features)
+        self.frozen = False
 
     def forward(self, spectrograms: Tensor) -> Tensor:
         """``[B, channels, mels, frames] -> [B, 512]``."""
@@ -106,8 +107,18 @@ class SpectrogramEncoder(nn.Module):
         return features
 
     def freeze(self) -> None:
-        """Leave the last stage alone to be trained."""
+        """Leave the last stage alone to be trained; the rest keeps its batch statistics, too."""
         _freeze_all_but(self.network, cast(nn.Module, self.network.layer4))
+        self.frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, which a frozen part does not enter."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+            self.network.layer4.train(mode)
+        return self
 
 
 def _take_channels(network: nn.Module, channels: int) -> None:

@@ -24,6 +24,7 @@ from oodbench.classifier import Classifier
 from oodbench.detector import Detector, create_detector, id_options
 from oodbench.errors import (
     BadScoresError,
+    MissingOutputError,
     OODBenchError,
     OODBenchWarning,
     OptionError,
@@ -363,6 +364,10 @@ class Networks:
             state = "trained already" if run.weights.is_file() and not retrain else "training"
             if is_new:
                 effort = run.recipe.effort(f"{len(run.samples)} images of {run.samples.name}")
+                if run.start is not None:
+                    before = run.start
+                    first = "trained already" if before.weights.is_file() else "trained first"
+                    effort += f", after {before.method}, recipe {before.recipe_name} ({first})"
                 report(
                     f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, "
                     f"seed {run.seed}, {effort}"
@@ -464,9 +469,15 @@ def of_modality(outputs: Outputs, modality: str, head: Head | None = None) -> Ou
         head: the layer from the features of that modality to its logits.
 
     Raises:
+        MissingOutputError: its predictions by that modality were never trained.
         OptionError: it says nothing by that modality; names those that there are.
     """
     name = f"logits/{modality}"
+    if name not in outputs.extra and name in outputs.notes:
+        why = outputs.notes[name]
+        raise MissingOutputError(
+            f"there are no predictions by the modality {modality!r} alone: {why}"
+        )
     if name not in outputs.extra:
         known = [key.partition("/")[2] for key in outputs.extra if key.startswith("logits/")]
         raise OptionError(

@@ -331,9 +331,9 @@ def _coerce(value: Any, kind: Any, who: str) -> Any:
     if typing.get_origin(kind) in (list, dict):
         return value
     text = value.strip().lower() if isinstance(value, str) else None
+    if type(None) in allowed and (value is None or text == "none"):
+        return None
     for choice in allowed:
-        if choice is type(None) and (value is None or text == "none"):
-            return None
         if choice is bool and (isinstance(value, bool) or text in ("true", "false")):
             return text == "true" if text is not None else value
         whole = isinstance(value, int) or (text and text.lstrip("+-").isdigit())

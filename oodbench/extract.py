@@ -57,7 +57,10 @@ from oodbench.transforms import Transform
 
 @runtime_checkable
 class Network(Protocol):
-    """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``."""
+    """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``.
+
+    It may have ``withheld``, a mapping from names of outputs that it does not give to the reason.
+    """
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Named tensors with one row a sample; ``features`` and ``logits`` among them."""
@@ -161,6 +164,7 @@ class _Extraction(pl.LightningModule):
                     "smaller learning rate (`lr`), or check the checkpoint."
                 )
         head, notes = checked_head(network, outputs)
+        notes = {**notes, **getattr(network, "withheld", {})}
         self.store.write(rows.cpu().numpy(), outputs, kept_head(head), notes)
         self.count += len(rows)
 

@@ -38,6 +38,11 @@ JointAugmentation = Callable[[Image.Image, Any, random.Random], tuple[Tensor, An
 class Recipe:
     """All that determines a training run besides data and seed.
 
+    A subclass may have two more fields that are understood for every method: ``keep``, ``"best"``
+    for the weights of the epoch that is best on ID validation data (``"last"`` for the last ones,
+    as without the field), and ``start_from``, ``"METHOD/RECIPE"`` of a run whose trained backbone
+    training starts from, which is then made first.
+
     Args:
         backbone: name of the network; None for the benchmark's small one.
         epochs: passes over the training set.
@@ -128,6 +133,7 @@ class Method(pl.LightningModule):
 
     A subclass names its ``recipes``, and implements ``loss`` and ``outputs``. The first recipe
     whose ``ids`` (in ``recipe_ids``) contain the ID set is that set's default; else ``"quick"``.
+    ``found`` tells people what training chose.
 
     ``suits`` names methods whose detectors fit its networks as well as its own detectors do, and
     ``gives`` what its networks output where that is less than features, logits and a head.
@@ -145,6 +151,7 @@ class Method(pl.LightningModule):
     views: ClassVar[int] = 1
     suits: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[frozenset[str] | None] = None
+    found: str = ""
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
         super().__init__()
@@ -282,8 +289,6 @@ class FrozenMethod(Method):
     its own preprocessing; what the method learns, it learns from the cached features. ``found``
     tells people what ``learn`` chose.
     """
-
-    found: str = ""
 
     @classmethod
     def default_recipe(cls, id_name: str) -> str:

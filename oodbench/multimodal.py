@@ -85,23 +85,37 @@ class MultimodalEncoders(nn.Module):
         return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
 
 
-def _pooled(*widths: int) -> nn.Sequential:
-    """3x3 convolutions with batch normalisation, each halving the map, and a mean over it."""
-    layers: list[nn.Module] = []
-    for inside, out in pairwise(widths):
-        layers += [
-            nn.Conv2d(inside, out, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+class PooledConvolutions(nn.Sequential):
+    """3x3 convolutions with batch normalisation, each halving the map, and a mean over it.
+
+    Args:
+        widths: channels of the input, and of each convolution's output.
+    """
+
+    def __init__(self, *widths: int) -> None:
+        layers: list[nn.Module] = []
+        for inside, out in pairwise(widths):
+            layers += [
+                nn.Conv2d(inside, out, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.num_features = widths[-1]
+
+    def freeze(self) -> None:
+        """Leave the last convolution and its normalisation alone to be trained."""
+        self.requires_grad_(False)
+        convolutions = [i for i, layer in enumerate(self) if isinstance(layer, nn.Conv2d)]
+        for layer in list(self)[convolutions[-1] :]:
+            layer.requires_grad_(True)
 
 
 @register_backbone("avdigits-cnn")
 def avdigits_cnn(channels: Mapping[str, int]) -> MultimodalEncoders:
     """Three small convolutions a modality, for images and spectrograms; 64 features each."""
-    encoders = {name: _pooled(count, 16, 32, 64) for name, count in channels.items()}
-    return MultimodalEncoders(encoders, dict.fromkeys(channels, 64))
+    encoders = {name: PooledConvolutions(n, 16, 32, 64) for name, n in channels.items()}
+    return MultimodalEncoders(encoders)
 
 
 class ModalityHeads(nn.Module):
@@ -206,6 +220,15 @@ class MultimodalRecipe(Recipe):
         single: whether each modality's own prediction is trained, the loss being the mean of the
             cross-entropies; else the joint prediction alone.
         frozen: whether all but the last stage of each encoder stays as it was.
+        dropout: share of an embedding's values that are zeroed in training, each modality's by
+            itself, and the rest scaled up. All that training makes of embeddings sees them so: the
+            joint and the single predictions, and what a method keeps of them.
+        undropped: modalities whose embeddings are left whole.
+        keep: ``"best"`` for the weights of the epoch with the highest joint accuracy on the ID
+            validation split (the latest of equal ones), ``"last"`` for the last ones.
+        start_from: ``METHOD/RECIPE`` of a run with the same network, data and seed, whose trained
+            encoders training starts from; it is made first, if it is not there. None for the
+            encoders' own weights.
     """
 
     epochs: int = 50
@@ -217,9 +240,21 @@ class MultimodalRecipe(Recipe):
     optimizer: Literal["adam", "sgd"] = "adam"
     single: bool = True
     frozen: bool = False
+    dropout: float = 0.5
+    undropped: tuple[str, ...] = ()
+    keep: Literal["best", "last"] = "best"
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"recipe: dropout must be in [0, 1), not {self.dropout}.")
+        if self.keep not in ("best", "last"):
+            raise OptionError(f"recipe: keep is 'best' or 'last', not {self.keep!r}.")
+        if self.start_from is not None and self.start_from.count("/") != 1:
+            raise OptionError(
+                f"recipe: start_from is METHOD/RECIPE, or none, not {self.start_from!r}."
+            )
         if self.optimizer not in ("adam", "sgd"):
             raise OptionError(f"recipe: optimizer is 'adam' or 'sgd', not {self.optimizer!r}.")
 
@@ -227,10 +262,14 @@ class MultimodalRecipe(Recipe):
 class MultimodalMethod(Method):
     """Cross-entropy of the joint prediction and of each modality's.
 
-    The backbone is a :class:`MultimodalEncoders`. A subclass adds ``extra_losses``.
+    The backbone is a :class:`MultimodalEncoders`. A subclass adds ``extra_losses``. Under a recipe
+    that trains the joint prediction alone (``single=False``) those of the modalities are withheld:
+    their layers are as they were drawn. ``trains_single`` names other methods that train them, for
+    messages.
     """
 
     recipes: ClassVar[Mapping[str, Recipe]] = {}
+    trains_single: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         if not isinstance(backbone, MultimodalEncoders):
@@ -261,6 +300,12 @@ class MultimodalMethod(Method):
             labels: ``[B]``.
         """
         embeddings = self.backbone({name: value[:, 0] for name, value in images.items()})
+        embeddings = {
+            name: value
+            if name in self.recipe.undropped
+            else F.dropout(value, self.recipe.dropout, self.training)
+            for name, value in embeddings.items()
+        }
         joined = self.heads.join(embeddings)
         joint = self.heads.joint(joined)
         alone = self.heads.alone(embeddings)
@@ -279,24 +324,43 @@ class MultimodalMethod(Method):
         """Further terms of the loss, by name: their weight and value.
 
         Args:
-            joined: all embeddings ``[B, sum D_m]``.
+            joined: all embeddings ``[B, sum D_m]``, after dropout.
             alone: logits ``[B, C]`` by modality.
             labels: ``[B]``.
         """
         return {}
 
+    @property
+    def withheld(self) -> dict[str, str]:
+        """Why outputs are not given, by the name that a detector may need them by."""
+        if self.recipe.single:
+            return {}
+        names = list(self.heads.layers)
+        recipes = [name for name, one in self.recipes.items() if getattr(one, "single", False)]
+        ways = [
+            "`recipe_options` single=true",
+            *(f"`recipe={name}`" for name in recipes),
+            *(f"`method={name}`" for name in self.trains_single),
+        ]
+        why = (
+            f"{self.name or type(self).__name__} was trained with single=False, which trains the "
+            f"joint prediction alone: the layers of {' and '.join(names)} are as they were drawn, "
+            f"and what they say is withheld. Train them: {' or '.join(ways)}."
+        )
+        return dict.fromkeys(["logits/*", *(f"logits/{name}" for name in names)], why)
+
     def outputs(self, images: Any) -> dict[str, Tensor]:
-        """See :meth:`ModalityHeads.forward`."""
+        """See :meth:`ModalityHeads.forward`; without predictions that were never trained."""
         found: dict[str, Tensor] = self.heads(self.backbone(images))
-        return found
+        return {name: value for name, value in found.items() if name not in self.withheld}
 
     def head(self) -> Head:
         """The joint layer."""
         return self.heads.as_head()
 
     def modality_heads(self) -> dict[str, Head]:
-        """The layer of each modality."""
-        return self.heads.as_heads()
+        """The layer of each modality, where it was trained."""
+        return self.heads.as_heads() if self.recipe.single else {}
 
     def configure_optimizers(self) -> Any:
         """As the recipe says, with a learning rate that changes every step."""

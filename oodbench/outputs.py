@@ -86,8 +86,8 @@ class Outputs:
         head: the linear layer behind the features; the same for all samples.
         extra: anything else with one row a sample, by name (``"temperature"``, ``"logits/video"``).
             ``"log_probabilities"`` are what a network predicts, see :attr:`decisions`.
-        notes: what a reader has to know of ``features``, ``logits`` or ``head``, by name: why they
-            are not there, or where they come from.
+        notes: what a reader has to know of ``features``, ``logits``, ``head`` or an extra, by name:
+            why they are not there, or where they come from.
 
     NumPy arrays are taken wherever a tensor is. All have the same length N.
     """

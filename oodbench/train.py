@@ -27,10 +27,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from oodbench import disk, files, leftovers
 from oodbench.benchmark import Benchmark
+from oodbench.best import BestEpoch, keeps_best
 from oodbench.detector import build
 from oodbench.door import single_precision, told_of_sizes
 from oodbench.epochs import EpochSampler, Examples, Views
-from oodbench.errors import DataError, MissingDataError, OODBenchError, StorageError
+from oodbench.errors import (
+    DataError,
+    MissingDataError,
+    OODBenchError,
+    OptionError,
+    StorageError,
+)
 from oodbench.extract import extract
 from oodbench.fingerprint import code_digest, weights_digest
 from oodbench.hardware import (
@@ -94,8 +101,52 @@ class Run:
                 "precision": self.precision,
                 "samples": self.samples.fingerprint,
                 **self._starts_from(),
+                **self._after(),
             }
         )
+
+    def _after(self) -> dict[str, Any]:
+        """The run before it, and what an epoch is chosen on; nothing where there is neither."""
+        found: dict[str, Any] = {}
+        if self.start is not None:
+            found["start"] = self.start.key
+        if self.validation is not None:
+            found["validation"] = self.validation.fingerprint
+        return found
+
+    @cached_property
+    def start(self) -> Run | None:
+        """The run whose trained backbone it starts from; None if it starts from other weights.
+
+        It is of the same network, data, seed and precision. Recipes name it in ``start_from``, as
+        ``METHOD/RECIPE``; a checkpoint takes its place.
+        """
+        named = getattr(self.recipe, "start_from", None)
+        if named is None or self.checkpoint is not None:
+            return None
+        method, _, recipe_name = named.partition("/")
+        recipe = METHODS.get(method).get_recipe(recipe_name)
+        recipe = replace(recipe, backbone=self.backbone)
+        return replace(self, method=method, recipe_name=recipe_name, recipe=recipe)
+
+    @cached_property
+    def validation(self) -> Samples | None:
+        """The ID validation set that an epoch is chosen on; None where the last one is kept.
+
+        Raises:
+            OptionError: the recipe asks for the best epoch, and the ID set has no such split.
+        """
+        if not keeps_best(self.recipe):
+            return None
+        if "val" not in self.benchmark.id.splits:
+            raise OptionError(
+                f"recipe {self.recipe_name} of {self.method} keeps the epoch that is best on a "
+                f"validation split, which {self.benchmark.id.name} has not. Keep the last one: "
+                "`recipe_options` keep=last."
+            )
+        val = self.benchmark.id.load("val")
+        check_classes(val, self.samples)
+        return val
 
     def _starts_from(self) -> dict[str, Any]:
         """The weights that it starts from, and what they see."""
@@ -170,6 +221,7 @@ def plan(
         UnknownNameError: no such method, recipe or backbone.
         OptionError: no such recipe field, or a value that it cannot take.
         DataError: fewer than two ID classes, or no training data.
+        MissingDataError: no validation data, where the recipe chooses an epoch on it.
     """
     method = method_name(method, benchmark)
     cls = METHODS.get(method)
@@ -180,7 +232,7 @@ def plan(
         base = build(type(base), f"recipe {recipe_name} of {method}", fields)
     name = backbone or base.backbone or benchmark.backbone
     samples = id_samples(benchmark, "train")
-    return Run(
+    run = Run(
         method,
         recipe_name,
         replace(base, backbone=name),
@@ -191,6 +243,8 @@ def plan(
         None if checkpoint is None else str(files.user_path(checkpoint)),
         precision,
     )
+    _ = run.validation  # what it lacks is told before anything is trained
+    return run
 
 
 def is_frozen(method: str | None) -> bool:
@@ -278,7 +332,12 @@ def train(
             found = _written(run)
         method = run.build()
     method.load_state_dict(found[0])
+    method.found = _in_words(found[1])
     return method.eval()
+
+
+def _in_words(told: dict[str, str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in sorted(told))
 
 
 def _finished(
@@ -330,7 +389,7 @@ def _learned(
             finished = _written(run)
     state, told = finished
     layer.load_state_dict(state)
-    method.found = ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in sorted(told))
+    method.found = _in_words(told)
     return method.eval()
 
 
@@ -355,15 +414,28 @@ def _validation(
 
 def _fit(run: Run, hardware: Hardware) -> None:
     folder = run.folder
-    callbacks = [
-        ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
-        _EveryEpoch(run.seed, folder / "csv" / "metrics.csv"),
-    ]
     last = folder / "last.ckpt"
+    before = None
+    if run.start is not None and not last.is_file():
+        before = train(run.start, hardware)
+    workers = hardware.workers
+    if workers is None:  # augmentation keeps a core busy even where no image is read from disk
+        small = run.recipe.epochs * len(run.samples) < 5000
+        workers = 0 if small else spare_cores()
+    preprocess: Any = run.benchmark.preprocess
+    best = None
+    if run.validation is not None:
+        best = BestEpoch(run.validation, preprocess, run.recipe.batch_size, workers)
+    callbacks: list[pl.Callback] = [
+        ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
+        *([best] if best else []),
+        _EveryEpoch(run.seed, folder / "csv" / "metrics.csv", best),
+    ]
     with quiet_lightning():
         pl.seed_everything(run.seed, verbose=False)
         method = run.build()
-        preprocess: Any = run.benchmark.preprocess
+        if before is not None:
+            method.backbone.load_state_dict(before.backbone.state_dict())
         trainer = hardware.trainer(
             default_root_dir=folder,
             max_epochs=run.recipe.epochs,
@@ -379,10 +451,6 @@ def _fit(run: Run, hardware: Hardware) -> None:
                 f"the batch of {size} samples cannot be shared by {trainer.world_size} processes; "
                 "choose a `batch_size` that is a multiple of that."
             )
-        workers = hardware.workers
-        if workers is None:  # augmentation keeps a core busy even where no image is read from disk
-            small = run.recipe.epochs * len(run.samples) < 5000
-            workers = 0 if small else spare_cores()
         data: Dataset[Any]
         if isinstance(method, DenseMethod):
             data = Examples(run.samples, method, preprocess, run.seed)
@@ -415,7 +483,10 @@ def _fit(run: Run, hardware: Hardware) -> None:
             raise
     barrier()
     if is_first_process(hardware):
-        save_weights(run.weights, method.state_dict(), run.key)
+        if best is None:
+            save_weights(run.weights, method.state_dict(), run.key)
+        else:
+            save_weights(run.weights, best.weights, run.key, best.told(run.recipe.epochs))
         last.unlink(missing_ok=True)
         for part in (folder, folder / "tensorboard", folder / "csv"):
             leftovers.sweep(part)  # of writers that were killed
@@ -437,8 +508,8 @@ class _EveryEpoch(pl.Callback):
     CSVLogger deletes the log of the run that it resumes.
     """
 
-    def __init__(self, seed: int, table: Path) -> None:
-        self.seed, self.table = seed, table
+    def __init__(self, seed: int, table: Path, best: BestEpoch | None = None) -> None:
+        self.seed, self.table, self.best = seed, table, best
         self.loss: Tensor | None = None
         self.begun = -1
 
@@ -475,6 +546,8 @@ class _EveryEpoch(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._check(trainer)
         figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        if self.best is not None:  # it has looked just before
+            figures["val/accuracy"] = self.best.latest
         if trainer.is_global_zero:
             self._log({"epoch": trainer.current_epoch, "step": trainer.global_step, **figures})
 

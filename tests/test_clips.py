@@ -83,3 +83,17 @@ def test_encoders_that_cannot_be_frozen() -> None:
         ClipEncoder("r4d")
     with pytest.raises(OptionError, match="no backbone of several modalities"):
         create_backbone("resnet18", {"video": 3})
+
+
+def test_the_frozen_part_of_an_audio_encoder_keeps_its_statistics() -> None:
+    encoder = SpectrogramEncoder()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.freeze()
+    encoder.train()(torch.randn(2, 1, 64, 64))
+    moved = {n for n, v in encoder.state_dict().items() if not torch.equal(v, before[n])}
+    assert moved
+    assert all(".layer4." in name for name in moved)
+    assert not encoder.eval().network.layer4.training
+    free = SpectrogramEncoder()
+    free.train()(torch.randn(2, 1, 64, 64))
+    assert not torch.equal(free.state_dict()["network.bn1.running_mean"], torch.zeros(64))

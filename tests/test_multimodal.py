@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,24 @@ from torch.nn import functional as F
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, Outputs, metrics
+from oodbench.best import BestEpoch
 from oodbench.detectors.a2d_npmix import (
     A2D,
     A2DNPMix,
+    A2DRecipe,
     MultimodalCE,
     NPMixMethod,
     NPMixRecipe,
     a2d_loss,
 )
-from oodbench.errors import MissingOutputError, OptionError
+from oodbench.errors import MissingOutputError, OptionError, UnknownNameError
 from oodbench.extract import extract
 from oodbench.multimodal import (
     ModalityHeads,
     MultimodalClassifier,
     MultimodalEncoders,
     MultimodalRecipe,
+    avdigits_cnn,
 )
 from oodbench.registry import BACKBONES
 from oodbench.samples import MultimodalSamples
@@ -313,3 +317,318 @@ def test_heads_in_any_order() -> None:
     heads = ModalityHeads({"b": 2, "a": 3}, 4)
     joined = heads.join({"a": torch.ones(1, 3), "b": torch.zeros(1, 2)})
     assert joined.tolist() == [[0, 0, 1, 1, 1]]
+
+
+# --- predictions that were never trained -----------------------------------------------------
+
+JOINT_ALONE: dict[str, Any] = {"epochs": 1, "batch_size": 32, "single": False}
+
+
+@pytest.mark.parametrize("name", ["multimodal-ce", "a2d", "npmix", "a2d-npmix"])
+def test_layers_that_are_not_trained_say_nothing(name: str, toy: Benchmark) -> None:
+    """Whatever the method: a loss of disagreement does not make a layer a classifier."""
+    images = {part: torch.randn(4, 6) for part in NAMES}
+    joint = plan(toy, name, recipe="quick", overrides=JOINT_ALONE).build().eval()
+    said = joint.outputs(images)  # type: ignore[arg-type]
+    assert set(said) == {"features", "logits", "features/left", "features/right"}
+    assert joint.modality_heads() == {}  # type: ignore[operator]
+    assert joint.head() is not None
+    whole = plan(toy, name, recipe="quick").build().eval()
+    assert {"logits/left", "logits/right"} <= set(whole.outputs(images))  # type: ignore[arg-type]
+    assert whole.withheld == {}
+
+
+def test_what_needs_them_is_told_who_trains_them(toy: Benchmark) -> None:
+    common: dict[str, Any] = {
+        "benchmark": toy,
+        "method": "multimodal-ce",
+        "recipe": "quick",
+        "recipe_options": JOINT_ALONE,
+        "hardware": CPU,
+    }
+    told = r"joint prediction alone.*withheld.*single=true or .*recipe=quick.*method=a2d"
+    ensemble = oodbench.create_detector("ensemble", members=("msp", "modality-discrepancy"))
+    found = oodbench.evaluate(detectors=["msp", "modality-discrepancy", ensemble], **common)
+    assert {row["detector"] for row in found} == {"msp"}
+    assert set(found.failures) == {"modality-discrepancy", "ensemble"}
+    for reason in found.failures.values():
+        assert re.search(told, reason)
+    for modality in NAMES:
+        for detector in ("msp", "vim"):
+            with pytest.raises(MissingOutputError, match=f"{modality}' alone: .*{told}"):
+                oodbench.evaluate(detectors=detector, modality=modality, **common)
+    with pytest.raises(MissingOutputError, match=told):
+        oodbench.evaluate(detectors="modality-discrepancy", **common)
+    method = train(plan(toy, "multimodal-ce", recipe="quick", overrides=JOINT_ALONE), CPU)
+    for _ in range(2):  # extracted, and from the cache
+        outputs = extract(method, toy.id.load("test"), PREPROCESS, hardware=CPU)
+        with pytest.raises(MissingOutputError, match=told):
+            oodbench.create_detector("modality-discrepancy").score(outputs)
+
+
+def test_published_baselines_withhold_them() -> None:
+    for name, recipe in MultimodalCE.recipes.items():
+        assert isinstance(recipe, MultimodalRecipe)
+        assert recipe.single != name.startswith("published")
+
+
+# --- dropout, the best epoch, and a run after another ----------------------------------------
+
+
+def with_val(toy: Benchmark) -> Benchmark:
+    """The same with a validation split."""
+    load = toy.id.load
+
+    def loaded(split: str) -> Vectors:
+        if split != "val":
+            return load(split)  # type: ignore[return-value]
+        return Vectors("pair/val", 90, 5)
+
+    return replace(toy, id=replace(toy.id, load=loaded, splits=("train", "val", "test")))
+
+
+def test_embeddings_are_dropped_in_training_alone(toy: Benchmark) -> None:
+    method = plan(
+        toy, "a2d-npmix", recipe="quick", overrides={"dropout": 0.5, "queue_size": 4}
+    ).build()
+    assert isinstance(method, A2DNPMix)
+    images = {name: torch.randn(64, 1, 6) for name in NAMES}
+    labels = torch.arange(64) % 3
+    plain = {name: value[:, 0] for name, value in images.items()}
+    embeddings = method.backbone(plain)
+    seen: list[tuple[Tensor, dict[str, Tensor]]] = []
+
+    def note(joined: Tensor, alone: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
+        seen.append((joined, alone))
+        return {}
+
+    method.extra_losses = note  # type: ignore[method-assign,assignment]
+    method.train().loss(images, labels)
+    joined, alone = seen[-1]
+    whole = method.heads.join(embeddings)
+    kept = joined != 0
+    alive = whole != 0
+    assert torch.allclose(joined[kept], 2 * whole[kept])  # scaled up
+    assert 0.4 < kept[alive].float().mean() < 0.6
+    left, right = joined.split(8, dim=1)
+    assert not torch.equal(left != 0, right != 0)  # each modality by itself
+    # the single predictions are of what the joint one sees
+    for name, part in (("left", left), ("right", right)):
+        assert torch.allclose(alone[name], method.heads.layers[name](part))
+    method.eval().loss(images, labels)
+    assert torch.equal(seen[-1][0], whole)
+    said = method.train().outputs(plain)  # type: ignore[arg-type]
+    assert torch.equal(said["features"], whole)
+
+
+def test_some_modalities_may_be_left_whole(toy: Benchmark) -> None:
+    options = {"dropout": 0.5, "undropped": "right"}
+    method = plan(toy, "multimodal-ce", recipe="quick", overrides=options).build()
+    seen: list[Tensor] = []
+    method.extra_losses = lambda joined, *_: seen.append(joined) or {}  # type: ignore
+    images = {name: torch.randn(64, 1, 6) for name in NAMES}
+    method.train().loss(images, torch.arange(64) % 3)  # type: ignore[arg-type]
+    whole = method.heads.join(method.backbone({n: v[:, 0] for n, v in images.items()}))  # type: ignore
+    assert torch.equal(seen[0][:, 8:], whole[:, 8:])
+    assert not torch.equal(seen[0][:, :8], whole[:, :8])
+    for cls in (MultimodalCE, A2DNPMix):
+        for name, recipe in cls.recipes.items():
+            assert isinstance(recipe, MultimodalRecipe)
+            assert recipe.undropped == (("audio",) if name.endswith("-audio") else ())
+
+
+def test_queues_hold_dropped_embeddings(toy: Benchmark) -> None:
+    options = {"dropout": 0.5, "queue_size": 20, "epochs": 1, "batch_size": 32}
+    method = train(plan(toy, "npmix", recipe="quick", overrides=options), CPU)
+    assert isinstance(method, NPMixMethod)
+    plain = train(plan(toy, "npmix", recipe="quick", overrides={**options, "dropout": 0}), CPU)
+    assert isinstance(plain, NPMixMethod)
+    zeros = [(m.queues.samples == 0).float().mean().item() for m in (method, plain)]
+    assert zeros[0] > 0.4 + zeros[1] / 2
+
+
+def test_published_recipes_drop_and_keep_as_the_authors_do() -> None:
+    for cls in (MultimodalCE, A2D, A2DNPMix, NPMixMethod):
+        for name, recipe in cls.recipes.items():
+            assert isinstance(recipe, MultimodalRecipe)
+            if name != "quick":
+                assert (recipe.dropout, recipe.keep, recipe.frozen) == (0.5, "best", True)
+                assert (recipe.lr, recipe.weight_decay, recipe.batch_size) == (1e-4, 1e-4, 16)
+                assert (recipe.optimizer, recipe.drop_last) == ("adam", True)
+
+
+def accuracies(monkeypatch: pytest.MonkeyPatch, found: list[float]) -> None:
+    """What looking at validation data finds, epoch by epoch, instead of what it would find."""
+
+    def look(self: BestEpoch, trainer: Any, method: Any) -> float:
+        return found[trainer.current_epoch]
+
+    monkeypatch.setattr(BestEpoch, "_look", look)
+
+
+@pytest.mark.parametrize(
+    ("found", "best"), [([0.5, 0.9, 0.7, 0.8], 2), ([0.5, 0.9, 0.9, 0.1], 3), ([0.0] * 4, 4)]
+)
+def test_the_best_epoch_is_kept_and_the_latest_of_equal_ones(
+    toy: Benchmark, monkeypatch: pytest.MonkeyPatch, found: list[float], best: int
+) -> None:
+    options = {"epochs": 4, "batch_size": 32, "lr": 0.01, "schedule": "step", "keep": "best"}
+    bench = with_val(toy)
+    accuracies(monkeypatch, found)
+    run = plan(bench, "a2d", recipe="quick", overrides=options)
+    kept = train(run, CPU)
+    assert f"best epoch {best} of 4" in kept.found
+    assert f"validation accuracy {100 * max(found):.2f} %" in kept.found
+    as_long = {**options, "epochs": best, "keep": "last"}
+    last = train(plan(bench, "a2d", recipe="quick", overrides=as_long), CPU).state_dict()
+    for name, value in kept.state_dict().items():
+        assert torch.equal(value, last[name]), name
+    log = (run.folder / "csv" / "metrics.csv").read_text().splitlines()
+    where = log[0].split(",").index("val/accuracy")
+    assert [float(line.split(",")[where]) for line in log[1:]] == found
+
+
+def test_what_is_looked_at_is_the_validation_set_as_it_is_tested(toy: Benchmark) -> None:
+    options = {"epochs": 2, "batch_size": 32, "lr": 0.003, "keep": "best", "dropout": 0.5}
+    bench = with_val(toy)
+    run = plan(bench, "multimodal-ce", recipe="quick", overrides=options)
+    method = train(run, CPU)
+    outputs = extract(method, bench.id.load("val"), PREPROCESS, hardware=CPU)
+    right = metrics.accuracy(outputs.logits, outputs.labels)
+    assert f"validation accuracy {100 * right:.2f} %" in method.found
+    again = train(run, CPU)  # from its folder
+    assert again.found == method.found
+
+
+def test_looking_changes_nothing_of_the_training(toy: Benchmark) -> None:
+    options = {"epochs": 3, "batch_size": 32, "lr": 0.003, "dropout": 0.5}
+    bench = with_val(toy)
+    runs = [
+        plan(bench, "a2d-npmix", recipe="quick", overrides={**options, "keep": keep})
+        for keep in ("best", "last")
+    ]
+    losses = []
+    for run in runs:
+        train(run, CPU)
+        rows = (run.folder / "csv" / "metrics.csv").read_text().splitlines()
+        where = rows[0].split(",").index("train/loss")
+        losses.append([row.split(",")[where] for row in rows])
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_keeps_its_best_ends_the_same_after_a_kill(
+    toy: Benchmark, new_cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best is before the kill, so it has to be remembered."""
+    options = {"epochs": 4, "batch_size": 32, "lr": 0.01, "keep": "best", "dropout": 0.5}
+    bench = with_val(toy)
+    accuracies(monkeypatch, [0.5, 0.9, 0.7, 0.8])
+    run = plan(bench, "a2d", recipe="quick", overrides=options)
+    whole = train(run, CPU)
+    new_cache()
+    calls = 0
+    original = A2D.on_train_epoch_start
+
+    def stop(self: A2D) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(A2D, "on_train_epoch_start", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, CPU)
+    again = train(run, CPU)
+    assert again.found == whole.found
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_without_validation_data_the_best_is_refused(toy: Benchmark) -> None:
+    for name in ("multimodal-ce", "a2d", "npmix", "a2d-npmix"):
+        with pytest.raises(OptionError, match=r"validation split, which pair has not.*keep=last"):
+            plan(toy, name, recipe="quick", overrides={"keep": "best"})
+        assert plan(toy, name, recipe="quick").validation is None
+
+
+def test_validation_data_are_part_of_the_key(toy: Benchmark) -> None:
+    bench = with_val(toy)
+    other = replace(
+        bench,
+        id=replace(
+            bench.id,
+            load=lambda s: Vectors("pair/val", 60, 9) if s == "val" else toy.id.load(s),
+        ),
+    )
+    keys = {
+        keep: [plan(b, "a2d", recipe="quick", overrides={"keep": keep}).key for b in (bench, other)]
+        for keep in ("best", "last")
+    }
+    assert keys["best"][0] != keys["best"][1]
+    assert keys["last"][0] == keys["last"][1]
+
+
+def test_a_run_starts_from_another_ones_encoders(toy: Benchmark, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 32, "lr": 1e-9, "weight_decay": 0.0}
+    options["start_from"] = "multimodal-ce/quick"
+    runs = [
+        plan(toy, name, recipe="quick", overrides=options, seed=seed)
+        for name, seed in (("a2d", 0), ("a2d-npmix", 0), ("a2d", 1))
+    ]
+    starts = [run.start for run in runs]
+    assert all(start is not None for start in starts)
+    assert starts[0].key == starts[1].key != starts[2].key  # type: ignore[union-attr]
+    assert starts[0].key == plan(toy, "multimodal-ce", recipe="quick").key  # type: ignore[union-attr]
+    found = train(runs[0], CPU)
+    assert starts[0].weights.is_file()  # type: ignore[union-attr]
+    before = train(plan(toy, "multimodal-ce", recipe="quick"), CPU)
+    for name, value in before.backbone.state_dict().items():
+        assert torch.allclose(found.backbone.state_dict()[name], value, atol=1e-6), name
+    layers = [m.heads.joint.weight for m in (found, before)]  # type: ignore[union-attr]
+    assert not torch.allclose(*layers, atol=0.01)  # heads are new
+    written = starts[0].weights.stat().st_mtime_ns  # type: ignore[union-attr]
+    train(runs[1], CPU)
+    assert starts[0].weights.stat().st_mtime_ns == written  # type: ignore[union-attr]
+    # its own key tells what was before it
+    alone = plan(toy, "a2d", recipe="quick", overrides={**options, "start_from": "none"})
+    assert alone.start is None
+    assert len({alone.key, runs[0].key}) == 2
+    with pytest.raises(OptionError, match="METHOD/RECIPE"):
+        plan(toy, "a2d", overrides={"start_from": "multimodal-ce"})
+    with pytest.raises(UnknownNameError, match="no recipe 'slow'"):
+        _ = plan(toy, "a2d", overrides={"start_from": "multimodal-ce/slow"}).key
+
+
+def test_warm_recipes_are_the_default_of_avdigits() -> None:
+    for cls in (MultimodalCE, A2D, A2DNPMix, NPMixMethod):
+        assert cls.default_recipe("avdigits") == "warm"
+        recipe = cls.get_recipe("warm")
+        assert isinstance(recipe, MultimodalRecipe)
+        assert recipe.start_from == "multimodal-ce/quick"
+    ratios = {
+        cls: tuple(
+            getattr(cls.get_recipe("warm"), name, 0.0)
+            for name in ("a2d_ratio", "a2d_ratio_ood", "ood_entropy_ratio", "start_epoch")
+        )
+        for cls in (A2D, A2DNPMix, NPMixMethod)
+    }
+    assert ratios[A2D][0] == 1.0
+    assert ratios[A2DNPMix] == (0.5, 0.5, 0.5, 10)
+    assert ratios[NPMixMethod] == (0.0, 0.5, 0.5, 10)
+
+
+def test_the_last_stage_of_the_small_network_alone_is_trained() -> None:
+    made = avdigits_cnn({"image": 1, "audio": 1})
+    made.freeze()
+    free = {name for name, p in made.named_parameters() if p.requires_grad}
+    assert {name.split(".")[1] for name in free} == {"image", "audio"}
+    assert {name.split(".")[2] for name in free} == {"6", "7"}  # its third convolution
+    recipe = A2DRecipe(frozen=True)
+    method = A2D(avdigits_cnn({"image": 1, "audio": 1}), 5, recipe)
+    images = {name: torch.randn(4, 1, 1, 28, 28) for name in ("image", "audio")}
+    method.loss(images, torch.tensor([0, 1, 2, 3]))["loss"].backward()
+    for name, p in method.named_parameters():
+        early = ".0." in name or ".1." in name or ".3." in name or ".4." in name
+        assert (p.grad is None) == (early and name.startswith("backbone")), name
