@@ -498,13 +498,7 @@ class Evaluator:
             detector,
             measured,
             shared,
-            lambda members: dict(
-                zip(
-                    ENDS,
-                    metrics.mean_auroc_ci(id_scores, [ood_scores[i] for i in members]),
-                    strict=False,
-                )
-            ),
+            lambda members: metrics.mean_intervals(id_scores, [ood_scores[i] for i in members]),
             lambda easier, harder: metrics.auroc_gap(
                 id_scores, [ood_scores[i] for i in easier], [ood_scores[i] for i in harder]
             ),

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from oodbench import files, footnotes
+from oodbench import files, footnotes, metrics
 from oodbench.benchmark import GROUPS, Benchmark
 from oodbench.entries import Entry, entries_of, note_twins
 from oodbench.footnotes import Marks
 from oodbench.plain import code, markdown
-from oodbench.results import INTERVALS, QUALITY, ResultStore, Row, page_name
+from oodbench.results import QUALITY, ResultStore, Row, page_name
 
 NAMES = {
     "auroc": "AUROC",
@@ -100,10 +100,10 @@ def _intervals(benchmark: Benchmark, sections: Mapping[str, Sequence[Row]]) -> s
     )
     return (
         "AUROC, FPR@95 and AUPR are given with 95 % confidence intervals "
-        f"over {unit} in brackets ({INTERVALS})"
+        f"over {unit} in brackets ({metrics.INTERVALS})"
         + (
-            "; in older rows, which have none of a group's FPR@95 and AUPR, those of AUPR near "
-            "100 are too wide"
+            "; older rows, which have none of a group's FPR@95 and AUPR, have others, those of "
+            "AUPR near 100 too wide"
             if older
             else ""
         )
@@ -258,8 +258,8 @@ def _of_seeds(
     """Each seed's own figures, so that one that is unlike the others is seen."""
     if not any(len(entry.seeds) > 1 for entry in entries):
         return []
-    metrics = dict.fromkeys(["auroc", benchmark.protocol.rank_by])
-    columns = [(name, metric) for name in means.values() for metric in metrics]
+    shown = dict.fromkeys(["auroc", benchmark.protocol.rank_by])
+    columns = [(name, metric) for name in means.values() for metric in shown]
     header = ["#", "Detector", "Seeds"]
     header += [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
     if "shifted" in means:

@@ -32,6 +32,12 @@ from oodbench.ranks import Floats, Ranks, Scores, sorted_scores, to_numpy
 
 Positive: TypeAlias = Literal["id", "ood"]
 
+INTERVALS = (
+    "AUROC and AUPR: score intervals with the variance of influence functions, DeLong's for AUROC; "
+    "FPR@95: bootstrap"
+)
+"""How :func:`all_intervals` and :func:`mean_intervals` are made, in the words of the pages."""
+
 
 def auroc(id_scores: Scores, ood_scores: Scores) -> float:
     """Area under the ROC curve: ``P(ood > id) + P(ood = id) / 2``; 0.5 is chance."""

@@ -26,8 +26,6 @@ SCHEMA = 1
 METRICS = ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
 ENDS = tuple(f"{metric}_{end}" for metric in METRICS for end in ("low", "high"))
 """Columns of the intervals of ``METRICS``."""
-INTERVALS = "AUROC: DeLong; FPR@95: bootstrap; AUPR: logit"
-"""How they are made, in the words of the pages; ``oodbench.metrics`` says it at length."""
 COLUMNS = tuple(
     """
     detector detector_options method backbone id benchmark ood group seed

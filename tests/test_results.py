@@ -149,13 +149,25 @@ def test_group_means_are_unweighted() -> None:
         assert rows[group]["is_mean"] is True
         assert rows[group]["ood_sets"] == members
         assert rows[group]["n_ood"] == sum(rows[member]["n_ood"] for member in members)
-        assert rows[group]["auroc_low"] <= rows[group]["auroc"] <= rows[group]["auroc_high"]
+        for name in METRICS:
+            low, high = rows[group][f"{name}_low"], rows[group][f"{name}_high"]
+            assert low <= rows[group][name] <= high
+            assert high > low
 
 
 def test_the_mean_of_one_set_has_its_intervals() -> None:
     rows = by_ood(evaluate(ood=["near-b", "far-a", "far-b"]))
     for name in ENDS:
         assert rows["near(near-b)"][name] == rows["near-b"][name]
+
+
+def test_the_intervals_of_a_mean_are_of_all_its_sets() -> None:
+    """As the metrics make them, from the scores of all sets and the ID scores that they share."""
+    rows = by_ood(evaluate(detectors="energy"))
+    expected = metrics.mean_intervals(scores_of(ID), [scores_of(s) for s in (FAR_A, FAR_B, FAR_C)])
+    assert set(expected) == set(ENDS)
+    for name in ENDS:
+        assert rows["far"][name] == pytest.approx(expected[name], abs=2e-2), name
 
 
 def test_rows_have_the_columns_and_say_what_made_them() -> None:
@@ -570,6 +582,26 @@ def test_a_mean_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
         ResultStore(tmp_path).rows("toy")
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_the_intervals_of_a_mean_are_checked(name: str, tmp_path: Path) -> None:
+    path, rows = evaluated(tmp_path)
+    at = next(i for i, one in enumerate(rows) if one["ood"] == "far")
+    low, value, high = (rows[at][key] for key in (f"{name}_low", name, f"{name}_high"))
+    assert 0 <= low <= value <= high <= 1
+    wrong = {f"{name}_low": value + 0.01} if value < 0.5 else {f"{name}_high": value - 0.01}
+    for fields, told in (
+        (wrong, f"{name} is {value}, outside of its interval"),
+        ({f"{name}_low": None}, f"{name} has half an interval"),
+        ({f"{name}_high": 1.01}, f"{name}_high must be a number from 0 to 1, or null"),
+    ):
+        changed = {**rows[at], **fields}
+        changed["row_id"] = row_id(changed)
+        path.write_text("".join(json.dumps(r) + "\n" for r in [*rows[:at], changed]))
+        with pytest.raises(OODBenchError, match=rf"line {at + 1} ") as caught:
+            ResultStore(tmp_path).rows("toy")
+        assert told in str(caught.value)
+
+
 def test_means_from_before_they_had_all_intervals_are_read(tmp_path: Path) -> None:
     path, rows = evaluated(tmp_path)
     for one in rows:
@@ -956,7 +988,7 @@ def test_seeds_of_trained_networks_end_on_one_line(tmp_path: Path) -> None:
     line = {r["Detector"]: r for r in tables(leaderboard.write(TOY, tmp_path).read_text())[0]}[
         "msp"
     ]
-    for metric, name in (("auroc", "AUROC"),):
+    for metric, name in (("auroc", "AUROC"), ("fpr95_ood", "FPR@95 (OOD positive)")):
         ends = [(r[f"{metric}_low"], r[f"{metric}_high"]) for r in near]
         low, high = seeds.interval([r[metric] for r in near], ends)
         mean = statistics.fmean(r[metric] for r in near)

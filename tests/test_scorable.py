@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 import oodbench
-from oodbench import leaderboard, scorable
+from oodbench import leaderboard, metrics, scorable
 from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
 from oodbench.errors import OptionError
 from oodbench.results import ResultStore
@@ -65,7 +65,7 @@ def page(name: str, rows: Any = None) -> str:
         ("cityscapes/segmentation", "no confidence intervals: the pixels", "DeLong"),
         ("scenes/detection", "intervals over predicted boxes, as if those of one", "over images"),
         ("voc/detection", "intervals over predicted boxes, as if those of one", "over images"),
-        ("digits", "intervals over images in brackets (AUROC: DeLong;", "boxes"),
+        ("digits", f"intervals over images in brackets ({metrics.INTERVALS}", "boxes"),
     ],
 )
 def test_a_page_promises_the_intervals_that_it_has(
