@@ -266,6 +266,7 @@ def segmentation() -> Benchmark:
         backbone="scenes-unet",
         citation="oodbench",
         task="segmentation",
+        background=("background",),
     )
 
 

@@ -38,15 +38,14 @@ see the scaling that makes ASH-S of ASH-P); (4) CIFAR-100 has its own moments he
 113.9, std 63.0, 62.1, 66.7, over 255), which ``cifar100/abet`` has; (5) in ``imagenet`` h(x) are
 the 2,048 pooled features, theirs the 21,843 outputs of the linear layer that BiT has behind them;
 timm starts convolutions with variance 2 / fan-out, theirs with torch's default (both standardise
-weights before use); (6) the last step of an epoch may be of fewer images in theirs; here those
-images are left out.
+weights before use).
 
-Segmentation: (7) recipe ``published`` is DeepLabV3 with a ResNet-50 from random weights, which its
+Segmentation: (6) recipe ``published`` is DeepLabV3 with a ResNet-50 from random weights, which its
 rows say, at rate 0.01 and weight decay 1e-4 for 180 epochs; theirs is DeepLabV3+ with a
 WideResNet-38, pre-trained on ImageNet and Mapillary Vistas and then fine-tuned on Cityscapes. Their
 training scripts are not in their repository; those of NVIDIA/semantic-segmentation (sdcnet), which
 they say they changed, have rate 0.02 on Mapillary and 0.001 on Cityscapes, polynomial, 175 epochs
-each. Detection: (8) a ResNet-50 from random weights, theirs from ImageNet's; 18 epochs in batches
+each. Detection: (7) a ResNet-50 from random weights, theirs from ImageNet's; 18 epochs in batches
 of 16, theirs 18,000 steps of 4.
 Checked against: hand-computed cases and the definition in float64 (tests/test_abet.py).
 """

@@ -103,6 +103,8 @@ class Benchmark:
             each at its own size, so that rows of different sizes are of the same images.
         known_classes: ID classes that are also classes of what networks are pre-trained on, with
             their names there.
+        background: in segmentation, ID classes that are no objects. Figures of OOD pixels against
+            the pixels of the other ID classes are then given beside those against all.
         remarks: what a reader of its leaderboard should know of it, a sentence or a few each; they
             stand at the page's head.
 
@@ -126,6 +128,7 @@ class Benchmark:
     standard_method: str = "ce"
     own_inputs: bool = False
     known_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    background: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -42,6 +42,7 @@ from oodbench.process import undisturbed
 from oodbench.results import (
     COLUMNS,
     ENDS,
+    FOREGROUND,
     METRICS,
     SCHEMA,
     Results,
@@ -572,6 +573,11 @@ class Evaluator:
                 found = [value for i in members if (value := single[i].get(name)) is not None]
                 if found:
                     mean[name] = float(np.mean(found))
+            objects = [single[i].get("n_id_foreground") for i in members]
+            if all(objects):
+                mean["n_id_foreground"] = max(objects)
+                for name in (f"{metric}_foreground" for metric in FOREGROUND):
+                    mean[name] = float(np.mean([single[i][name] for i in members]))
             if gap is not None and group == "familiar" and by_group["unfamiliar"]:
                 mean["gap"], *ends = gap(by_group["unfamiliar"], members)
                 mean["gap_low"], mean["gap_high"] = (None if math.isnan(e) else e for e in ends)

@@ -176,6 +176,7 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     ]
     lines += _overview(benchmark, entries, means)
     lines += _of_seeds(benchmark, entries, means or {"": ranking})
+    lines += _foreground(benchmark, entries, [*means.values()] or ood_names)
     lines += _separability(benchmark, entries, ordered)
     for name in [*means.values(), *ood_names]:
         marks = Marks(_unit(benchmark))
@@ -344,6 +345,36 @@ def _separability(
         "given OOD samples: it tells how far apart the features are, and is no detector.",
         "",
         *_table(["Backbone", *map(markdown, sets)], table),
+        *marks.lines(),
+    ]
+
+
+def _foreground(benchmark: Benchmark, entries: Sequence[Entry], sets: Sequence[str]) -> list[str]:
+    """OOD pixels against the pixels of ID objects alone, where a benchmark has a background."""
+    rows = [row for entry in entries for name in sets for row in entry.of(name)]
+    counts = [count for row in rows if (count := row.get("n_id_foreground")) is not None]
+    if not counts:
+        return []
+    marks = Marks(_unit(benchmark))
+    columns = [(name, metric) for name in sets for metric in ("auroc", benchmark.protocol.fpr)]
+    table = [
+        [
+            str(number),
+            markdown(footnotes.name(entry)),
+            *(marks.cell(entry, entry.of(name), f"{metric}_foreground") for name, metric in columns),
+        ]
+        for number, entry in enumerate(entries, start=1)
+    ]
+    header = [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
+    return [
+        "### OOD pixels against ID objects",
+        "",
+        "All other figures compare OOD pixels with all ID pixels of their images, most of which "
+        f"are background ({markdown(', '.join(benchmark.background))}): to tell objects from "
+        f"background goes far there. These compare them with the {max(counts):,} pixels of ID "
+        "objects.",
+        "",
+        *_table(["#", "Detector", *header], table),
         *marks.lines(),
     ]
 

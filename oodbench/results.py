@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the row; a reader takes older ones and refuses newer ones."""
 
+FOREGROUND = ("auroc", "fpr95_id", "fpr95_ood")
+"""Figures that are also given against foreground pixels, as ``auroc_foreground`` and so on."""
 METRICS = ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
 ENDS = tuple(f"{metric}_{end}" for metric in METRICS for end in ("low", "high"))
 """Columns of the intervals of ``METRICS``."""
@@ -37,6 +39,7 @@ COLUMNS = tuple(
     seconds device oodbench torch python git_commit created command schema row_id tuned
     id_miou id_map binning_error modality separability gap gap_low gap_high
     accelerator processor threads notes shifted_accuracy
+    auroc_foreground fpr95_id_foreground fpr95_ood_foreground n_id_foreground
     """.split()
 )
 """Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
@@ -71,6 +74,10 @@ be read. ``accelerator`` is the one that was used, where ``device`` is what was 
 between machines by rounding, those of networks that are trained on each by more.
 
 ``shifted_accuracy`` is the accuracy on a shifted set, whose classes are the ID set's; None for OOD.
+
+``auroc_foreground`` and the like are, in segmentation, of OOD pixels against those ID pixels alone
+that are not of a benchmark's ``background``, of which there are ``n_id_foreground``; None where a
+benchmark has no background, or there is no such pixel.
 
 ``notes`` are the warnings that a reader of the row has to know, a list of sentences; None for none.
 """

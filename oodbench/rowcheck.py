@@ -86,7 +86,8 @@ _KINDS: dict[str, _Kind] = {
     ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
     **dict.fromkeys(
-        "id_accuracy id_miou id_map binning_error separability shifted_accuracy".split(),
+        "id_accuracy id_miou id_map binning_error separability shifted_accuracy "
+        "auroc_foreground fpr95_id_foreground fpr95_ood_foreground".split(),
         _MAYBE_SHARE,
     ),
     **{
@@ -103,7 +104,10 @@ _KINDS: dict[str, _Kind] = {
     "is_mean": ("true or false", False, lambda value: isinstance(value, bool)),
     "ood_sets": ("a list of names", False, _is_names),
     "created": ("a time in ISO 8601", False, _is_time),
-    "threads": ("a whole number of 1 or more, or null", True, lambda value: is_whole(value, 1)),
+    **dict.fromkeys(
+        "threads n_id_foreground".split(),
+        ("a whole number of 1 or more, or null", True, lambda value: is_whole(value, 1)),
+    ),
     "notes": ("a list of sentences, or null", True, _is_names),
     "tuned": ("what was chosen on, or null", True, _is_choice),
 }

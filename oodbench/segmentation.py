@@ -36,7 +36,7 @@ from oodbench.outputs import Outputs
 from oodbench.pictures import MOST_PICTURES, class_colours, heat, panel, save_picture, scale
 from oodbench.process import undisturbed
 from oodbench.registry import register_backbone
-from oodbench.results import Results, Row
+from oodbench.results import FOREGROUND, Results, Row
 from oodbench.samples import OOD, VOID, MaskedSamples, Samples
 from oodbench.streamed import StreamedScores
 from oodbench.transforms import Preprocess, in_mode, to_tensor
@@ -504,8 +504,9 @@ class SegmentationEvaluator(Evaluator):
     """Scores pixels: those of OOD objects against the others of the same images.
 
     Each image goes through the network once for all detectors. Nothing of it is kept, so a second
-    evaluation looks at the images again. Intervals are not given: the pixels of an image are far
-    from independent.
+    evaluation looks at the images again. Where the benchmark names a background, OOD pixels are
+    also compared with the pixels of ID objects alone. Intervals are not given: the pixels of an
+    image are far from independent.
     """
 
     PICTURES: ClassVar[int] = MOST_PICTURES
@@ -570,16 +571,21 @@ class SegmentationEvaluator(Evaluator):
             if reason is None
             else unknown_weights(said.hexdigest()),
         )
+        background = self._background()
         alive = dict(enumerate(detectors))  # two may be of one name, with other options
         seconds = dict.fromkeys(alive, 0.0)
         counted = [{i: StreamedScores() for i in alive} for _ in self.ood]
-        for ood, streams in zip(self.ood, counted, strict=True):
+        objects = [{i: StreamedScores() for i in alive if background} for _ in self.ood]
+        for ood, streams, foreground in zip(self.ood, counted, objects, strict=True):
             for found in segment(subject.network, ood.samples, preprocess, self.hardware):
                 for i, detector in list(alive.items()):
                     began = time.perf_counter()
                     try:
                         scores = found.score(detector)
                         streams[i].add_map(scores, found.mask)
+                        if background:
+                            hidden = np.isin(found.mask, background)
+                            foreground[i].add_map(scores, np.where(hidden, VOID, found.mask))
                     except BaseException as error:  # one must not lose the others' results
                         failure = own_failure(error)
                         self.errors.append(failure)
@@ -594,24 +600,41 @@ class SegmentationEvaluator(Evaluator):
             shared["seconds"] = round(seconds[i], 3)
             shared["notes"] = list(results.warnings) or None
             measured = [
-                self._measured(ood.samples.name, streams[i])
-                for ood, streams in zip(self.ood, counted, strict=True)
+                self._measured(ood.samples.name, streams[i], foreground.get(i))
+                for ood, streams, foreground in zip(self.ood, counted, objects, strict=True)
             ]
             results.rows += self._rows_of(detector, measured, shared)
         return results
 
+    def _background(self) -> list[np.uint8]:
+        """Values in masks of the ID classes that are no objects.
+
+        Raises:
+            OptionError: the benchmark names one that the ID set does not have.
+        """
+        classes = list(self.test.classes)
+        strange = [name for name in self.benchmark.background if name not in classes]
+        if strange:
+            raise OptionError(
+                f"benchmark {self.benchmark.name}: its background {strange[0]!r} is no class of "
+                f"{self.benchmark.id.name} ({', '.join(classes[:5])}{' …' * (len(classes) > 5)})."
+            )
+        return [np.uint8(classes.index(name)) for name in self.benchmark.background]
+
     @staticmethod
-    def _measured(name: str, stream: StreamedScores) -> Row:
+    def _measured(name: str, stream: StreamedScores, objects: StreamedScores | None) -> Row:
         try:
             figures, errors = stream.metrics()
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        return {
-            "n_id": stream.n_id,
-            "n_ood": stream.n_ood,
-            "binning_error": max(errors.values()),
-            **figures,
-        }
+        row: Row = {"n_id": stream.n_id, "n_ood": stream.n_ood, **figures}
+        if objects is not None and objects.n_id:
+            found, more = objects.metrics()
+            row.update({f"{metric}_foreground": found[metric] for metric in FOREGROUND})
+            row["n_id_foreground"] = objects.n_id
+            errors = {metric: max(error, more[metric]) for metric, error in errors.items()}
+        row["binning_error"] = max(errors.values())
+        return row
 
     def _save_picture(
         self,
