@@ -88,7 +88,7 @@ class Marks:
         return lines
 
     def _of_value(self, entry: Entry, column: str, value: float) -> Iterator[str]:
-        if column in ("auroc", "separability") and value < REVERSED:
+        if column in ("auroc", "auroc_foreground", "separability") and value < REVERSED:
             self._reversed.append(entry)
             yield _BACKWARDS
 

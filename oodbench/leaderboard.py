@@ -361,7 +361,10 @@ def _foreground(benchmark: Benchmark, entries: Sequence[Entry], sets: Sequence[s
         [
             str(number),
             markdown(footnotes.name(entry)),
-            *(marks.cell(entry, entry.of(name), f"{metric}_foreground") for name, metric in columns),
+            *(
+                marks.cell(entry, entry.of(name), f"{metric}_foreground")
+                for name, metric in columns
+            ),
         ]
         for number, entry in enumerate(entries, start=1)
     ]

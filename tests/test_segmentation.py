@@ -867,6 +867,17 @@ FIGURES_OF_OBJECTS = (
 )
 
 
+def test_an_auroc_against_objects_that_is_reversed_is_marked() -> None:
+    benchmark = dataclasses.replace(toy(), background=("ground",))
+    results = evaluate("msp", benchmark)
+    for row in results.rows:
+        row["auroc_foreground"] = 0.39
+    page = leaderboard.render(benchmark, results)
+    part = page.split("### OOD pixels against ID objects")[1].split("###")[0]
+    assert "39.00 ¶" in part
+    assert "¶ AUROC below 40." in part
+
+
 def test_no_figures_of_objects_where_there_is_no_background() -> None:
     results = evaluate("msp")
     assert all(row[column] is None for row in results for column in FIGURES_OF_OBJECTS)
