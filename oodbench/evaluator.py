@@ -573,8 +573,8 @@ class Evaluator:
                 found = [value for i in members if (value := single[i].get(name)) is not None]
                 if found:
                     mean[name] = float(np.mean(found))
-            objects = [single[i].get("n_id_foreground") for i in members]
-            if all(objects):
+            objects = [n for i in members if (n := single[i].get("n_id_foreground"))]
+            if len(objects) == len(members):
                 mean["n_id_foreground"] = max(objects)
                 for name in (f"{metric}_foreground" for metric in FOREGROUND):
                     mean[name] = float(np.mean([single[i][name] for i in members]))
