@@ -76,6 +76,20 @@ def aupr_out(id_scores: Scores, ood_scores: Scores) -> float:
     return Ranks.of(id_scores, ood_scores).aupr_out
 
 
+def aupr_trapezoid(id_scores: Scores, ood_scores: Scores, positive: Positive = "id") -> float:
+    """AUPR as other suites compute it: points of the curve are joined by straight lines.
+
+    ``sum_k (R_k - R_(k-1)) (P_k + P_(k-1)) / 2`` over the distinct scores, from R_0 = 0 and
+    P_0 = 1: scikit-learn's ``auc`` of its ``precision_recall_curve``, as in OpenOOD
+    (``openood/evaluators/metrics.py``) and MultiOOD (``metrics.py``, the same code). Rows and pages
+    have the average precision, which differs little without ties. With many ties the lines promise
+    points that no threshold reaches, which is too optimistic in general (Davis & Goadrich, ICML
+    2006). PALM's AUIN and AUOUT (``util/evaluations/metrics.py``) are trapezoids as well, but from
+    P_0 = 0, which takes up to 1 / 2n off for n positives.
+    """
+    return Ranks.of(id_scores, ood_scores).trapezoid(positive)
+
+
 def all_metrics(id_scores: Scores, ood_scores: Scores) -> dict[str, float]:
     """All five metrics from one sort of each array.
 

@@ -84,11 +84,13 @@ class Ranks:
         """Area under the precision-recall curve with its points joined by straight lines."""
         positives, negatives = self.oriented(positive)
         true = np.append(np.flatnonzero(positives[1:] != positives[:-1]) + 1, len(positives))
-        false = np.searchsorted(negatives, positives[true - 1], side="right")
-        precision = true / (true + false)
-        # The curve starts at recall 0 and precision 1, as scikit-learn's does.
-        heights = (precision + np.append(1.0, precision[:-1])) / 2
-        return float(np.dot(np.diff(true, prepend=0), heights) / len(positives))
+        before = np.append(0, true[:-1])
+        false, earlier = (
+            np.searchsorted(negatives, positives[true - 1], side=side) for side in ("right", "left")
+        )
+        # The threshold before accepts the negatives between as well; before all is precision 1.
+        start = np.where(before + earlier > 0, before / np.maximum(before + earlier, 1), 1.0)
+        return float(np.dot(true - before, start + true / (true + false)) / 2 / len(positives))
 
     def influence(self, metric: str) -> tuple[Floats, Floats]:
         """How much each score moves a metric: ``[n]`` ID and ``[m]`` OOD values, sorted as scores.

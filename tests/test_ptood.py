@@ -464,6 +464,51 @@ def test_the_gap_is_the_difference_of_the_means() -> None:
         metrics.auroc_gap(ids, [], [ids])
 
 
+@pytest.mark.parametrize(
+    ("ids", "easier", "harder"),
+    [
+        (np.arange(4.0), [[2.5]], [[1.5]]),
+        (np.arange(4.0), [np.arange(9.0), [2.5]], [np.arange(8.0)]),
+        (np.arange(4.0), [np.arange(9.0)], [[2.5]]),
+        ([0.0], [np.arange(9.0)], [np.arange(8.0)]),
+    ],
+)
+def test_the_gap_has_no_interval_where_a_set_has_one_score(
+    ids: Any, easier: list[Any], harder: list[Any]
+) -> None:
+    gap, low, high = metrics.auroc_gap(ids, easier, harder)
+    means = [np.mean([metrics.auroc(ids, s) for s in side]) for side in (easier, harder)]
+    assert gap == pytest.approx(means[0] - means[1])
+    assert np.isnan(low)
+    assert np.isnan(high)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_the_gaps_interval_is_never_a_point(n: int) -> None:
+    ids, constant = np.arange(float(n)), np.zeros(n)
+    for base, easier, harder in (
+        (ids, ids + 100, ids + 200),
+        (ids, ids + 100, ids - 100),
+        (ids, ids, ids),
+        (constant, constant, constant),
+        (constant, constant + 1, constant),
+    ):
+        gap, low, high = metrics.auroc_gap(base, [easier], [harder])
+        assert -1 <= low <= gap <= high <= 1
+        assert high - low > 0.01
+
+
+def test_rows_and_warnings_tell_that_the_gap_has_no_interval(checkpoint: Path) -> None:
+    given = benchmark(familiar=(of("seen", 1, 2, 0.4),))
+    results = evaluated(checkpoint, ["ptood"], benchmark=given, backbone=NETWORK)
+    row = next(row for row in results.rows if row["gap"] is not None)
+    assert (row["gap_low"], row["gap_high"]) == (None, None)
+    assert any("the gap has no interval: of seen there is one image" in t for t in row["notes"])
+    results = evaluated(checkpoint, ["ptood"], backbone=NETWORK)
+    assert all(row["gap_low"] < row["gap_high"] for row in results.rows if row["gap"] is not None)
+    assert not any("no interval" in text for text in results.warnings)
+
+
 def test_the_gaps_interval_covers_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     truth = {}
