@@ -14,6 +14,8 @@ REVERSED = 0.40
 """An AUROC below this is no weak detection: it tells ID from OOD, the wrong way round."""
 WIDE = 0.40
 """An interval wider than this says little."""
+FEW = 100
+"""With as many images or more, no other figure than a rate at a threshold has such an interval."""
 
 _TUNED, _NOTES, _TWINS, _BACKWARDS, _VAGUE = "†", "‡", "§", "¶", "◊"
 
@@ -35,6 +37,7 @@ class Marks:
     unit: str = "images"
     _reversed: list[Entry] = field(default_factory=list)
     _small: dict[str, int] = field(default_factory=dict)
+    _flat: dict[str, None] = field(default_factory=dict)
     _seeds: set[int] = field(default_factory=set)
 
     def cell(self, entry: Entry, rows: Sequence[Row], column: str) -> str:
@@ -45,7 +48,7 @@ class Marks:
         marks = [*self._of_value(entry, column, figure.mean)]
         if figure.width > WIDE:
             marks.append(_VAGUE)
-            self._explain(figure, rows[0])
+            self._explain(figure, rows[0], column)
         return " ".join([str(figure), *marks])
 
     def values(self, entry: Entry, rows: Sequence[Row], column: str) -> str:
@@ -77,8 +80,9 @@ class Marks:
                 f"interval reaches 50, chance.{markdown(told)}",
                 "",
             ]
-        if self._small or self._seeds:
+        if self._small or self._flat or self._seeds:
             why = [f"{ood} (n = {n:,} {self.unit})" for ood, n in self._small.items()]
+            why += [f"FPR@95 of {ood}, whose threshold many scores are near" for ood in self._flat]
             why += [f"{seeds} seeds that differ this much" for seeds in sorted(self._seeds)]
             lines += [
                 f"{_VAGUE} An interval wider than {100 * WIDE:.0f} points says little: "
@@ -92,11 +96,14 @@ class Marks:
             self._reversed.append(entry)
             yield _BACKWARDS
 
-    def _explain(self, figure: Figure, row: Row) -> None:
-        if figure.of_images > WIDE or len(figure.values) == 1:
-            self._small[row["ood"]] = min(row["n_id"], row["n_ood"])
-        else:
+    def _explain(self, figure: Figure, row: Row, column: str) -> None:
+        n = min(row["n_id"], row["n_ood"])
+        if figure.of_images <= WIDE and len(figure.values) > 1:
             self._seeds.add(len(figure.values))
+        elif column.startswith("fpr") and n >= FEW:
+            self._flat[row["ood"]] = None
+        else:
+            self._small[row["ood"]] = n
 
 
 def of_names(entries: Sequence[Entry]) -> list[str]:

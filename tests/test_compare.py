@@ -18,6 +18,7 @@ from oodbench import Benchmark, DatasetSpec, Preprocess, Protocol, Results, cli,
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.registry import BENCHMARKS
 from oodbench.samples import ImageArrays
+from oodbench.seeds import interval
 
 
 def images(name: str, n: int, seed: int) -> ImageArrays:
@@ -136,6 +137,42 @@ def test_seeds_are_averaged() -> None:
     results = Results(rows("net", "msp", 0.6, 0.8) + rows("net", "msp", 0.8, 0.8))
     _, cells = compare.table(results, toy())
     assert [line[2] for line in cells] == ["70.00"]
+
+
+def with_intervals(made: list[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """The same rows with intervals of a tenth around AUROC and gap, of a seed."""
+    for row in made:
+        for name in ("auroc", "gap"):
+            if row[name] is not None:
+                row[f"{name}_low"], row[f"{name}_high"] = row[name] - 0.1, row[name] + 0.1
+        row["seed"] = seed
+    return made
+
+
+def test_intervals_are_beside_auroc_and_gap() -> None:
+    one = with_intervals(rows("net", "msp", 0.6, 0.8))
+    header, (cells,) = compare.table(Results(one), toy())
+    line = dict(zip(header, cells, strict=True))
+    assert line["familiar AUROC"] == "60.00 [50.00, 70.00]"
+    assert line["unfamiliar AUROC"] == "80.00 [70.00, 90.00]"
+    assert line["gap"] == "20.00 [10.00, 30.00]"
+    assert line["familiar FPR@95 OOD+"] == "50.00"
+    assert line["ID accuracy"] == "75.00"
+    two = with_intervals(rows("net", "msp", 0.7, 0.8), 1)
+    header, (cells,) = compare.table(Results([*one, *two]), toy())
+    low, high = interval([0.6, 0.7], [(0.5, 0.7), (0.6, 0.8)])
+    shown = dict(zip(header, cells, strict=True))["familiar AUROC"]
+    assert shown == f"65.00 [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def test_the_terminal_shows_intervals_of_auroc_and_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    made = with_intervals(rows("net", "msp", 0.6, 0.8))
+    for row in made:
+        row.update(method="linear-probe", n_ood=20, fpr95_id=0.5, aupr_in=0.5, aupr_out=0.5)
+    cli._show(Results(made), "classification")
+    familiar = next(line for line in capsys.readouterr().out.splitlines() if "familiar" in line)
+    assert "60.00   │ 50.00–70.00" in familiar
+    assert "20.00 [10.00, 30.00]" in familiar
 
 
 def test_the_plot_is_a_picture_of_all_detectors(tmp_path: Path) -> None:

@@ -215,6 +215,14 @@ def test_a_wide_interval_of_seeds_that_differ() -> None:
     assert "n = " not in line_of(text, "◊")
 
 
+def test_a_wide_interval_of_a_rate_on_many_images() -> None:
+    """A threshold where the ROC curve is flat, not images that are few."""
+    wide = {"n_id": 271, "n_ood": 714, "fpr95_id": 0.4, "fpr95_id_low": 0.1, "fpr95_id_high": 0.6}
+    told = line_of(page(changed(entry(0.7), **wide)), "◊")
+    assert "FPR@95 of near, whose threshold many scores are near" in told
+    assert "n = " not in told
+
+
 def test_boxes_are_no_images() -> None:
     few = {"n_ood": 12, "auroc_low": 0.4, "auroc_high": 0.9, "id_map": 0.5}
     boxes = dataclasses.replace(PAGE, task="detection")
