@@ -8,9 +8,18 @@ Near-OOD: half of a dataset's classes against the other half. Far-OOD: a dataset
 without the classes that they share. Datasets named ``multiood-*`` have video and flow, those that
 end in ``-audio`` sound as well, those without that prefix video alone.
 
-Differs from MultiOOD: a clip is chosen among all frames of a video, there among all but the last;
-frames are resized with antialiasing; detectors are fitted on the train split of Kinetics-600 as of
-all others, there on its val split.
+Post-hoc detectors have their own settings unless ``--preset multiood`` asks for those of MultiOOD's
+evaluation (:func:`posthoc_preset`): k 50 instead of 10, ViM 1,000 dimensions of 2,048 or more and
+half of fewer than 768 instead of 256, GEN at most 100 classes instead of all, ReAct one percentile
+of all training activations and ASH-B one share of all, instead of one for each modality (ReAct's of
+validation activations).
+
+Differs from MultiOOD, with that preset too: (1) a clip is chosen among all frames of a video, there
+among all but the last; (2) frames are resized with antialiasing, there without; (3) detectors are
+fitted on the train split of Kinetics-600 as of all others, there on its val split; (4) AUPR is
+average precision, there the area by trapezoids, which is larger where scores are tied; (5) kNN's
+distance is the root of the one there, which ranks alike. How networks are trained, and which, is
+told in ``oodbench.detectors.a2d_npmix``.
 
 Labels of an OOD set are numbered from 0 in the order of the published ones, which have gaps or
 begin at the number of ID classes.
@@ -733,6 +742,37 @@ _PARTS: Mapping[str, Any] = {
 """What SlowFast 8x8, VGGSound's AVENet and SlowOnly 8x8 see in MultiOOD."""
 
 
+_ID_CLASSES = {
+    "hmdb51-25": 25,
+    "ucf101-50": 50,
+    "kinetics600-129": 129,
+    "epic-0-3": 4,
+    "hmdb51": 43,
+    "ucf101": 50,
+    "kinetics600": 229,
+}
+
+
+def posthoc_preset(classes: int) -> dict[str, dict[str, Any]]:
+    """Settings of post-hoc detectors in MultiOOD's evaluation, by detector.
+
+    k is 10 for kNN on normalised embeddings, ViM's principal subspace has 256 dimensions, GEN takes
+    all C classes. ReAct clips and ASH-B shapes each modality's embedding by itself, at the 90th
+    percentile (ReAct: of the validation split's activations), with the energy of the joint head.
+
+    Args:
+        classes: C.
+    """
+    shaped = {"percentile": 90.0, "score": "energy", "per_modality": True}
+    return {
+        "knn": {"k": 10, "normalize": True},
+        "vim": {"dim": 256},
+        "gen": {"M": classes, "gamma": 0.1},
+        "react": {**shaped, "fit_split": "val"},
+        "ash-b": shaped,
+    }
+
+
 def _benchmark(
     name: str,
     group: Group,
@@ -740,6 +780,7 @@ def _benchmark(
     ood: tuple[DatasetSpec, ...],
     modalities: tuple[str, ...] = VIDEO_FLOW,
 ) -> Benchmark:
+    listed = id_set.name.removeprefix("multiood-").removesuffix("-audio")
     return Benchmark(
         name=name,
         id=id_set,
@@ -750,6 +791,7 @@ def _benchmark(
         protocol=Protocol(rank_group=group, fpr="fpr95_ood"),
         backbone="clips-small",
         citation="arXiv:2405.17419",
+        presets={"multiood": posthoc_preset(_ID_CLASSES[listed])},
     )
 
 

@@ -27,6 +27,7 @@ from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector
 
 from ._figures import openood
+from ._modalities import modality_slices
 from ._numerics import (
     at_work,
     blocks,
@@ -148,7 +149,9 @@ class ReAct(_Shaping):
         percentile: in percent; 90 in the paper.
         score: the detector of logits behind it.
         fit_split: the ID split whose activations count: the paper's code takes training data,
-            OpenOOD validation data.
+            OpenOOD and MultiOOD validation data.
+        per_modality: whether each modality's features have a percentile of their own, as in
+            MultiOOD; one for all otherwise.
     """
 
     learns: ClassVar[bool] = True
@@ -165,12 +168,23 @@ class ReAct(_Shaping):
 
     percentile: float = 90.0
     fit_split: Literal["train", "val"] = "train"
-    threshold_: float = learned()
+    per_modality: bool = False
+    threshold_: float | Tensor = learned()  # [D] with per_modality
 
     def _learn(self, train: Outputs) -> None:
-        (self.threshold_,) = percentiles(train, [self.percentile / 100])
+        share = [self.percentile / 100]
+        if not self.per_modality:
+            (self.threshold_,) = percentiles(train, share)
+            return
+        whole = torch.empty(train.features.shape[1])
+        for part in modality_slices(train, self.label):
+            of_part = Outputs(features=train.features[:, part])
+            (whole[part],) = torch.tensor(percentiles(of_part, share))
+        self.threshold_ = whole
 
     def _shape(self, z: Tensor) -> Tensor:
+        if isinstance(self.threshold_, Tensor):
+            return z.minimum(self.threshold_.to(z))
         return z.clamp(max=self.threshold_)
 
 
@@ -286,6 +300,8 @@ class ASHB(_Shaping):
     Args:
         percentile: share of units that is pruned, in percent.
         score: the detector of logits behind it.
+        per_modality: whether each modality's features are shaped by themselves, as in MultiOOD;
+            all together otherwise.
 
     Raises:
         OptionError: no unit would remain.
@@ -297,6 +313,19 @@ class ASHB(_Shaping):
     )
 
     percentile: float = 90.0
+    per_modality: bool = False
+
+    def _shaped_logits(self, outputs: Outputs) -> Tensor:
+        if not self.per_modality:
+            return super()._shaped_logits(outputs)
+        head, slices = _head(outputs), modality_slices(outputs, self.label)
+        parts = [Head(head.weight[:, part]) for part in slices]
+        found = []
+        for batch in blocks(outputs, "features"):
+            z = at_work(batch.features)
+            each = [self._logits(z[:, s], one) for s, one in zip(slices, parts, strict=True)]
+            found.append(torch.stack(each).sum(dim=0) + head.bias.to(z))
+        return torch.cat(found)
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "ash-b")

@@ -105,6 +105,8 @@ class Benchmark:
             their names there.
         background: in segmentation, ID classes that are no objects. Figures of OOD pixels against
             the pixels of the other ID classes are then given beside those against all.
+        presets: named settings of detectors, those of a paper or of another suite:
+            ``{"openood": {"knn": {"k": 50}}}``. Detectors that one does not name keep theirs.
         remarks: what a reader of its leaderboard should know of it, a sentence or a few each; they
             stand at the page's head.
 
@@ -129,6 +131,7 @@ class Benchmark:
     own_inputs: bool = False
     known_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     background: tuple[str, ...] = ()
+    presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -149,6 +152,19 @@ class Benchmark:
     def ood(self) -> tuple[OODSet, ...]:
         """All sets that are told from ID, group by group in the order of ``GROUPS``."""
         return tuple(OODSet(spec, group) for group in GROUPS for spec in getattr(self, group))
+
+    def preset(self, name: str | None) -> Mapping[str, Mapping[str, Any]]:
+        """Options by detector of the settings of that name; none for None.
+
+        Raises:
+            UnknownNameError: no such settings; names those that there are.
+        """
+        if name is None:
+            return {}
+        if name not in self.presets:
+            there = f"its presets: {', '.join(self.presets)}" if self.presets else "it has none"
+            raise UnknownNameError(f"benchmark {self.name} has no preset {name!r}; {there}.")
+        return self.presets[name]
 
     @property
     def group_of_others(self) -> Group:

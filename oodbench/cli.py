@@ -61,6 +61,13 @@ Option = Annotated[
     list[str] | None,
     typer.Option("--set", help="A detector's option: --set k=20, or --set knn.k=20."),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="The benchmark's named settings of detectors, such as multiood; --set goes over them.",
+    ),
+]
 Checkpoint = Annotated[
     str | None,
     typer.Option(
@@ -150,6 +157,7 @@ def eval_command(
         ),
     ] = None,
     option: Option = None,
+    preset: Preset = None,
     tune: Annotated[
         bool,
         typer.Option(
@@ -200,7 +208,7 @@ def eval_command(
     names = _split(detector)
     chosen = get_benchmark(id_name, benchmark, task)
     seeds = _seeds(seed)
-    detectors, fixed = _detectors(names, option or [], chosen, method)
+    detectors, fixed = _detectors(names, option or [], chosen, method, preset)
     overrides = _overrides(recipe_set, epochs, batch_size, lr)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     say = _reporter(hardware, as_json)
@@ -272,6 +280,7 @@ def compare_command(
         ),
     ] = None,
     option: Option = None,
+    preset: Preset = None,
     method: Annotated[
         str | None,
         typer.Option("--method", help="How the networks are had. Default: linear-probe."),
@@ -300,7 +309,7 @@ def compare_command(
 
     chosen = get_benchmark(id_name, benchmark)
     method = method or compare.standard_method(chosen)
-    detectors, _ = _detectors(_split(detector), option or [], chosen, method)
+    detectors, _ = _detectors(_split(detector), option or [], chosen, method, preset)
     sets = _split_sets(ood)
     hardware = _hardware(accelerator, devices, strategy, precision, workers, as_json)
     say = _reporter(hardware, as_json)
@@ -352,6 +361,7 @@ def tune_command(
     benchmark: BenchmarkName = None,
     task: TaskName = None,
     option: Option = None,
+    preset: Preset = None,
     method: Method = None,
     recipe: RecipeName = None,
     recipe_set: RecipeSet = None,
@@ -381,7 +391,7 @@ def tune_command(
     from oodbench.tune import tune
 
     chosen = get_benchmark(id_name, benchmark, task)
-    detectors, fixed = _detectors(_split(detector), option or [], chosen, method)
+    detectors, fixed = _detectors(_split(detector), option or [], chosen, method, preset)
     networks = Networks(
         method=method,
         recipe=recipe,
@@ -642,19 +652,24 @@ def _eval_command(tuning: Tuning | None) -> str:
 
 
 def _detectors(
-    names: list[str], options: list[str], benchmark: Benchmark, method: str | None
+    names: list[str],
+    options: list[str],
+    benchmark: Benchmark,
+    method: str | None,
+    preset: str | None,
 ) -> tuple[list[Any], dict[str, set[str]]]:
     """The detectors, and by name the options that were set."""
-    from oodbench.contenders import named
-    from oodbench.detector import create_detector, id_options, option_types
+    from oodbench.contenders import named, options_on
+    from oodbench.detector import create_detector, option_types
     from oodbench.errors import OptionError
     from oodbench.registry import DETECTORS
 
     chosen: dict[str, dict[str, Any]] = {
-        str(name): id_options(str(name), benchmark.id.name)
+        str(name): options_on(benchmark, str(name), preset)
         for name in named(names, method, benchmark)
     }
-    fixed: dict[str, set[str]] = {name: set() for name in chosen}
+    given = benchmark.preset(preset)
+    fixed: dict[str, set[str]] = {name: set(given.get(name, ())) for name in chosen}
     for key, text in _pairs(options, "--set"):
         owner, dot, option = key.partition(".")
         if dot:

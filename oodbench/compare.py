@@ -56,7 +56,7 @@ def compare(
         raise OptionError("name the networks to compare, each once: `backbone=NAME,NAME`.")
     chosen = get_benchmark(id, benchmark, options.pop("task", None))
     method = method or standard_method(chosen)
-    made = create_detectors(detectors, method, chosen)
+    made = create_detectors(detectors, method, chosen, options.get("preset"))
     results = Results()
     failed: list[Exception] = []
     for backbone in backbones:

@@ -520,21 +520,35 @@ def own_failure(error: BaseException) -> Exception:
 
 
 def create_detectors(
-    detectors: Sequence[str | Detector] | str | Detector, method: str | None, benchmark: Benchmark
+    detectors: Sequence[str | Detector] | str | Detector,
+    method: str | None,
+    benchmark: Benchmark,
+    preset: str | None = None,
 ) -> list[Detector]:
-    """Detector objects of names (with the ID set's own defaults) and of objects, which pass.
+    """Detector objects of names (with their options there) and of objects, which pass.
 
     Raises:
         OptionError: there are none.
+        UnknownNameError: the benchmark has no such preset.
     """
     listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
     made = [
-        create_detector(d, **id_options(d, benchmark.id.name)) if isinstance(d, str) else d
+        create_detector(d, **options_on(benchmark, d, preset)) if isinstance(d, str) else d
         for d in named(listed, method, benchmark)
     ]
     if not made:
         raise OptionError("name at least one detector.")
     return made
+
+
+def options_on(benchmark: Benchmark, detector: str, preset: str | None = None) -> dict[str, Any]:
+    """A detector's options on a benchmark: the ID set's own, and over them those of a preset.
+
+    Raises:
+        UnknownNameError: the benchmark has no such preset.
+    """
+    chosen = benchmark.preset(preset).get(detector, {})
+    return {**id_options(detector, benchmark.id.name), **chosen}
 
 
 def named(

@@ -617,6 +617,7 @@ def evaluate(
     task: str | None = None,
     pictures: str | Path | None = None,
     modality: str | None = None,
+    preset: str | None = None,
 ) -> Results:
     """Evaluate detectors on a benchmark: on your network, on a checkpoint, or on one trained now.
 
@@ -655,13 +656,19 @@ def evaluate(
         pictures: folder for pictures of scored pixels or boxes; None for none.
         modality: of networks of several modalities, the one whose predictions are scored; None or
             ``"fused"`` for the joint ones.
+        preset: the benchmark's named settings (``Benchmark.presets``) for detectors that are given
+            by name, such as ``"multiood"``; ``tune`` keeps them. None for their own.
 
     Returns:
         Rows; ``to_pandas()`` makes a table.
     """
     chosen = get_benchmark(id, benchmark, task)
     left = left_out_of(detectors, method, chosen)
-    made = create_detectors(detectors, method, chosen)
+    made = create_detectors(detectors, method, chosen, preset)
+    kept = {
+        name: {*given, *(fixed or {}).get(name, ())}
+        for name, given in chosen.preset(preset).items()
+    }
     scorable.check(made, chosen)
     networks = Networks(
         model,
@@ -704,7 +711,7 @@ def evaluate(
             chosen,
             made,
             networks,
-            fixed=fixed,
+            fixed={**(fixed or {}), **kept},
             hardware=evaluator.hardware,
             report=evaluator.report,
         )

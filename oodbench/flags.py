@@ -9,8 +9,8 @@ import re
 
 NAMES = frozenset(
     "accelerator backbone batch_size benchmark checkpoint detector devices epochs id leaderboards "
-    "lr mean method modality ood pictures plot precision recipe retrain seed std strategy task "
-    "tune workers".split()
+    "lr mean method modality ood pictures plot precision preset recipe retrain seed std strategy "
+    "task tune workers".split()
 )
 """Options that are called the same in both places."""
 

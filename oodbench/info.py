@@ -109,6 +109,12 @@ def _benchmark(name: str) -> str:
                 for g in found.ood
             ),
             *(f"chosen on: {spec.name}: {spec.description}" for spec in found.validation),
+            *(
+                f"preset {preset}: {detector} "
+                + ", ".join(f"{name}={value}" for name, value in options.items())
+                for preset, detectors in found.presets.items()
+                for detector, options in detectors.items()
+            ),
             f"input:    {found.preprocess}",
             f"ranking:  {protocol.rank_group} mean of {protocol.rank_by}; papers: {protocol.fpr}",
             f"defined:  {found.citation}",
