@@ -8,7 +8,8 @@ covariance, as a mixture density. pytorch-ood and OpenOOD have detectors of this
 Differs from OpenOOD: that fits scikit-learn's mixture with a tied covariance and a given number of
 clusters, on several layers and after PCA (``covariance="tied"`` is the nearest here), and leaves
 out the determinant. Differs from pytorch-ood: eigenvalues are floored, so that a class with fewer
-samples than dimensions is no error.
+samples than dimensions is no error; and covariances of few samples are shrunk (``shrinkage``; why
+and how stands in ``_covariance.py``).
 Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
 """
 
@@ -26,6 +27,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._covariance import Shrinkage, covariance, shrunk_each
 from ._numerics import (
     class_moments,
     in_blocks,
@@ -44,6 +46,9 @@ class GMM(Detector):
         covariance: ``"full"``, one a class (``[C, D, D]`` in memory: 800 MB for 100 classes of
             1,000 features), or ``"tied"``, one for all.
         reg: added to the diagonal, in squared units of the features.
+        shrinkage: of the covariances, before that: ``"ledoit-wolf"``, ``"oas"``, ``"none"``, or
+            ``"auto"``, which is Ledoit-Wolf where N < 2 D (of a class, where each has its own),
+            none otherwise.
 
     Raises:
         OptionError: reg not positive.
@@ -64,6 +69,7 @@ class GMM(Detector):
 
     covariance: Literal["full", "tied"] = "full"
     reg: float = 1e-6
+    shrinkage: Shrinkage = "auto"
     means_: Tensor = learned()  # [C, D]
     precisions_: Tensor = learned()  # [C or 1, D, D]
     log_weight_: Tensor = learned()  # [C], log of prior and normaliser
@@ -73,15 +79,16 @@ class GMM(Detector):
             raise OptionError(f"gmm: reg must be positive, not {self.reg}.")
 
     def fit(self, train: Outputs) -> Self:
-        """Means, covariances and priors of features ``[N, D]``, in one pass."""
+        """Means, covariances and priors of features ``[N, D]``, in one pass or two."""
         classes = int(train.labels.max()) + 1
         if self.covariance == "full":
             counts, self.means_, scatter = class_moments(train, "gmm", classes)
-            covariances = scatter.div_(counts[:, None, None])
+            scatter.div_(counts[:, None, None])
+            covariances = shrunk_each(train, counts, self.means_, scatter, "gmm", self.shrinkage)
         else:
             found = moments(train, "gmm", groups=classes)
             counts, self.means_ = found.counts, found.means
-            covariances = (found.scatter / counts.sum())[None]
+            covariances = covariance(train, found, "gmm", self.shrinkage)[None]
         dim = self.means_.shape[1]
         covariances.diagonal(dim1=1, dim2=2).add_(self.reg)
         factor, failed = torch.linalg.cholesky_ex(covariances)

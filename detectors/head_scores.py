@@ -22,6 +22,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector
 
+from ._covariance import warn_of_span
 from ._figures import openood
 from ._numerics import (
     Moments,
@@ -230,6 +231,8 @@ class PNML(Detector):
         """Inverse second moment of normalised features ``[N, D]``, in one pass."""
         found: Moments = moments(train, "pnml", transform=normalize, exact=False)
         second = found.scatter + found.counts * torch.outer(found.means[0], found.means[0])
+        variances = torch.linalg.eigvalsh(second).flip(0)
+        warn_of_span(variances, len(train), "pnml", "regret outside of them is none")
         self.projector_ = pseudo_inverse(second)
         return self
 

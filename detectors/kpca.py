@@ -33,6 +33,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._covariance import warn_of_span
 from ._numerics import in_blocks, moments, normalize, principal_axes
 
 
@@ -115,6 +116,8 @@ class KPCA(Detector):
             self.omega_ *= math.sqrt(2 * self.gamma)
             self.phase_ = 2 * math.pi * torch.rand(m, generator=generator)
         found = principal_axes(moments(train, "kpca", transform=self._map, exact=False))
+        if len(train) <= train.features.shape[1]:
+            warn_of_span(found.variances, len(train), "kpca", "principal axes are among them")
         explained = self.explained
         if explained is None:
             explained = 0.85 if self.kernel == "cosine" else 0.8

@@ -8,7 +8,8 @@ Adversarial Attacks", NeurIPS 2018. arXiv:1807.03888
 
 Differs from the reference code: (1) penultimate features alone, no input perturbation and no
 ensemble over layers (OpenOOD's ``mds`` does the same); (2) a pseudo-inverse, so that dead features
-do no harm.
+do no harm; (3) fewer than 2 D samples give a shrunk covariance (``shrinkage``; why and how stands
+in ``_covariance.py``), theirs is singular below D.
 Checked against: pytorch-ood 0.4.0, whose score is N/2 times ours (tests/test_parity.py).
 """
 
@@ -23,13 +24,18 @@ from oodbench.detector import Detector, Paper, learned
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._numerics import in_blocks, moments, pseudo_inverse, squared_mahalanobis
+from ._covariance import Shrinkage, precision
+from ._numerics import in_blocks, moments, squared_mahalanobis
 
 
 @register_detector("mahalanobis")
 @dataclass
 class Mahalanobis(Detector):
     """Squared Mahalanobis distance to the nearest class mean. Higher = more OOD; range [0, inf).
+
+    Args:
+        shrinkage: of the covariance: ``"ledoit-wolf"``, ``"oas"``, ``"none"``, or ``"auto"``,
+            which is Ledoit-Wolf where N < 2 D and none otherwise.
 
     Raises:
         BadScoresError: a class below the highest label has no training sample, or NaN features.
@@ -50,14 +56,15 @@ class Mahalanobis(Detector):
         ),
     )
 
+    shrinkage: Shrinkage = "auto"
     means_: Tensor = learned()  # [C, D]
     precision_: Tensor = learned()  # [D, D]
 
     def fit(self, train: Outputs) -> Self:
-        """Class means and the shared covariance of features ``[N, D]``, in one pass."""
+        """Class means and the shared covariance of features ``[N, D]``, in one pass or two."""
         found = moments(train, "mahalanobis", groups=int(train.labels.max()) + 1)
         self.means_ = found.means
-        self.precision_ = pseudo_inverse(found.scatter / found.counts.sum())
+        self.precision_ = precision(train, found, "mahalanobis", self.shrinkage)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

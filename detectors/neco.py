@@ -9,7 +9,8 @@ with z the standardised features and P the projection on the first ``dim`` princ
 training features.
 
 Differs from the paper: (1) ``dim`` is chosen there by hand for each network; ours is C - 1, the
-dimension of the simplex that collapsed class means span, and at most half of the features;
+dimension of the simplex that collapsed class means span, and at most half of the features, or of
+the dimensions that the training samples span;
 (2) the authors' code multiplies by the largest logit for transformers and not for ResNets
 (``maxlogit=False``); and it standardises for ResNets and ViT (``standardize=False`` otherwise).
 Checked against: scikit-learn's StandardScaler and PCA (tests/test_posthoc.py).
@@ -28,6 +29,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._covariance import rank_of, warn_of_span
 from ._numerics import in_blocks, moments, principal_axes
 
 
@@ -39,12 +41,14 @@ class NECO(Detector):
     Without the logit the range is [-1, 0].
 
     Args:
-        dim: dimensions of the subspace; None for C - 1, at most half of the features.
+        dim: dimensions of the subspace; None for C - 1, at most half of the features, and of the
+            dimensions that the training samples span.
         standardize: whether each feature is centred and divided by its deviation first.
         maxlogit: whether the share is multiplied by the largest logit.
 
     Raises:
-        OptionError: dim is not in [1, D].
+        OptionError: dim is not in [1, D], or few training samples (N <= D) span no more dimensions:
+            then all of each lies in the subspace.
         BadScoresError: NaN features.
     """
 
@@ -91,7 +95,18 @@ class NECO(Detector):
         found.scatter /= torch.outer(self.scale_, self.scale_)
         found.means = (found.means - self.mean_) / self.scale_
         self.centre_ = found.means[0]
-        self.axes_ = principal_axes(found).axes[:, :dim].contiguous()
+        space = principal_axes(found)
+        rank = rank_of(space.variances, len(train) - 1)
+        if len(train) <= width and dim >= rank > 1:
+            if self.dim is not None:
+                raise OptionError(
+                    f"neco: dim={dim} leaves nothing outside of the subspace: the {len(train):,} "
+                    f"training samples span {rank} dimensions. Choose one below {rank}, or leave "
+                    "it out."
+                )
+            dim = max(1, rank // 2)
+        warn_of_span(space.variances, len(train), "neco", f"{dim} of them are the subspace")
+        self.axes_ = space.axes[:, :dim].contiguous()
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -74,7 +74,8 @@ from oodbench.method import ContrastiveMethod, Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 
-from ._numerics import in_blocks, moments, normalize, pseudo_inverse, squared_mahalanobis
+from ._covariance import Shrinkage, precision
+from ._numerics import Moments, in_blocks, moments, normalize, squared_mahalanobis
 
 SINKHORN_ITERATIONS = 3
 CONTRASTIVE_TEMPERATURE = 0.5
@@ -385,6 +386,8 @@ class PALM(Detector):
         centring: ``"clean"``: the distance to the training mean; ``"paper"``: subtracts the
             un-standardised mean once more from data already centred, as the reference code does,
             to compare with published numbers.
+        shrinkage: of the covariance of standardised features: ``"ledoit-wolf"``, ``"oas"``,
+            ``"none"``, or ``"auto"``, which is Ledoit-Wolf where N < 2 D and none otherwise.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
@@ -392,6 +395,7 @@ class PALM(Detector):
     paper: ClassVar[Paper | None] = PAPER
 
     centring: Literal["clean", "paper"] = "clean"
+    shrinkage: Shrinkage = "auto"
     mean_: Tensor = learned()  # [D]
     std_: Tensor = learned()  # [D]
     precision_: Tensor = learned()  # [D, D]
@@ -401,14 +405,24 @@ class PALM(Detector):
             raise OptionError(f"palm: centring is 'clean' or 'paper', not {self.centring!r}.")
 
     def fit(self, train: Outputs) -> Self:
-        """Mean, deviation and covariance of the normalised features ``[N, D]``, in one pass."""
+        """Mean, deviation and covariance of the normalised features ``[N, D]``."""
         found = moments(train, "palm", transform=normalize)
         covariance = found.scatter / found.counts.sum()
         std = covariance.diagonal().sqrt()
         # a feature that is constant on all training data says nothing, and must not divide by zero
         self.std_ = torch.where(std > 0, std, 1.0)
         self.mean_ = found.means[0]
-        self.precision_ = pseudo_inverse(covariance / self.std_ / self.std_[:, None])
+        mean, scale = self.mean_, self.std_
+        standardised = Moments(
+            found.counts, torch.zeros_like(found.means), found.scatter / scale / scale[:, None]
+        )
+        self.precision_ = precision(
+            train,
+            standardised,
+            "palm",
+            self.shrinkage,
+            lambda z: (normalize(z) - mean.to(z)) / scale.to(z),
+        )
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -48,6 +48,7 @@ from oodbench.method import FrozenMethod, FrozenRecipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 
+from ._covariance import warn_of_span
 from ._neighbours import MANY, most_similar
 from ._numerics import blocks, moments, normalize
 
@@ -266,6 +267,7 @@ class PTOOD(Detector):
             found = moments(train, "ptood")
             self.mean_ = found.means[0]
             values, vectors = torch.linalg.eigh(found.scatter / found.counts.sum())
+            warn_of_span(values.flip(0), len(train), "ptood", "all others get one variance")
             floor = self.shrinkage * values.mean() + 1e-12 * values.amax().clamp(min=1e-30)
             self.whitening_ = vectors * (values.clamp(min=0) + floor).rsqrt()
         self.bank_ = torch.empty(train.features.shape, device=train.features.device)

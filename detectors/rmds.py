@@ -8,7 +8,8 @@ Paper: J. Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-O
 with :math:`d_c` the squared Mahalanobis distance to class mean :math:`\mu_c` under the covariance
 within classes, and :math:`d_0` that to the overall mean under the overall covariance.
 
-Differs from the reference code: (1) pseudo-inverses, so that dead features do no harm.
+Differs from the reference code: (1) pseudo-inverses, so that dead features do no harm; (2) fewer
+than 2 D samples give shrunk covariances (``shrinkage``; why and how stands in ``_covariance.py``).
 Checked against: pytorch-ood 0.4.0, whose scatters are not divided by N (tests/test_parity.py).
 """
 
@@ -24,8 +25,9 @@ from oodbench.detector import Detector, Paper, learned
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._covariance import Shrinkage, precision
 from ._figures import openood
-from ._numerics import Moments, in_blocks, moments, pseudo_inverse, squared_mahalanobis
+from ._numerics import Moments, in_blocks, moments, squared_mahalanobis
 
 
 def overall(found: Moments) -> Moments:
@@ -42,6 +44,10 @@ def overall(found: Moments) -> Moments:
 class RMDS(Detector):
     """Relative Mahalanobis distance. Higher = more OOD; unbounded.
 
+    Args:
+        shrinkage: of both covariances: ``"ledoit-wolf"``, ``"oas"``, ``"none"``, or ``"auto"``,
+            which is Ledoit-Wolf where N < 2 D and none otherwise.
+
     Raises:
         BadScoresError: a class below the highest label has no training sample, or NaN features.
     """
@@ -57,18 +63,18 @@ class RMDS(Detector):
         figures=openood((89.80, 92.20), (80.15, 82.92)),
     )
 
+    shrinkage: Shrinkage = "auto"
     means_: Tensor = learned()  # [C + 1, D], the overall mean last
     precision_: Tensor = learned()  # [D, D], within classes
     overall_precision_: Tensor = learned()  # [D, D]
 
     def fit(self, train: Outputs) -> Self:
-        """Class and overall moments of features ``[N, D]``, in one pass."""
+        """Class and overall moments of features ``[N, D]``, in one pass or three."""
         within = moments(train, "rmds", groups=int(train.labels.max()) + 1)
         whole = overall(within)
-        n = whole.counts.sum()
         self.means_ = torch.cat([within.means, whole.means])
-        self.precision_ = pseudo_inverse(within.scatter / n)
-        self.overall_precision_ = pseudo_inverse(whole.scatter / n)
+        self.precision_ = precision(train, within, "rmds", self.shrinkage)
+        self.overall_precision_ = precision(train, whole, "rmds", self.shrinkage)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

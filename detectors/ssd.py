@@ -8,7 +8,8 @@ Detection", ICLR 2021. arXiv:2103.12051
 with one Gaussian over all training features (the paper's choice), or one a class.
 
 Differs from the paper: (1) clusters are all samples or the classes; the paper also tries k-means
-with m > 1 and finds m = 1 best; (2) a pseudo-inverse.
+with m > 1 and finds m = 1 best; (2) a pseudo-inverse; (3) fewer than 2 D samples give a
+shrunk covariance (``shrinkage``; why and how stands in ``_covariance.py``).
 Checked against: the formula, sample by sample, in NumPy (tests/test_posthoc.py).
 """
 
@@ -23,6 +24,7 @@ from oodbench.detector import Detector, Paper, learned
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._covariance import Shrinkage, precision, shrunk_each
 from ._numerics import (
     class_moments,
     in_blocks,
@@ -41,6 +43,8 @@ class SSD(Detector):
     Args:
         clusters: ``"one"`` Gaussian over all training features, or one for each of the
             ``"classes"`` with a covariance of its own (``[C, D, D]`` in memory).
+        shrinkage: of the covariances: ``"ledoit-wolf"``, ``"oas"``, ``"none"``, or ``"auto"``,
+            which is Ledoit-Wolf where N < 2 D (of a class, where each has its own), none otherwise.
 
     Raises:
         BadScoresError: a class without a training sample (by classes), or NaN features.
@@ -58,18 +62,29 @@ class SSD(Detector):
     )
 
     clusters: Literal["one", "classes"] = "one"
+    shrinkage: Shrinkage = "auto"
     means_: Tensor = learned()  # [m, D]
     precisions_: Tensor = learned()  # [m, D, D]
 
     def fit(self, train: Outputs) -> Self:
-        """Means and covariances of normalised features ``[N, D]``, in one pass."""
+        """Means and covariances of normalised features ``[N, D]``, in one pass or two."""
         if self.clusters == "one":
             found = moments(train, "ssd", transform=normalize)
-            counts, self.means_, scatter = found.counts, found.means, found.scatter[None]
-        else:
-            classes = int(train.labels.max()) + 1
-            counts, self.means_, scatter = class_moments(train, "ssd", classes, normalize)
-        self.precisions_ = pseudo_inverse(scatter / counts[:, None, None])
+            self.means_ = found.means
+            self.precisions_ = precision(train, found, "ssd", self.shrinkage, normalize)[None]
+            return self
+        classes = int(train.labels.max()) + 1
+        counts, self.means_, scatter = class_moments(train, "ssd", classes, normalize)
+        covariances = shrunk_each(
+            train,
+            counts,
+            self.means_,
+            scatter / counts[:, None, None],
+            "ssd",
+            self.shrinkage,
+            normalize,
+        )
+        self.precisions_ = pseudo_inverse(covariances)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

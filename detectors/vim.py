@@ -14,7 +14,10 @@ data (all but the first ``dim``):
 
 Differs from the reference code: (1) the paper's score is the virtual logit's probability; as in the
 authors' code the order is that of the formula above; (2) alpha is taken over all training samples
-(the authors' code: 200,000 at random for ImageNet).
+(the authors' code: 200,000 at random for ImageNet); (3) where the N training samples span r < D
+dimensions, the rule for ``dim`` is held at r/2 if N is below D or the rule above r: with all r of
+them in the principal subspace nothing is left of training data but rounding, alpha is its inverse,
+and ViM the residual alone. A ``dim`` of r or more is refused.
 Differs from OpenOOD: its ``residual`` fits the subspace on validation data (``fit_split="val"``)
 with 512 dimensions, and reads the ID test set during setup; ours never does.
 Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
@@ -33,6 +36,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector
 
+from ._covariance import rank_of, warn_of_span
 from ._figures import openood
 from ._numerics import in_blocks, moments, principal_axes
 
@@ -63,20 +67,33 @@ class _Null:
 def null_space(train: Outputs, head: Head, dim: int | None, who: str) -> _Null:
     """What lies outside the ``dim`` principal axes of training features about ``u = -pinv(W) b``.
 
+    Warns where the training samples are fewer than the features.
+
     Raises:
-        OptionError: dim below 1, or not below the number of features.
+        OptionError: dim below 1, or not below the number of features, or so large that no training
+            sample has a residual.
     """
-    width = train.features.shape[1]
+    n, width = len(train), train.features.shape[1]
     kept = default_dim(width) if dim is None else dim
     if not 1 <= kept < width:
         raise OptionError(
             f"{who}: dim={kept} must be in [1, {width - 1}] for {width} features; leave it out for "
             "the paper's rule."
         )
-    found = moments(train, who, exact=False)
+    found = moments(train, who, exact=n < 2 * width)
     weight, bias = head.weight.to(found.means), head.bias.to(found.means)
     origin = -torch.linalg.pinv(weight) @ bias
-    axes = principal_axes(found, origin).axes[:, kept:].contiguous()
+    space = principal_axes(found, origin)
+    rank = rank_of(space.variances, n)
+    if dim is None and (n <= width or kept >= rank):
+        kept = max(1, min(kept, rank // 2))
+    elif kept >= rank > 1:
+        raise OptionError(
+            f"{who}: dim={kept} leaves no residual: the {n:,} training samples span {rank} "
+            f"dimensions. Choose one below {rank}, or leave it out."
+        )
+    warn_of_span(space.variances, n, who, f"{kept} of them are the principal subspace")
+    axes = space.axes[:, kept:].contiguous()
     return _Null(axes, origin @ axes)
 
 
@@ -99,10 +116,11 @@ class ViM(Detector):
 
     Args:
         dim: dimensions D' of the principal subspace; None for the paper's rule: 1000 of 2048
-            features or more, 512 of 768 or more, else half of them.
+            features or more, 512 of 768 or more, else half of them; but at most half of what few
+            training samples span.
 
     Raises:
-        OptionError: dim is not in [1, D - 1].
+        OptionError: dim is not in [1, D - 1], or the training samples span no more dimensions.
         BadScoresError: NaN features.
     """
 
@@ -148,11 +166,12 @@ class Residual(Detector):
     """Norm of the features outside the principal subspace. Higher = more OOD; range [0, inf).
 
     Args:
-        dim: dimensions of the principal subspace; None for ViM's rule.
+        dim: dimensions of the principal subspace; None for ViM's rule, and at most half of what few
+            training samples span.
         fit_split: the ID split that the subspace is of; OpenOOD takes validation data.
 
     Raises:
-        OptionError: dim is not in [1, D - 1].
+        OptionError: dim is not in [1, D - 1], or the training samples span no more dimensions.
         BadScoresError: NaN features.
     """
 

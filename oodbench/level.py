@@ -21,6 +21,9 @@ SHARE = 1e-4
 """A log-sum-exp that varies by no more of what the logits vary by is taken for a constant."""
 
 
+DEPTH = 50.0
+"""Logits that are further below the largest of their sample add nothing, however far they are."""
+
 ROUNDING = 2.0**-21
 """What float32 may lose of a log-softmax, of the largest value: a few units in the last place."""
 
@@ -41,6 +44,7 @@ def has_level(logits: Tensor) -> bool:
     z = z.to(torch.float32 if z.device.type == "mps" else torch.float64)
     if len(z) < 2 or z.shape[1] < 2 or not z.isfinite().all():
         return True
+    z = z.maximum(z.amax(dim=1, keepdim=True) - DEPTH)
     varies = float((z.amax(dim=0) - z.amin(dim=0)).amax())
     least = share * varies + ROUNDING * float(z.abs().amax())
     level = z.logsumexp(dim=1)
@@ -67,8 +71,8 @@ def refuse_without(logits: Tensor, who: str) -> None:
     """
     if not has_level(logits):
         raise OptionError(
-            f"{who} reads the level of the logits (their log-sum-exp), which is the same for every "
-            "sample here (does the network end in a log-softmax?): its score would be rounding "
-            "noise, or mean something else. Give the network without that last layer, or choose a "
-            "score of the probabilities."
+            f"{who}: it reads the level of the logits (their log-sum-exp), which is the same for "
+            "every sample here (does the network end in a log-softmax?), so its score would be "
+            "rounding noise, or mean something else. Give the network without that last layer, or "
+            "choose a score of the probabilities."
         )

@@ -192,6 +192,7 @@ def test_a_member_of_an_ensemble_counts() -> None:
         torch.randn(50, 4).half(),
         torch.randn(50, 4).bfloat16(),
         (torch.randn(50, 10) * 5).softmax(dim=1),
+        torch.cat([torch.randn(50, 4), -1e9 * torch.rand(50, 1)], dim=1),  # a class masked out
     ],
 )
 def test_healthy_logits_have_a_level(logits: Tensor) -> None:
