@@ -37,7 +37,8 @@ def _build_mnist(root: Path, split: str) -> Any:
     return dataset
 
 
-def _build_svhn(root: Path, split: str) -> Any:
+def build_svhn(root: Path, split: str) -> Any:
+    """Torchvision's SVHN, verified."""
     from torchvision.datasets import SVHN
 
     return SVHN(str(root), split=split, download=False)
@@ -78,7 +79,7 @@ SVHN = _ood(
     "street-view house numbers, 32x32",
     (
         folders("svhn/{split}", "images_classic/svhn/{split}"),
-        torchvision_arrays("test_32x32.mat", _build_svhn, ("test",)),
+        torchvision_arrays("test_32x32.mat", build_svhn, ("test",)),
         parquet(config="cropped_digits", refused=("full_numbers",)),
     ),
     "torchvision.datasets.SVHN(root, split='test', download=True)",

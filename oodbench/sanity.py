@@ -44,6 +44,8 @@ def described(preprocess: Any, task: str = "classification") -> str:
     size = f"{preprocess.size} x {preprocess.size} pixels"
     if task != "classification":
         size = "images in their own size"
+    elif preprocess.resize == "centre":
+        size += " (the middle, not resized)"
     elif preprocess.resize == "crop" or preprocess.pre_size not in (None, preprocess.size):
         how = "the short side" if preprocess.resize == "crop" else "both sides"
         size += f" (the middle, after {how} became {preprocess.pre_size or preprocess.size})"

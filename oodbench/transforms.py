@@ -39,7 +39,8 @@ class Preprocess:
         mode: ``"RGB"`` or ``"L"`` (grey).
         resize: ``"stretch"``: both sides to ``pre_size`` (PALM's protocol, torchvision's
             ``Resize((s, s))``); ``"crop"``: the short side (OpenOOD's code). Then the central
-            square.
+            square. ``"centre"``: the central square without resizing (AbeT's code), black beyond
+            the edges of a smaller image.
         pre_size: sides, or the short side, before the crop; ``size`` if not given.
         flip: whether a mirrored image is still of its class (not for digits); for training only.
         interpolation: the filter that resizes.
@@ -49,7 +50,7 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mode: Literal["RGB", "L"] = "RGB"
-    resize: Literal["stretch", "crop"] = "stretch"
+    resize: Literal["stretch", "crop", "centre"] = "stretch"
     pre_size: int | None = None
     flip: bool = True
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -71,6 +72,14 @@ class Preprocess:
                 f"preprocess: a square of {self.size} pixels cannot be cropped out of an image "
                 f"that was resized to pre_size={self.pre_size}."
             )
+        if self.resize not in ("stretch", "crop", "centre"):
+            raise OptionError(
+                f"preprocess: resize is 'stretch', 'crop' or 'centre', not {self.resize!r}."
+            )
+        if self.resize == "centre" and self.pre_size not in (None, self.size):
+            raise OptionError(
+                f"preprocess: 'centre' resizes nothing, so pre_size={self.pre_size} has no meaning."
+            )
         if self.interpolation not in ("bilinear", "bicubic"):
             raise OptionError(
                 f"preprocess: interpolation is 'bilinear' or 'bicubic', not {self.interpolation!r}."
@@ -87,6 +96,8 @@ class Preprocess:
         side = self.pre_size or self.size
         if self.resize == "stretch":
             target = (side, side)
+        elif self.resize == "centre":
+            target = image.size
         else:
             # rounded as torchvision's Resize(int) and CenterCrop round, which OpenOOD uses
             short = min(image.size)
@@ -94,7 +105,7 @@ class Preprocess:
         if image.size != target:
             image = image.resize(target, Image.Resampling[self.interpolation.upper()])
         if image.size != (self.size, self.size):
-            left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
+            left, top = (_margin(side, self.size) for side in image.size)
             image = image.crop((left, top, left + self.size, top + self.size))
         return image
 
@@ -116,6 +127,11 @@ class Preprocess:
     def augment(self, image: Image.Image, rng: random.Random) -> Tensor:
         """``[C, size, size]`` float32 of a random crop, flipped half the time; see CropFlip."""
         return CropFlip(self)(image, rng)
+
+
+def _margin(side: int, size: int) -> int:
+    """Pixels before the central ``size`` of a side, rounded as torchvision does; or negative."""
+    return round((side - size) / 2) if side >= size else -((size - side) // 2)
 
 
 @dataclass(frozen=True)
