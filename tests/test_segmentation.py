@@ -507,6 +507,9 @@ def test_recipes() -> None:
             assert isinstance(method.get_recipe(recipe), SegmentationRecipe)
     assert RECIPES["published"].backbone == "deeplabv3-resnet50"
     assert RECIPES["quick"].backbone is None, "the benchmark's own"
+    chosen = {name: (r.lr, r.weight_decay, r.nesterov, r.epochs) for name, r in RECIPES.items()}
+    assert chosen["quick"] == (0.1, 5e-4, False, 20), "the best on ID validation"
+    assert chosen["slow"] == (0.01, 1e-4, False, 20)
 
 
 # --- what a network says of pixels ------------------------------------------------------------
