@@ -163,7 +163,11 @@ def mean_auroc_ci(
 def aupr_ci(
     id_scores: Scores, ood_scores: Scores, positive: Positive = "id", level: float = 0.95
 ) -> Interval:
-    """Interval of :func:`aupr_in` (``positive="id"``) or :func:`aupr_out`, see mean_intervals."""
+    """Interval of :func:`aupr_in` (``positive="id"``) or :func:`aupr_out`.
+
+    A score interval with the variance of the average precision's influence function, in which both
+    classes have their part; it is that of :func:`mean_intervals`.
+    """
     if positive not in ("id", "ood"):
         raise ValueError(f"positive must be 'id' or 'ood', got {positive!r}")
     metric = "aupr_in" if positive == "id" else "aupr_out"
@@ -179,7 +183,13 @@ def fpr_ci(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of :func:`fpr_at_tpr` that counts the noise of the threshold and of the rate."""
+    """Interval of :func:`fpr_at_tpr` that counts the noise of the threshold and of the rate.
+
+    Percentiles of draws: of n positives ``B ~ Binomial(n, tpr)`` are accepted by the population's
+    threshold, so it lies between the B-th and the next positive, and there c of m negatives give
+    the rate ``Beta(c + 1/2, m - c + 1/2)``; see ``oodbench.intervals``. If need be the interval is
+    widened to hold the FPR.
+    """
     sets = [Ranks.of(id_scores, ood_scores)]
     return intervals.of_mean_fpr(sets, tpr, positive, level, draws, seed)
 
@@ -192,6 +202,18 @@ def mean_intervals(
     seed: int = 0,
 ) -> dict[str, float]:
     """Intervals of the unweighted means of all metrics over J OOD sets that share their ID scores.
+
+    AUROC and AUPR: score intervals by the influence functions of both classes; FPR: draws of the
+    threshold and of the rate. The ID scores' part of the error is counted once, as it is common to
+    the sets. ``oodbench.intervals`` has the formulas and sources, docs/coverage.md how often they
+    hold the truth. Time and memory are of the order of the scores, whatever ``draws``.
+
+    Args:
+        id_scores: ``[n]``.
+        list_of_ood_scores: J arrays ``[m_j]``, J at least 1.
+        level: of the intervals.
+        draws: of the FPRs.
+        seed: of the draws.
 
     Returns:
         ``<metric>_low`` and ``<metric>_high`` for each key of :func:`all_metrics`.
