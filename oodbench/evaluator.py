@@ -360,7 +360,7 @@ class Evaluator:
         if alone and {"familiar", "unfamiliar"} <= {ood.group for ood in self.ood}:
             yield (
                 f"the gap has no interval: of {', '.join(alone)} there is one image, which says "
-                "nothing of how scores vary. Give each set two or more."
+                "nothing of how scores vary, nor has it a separability. Give each set two or more."
             )
 
     def _separability(self, tested: Sequence[Outputs]) -> list[float | None]:
@@ -368,7 +368,12 @@ class Evaluator:
         test, *ood = tested
         if not self.benchmark.familiar or test.features is None:
             return [None] * len(ood)
-        return [linear.separability(test.features, outputs.features) for outputs in ood]
+        return [
+            linear.separability(test.features, outputs.features)
+            if min(len(test), len(outputs)) > 1
+            else None
+            for outputs in ood
+        ]
 
     def _about_sets(self, subject: Subject, tested: Sequence[Seen]) -> list[Row]:
         """What rows tell of each OOD set on a network, whatever the detector."""
