@@ -235,14 +235,20 @@ def _called(name: str, reader: Reader) -> Reader:
     return read
 
 
-def _half(split: str) -> Samples:
-    name = "textures10-halves"
-    if split not in ("train", "test"):
-        raise OptionError(f"{name} has the splits train, test, not {split!r}.")
+def ten_textures(name: str, split: str) -> Samples:
+    """All 400 images of the ten classes, under the name of a set that is made of them."""
     readers = (folders("textures10/test"), _called("textures10", parquet()), folders("textures10"))
     whole = find(name, split, readers, "ten classes of DTD, 40 images each")
     if whole.classes != TEN:
         raise DataError(f"{name} has the classes {', '.join(TEN)}, not {', '.join(whole.classes)}.")
+    return whole
+
+
+def _half(split: str) -> Samples:
+    name = "textures10-halves"
+    if split not in ("train", "test"):
+        raise OptionError(f"{name} has the splits train, test, not {split!r}.")
+    whole = ten_textures(name, split)
     half = held_out(whole, 0.5)[split == "test"]
     half.name = f"{name}/{split}"
     return half

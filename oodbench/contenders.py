@@ -48,7 +48,7 @@ from oodbench.registry import DETECTORS, METHODS
 from oodbench.samples import MultimodalSamples, Samples
 from oodbench.scorable import left_out, why_not
 from oodbench.train import check_classes, is_frozen, method_name, plan, train
-from oodbench.transforms import InMode, Preprocess, Transform
+from oodbench.transforms import Preprocess, Transform, as_shown
 from oodbench.workers import worker_failure
 
 Report = Callable[[str], None]
@@ -136,9 +136,7 @@ class Subject:
         self.classes = classes
         self.modality = modality
         own = getattr(self.network, "own_preprocess", None)
-        self.preprocess = contender.preprocess or own or preprocess
-        if not isinstance(self.preprocess, Preprocess) and isinstance(preprocess, Preprocess):
-            self.preprocess = InMode(self.preprocess, preprocess.mode)
+        self.preprocess = as_shown(contender.preprocess or own or preprocess, preprocess)
         self.hardware = hardware
         self.on_forward = on_forward
         self.notes: list[str] = []  # what a reader of the rows has to know of this network

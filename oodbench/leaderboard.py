@@ -141,9 +141,12 @@ def write(benchmark: Benchmark, folder: str | Path) -> Path:
 
 def _selection(row: Row, benchmark: Benchmark) -> str:
     """What the row was measured on; the normalisation belongs to the network, not to the data."""
-    shape = None if benchmark.own_inputs else row["preprocess"]
+    shape = row["preprocess"]
     if isinstance(shape, dict):
         shape = {key: value for key, value in shape.items() if key not in ("mean", "std")}
+    if benchmark.own_inputs:  # but the size that all images were brought to belongs to the data
+        native = shape.get("native") if isinstance(shape, dict) else None
+        shape = native and {"native": native}
     return json.dumps([row["id_fingerprint"], shape, row["selection"]], sort_keys=True)
 
 
@@ -216,7 +219,7 @@ def _overview(
         lines += [
             "Gap: AUROC of the unfamiliar sets' mean minus that of the familiar sets' mean; above "
             "zero the familiar sets have the lower one. The sets differ in more than what the "
-            "network was pre-trained on: the gap names no cause.",
+            f"network was pre-trained on: the gap names no cause. {_gaps(entries, familiar)}",
             "",
         ]
     shifted = means.get("shifted")
@@ -382,6 +385,18 @@ def _foreground(benchmark: Benchmark, entries: Sequence[Entry], sets: Sequence[s
     ]
 
 
+def _gaps(entries: Sequence[Entry], familiar: str) -> str:
+    """On how many lines' measurements familiar OOD is surely harder, and on how many easier."""
+    rows = [row for entry in entries for row in entry.of(familiar)]
+    known = [row for row in rows if row.get("gap_low") is not None]
+    harder = sum(row["gap_low"] > 0 for row in known)
+    easier = sum(row["gap_high"] < 0 for row in known)
+    return (
+        f"Its interval lies above zero in {harder} of {len(rows)} measurements here, below it in "
+        f"{easier}."
+    )
+
+
 def _count(benchmark: Benchmark, n: int) -> str:
     counted = {"segmentation": "ID pixels in OOD images", "detection": "predicted boxes"}
     return f"{n:,} {counted.get(benchmark.task, 'images')}"
@@ -413,6 +428,8 @@ def _input(value: Any) -> str:
     how = ", ".join(
         [value["resize"], *([value["interpolation"]] if "interpolation" in value else [])]
     )
+    if "native" in value:
+        how += f", from {value['native']} px"
     return f"{value['mode']}, {value['size']} px ({how})"
 
 

@@ -139,6 +139,8 @@ class PretrainedEncoder(nn.Module):
         self.num_features = feature_width(model)
         # plain values, which describe the network in cache keys
         self.input = {field: getattr(preprocess, field) for field in preprocess.__match_args__}
+        if preprocess.native is None:  # described as it was before there was such a size
+            self.input.pop("native")
         self.fixed = fixed
         self.stages = _stages(model, layers)
 
@@ -238,7 +240,7 @@ def create_pretrained(
             any of ``TABLES``; None for timm's own from the hub, or the package's.
         input_size: side of the images in pixels; None for the one that it was trained at.
         layers: how many inner layers it gives; see :class:`PretrainedEncoder`.
-        preprocess: of oodbench's own networks, which bring none.
+        preprocess: of oodbench's own networks, which bring none; of others its ``native`` alone.
 
     Raises:
         UnknownNameError: no such network, or no such weights of it; the nearest are named.
@@ -262,7 +264,9 @@ def create_pretrained(
         _load(model, name, local)
     told = timm.data.resolve_model_data_config(model)
     told.update(packaged.inputs if packaged else {})
-    own = _preprocess_of(name, told, input_size)
+    own = replace(
+        _preprocess_of(name, told, input_size), native=getattr(preprocess, "native", None)
+    )
     fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
     encoder = PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers)
     tables = any(hasattr(part, table) for part in model.modules() for table in _TABLES_ON_DEMAND)

@@ -49,6 +49,8 @@ def described(preprocess: Any, task: str = "classification") -> str:
     elif preprocess.resize == "crop" or preprocess.pre_size not in (None, preprocess.size):
         how = "the short side" if preprocess.resize == "crop" else "both sides"
         size += f" (the middle, after {how} became {preprocess.pre_size or preprocess.size})"
+    if preprocess.native is not None:
+        size += f" from central squares at {preprocess.native} x {preprocess.native}"
     mean, std = (", ".join(f"{v:.4g}" for v in vs) for vs in (preprocess.mean, preprocess.std))
     return f"{preprocess.mode}, {size}, {preprocess.interpolation}, mean {mean}, std {std}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -44,6 +44,10 @@ class Preprocess:
         pre_size: sides, or the short side, before the crop; ``size`` if not given.
         flip: whether a mirrored image is still of its class (not for digits); for training only.
         interpolation: the filter that resizes.
+        native: side of the ID set's images in pixels, where the network sees them enlarged: every
+            image, ID and OOD, is first cut to its central square and brought to this side (Pillow's
+            bicubic filter, antialiased), so that OOD images are not told by being sharper. Images
+            that have the size stay as they are. None for images in their own sizes.
     """
 
     size: int
@@ -54,6 +58,7 @@ class Preprocess:
     pre_size: int | None = None
     flip: bool = True
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    native: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channels:
@@ -67,6 +72,8 @@ class Preprocess:
             )
         if self.size < 1:
             raise OptionError(f"preprocess: size must be at least 1 pixel, not {self.size}.")
+        if self.native is not None and self.native < 1:
+            raise OptionError(f"preprocess: native must be at least 1 pixel, not {self.native}.")
         if (self.pre_size or self.size) < self.size:
             raise OptionError(
                 f"preprocess: a square of {self.size} pixels cannot be cropped out of an image "
@@ -90,9 +97,14 @@ class Preprocess:
         """Channels of the tensor: 3 for RGB, 1 for grey."""
         return 3 if self.mode == "RGB" else 1
 
+    def at_native(self, image: Image.Image) -> Image.Image:
+        """The image in ``mode``; of ``native`` x ``native`` pixels where there is that size."""
+        image = in_mode(image, self.mode)
+        return image if self.native is None else _square(image, self.native)
+
     def fit_image(self, image: Image.Image) -> Image.Image:
         """The image in ``mode`` and of ``size`` x ``size`` pixels, still as 8-bit values."""
-        image = in_mode(image, self.mode)
+        image = self.at_native(image)
         side = self.pre_size or self.size
         if self.resize == "stretch":
             target = (side, side)
@@ -170,23 +182,47 @@ class MultimodalPreprocess:
         return {name: part.augment(sample[name], rng) for name, part in self.parts.items()}
 
 
+def _square(image: Image.Image, side: int) -> Image.Image:
+    """The central square of an image, ``side`` x ``side`` pixels."""
+    short = min(image.size)
+    if image.width != image.height:
+        left, top = (image.width - short) // 2, (image.height - short) // 2
+        image = image.crop((left, top, left + short, top + short))
+    return image if short == side else image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def as_shown(transform: Transform, preprocess: Transform) -> Transform:
+    """A network's own transform, of images as a benchmark's preprocessing hands them on.
+
+    They have its ``native`` size, and for a transform of somebody's own its mode as well.
+    """
+    if not isinstance(preprocess, Preprocess) or transform is preprocess:
+        return transform
+    if isinstance(transform, Preprocess):
+        return transform if transform.native else replace(transform, native=preprocess.native)
+    return InMode(transform, preprocess.mode, preprocess.native)
+
+
 class InMode:
     """Somebody's own transform, which sees every image in one mode, as it was written for.
 
     Args:
         transform: from an image to a tensor.
         mode: ``"RGB"`` or ``"L"``; grey, palette and transparent images are brought into it.
+        native: side of the square that an image is brought to before; see :class:`Preprocess`.
     """
 
-    def __init__(self, transform: Transform, mode: str) -> None:
-        self.transform, self.mode = transform, mode
+    def __init__(self, transform: Transform, mode: str, native: int | None = None) -> None:
+        self.transform, self.mode, self.native = transform, mode, native
         self.size = getattr(transform, "size", 32)
 
     def __call__(self, sample: Any) -> Any:
         """What the transform makes of it; what is no image of Pillow's passes as it is."""
-        return self.transform(
-            in_mode(sample, self.mode) if isinstance(sample, Image.Image) else sample
-        )
+        if isinstance(sample, Image.Image):
+            sample = in_mode(sample, self.mode)
+            if self.native is not None:
+                sample = _square(sample, self.native)
+        return self.transform(sample)
 
     def __repr__(self) -> str:
         return repr(self.transform)
@@ -212,12 +248,16 @@ def content_key(transform: Any) -> Any:
         fields.pop("flip")
         if fields["interpolation"] == "bilinear":  # rows from before there was another say nothing
             fields.pop("interpolation")
+        if fields["native"] is None:
+            fields.pop("native")
         return fields
     if isinstance(transform, MultimodalPreprocess):
         parts = {name: content_key(part) for name, part in transform.parts.items()}
         return None if None in parts.values() else parts
     if isinstance(transform, InMode):
-        return content_key(transform.transform)
+        inner = content_key(transform.transform)
+        is_bare = inner is None or transform.native is None
+        return inner if is_bare else {"native": transform.native, "transform": inner}
     text = repr(transform)
     return None if " at 0x" in text or any(map(_is_silent, _steps(transform))) else text
 

@@ -17,6 +17,7 @@ import oodbench
 from oodbench import Benchmark, files, get_benchmark
 from oodbench.benchmark import resolve_dataset
 from oodbench.datasets.imagenet import OVERLAP, by_name, overlap
+from oodbench.datasets.ptood import NATIVE
 from oodbench.datasets.transfer import TEN
 from oodbench.errors import DataError, MissingDataError, OptionError, UnknownNameError
 from oodbench.evaluator import Evaluator
@@ -396,8 +397,17 @@ def test_every_benchmark_is_whole_without_any_data(name: str) -> None:
     assert found.name == name
     assert found.id.name == {"textures10": "textures10-halves"}.get(table, table)
     assert [part.name.partition("-without:")[2] for part in found.familiar] == [table]
-    assert {"mnist", "fsdd-spectrograms"} <= {part.name for part in found.unfamiliar}
-    assert (found.near, found.far, found.standard_method) == ((), (), "linear-probe")
+    signs = {"mnist", "fsdd-spectrograms"}  # which are no photographs
+    if table in ("dtd", "textures10"):
+        assert (signs <= {part.name for part in found.unfamiliar}, found.far) == (True, ())
+    else:
+        (unfamiliar,) = found.unfamiliar
+        small = table == "cifar10-small"
+        assert unfamiliar.name == ("textures10-without-imagenet" if small else "textures")
+        assert signs <= {part.name for part in found.far}
+    assert (found.near, found.standard_method) == ((), "linear-probe")
+    assert found.preprocess.native == NATIVE[table]
+    assert any(f"{NATIVE[table]} x {NATIVE[table]} pixels" in text for text in found.remarks)
     assert (found.protocol.rank_group, found.group_of_others) == ("familiar", "unfamiliar")
     assert found.own_inputs
     assert bool(found.validation) == ("val" in found.id.splits)
@@ -408,6 +418,23 @@ def test_every_benchmark_is_whole_without_any_data(name: str) -> None:
     for part in (found.id, *(chosen.spec for chosen in found.ood)):
         assert resolve_dataset(part.name).name == part.name
         assert all([part.description, part.source, part.licence, part.citation])
+
+
+def test_textures_that_no_imagenet_class_shows() -> None:
+    write_images(files.data_dir() / "textures10", dict.fromkeys(TEN, 2), size=8)
+    found = load("textures10-without-imagenet")
+    shown = {found.classes[label] for label in found.labels}
+    assert shown == set(TEN) - set(overlap("textures10")) == {"blotchy", "cracked", "crystalline"}
+    assert len(found) == 6
+    with pytest.raises(OptionError, match="train"):
+        load("textures10-without-imagenet", "train")
+
+
+def test_your_own_images_have_the_native_size_of_most(tmp_path: Path) -> None:
+    for name, size in (("small", 8), ("middle", 24), ("large", 40)):
+        write_images(tmp_path / "train" / name, {"": 2}, size=size)
+    preprocess = get_benchmark(benchmark=f"ptood/folder:{tmp_path}").preprocess
+    assert preprocess.native == 24
 
 
 def test_groups_are_told() -> None:

@@ -19,7 +19,7 @@ from torchvision.transforms import v2 as tv2
 
 from oodbench import transforms
 from oodbench.errors import OptionError
-from oodbench.transforms import CropFlip, Preprocess, SimCLR, content_key, to_tensor
+from oodbench.transforms import CropFlip, Preprocess, SimCLR, as_shown, content_key, to_tensor
 
 RGB = Preprocess(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 GREY = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
@@ -72,6 +72,52 @@ def test_crop_is_what_openood_does(
         [tv.Resize(pre_size, tv.InterpolationMode.BILINEAR), tv.CenterCrop(size)]
     )(image)
     assert np.array_equal(np.asarray(preprocess.fit_image(image)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("resize", ["crop", "stretch"])
+@pytest.mark.parametrize(("width", "height"), [(90, 61), (61, 90), (64, 64), (200, 300)])
+def test_every_image_passes_through_the_native_size(resize: str, width: int, height: int) -> None:
+    """Its central square, with Pillow's antialiased bicubic filter; then the preprocessing."""
+    image = photograph(width, height)
+    plain = replace(PLAIN, size=24, resize=resize, pre_size=32)
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    square = image.crop((left, top, left + short, top + short))
+    by_hand = square.resize((16, 16), Image.Resampling.BICUBIC)
+    native = replace(plain, native=16)
+    assert native(image).equal(plain(by_hand))
+    assert native(by_hand).equal(plain(by_hand)), "an image of that size is left as it is"
+    assert replace(plain, native=short)(image).equal(plain(square))
+    own = tv.Compose([tv.Resize(24), tv.ToTensor()])
+    assert as_shown(own, native)(image).equal(own(by_hand))
+    grey = image.convert("L").convert("RGB")
+    assert as_shown(own, native)(image.convert("L")).equal(as_shown(own, native)(grey))
+    assert as_shown(plain, native) == native
+    with pytest.raises(OptionError, match="native"):
+        replace(plain, native=0)
+
+
+@pytest.mark.parametrize("augmentation", [CropFlip, SimCLR])
+def test_training_sees_the_native_size_too(augmentation: Any) -> None:
+    """Stripes of a pixel are gone at a quarter of the size, also in what a network learns from."""
+    stripes = Image.fromarray(np.uint8(np.indices((64, 64))[1] % 2 * 255)).convert("RGB")
+    native = replace(PLAIN, size=16, native=16)
+    for preprocess, is_grey in ((native, True), (replace(native, native=None, size=64), False)):
+        view = augmentation(preprocess)
+        if augmentation is SimCLR:
+            view = SimCLR(preprocess, min_scale=0.99, colour=0)
+        seen = view(stripes, random.Random(0))
+        assert bool(seen[:, 4:12, 4:12].std() < 0.05) is is_grey
+
+
+def test_the_native_size_is_in_the_key_and_old_keys_are_as_they_were() -> None:
+    assert "native" not in content_key(PLAIN)
+    assert content_key(replace(PLAIN, native=32)) == {**content_key(PLAIN), "native": 32}
+    own = tv.Compose([tv.Resize(24), tv.ToTensor()])
+    assert content_key(as_shown(own, PLAIN)) == content_key(own) == repr(own)
+    shown = content_key(as_shown(own, replace(PLAIN, native=32)))
+    assert shown == {"native": 32, "transform": repr(own)}
+    assert content_key(as_shown(lambda image: image, replace(PLAIN, native=32))) is None
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
