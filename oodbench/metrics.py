@@ -34,7 +34,7 @@ Positive: TypeAlias = Literal["id", "ood"]
 
 INTERVALS = (
     "AUROC and AUPR: score intervals with the variance of influence functions, DeLong's for AUROC; "
-    "FPR@95: bootstrap"
+    "FPR@95: draws of threshold and rate"
 )
 """How :func:`all_intervals` and :func:`mean_intervals` are made, in the words of the pages."""
 

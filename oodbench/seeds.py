@@ -40,8 +40,8 @@ def interval(
     Two choices are on the wide side. For the second part the former have the covariance of two
     readers' errors on the same cases; rows have no scores to take it from, and the mean variance in
     its place is never smaller. And each part keeps its own quantile, where Hillis, Statistics in
-    Medicine 26 (2007), has one of pooled degrees of freedom: that covers 84 to 97 % with two or
-    three seeds that differ, this 89 to 100 %.
+    Medicine 26 (2007), has one of pooled degrees of freedom: of two to five seeds that covers 83 to
+    99 %, this 93 to 100 % (docs/coverage.md).
 
     Args:
         values: a figure of each of S seeds.
