@@ -223,6 +223,11 @@ def test_the_last_incomplete_batch(
     assert [len(labels) for _, _, labels in spy.seen] == sizes
 
 
+@pytest.mark.parametrize("method", ["multimodal-ce", "a2d", "npmix", "a2d-npmix"])
+def test_multioods_methods_leave_out_the_last_batch(method: str) -> None:
+    assert all(recipe.drop_last for recipe in METHODS.get(method).recipes.values())
+
+
 @pytest.mark.parametrize(
     "method",
     ["abet", "ce", "cider", "deep-ensemble", "godin", "logitnorm", "mixup", "palm", "supcon"],
