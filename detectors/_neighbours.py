@@ -10,6 +10,7 @@ again in float32. So the result does not depend on the processor.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -17,6 +18,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from oodbench.errors import OODBenchWarning, OptionError
 
 QUERIES = 512
 """Queries that are multiplied with a block of the bank at a time."""
@@ -32,6 +35,34 @@ BFLOAT16 = 2.0**-8
 
 FLOAT32 = 2.0**-23
 """Twice that of float32: a sum of D terms loses at most D times it, relative to the norms."""
+
+
+def check_k(k: int, labels: Tensor, who: str) -> None:
+    """Check that there are k neighbours, and say where a class has fewer samples.
+
+    Args:
+        k: how many are looked for.
+        labels: of the training samples, ``[N]``.
+        who: the detector.
+
+    Raises:
+        OptionError: k exceeds N.
+    """
+    if k > len(labels):
+        raise OptionError(
+            f"{who}: k={k} exceeds the {len(labels)} training samples; choose a smaller k."
+        )
+    counts = labels.bincount()
+    least = int(counts[counts > 0].amin())
+    if k > least:
+        few = int(((counts > 0) & (counts < k)).sum())
+        warnings.warn(
+            f"{who}: k={k} is more than the {least} training samples of the smallest class "
+            f"({few} of {int((counts > 0).sum())} classes have fewer than k): neighbours of their "
+            f"samples are of other classes, and they look OOD. Choose k={least} or less.",
+            OODBenchWarning,
+            stacklevel=3,
+        )
 
 
 @cache

@@ -7,6 +7,7 @@ Everything reads its data in blocks, so that features larger than memory can be 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench.errors import BadScoresError, OptionError
+from oodbench.errors import BadScoresError, OODBenchWarning, OptionError
 from oodbench.outputs import Outputs
 
 BLOCK = 2**20
@@ -381,3 +382,26 @@ def kept_units(width: int, share: float, who: str) -> int:
             "percentile."
         )
     return kept
+
+
+def warn_if_signed(outputs: Outputs, who: str) -> None:
+    """Say what share of the features is negative, of the first 4,096 samples, if any is.
+
+    Args:
+        outputs: features ``[N, D]``; those within 1e-6 of the largest of zero do not count.
+        who: the detector, which takes them for those behind a ReLU.
+    """
+    z = outputs.features[:4096]
+    if not z.numel():
+        return
+    low, high = (float(end) for end in z.aminmax())
+    if low >= -1e-6 * max(-low, high):
+        return
+    share = 100 * float((z < 0).double().mean())
+    warnings.warn(
+        f"{who}: {share:.2g} % of the features are negative (of a ViT, an embedding, or behind a "
+        f"SiLU?). {who} is made for features behind a ReLU, of which small ones tell nothing and "
+        "sums tell the size: its score may be worse than the plain one. Compare it with energy.",
+        OODBenchWarning,
+        stacklevel=2,
+    )

@@ -80,7 +80,16 @@ from oodbench.transforms import (
     TrivialResizedCrop,
 )
 
-from ._numerics import at_work, blocks, feature_mean, in_blocks, kept_units, msp_score, percentiles
+from ._numerics import (
+    at_work,
+    blocks,
+    feature_mean,
+    in_blocks,
+    kept_units,
+    msp_score,
+    percentiles,
+    warn_if_signed,
+)
 
 NORM_EPS = 1e-4
 MINIMAL_T = 1e-12
@@ -433,6 +442,11 @@ class AbeTASH(_ShapedAbeT):
         self._in_percent("percentile", self.percentile)
         if self.variant not in ("p", "b"):
             raise OptionError(f"abet-ash: variant is 'p' or 'b', not {self.variant!r}.")
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """OOD scores ``[N]``; warns of features that are negative."""
+        warn_if_signed(outputs, "abet-ash")
+        return super().score(outputs)
 
     def _cosine(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "abet-ash")

@@ -4,6 +4,9 @@ Penultimate features :math:`z` (``[N, D]``, after a ReLU in all these papers) ar
 head :math:`(W, b)` is made sparse, and a score of the new logits is taken: the energy, unless
 ``score`` names another detector that reads logits alone.
 
+VRA, ASH, SCALE and LTS presume features that are not negative, and warn of others with their share:
+small activations are pruned as the least, and sums tell how much there is. ReAct and DICE do not.
+
 Papers and what differs from their codes stand with each class. All work on the pooled penultimate
 features, as OpenOOD does; the ASH and SCALE papers shape the feature map before pooling.
 Checked against: pytorch-ood 0.4.0 (tests/test_parity.py, docs/parity.md).
@@ -35,6 +38,7 @@ from ._numerics import (
     kept_units,
     percentiles,
     unit_percentiles,
+    warn_if_signed,
 )
 
 NARROW = 16
@@ -74,6 +78,7 @@ class _Shaping(Detector):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "head"})
     learns: ClassVar[bool] = False
+    rectified: ClassVar[bool] = False  # whether it takes features for those behind a ReLU
 
     scorer: str = option("energy", "score")
 
@@ -96,6 +101,8 @@ class _Shaping(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """What the shaping learns, and the score behind it on the shaped logits."""
+        if self.rectified:
+            warn_if_signed(train, self.label)
         self._learn(train)
         if self.behind_.needs_fit:
             self.behind_.fit(Outputs(logits=self._shaped_logits(train), labels=train.labels))
@@ -121,6 +128,8 @@ class _Shaping(Detector):
         """OOD scores ``[N]`` from features ``[N, D]`` and the head."""
         if not len(outputs):
             return torch.empty(0, dtype=torch.float64)
+        if self.rectified:
+            warn_if_signed(outputs, self.label)
         parts = [
             self.behind_.score(Outputs(logits=self._shaped_logits(batch)))
             for batch in blocks(outputs, "features")
@@ -210,6 +219,7 @@ class VRA(_Shaping):
         OptionError: percentile_low above percentile_high.
     """
 
+    rectified: ClassVar[bool] = True
     learns: ClassVar[bool] = True
     grid: ClassVar = {
         "percentile_high": (85.0, 90.0, 95.0, 99.0),
@@ -279,6 +289,7 @@ class ASHP(_Shaping):
         OptionError: no unit would remain.
     """
 
+    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = _ASH
 
@@ -307,6 +318,7 @@ class ASHB(_Shaping):
         OptionError: no unit would remain.
     """
 
+    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = dataclasses.replace(
         _ASH, figures=openood((75.27, 78.49), (78.20, 80.58))
@@ -353,6 +365,7 @@ class ASHS(_Shaping):
         OptionError: no unit would remain.
     """
 
+    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = _ASH
 
@@ -382,6 +395,7 @@ class SCALE(_Shaping):
         OptionError: no unit would remain.
     """
 
+    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = Paper(
         title="Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement",
@@ -418,6 +432,7 @@ class LTS(_Shaping):
         score: the detector of logits behind it.
     """
 
+    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": (80.0, 85.0, 90.0, 95.0)}
     paper: ClassVar[Paper | None] = Paper(
         title="Logit Scaling for Out-of-Distribution Detection",

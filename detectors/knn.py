@@ -26,7 +26,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._neighbours import MANY, half_squares, kth_neighbour_distance
+from ._neighbours import MANY, check_k, half_squares, kth_neighbour_distance
 from ._numerics import blocks, normalize
 
 
@@ -35,7 +35,8 @@ from ._numerics import blocks, normalize
 class KNN(Detector):
     """Distance to the k-th nearest training feature. Higher = more OOD; range [0, 2].
 
-    Does not stream: it keeps the (normalised) training features, ``[N, D]`` float32.
+    Does not stream: it keeps the (normalised) training features, ``[N, D]`` float32. Warns where k
+    is more than the smallest class has.
 
     Args:
         k: which neighbour; 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet in the paper.
@@ -75,10 +76,7 @@ class KNN(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Keep the prepared features of ``[N, D]``."""
-        if self.k > len(train):
-            raise OptionError(
-                f"knn: k={self.k} exceeds the {len(train)} training samples; choose a smaller k."
-            )
+        check_k(self.k, train.labels, "knn")
         # filled in place: parts that are joined would take the room twice
         self.bank_ = torch.empty(train.features.shape, device=train.features.device)
         rest = self.bank_

@@ -30,7 +30,7 @@ from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._neighbours import MANY, most_similar
+from ._neighbours import MANY, check_k, most_similar
 from ._numerics import blocks, normalize
 
 
@@ -39,7 +39,8 @@ from ._numerics import blocks, normalize
 class NNGuide(Detector):
     """Minus energy times guidance. Higher = more OOD; unbounded.
 
-    Does not stream: it keeps the bank, share x ``[N, D]`` float32.
+    Warns where k is more than the smallest class has. Does not stream: it keeps the bank, share x
+    ``[N, D]`` float32.
 
     The bank is drawn by position, in even steps through the training samples class by class. So
     scores depend on the order of the samples within a class, and of the classes: the same network
@@ -82,11 +83,7 @@ class NNGuide(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features times energies of a share of ``[N, D]``."""
-        if self.k > len(train):
-            raise OptionError(
-                f"nnguide: k={self.k} exceeds the {len(train)} training samples; choose a smaller "
-                "k."
-            )
+        check_k(self.k, train.labels, "nnguide")
         rows = self._rows(train.labels)
         parts = []
         start = 0

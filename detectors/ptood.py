@@ -49,7 +49,7 @@ from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 
 from ._covariance import warn_of_span
-from ._neighbours import MANY, most_similar
+from ._neighbours import MANY, check_k, most_similar
 from ._numerics import blocks, moments, normalize
 
 PAPER = Paper(
@@ -202,7 +202,8 @@ class LinearProbe(FrozenMethod):
 class PTOOD(Detector):
     """Mean cosine distance to the k nearest ID training instances. Higher = more OOD; in [0, 2].
 
-    Does not stream: it keeps the training features, ``[N, D]`` float32.
+    Does not stream: it keeps the training features, ``[N, D]`` float32. Warns where k is more than
+    the smallest class has.
 
     Args:
         k: how many instances.
@@ -258,10 +259,7 @@ class PTOOD(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Keep the normalised features of ``[N, D]``."""
-        if self.k > len(train):
-            raise OptionError(
-                f"ptood: k={self.k} exceeds the {len(train)} training samples; choose a smaller k."
-            )
+        check_k(self.k, train.labels, "ptood")
         train = self._view(train)
         if self.whiten:
             found = moments(train, "ptood")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,8 @@ from oodbench.scorable import left_out, why_not
 from oodbench.train import check_classes, is_frozen, method_name, plan, train
 from oodbench.transforms import Preprocess, Transform, as_shown
 from oodbench.workers import worker_failure
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
 
 Report = Callable[[str], None]
 
@@ -623,6 +626,17 @@ def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
             progress.update(task, description=detector.label)
             yield detector
             progress.advance(task)
+
+
+def of_a_kind(texts: Iterable[str]) -> list[str]:
+    """Texts that differ by more than numbers, the first of each: what a detector said once more.
+
+    One that warns whenever it scores, of the share of samples that it is about, is heard once.
+    """
+    kinds: dict[str, str] = {}
+    for text in texts:
+        kinds.setdefault(_NUMBER.sub("#", text), text)
+    return list(kinds.values())
 
 
 @contextlib.contextmanager

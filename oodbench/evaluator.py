@@ -28,6 +28,7 @@ from oodbench.contenders import (
     learns,
     left_out_of,
     noting,
+    of_a_kind,
     own_failure,
     reason_of,
     track,
@@ -314,6 +315,7 @@ class Evaluator:
                 results.failures[detector.label] = reason_of(failure)
                 continue
             shared["seconds"] = round(time.perf_counter() - began, 3)
+            own = of_a_kind(own)
             for text in own:
                 self._note(results, text)
             notes = dict.fromkeys((*common, *doubts_of([detector]), *own))

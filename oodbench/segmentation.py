@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation as zoo
 
 from oodbench import doubts, files, isolation, sanity, scorable
-from oodbench.contenders import Contender, Subject, own_failure, reason_of
+from oodbench.contenders import Contender, Subject, noting, of_a_kind, own_failure, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
@@ -586,6 +586,7 @@ class SegmentationEvaluator(Evaluator):
         background = self._background()
         alive = dict(enumerate(detectors))  # two may be of one name, with other options
         seconds = dict.fromkeys(alive, 0.0)
+        said_by: dict[int, list[str]] = {i: [] for i in alive}
         counted = [{i: StreamedScores() for i in alive} for _ in self.ood]
         objects = [{i: StreamedScores() for i in alive if background} for _ in self.ood]
         for ood, streams, foreground in zip(self.ood, counted, objects, strict=True):
@@ -593,7 +594,8 @@ class SegmentationEvaluator(Evaluator):
                 for i, detector in list(alive.items()):
                     began = time.perf_counter()
                     try:
-                        scores = found.score(detector)
+                        with noting(said_by[i].append):
+                            scores = found.score(detector)
                         streams[i].add_map(scores, found.mask)
                         if background:
                             hidden = np.isin(found.mask, background)
@@ -608,9 +610,13 @@ class SegmentationEvaluator(Evaluator):
                     if found.index < self.PICTURES:
                         self._save_picture(results, ood.samples, found, scores, detector.label)
             self.count(len(ood.samples))
+        common = list(results.warnings)
         for i, detector in alive.items():
             shared["seconds"] = round(seconds[i], 3)
-            shared["notes"] = list(results.warnings) or None
+            own = of_a_kind(said_by[i])
+            for text in own:
+                self._note(results, text)
+            shared["notes"] = list(dict.fromkeys((*common, *own))) or None
             measured = [
                 self._measured(ood.samples.name, streams[i], foreground.get(i))
                 for ood, streams, foreground in zip(self.ood, counted, objects, strict=True)

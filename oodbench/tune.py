@@ -29,6 +29,7 @@ from oodbench.contenders import (
     create_detectors,
     learns,
     noting,
+    of_a_kind,
     own_failure,
     reason_of,
     track,
@@ -340,7 +341,7 @@ class _Search:
             "tried": len(usable),
         }
         self.result.choices.append(Choice(detector, chosen, trials, best))
-        for text in dict.fromkeys(best.warnings):  # of the others a reader need not know
+        for text in of_a_kind(best.warnings):  # of the others a reader need not know
             self.result.warnings.append(text)
             self.report(f"warning: {text}")
         self.report(
