@@ -138,6 +138,19 @@ def test_far_sets_are_wrong_in_one_way() -> None:
 
 
 @pytest.mark.usefixtures("digits")
+def test_what_is_id_in_one_modality_alone_is_what_the_remark_says() -> None:
+    whole = load("avdigits")
+    seen = [np.asarray(whole[i]["image"]) for i in range(len(whole))]
+    for name in ("avdigits-mismatch", "avdigits-audio-replaced", "avdigits-speakers"):
+        other = load(name)
+        for i, image in enumerate(seen):
+            assert np.array_equal(image, np.asarray(other[i]["image"]))
+    heard = load("avdigits-image-replaced")
+    assert all(heard[i]["audio"] == whole[i]["audio"] for i in range(len(whole)))
+    assert "AUROC is 50" in " ".join(get_benchmark("avdigits").remarks)
+
+
+@pytest.mark.usefixtures("digits")
 def test_the_same_each_time() -> None:
     for name in ("avdigits", "avdigits-mismatch", "avdigits-audio-replaced"):
         assert load(name).fingerprint == load(name).fingerprint
