@@ -9,17 +9,18 @@ without the classes that they share. Datasets named ``multiood-*`` have video an
 end in ``-audio`` sound as well, those without that prefix video alone.
 
 Post-hoc detectors have their own settings unless ``--preset multiood`` asks for those of MultiOOD's
-evaluation (:func:`posthoc_preset`): k 50 instead of 10, ViM 1,000 dimensions of 2,048 or more and
-half of fewer than 768 instead of 256, GEN at most 100 classes instead of all, ReAct one percentile
-of all training activations and ASH-B one share of all, instead of one for each modality (ReAct's of
-validation activations).
+evaluation (:func:`posthoc_preset`): k 50 instead of 10, a covariance that is shrunk where there are
+fewer samples than twice the features, instead of never, ViM by its paper's rule (512 dimensions of
+ours) instead of 256, GEN at most 100 classes instead of all, ReAct one percentile of all training
+activations and ASH-B one share of all, instead of one for each modality (ReAct's of validation
+activations).
 
 Differs from MultiOOD, with that preset too: (1) a clip is chosen among all frames of a video, there
 among all but the last; (2) frames are resized with antialiasing, there without; (3) detectors are
 fitted on the train split of Kinetics-600 as of all others, there on its val split; (4) AUPR is
-average precision, there the area by trapezoids, which is larger where scores are tied; (5) kNN's
-distance is the root of the one there, which ranks alike. How networks are trained, and which, is
-told in ``oodbench.detectors.a2d_npmix``.
+average precision, there the area by trapezoids (``oodbench.metrics.aupr_trapezoid``), which differs
+where scores are tied; (5) kNN's distance is the root of the one there, which ranks alike. How
+networks are trained, and which, is told in ``oodbench.detectors.a2d_npmix``.
 
 Labels of an OOD set are numbered from 0 in the order of the published ones, which have gaps or
 begin at the number of ID classes.
@@ -756,9 +757,10 @@ _ID_CLASSES = {
 def posthoc_preset(classes: int) -> dict[str, dict[str, Any]]:
     """Settings of post-hoc detectors in MultiOOD's evaluation, by detector.
 
-    k is 10 for kNN on normalised embeddings, ViM's principal subspace has 256 dimensions, GEN takes
-    all C classes. ReAct clips and ASH-B shapes each modality's embedding by itself, at the 90th
-    percentile (ReAct: of the validation split's activations), with the energy of the joint head.
+    k is 10 for kNN on normalised embeddings, the covariance of Mahalanobis' distance is not shrunk,
+    ViM's principal subspace has 256 dimensions, GEN takes all C classes. ReAct clips and ASH-B
+    shapes each modality's embedding by itself, at the 90th percentile (ReAct: of the validation
+    split's activations), with the energy of the joint head.
 
     Args:
         classes: C.
@@ -766,6 +768,7 @@ def posthoc_preset(classes: int) -> dict[str, dict[str, Any]]:
     shaped = {"percentile": 90.0, "score": "energy", "per_modality": True}
     return {
         "knn": {"k": 10, "normalize": True},
+        "mahalanobis": {"shrinkage": "none"},
         "vim": {"dim": 256},
         "gen": {"M": classes, "gamma": 0.1},
         "react": {**shaped, "fit_split": "val"},

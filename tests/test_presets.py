@@ -116,10 +116,11 @@ def test_multiood() -> None:
         ("hmdb51", 43),
     ):
         benchmark = get_benchmark(benchmark=name)
-        names = ["knn", "vim", "gen", "react", "ash-b", "msp"]
+        names = ["mahalanobis", "knn", "vim", "gen", "react", "ash-b", "msp"]
         made = {d.label: d.options() for d in create_detectors(names, None, benchmark, "multiood")}
         assert made["knn"]["k"] == 10
         assert made["vim"]["dim"] == 256
+        assert made["mahalanobis"]["shrinkage"] == "none"
         assert made["gen"]["M"] == classes
         for shaped in ("react", "ash-b"):
             assert made[shaped]["percentile"] == 90
