@@ -23,8 +23,9 @@ that of the temperature without b. In a detector's head each box has: background
 in training, and no part of the score.
 
 Recipe ``published`` is the paper's for CIFAR: ResNet-20, SGD 0.1, momentum 0.9, weight decay 1e-4,
-batch 64, 200 epochs, x0.1 after 100, 150 and 180; crop, TrivialAugment and flip; convolutions start
-with variance 2 / fan-in, as theirs do. Recipe ``imagenet`` is their code's for ImageNet:
+batch 64, 200 epochs, x0.1 after 100, 150 and 180; crop, TrivialAugment and flip. Convolutions of
+ResNet-20 to 56 start with variance 2 / fan-in here, as theirs do (2 / fan-out with other methods,
+and in other networks). Recipe ``imagenet`` is their code's for ImageNet:
 BiT-S-R101x1 from random weights, the same optimiser, x0.1 after 20 and 30 of the 200 epochs that
 ``main.py`` runs if not told otherwise; random resized crop, flip, TrivialAugment and, one time in
 ten, an erased rectangle. Its figures have not been repeated here. Their OOD sets and their
@@ -64,7 +65,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench import detection, segmentation
-from oodbench.backbones import ConvNet
+from oodbench.backbones import CIFARResNet
 from oodbench.detection import DetectionMethod
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
@@ -224,13 +225,13 @@ class AbeTMethod(Method):
     def make_backbone(
         cls, name: str, recipe: Any, preprocess: Any, checkpoint: str | Path | None = None
     ) -> nn.Module:
-        """The network that training starts from: ours with variance 2 / fan-in.
+        """The network that training starts from: a CIFAR ResNet with variance 2 / fan-in.
 
         Raises:
             CheckpointError: the checkpoint lacks weights of the backbone.
         """
         backbone = super().make_backbone(name, recipe, preprocess, checkpoint)
-        if checkpoint is None and isinstance(backbone, ConvNet):
+        if checkpoint is None and isinstance(backbone, CIFARResNet):
             backbone.reset_parameters("fan_in")
         return backbone
 
