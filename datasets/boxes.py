@@ -5,7 +5,8 @@ OpenImages that hold no object of those classes. Boxes are read from VOS's files
 whose category ids 1 to C are the classes in the order below.
 
 Differs from VOS: it scores boxes from the confidence that has the best F1 on ID test images, here
-from 0.5, which is chosen on nothing. As there, training images without an object of a class are
+from 0.5, which is chosen on nothing (AbeT's code scores every box from 0.05, on ID and OOD images
+alike). As there, training images without an object of a class are
 left out, and VOC's difficult objects are trained and tested on like others.
 """
 

@@ -11,7 +11,7 @@ is kept, theirs is the one with the best validation accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class CESegmentation(SegmentationMethod):
         super().__init__(backbone, num_classes, recipe)
         self.linear = nn.Conv2d(int(backbone.num_features), num_classes, 1)  # type: ignore[arg-type]
 
-    def maps(self, features: Tensor) -> dict[str, Tensor]:
+    def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
         """``logits [B, C, h, w]`` of ``[B, D, h, w]``."""
         return {"logits": self.linear(features)}
 

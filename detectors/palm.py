@@ -30,29 +30,32 @@ Recipe ``published`` is the authors' for CIFAR-100, the only set that their scri
 figures are of: ResNet-18, 100 epochs, weight decay 1e-4; CIFAR-10 with 16 images a step, rate 0.1
 and alpha 0.9, CIFAR-100 with 512, 0.5 and 0.999. CIFAR-10's default is ``openood``.
 
-Differs from the reference code: (1) everything runs in the log domain and at least in float32, so
-nothing over- or underflows (their exponentials overflow in half precision, and sums below 1e-12 are
-clamped); (2) the score subtracts the training mean once (theirs once more, un-standardised:
-``centring="paper"``); (3) unlabelled data: ``labels=None``, our reading of the paper's Table 2,
-which is not in their code; fine-tuning a pre-trained network's last stage on ImageNet-100, as their
-``--fine_tune`` does, is not here; (4) class logits, for the ID accuracy: :math:`\log \sum_{j \in c}
-\exp(z^\top p_j / \tau)`, the class posterior of the paper's mixture up to a constant; theirs has
-none; (5) with several processes the loss sees the whole batch, gathered with gradients; the
-reference code runs on one GPU; (6) the last checkpoint is kept, theirs is the one of the lowest
-training loss; (7) step i is made at the rate lr(i), so the first at 0; theirs sets lr(i) after step
-i, so the first is made at the full 0.5, the second at 0, and step i at lr(i - 1); (8) the network
-is trained in single precision, theirs in half precision with a scaled loss (here: ``--precision
-16-mixed``); (9) CIFAR-10 is divided by the deviations 0.2470, 0.2435, 0.2616 of its pixels, as in
-OpenOOD; theirs by 0.2023, 0.1994, 0.2010 (CIFAR-100's are the same); (10) the random seed is 0,
-theirs 1.
+Differs from the reference code: (1) the loss runs in the log domain and at least in float32; theirs
+takes similarities, and the mean that moves a prototype, in half precision (similarities over
+epsilon are off by up to 0.013, those over tau by 0.006); (2) the score subtracts the training mean
+once (theirs once more, un-standardised: ``centring="paper"``); (3) unlabelled data:
+``labels=None``, our reading of the paper's Table 2, which is not in their code; fine-tuning a
+pre-trained network's last stage on ImageNet-100, as their ``--fine_tune`` does, is not here; (4)
+class logits, for the ID accuracy: :math:`\log \sum_{j \in c} \exp(z^\top p_j / \tau)`, the class
+posterior of the paper's mixture up to a constant; theirs has none; (5) with several processes the
+loss sees the whole batch, gathered with gradients; the reference code runs on one GPU; (6) the last
+checkpoint is kept, theirs is the one of the lowest training loss; (7) step i is made at the rate
+lr(i), so the first at 0; theirs sets lr(i) after step i, so the first is made at the full 0.5, the
+second at 0 (unless its loss scale skips the first), and step i at lr(i - 1); (8) the network is
+trained in single precision, theirs in half precision with a scaled loss (here: ``--precision
+16-mixed``, for the network, not for (1)); (9) CIFAR-10 is divided by the deviations 0.2470, 0.2435,
+0.2616 of its pixels, as in OpenOOD; theirs by 0.2023, 0.1994, 0.2010 (CIFAR-100's are the same);
+(10) the random seed is 0, theirs 1; directions of less than 1e-13 of the largest variance do not
+count in the pseudo-inverse, theirs 1e-15, which matters only where features have collapsed.
 
-Recipes ``openood*`` differ from OpenOOD's code, besides (3) to (6), in that (11) the rate rises
-from 0 to lr in 10 epochs and falls with every step along a cosine over the other 90; theirs is
-0.001 + (0.976 lr - 0.001) (e - 1) / 10 after e epochs for the first 11 of them, so below zero in
-most of the first, and then a cosine over all 100, set once an epoch; (12) convolutions start from
-normal weights of variance 2 / fan-out, theirs from uniform ones of variance 1 / (3 fan-in); (13)
-the score is the one above, theirs MDS on the L2-normalised features: the distance to the nearest
-class mean under one covariance.
+Recipes ``openood*`` differ from OpenOOD's code, besides (1) and (3) to (6) (the checkpoint there is
+that of the lowest running mean, 0.8 old and 0.2 new, over an epoch's last steps), in that (11) the
+rate rises from 0 to lr in 10 epochs and falls with every step along a cosine over the other 90;
+theirs is 0.001 + (0.976 lr - 0.001) (e - 1) / 10 after e epochs for the first 11 of them, set each
+step, so below zero, uphill, for most of the first, and then a cosine over all 100, set once an
+epoch; (12) convolutions start from normal weights of variance 2 / fan-out, theirs from uniform ones
+of variance 1 / (3 fan-in); (13) the score is the one above, theirs MDS on the L2-normalised
+features: the distance to the nearest class mean under one covariance.
 Checked against: a run of the authors' loss on random cases, loss, prototypes and gradients within
 1e-6 in float64 over three consecutive calls.
 """

@@ -73,6 +73,9 @@ class LinearBoxHead(nn.Linear):
 class BoxPredictor(nn.Module):
     """Class and place of a box from its features.
 
+    The layer of the places starts from normal weights of deviation 0.001 and biases of zero, as
+    in Fast R-CNN (Girshick, ICCV 2015, section 2.3).
+
     Args:
         classify: from ``[R, D]`` to ``logits [R, 1 + C]`` and further columns with R rows; has
             ``as_head``.
@@ -84,6 +87,8 @@ class BoxPredictor(nn.Module):
         super().__init__()
         self.classify = classify
         self.regress = nn.Linear(features, 4 * (1 + classes))
+        nn.init.normal_(self.regress.weight, std=0.001)
+        nn.init.zeros_(self.regress.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[R, 1 + C]`` and box deltas ``[R, 4 (1 + C)]``, as torchvision wants them."""

@@ -49,8 +49,11 @@ class SegmentationMethod(DenseMethod):
     ``maps``, the head.
     """
 
-    def maps(self, features: Tensor) -> dict[str, Tensor]:
-        """``logits`` ``[B, C, h, w]``, and what else a detector reads, of ``[B, D, h, w]``."""
+    def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
+        """``logits`` ``[B, C, h, w]``, and what else a detector reads, of ``[B, D, h, w]``.
+
+        They may have the image's ``size`` (height, width) already; smaller ones are enlarged.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -72,7 +75,7 @@ class SegmentationMethod(DenseMethod):
             images: ``[B, channels, H, W]``.
             labels: masks ``[B, H, W]`` int64.
         """
-        logits = self.maps(self.backbone(images))["logits"]
+        logits = self.maps(self.backbone(images), labels.shape[-2:])["logits"]
         logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         known = labels < self.num_classes
         n = known.sum().clamp(min=1)
@@ -85,11 +88,11 @@ class SegmentationMethod(DenseMethod):
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """``logits [B, C, H, W]`` and further maps, in the size of the images.
 
-        Maps are enlarged bilinearly, each by itself, as the authors' code does with scores.
+        Smaller ones are enlarged bilinearly, each by itself.
         """
         size = images.shape[-2:]
         found = {}
-        for name, value in self.maps(self.backbone(images)).items():
+        for name, value in self.maps(self.backbone(images), size).items():
             whole = value if value.ndim == 4 else value[:, None]
             whole = F.interpolate(whole.float(), size, mode="bilinear", align_corners=False)
             found[name] = whole if value.ndim == 4 else whole[:, 0]

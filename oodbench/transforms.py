@@ -347,8 +347,8 @@ class TrivialResizedCrop:
         """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
         preprocess, size = self.preprocess, self.preprocess.size
         image = in_mode(image, preprocess.mode)
-        box = random_box(image.width, image.height, rng, 0.08)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        image = image.crop(random_box(image.width, image.height, rng, 0.08))
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
         if preprocess.flip and rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = preprocess.normalize(to_tensor(_operated(self.operation, image, rng)))
@@ -371,7 +371,7 @@ class TrivialResizedCrop:
 
 def random_box(
     width: int, height: int, rng: random.Random, min_scale: float
-) -> tuple[float, float, float, float]:
+) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a part with ``min_scale`` to 1 of the area, aspect 3/4 to 4/3.
 
     The central square where none was found that fits.
@@ -411,8 +411,9 @@ class SimCLR:
         """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
         preprocess = self.preprocess
         image = in_mode(image, preprocess.mode)
-        box = self._box(image.width, image.height, rng)
-        image = image.resize((preprocess.size,) * 2, Image.Resampling.BILINEAR, box=box)
+        # cropped first: else pixels around the crop would come into its border
+        image = image.crop(self._box(image.width, image.height, rng))
+        image = image.resize((preprocess.size,) * 2, Image.Resampling.BILINEAR)
         if preprocess.flip and rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.colour and rng.random() < 0.8:
@@ -421,9 +422,7 @@ class SimCLR:
             image = image.convert("L").convert("RGB")
         return preprocess.normalize(to_tensor(image))
 
-    def _box(
-        self, width: int, height: int, rng: random.Random
-    ) -> tuple[float, float, float, float]:
+    def _box(self, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
         return random_box(width, height, rng, self.min_scale)
 
     def _jitter(self, image: Image.Image, rng: random.Random) -> Image.Image:

@@ -427,21 +427,47 @@ def test_loss_without_a_known_pixel_is_zero(value: int) -> None:
 
 
 def test_outputs_have_the_size_of_the_image() -> None:
+    """Cosines and temperatures are those of enlarged features; D maps of that size are not made."""
     torch.manual_seed(0)
     method = AbeTSegmentation(Strided(), 3, RECIPE).eval()
-    images = torch.randn(2, 1, 7, 10)
+    images, size = torch.randn(2, 1, 7, 10), (7, 10)
     with torch.no_grad():
-        found, small = method.outputs(images), method.maps(method.backbone(images))
+        found, features = method.outputs(images), method.backbone(images)
+        assert features.shape[-2:] == (4, 5)
+        large = F.interpolate(features, size, mode="bilinear", align_corners=True)
+        expected = method.scaled(large)
     assert {name: tuple(value.shape) for name, value in found.items()} == {
         "logits": (2, 3, 7, 10),
         "cosine": (2, 3, 7, 10),
         "temperature": (2, 7, 10),
     }
-    for name, value in small.items():
-        maps = value if value.ndim == 4 else value[:, None]
-        assert maps.shape[-2:] == (4, 5)
-        large = F.interpolate(maps, (7, 10), mode="bilinear", align_corners=False)
-        torch.testing.assert_close(found[name].reshape(large.shape), large)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_enlarged_features() -> None:
+    torch.manual_seed(0)
+    method = AbeTSegmentation(Strided(), 3, RECIPE).double()
+    images, labels = torch.randn(2, 1, 7, 10).double(), torch.randint(0, 3, (2, 7, 10))
+    method.loss(images, labels)["loss"].backward()
+    gradients = [p.grad.clone() for p in method.parameters() if p.grad is not None]
+    method.zero_grad()
+    large = F.interpolate(method.backbone(images), (7, 10), mode="bilinear", align_corners=True)
+    F.cross_entropy(method.scaled(large)["logits"], labels).backward()
+    expected = [p.grad for p in method.parameters() if p.grad is not None]
+    assert len(gradients) == len(expected) > 2
+    for mine, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_linear_head_is_enlarged_by_its_logits() -> None:
+    torch.manual_seed(0)
+    method = CESegmentation(Strided(), 3, RECIPE).eval()
+    images = torch.randn(2, 1, 7, 10)
+    with torch.no_grad():
+        small = method.maps(method.backbone(images), (7, 10))["logits"]
+        large = F.interpolate(small, (7, 10), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(method.outputs(images)["logits"], large)
 
 
 def test_pixels_are_scored_by_abet_as_images_are() -> None:

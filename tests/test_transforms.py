@@ -377,6 +377,19 @@ def test_crops_have_torchvisions_distribution() -> None:
     assert np.allclose(moments[0].std(axis=0), moments[1].std(axis=0), rtol=0.08)
 
 
+@pytest.mark.parametrize("sides", [(32, 32), (17, 40), (200, 150)])
+def test_a_views_crop_is_torchvisions(sides: tuple[int, int]) -> None:
+    """Nothing of what is around it comes into its border."""
+    image = photograph(*sides)
+    for seed in range(20):
+        view = SimCLR(PLAIN_GREY, min_scale=0.2, colour=0.0)
+        left, top, right, bottom = view._box(*image.size, random.Random(seed))
+        area = (top, left, bottom - top, right - left)
+        grey = image.convert("L")
+        expected = tvf.resized_crop(grey, *area, [8, 8], tvf.InterpolationMode.BILINEAR)
+        assert torch.equal(view(image, random.Random(seed)), to_tensor(expected))
+
+
 def test_photographs_are_augmented_as_torchvisions_preset() -> None:
     """Crop, flip and erasing; the operation between them is torchvision's own."""
     preprocess = Preprocess(32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -386,7 +399,9 @@ def test_photographs_are_augmented_as_torchvisions_preset() -> None:
     for seed in range(20):
         rng = random.Random(seed)
         box = transforms.random_box(48, 40, rng, 0.08)
-        crop = image.resize((32, 32), Image.Resampling.BILINEAR, box=box)
+        left, top, right, bottom = box
+        sides = (top, left, bottom - top, right - left)
+        crop = tvf.resized_crop(image, *sides, [32, 32], tvf.InterpolationMode.BILINEAR)
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         expected = preprocess.normalize(to_tensor(crop))
