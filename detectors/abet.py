@@ -72,7 +72,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ class LearnedTemperatureHead(nn.Module):
             else:
                 # D maps of the image's size would fill the memory; what is linear in the features
                 # may be enlarged afterwards
-                linear, *rest = cast(nn.Sequential, self.temperature)
+                linear, *rest = self.temperature
                 found = enlarged(linear(z), size)
                 for step in rest:
                     found = step(found)
