@@ -14,7 +14,8 @@ that one misplaced score is taken to cost, by simulation 0.08 (1/n + 1/m) for th
 interval is continuous up to p = 1, is there as wide as some 0.5 / n, and further pairs out of order
 do not raise its lower end (1.25 is the least that does so, rounded up), but where V is that of one
 outlier, then by a twentieth of the width at most. V and E are enlarged by ``1 + (z² + 1) / 2k``, as
-Student's t of k degrees would do, k + 1 the size of the smallest set.
+Student's t of k degrees would do, k + 1 the size of the smallest set; V of the AUPR by ``1 + 8/k``
+more, which its second order adds at a hundred scores.
 docs/coverage.md tells how often the intervals hold the truth.
 
 Where the variance is zero inside of (0, 1), as of constant scores, or cannot be estimated since a
@@ -23,10 +24,11 @@ on ``A (1 - A) / min(n, m)``, the largest variance that an AUROC of A can have.
 
 **FPR at a TPR.** Of n positives, as many are truly accepted by the threshold of the population as
 a draw of ``B ~ Binomial(n, tpr)`` says, so it lies between the B-th and the next positive; and c of
-m negatives accepted there leave a rate of ``Beta(c + 1/2, m - c + 1/2)`` (Jeffreys). Percentiles of
-such draws are the interval. A bootstrap draws the threshold one rank too low on average, which
-shows at a hundred positives. Sets that share positives share B; sets that share negatives draw
-their rates from one Dirichlet distribution.
+m negatives accepted there leave a rate of ``Beta(c + 1/2, m - c + 1/2)`` (Jeffreys; with 1/2J for J
+sets of negatives, lest their halves add up). Percentiles of such draws are the interval. A
+bootstrap draws the threshold one rank too low on average, which shows at a hundred positives. Sets
+that share positives share B; sets that share negatives draw their rates from one Dirichlet
+distribution.
 
 Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988), of V; Wilson, Journal of the
 American Statistical Association 22 (1927); Newcombe, Statistics in Medicine 25 (2006), and Kottas,
@@ -52,6 +54,9 @@ Interval: TypeAlias = tuple[float, float]
 EVENT = {"auroc": 0.08, "aupr_in": 0.12, "aupr_out": 0.12}
 """What a misplaced score is taken to cost where none is seen, in shares of one score's weight."""
 
+SECOND = 8.0
+"""What an AUPR's variance has beyond first order, in first orders per score of the smallest set."""
+
 
 def of_mean(sets: Sequence[Ranks], metric: str, level: float) -> Interval:
     """Interval of a metric's unweighted mean over OOD sets that share their ID scores.
@@ -67,8 +72,10 @@ def of_mean(sets: Sequence[Ranks], metric: str, level: float) -> Interval:
     q, smallest = p * (1.0 - p), min(len(sets[0].id), *(len(s.ood) for s in sets))
     if math.isnan(variance) or (variance == 0.0 and q > 0.0):
         return wilson(p, 1.0 / smallest, level)
-    student = 1.0 + (z * z + 1.0) / (2.0 * (smallest - 1))
+    student = _student(level, smallest)
     variance, event = variance * student, _event(sets, metric) * student
+    if metric != "auroc":
+        variance *= 1.0 + SECOND / (smallest - 1)
     if q > 0.0:
         event = max(event, variance / q)
     seen = 1.25 * z * z * event
@@ -109,9 +116,15 @@ def of_gap(
     n = len(shared[0])
     covariance = float(np.cov(shared[0], shared[1])[0, 1]) / n
     r = covariance / (spreads[0] * spreads[1])
+    smallest = min(n, *(len(s.ood) for s in (*easier, *harder)))
+    weights = [1.0 / len(easier)] * len(easier) + [-1.0 / len(harder)] * len(harder)
+    contrast = _variance([*easier, *harder], "auroc", weights)[0] * _student(level, smallest)
+    least = quantile_of_normal(level) * math.sqrt(contrast)
     below = means[0] - ends[0][0], ends[1][1] - means[1]
     above = ends[0][1] - means[0], means[1] - ends[1][0]
-    low, high = (math.sqrt(max(0.0, a * a + b * b - 2.0 * r * a * b)) for a, b in (below, above))
+    low, high = (
+        max(least, math.sqrt(max(0.0, a * a + b * b - 2.0 * r * a * b))) for a, b in (below, above)
+    )
     return gap, max(-1.0, gap - low), min(1.0, gap + high)
 
 
@@ -129,13 +142,13 @@ def _rates(
     sets: Sequence[Ranks], tpr: float, positive: str, draws: int, rng: np.random.Generator
 ) -> Floats:
     """Draws of the mean FPR over sets, ``[draws]``."""
-    n = len(sets[0].id)
+    n, half = len(sets[0].id), 0.5 / len(sets)
     if positive == "id":
         accepted = rng.binomial(n, tpr, draws) + rng.random(draws)
         total = np.zeros(draws)
         for s in sets:
             false = _false(s.id, s.ood, accepted, tpr)
-            total += rng.beta(false + 0.5, len(s.ood) - false + 0.5)
+            total += rng.beta(false + half, len(s.ood) - false + half)
         return total / len(sets)
     counts = []
     for s in sets:
@@ -156,8 +169,9 @@ def _rates(
 def _false(positives: Floats, negatives: Floats, accepted: Floats, tpr: float) -> Floats:
     """Negatives at or below thresholds that accept so many positives, interpolated, ``[draws]``.
 
-    Beyond the last positive nothing is known: the mean step of the last ``1 - tpr`` of them is
-    repeated once; if that is less than one positive, all negatives may be accepted there.
+    Beyond the last positive the mean step of the last ``1 - tpr`` of them goes on, for as long as
+    waiting times of a Poisson process last; if that is less than one positive, nothing is known,
+    and all negatives may be accepted there.
     """
     n = len(positives)
     lower = np.floor(accepted).astype(np.intp)
@@ -169,16 +183,25 @@ def _false(positives: Floats, negatives: Floats, accepted: Floats, tpr: float) -
     low, (last, earlier), high = np.split(counts, [len(lower), len(lower) + 2])
     beyond = last + (last - earlier) / few if (1.0 - tpr) * n >= 1.0 else len(negatives)
     high = np.where(lower < n, high, np.minimum(len(negatives), beyond))
-    return np.asarray(low + (accepted - lower) * (high - low))
+    part = accepted - lower
+    part = np.where(lower < n, part, -np.log1p(-part))
+    return np.asarray(np.minimum(low + part * (high - low), len(negatives)))
 
 
-def _variance(sets: Sequence[Ranks], metric: str) -> tuple[float, Floats]:
-    """Variance of a metric's mean over sets, and ID influence values averaged over them."""
+def _student(level: float, smallest: int) -> float:
+    """What Student's t makes of a variance that is estimated from the smallest set."""
+    return 1.0 + (quantile_of_normal(level) ** 2 + 1.0) / (2.0 * (smallest - 1))
+
+
+def _variance(
+    sets: Sequence[Ranks], metric: str, weights: Sequence[float] = ()
+) -> tuple[float, Floats]:
+    """Variance of a metric's weighted sum over sets (default: mean), and ID scores' influence."""
     of_id, parts = np.zeros(len(sets[0].id)), []
-    for s in sets:  # one after the other, as sets may be large
-        by_id, by_ood = s.influence(metric)
-        of_id += by_id / len(sets)
-        parts.append(_variance_of_mean(by_ood) / len(sets) ** 2)
+    for s, w in zip(sets, weights or [1.0 / len(sets)] * len(sets), strict=True):
+        by_id, by_ood = s.influence(metric)  # one after the other, as sets may be large
+        of_id += w * by_id
+        parts.append(w**2 * _variance_of_mean(by_ood))
     return math.fsum([_variance_of_mean(of_id), *parts]), of_id
 
 

@@ -240,7 +240,8 @@ def auroc_gap(
     means' own (:func:`mean_auroc_ci`: l, u and L, U around A and B) by the method of variance
     estimates recovery, from ``A - B - sqrt((A - l)² + (U - B)² - 2 r (A - l) (U - B))`` to the like
     with the other two ends, where r is their correlation, that the shared ID scores bring, by
-    DeLong. So it is as wide as they are where no variance can be seen, such as at AUROCs of 1.
+    DeLong. So it is as wide as they are where no variance can be seen, such as at AUROCs of 1. No
+    end is nearer than DeLong's for the contrast, ``z`` standard errors of the difference itself.
 
     Source: Zou & Donner, Statistics in Medicine 27 (2008); Zou, American Journal of Epidemiology
     165 (2007).
