@@ -78,7 +78,6 @@ class _Shaping(Detector):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "head"})
     learns: ClassVar[bool] = False
-    rectified: ClassVar[bool] = False  # whether it takes features for those behind a ReLU
 
     scorer: str = option("energy", "score")
 
@@ -93,6 +92,11 @@ class _Shaping(Detector):
         for name, value in self.options().items():
             if (name.startswith("percentile") or name == "p") and not 0 <= value <= 100:
                 raise OptionError(f"{self.label}: {name} is in [0, 100], not {value}.")
+
+    @property
+    def rectified(self) -> bool:
+        """Whether it takes the features for those behind a ReLU."""
+        return False
 
     @property
     def needs_fit(self) -> bool:
@@ -219,7 +223,6 @@ class VRA(_Shaping):
         OptionError: percentile_low above percentile_high.
     """
 
-    rectified: ClassVar[bool] = True
     learns: ClassVar[bool] = True
     grid: ClassVar = {
         "percentile_high": (85.0, 90.0, 95.0, 99.0),
@@ -249,6 +252,11 @@ class VRA(_Shaping):
                 f"vra: percentile_low={self.percentile_low} is above "
                 f"percentile_high={self.percentile_high}."
             )
+
+    @property
+    def rectified(self) -> bool:
+        """Yes, where small ones become zero."""
+        return self.below == "zero"
 
     def _learn(self, train: Outputs) -> None:
         shares = [self.percentile_low / 100, self.percentile_high / 100]
@@ -289,11 +297,15 @@ class ASHP(_Shaping):
         OptionError: no unit would remain.
     """
 
-    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = _ASH
 
     percentile: float = 90.0
+
+    @property
+    def rectified(self) -> bool:
+        """Yes."""
+        return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "ash-p")
@@ -318,7 +330,6 @@ class ASHB(_Shaping):
         OptionError: no unit would remain.
     """
 
-    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = dataclasses.replace(
         _ASH, figures=openood((75.27, 78.49), (78.20, 80.58))
@@ -338,6 +349,11 @@ class ASHB(_Shaping):
             each = [self._logits(z[:, s], one) for s, one in zip(slices, parts, strict=True)]
             found.append(torch.stack(each).sum(dim=0) + head.bias.to(z))
         return torch.cat(found)
+
+    @property
+    def rectified(self) -> bool:
+        """Yes."""
+        return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "ash-b")
@@ -365,11 +381,15 @@ class ASHS(_Shaping):
         OptionError: no unit would remain.
     """
 
-    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = _ASH
 
     percentile: float = 90.0
+
+    @property
+    def rectified(self) -> bool:
+        """Yes."""
+        return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "ash-s")
@@ -395,7 +415,6 @@ class SCALE(_Shaping):
         OptionError: no unit would remain.
     """
 
-    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": _SHARES}
     paper: ClassVar[Paper | None] = Paper(
         title="Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement",
@@ -408,6 +427,11 @@ class SCALE(_Shaping):
     )
 
     percentile: float = 85.0
+
+    @property
+    def rectified(self) -> bool:
+        """Yes."""
+        return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = kept_units(z.shape[1], self.percentile / 100, "scale")
@@ -432,7 +456,6 @@ class LTS(_Shaping):
         score: the detector of logits behind it.
     """
 
-    rectified: ClassVar[bool] = True
     grid: ClassVar = {"percentile": (80.0, 85.0, 90.0, 95.0)}
     paper: ClassVar[Paper | None] = Paper(
         title="Logit Scaling for Out-of-Distribution Detection",
@@ -444,6 +467,11 @@ class LTS(_Shaping):
     )
 
     percentile: float = 95.0
+
+    @property
+    def rectified(self) -> bool:
+        """Yes."""
+        return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         kept = max(1, z.shape[1] - round(z.shape[1] * self.percentile / 100))

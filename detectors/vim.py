@@ -25,6 +25,7 @@ Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -32,13 +33,16 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Paper, learned
-from oodbench.errors import OptionError
+from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector
 
 from ._covariance import rank_of, warn_of_span
 from ._figures import openood
 from ._numerics import in_blocks, moments, principal_axes
+
+ROUNDING = 1e-6
+"""A residual that is no larger, relative to the features, is what single precision lost."""
 
 
 def default_dim(width: int) -> int:
@@ -144,11 +148,19 @@ class ViM(Detector):
         null = self.null_
 
         def both(z: Tensor, f: Tensor) -> Tensor:
-            return torch.stack([f.amax(dim=1), null.residual(z)], dim=1)
+            return torch.stack([f.amax(dim=1), null.residual(z), z.norm(dim=1)], dim=1)
 
-        largest, residual = in_blocks(train, both, "features", "logits").double().mean(dim=0)
+        found = in_blocks(train, both, "features", "logits").double().mean(dim=0)
+        largest, residual, size = found.tolist()
         # features that lie in the principal subspace all of them have no residual to scale
-        self.alpha_ = float(largest / residual) if residual > 0 else 0.0
+        self.alpha_ = largest / residual if residual > ROUNDING * size else 0.0
+        if self.alpha_ == 0.0:
+            warnings.warn(
+                "vim: training features have no residual outside of their principal subspace, so "
+                "there is no virtual logit, and the score is the energy.",
+                OODBenchWarning,
+                stacklevel=2,
+            )
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

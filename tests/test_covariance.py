@@ -226,6 +226,18 @@ def test_dead_features_leave_a_residual_too() -> None:
     assert float(detector.null_.residual(z).mean()) > 0.1
 
 
+def test_vim_without_any_residual_is_the_energy() -> None:
+    """Features on a line: what is left outside of it is rounding, by which nothing is scaled."""
+    line = torch.rand(50, 1) @ torch.rand(1, 40)
+    head = Head(torch.rand(3, 40), torch.zeros(3))
+    train = Outputs(line, head(line), torch.arange(50) % 3, head)
+    detector, told = said("vim", train)
+    assert detector.alpha_ == 0
+    assert any("the score is the energy" in text for text in told)
+    energy = oodbench.create_detector("energy").score(train)
+    torch.testing.assert_close(detector.score(train), energy)
+
+
 def test_neco_of_few_samples() -> None:
     train = drawn(30, 80)
     with pytest.raises(OptionError, match=r"neco: dim=40 leaves nothing outside"):

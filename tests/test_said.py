@@ -74,6 +74,15 @@ def test_the_share_of_negative_features(name: str) -> None:
         detector.score(features(z.abs() - 1e-8 * (z < 0)))  # rounding
 
 
+def test_clipping_presumes_no_rectified_features() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OODBenchWarning)
+        signed = features(torch.randn(50, 200))
+        for detector in (oodbench.create_detector("vra", below="clip"), "react", "dice"):
+            one = oodbench.create_detector(detector) if isinstance(detector, str) else detector
+            one.fit(signed).score(signed)
+
+
 def test_cosines_of_signed_features() -> None:
     z = torch.randn(20, 30)
     head = Head(torch.randn(3, 30), norm_eps=1e-4)
