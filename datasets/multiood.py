@@ -15,12 +15,19 @@ ours) instead of 256, GEN at most 100 classes instead of all, ReAct one percenti
 activations and ASH-B one share of all, instead of one for each modality (ReAct's of validation
 activations).
 
-Differs from MultiOOD, with that preset too: (1) a clip is chosen among all frames of a video, there
-among all but the last; (2) frames are resized with antialiasing, there without; (3) detectors are
-fitted on the train split of Kinetics-600 as of all others, there on its val split; (4) AUPR is
-average precision, there the area by trapezoids (``oodbench.metrics.aupr_trapezoid``), which differs
-where scores are tied; (5) kNN's distance is the root of the one there, which ranks alike. How
-networks are trained, and which, is told in ``oodbench.detectors.a2d_npmix``.
+Differs from MultiOOD, with that preset too: (1) a clip is chosen among all frames of a video; there
+(but for EPIC-Kitchens) among all but the last, and each frame shown is the one before the chosen
+one (of the first, itself), so that clips begin one or two frames earlier; (2) frames are resized
+with antialiasing, there without, and in training a crop is resized once from the frame as stored,
+there from the frame brought to a short side of 256 first; (3) detectors are fitted on the train
+split of Kinetics-600 as of all others, there on its val split; (4) AUPR is average precision, there
+the area by trapezoids (``oodbench.metrics.aupr_trapezoid``), which differs where scores are tied;
+(5) kNN's distance is the root of the one there, which ranks alike; (6) the sound of Kinetics-600 is
+the whole recording (10 s), there the seconds of the video's clip alone (its first to its last frame
+at 24 frames a second, 2.6 s), repeated to 10 s, which in training move with the random clip; (7)
+with sound, ReAct's thresholds of Kinetics-600 are of the embeddings of video, flow and sound, there
+(by the name of the file that is read) of video and flow alone, so that those of sound are of the
+flow. How networks are trained, and which, is told in ``oodbench.detectors.a2d_npmix``.
 
 Labels of an OOD set are numbered from 0 in the order of the published ones, which have gaps or
 begin at the number of ID classes.

@@ -3,10 +3,11 @@
 ``ptood/<id>``: familiar OOD are images of ImageNet's classes that the ID set has not
 (``imagenet.py``), unfamiliar OOD are photographs of nothing that is in ImageNet: textures. Digits,
 house numbers and spectrograms are no photographs; they are far-OOD, but where the ID set is of
-textures itself: there they are the unfamiliar sets, for want of other photographs. The gap between
-familiar and unfamiliar is the finding of A. Miyai et al., "Can Pre-trained Networks Detect Familiar
-Out-of-Distribution Data?" (arXiv:2310.00847), whose own data sets were not published: these
-benchmarks are of its kind. The networks see all images in their own preprocessing.
+textures itself: there they are the unfamiliar sets, for want of other photographs. A. Miyai et al.,
+"Can Pre-trained Networks Detect Familiar Out-of-Distribution Data?" (arXiv:2310.00847), find that
+familiar OOD is hard to tell where it is not linearly separable, most with self-supervised networks;
+comparing it with unfamiliar OOD is ours. Their own data sets were not published: these benchmarks
+are of their kind. The networks see all images in their own preprocessing.
 
 Before that every image, ID and OOD, becomes a square of the ID set's own size (``NATIVE``, in
 pixels a side; ``Preprocess.native``). Else a sharp photograph is told from an enlarged ID image of

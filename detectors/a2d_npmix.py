@@ -44,17 +44,20 @@ predictions too, which the published baseline does not, since there would be not
 modalities' disagreement with. Recipe ``quick`` is ours: from scratch, no dropout, the last weights.
 
 Differs from the reference code: (1) Hellinger's distance has a gradient (zero) where two rows are
-equal, theirs has NaN; (2) the entropy comes from log-softmax, theirs adds 1e-9 within
-the logarithm; (3) a queue always holds a class's latest embeddings. Theirs holds the first ones
-until the queues of all classes are full, and the batch that fills the last is not used yet; (4) a
-class is never its own partner, and two classes are each other's; theirs takes the second and third
-of a search that begins with the class itself where no means coincide, and fails with two classes;
-(5) torch draws, theirs NumPy; (6) video: R(2+1)D-18, trained on Kinetics-400 in clips of 16 frames
-at 112 px, embeddings of 512; theirs SlowFast-R101 8x8, trained on Kinetics-400 in 32 frames at
-224 px, 2,304. In MultiOOD both see 32 frames at 224 px; (7) flow: that network's RGB weights,
-averaged over the channels of the first convolution, 512; theirs SlowOnly-R50 8x8, trained on
-Kinetics-400's flow, 2,048; (8) audio: ResNet-18 with ImageNet's weights, 512; theirs VGGSound's
-ResNet-18 (AVENet), 512. "nearest-row" is called Wasserstein there.
+equal, theirs has NaN; (2) the entropy comes from log-softmax, theirs adds 1e-9 within the
+logarithm; (3) a queue always holds a class's latest embeddings. Theirs holds the first ones until
+the queues of all classes are full, and the batch that fills the last is not used yet; (4) a class
+is never its own partner, and two classes are each other's; theirs takes the second and third of a
+search that begins with the class itself where no means coincide, and fails with two classes; (5)
+torch draws, theirs NumPy; (6) video: R(2+1)D-18, trained on Kinetics-400 in clips of 16 frames at
+112 px, embeddings of 512; theirs SlowFast-R101 8x8, trained on Kinetics-400 in 32 frames at 224 px,
+2,304. In MultiOOD both see 32 frames at 224 px, with ImageNet's moments, where R(2+1)D was trained
+with Kinetics' (mean 0.432, 0.395, 0.376); (7) flow: that network's RGB weights, averaged over the
+channels of the first convolution, 512; theirs SlowOnly-R50 8x8, trained on Kinetics-400's flow,
+2,048; (8) audio: ResNet-18 with ImageNet's weights, 512, all of them; theirs VGGSound's ResNet-18
+(AVENet), 512, whose first three stages are VGGSound's and whose last begins at random, since its
+weights are looked up by names that the file does not have. "nearest-row" is called Wasserstein
+there.
 Checked against: the authors' functions on random cases in float64: L1, L2 and nearest-row within
 1e-15, gradients too; Hellinger and entropy within 1e-7, which is what their constants leave.
 """

@@ -13,8 +13,11 @@ repairs it. Here:
 - ``linear-probe``: a linear layer on the frozen features (``oodbench.linear``), whose weight decay
   is chosen on ID validation data:
 
-.. math:: \min_{W, b}\ \frac1n \sum_i -\log \operatorname{softmax}(W z_i + b)_{y_i}
+.. math:: \min_{W, b}\ \frac1n \sum_i -\log \operatorname{softmax}(W \tilde z_i + b)_{y_i}
     + \frac{\lambda}{2} \lVert W \rVert_2^2
+
+  with :math:`\tilde z` the features less their mean, over the root of their mean variance
+  (``oodbench.linear``); W is that of :math:`\tilde z`
 
 - ``ptood``: the mean cosine distance to the k nearest ID training instances,
 

@@ -382,12 +382,12 @@ class LogSpectrogram(_Spectrogram):
     def augment(self, audio: Audio, rng: random.Random) -> Tensor:
         """The same with noise, and a band of rows set to zero; ``rng`` alone is random.
 
-        The band lies anywhere below the highest row.
+        The band lies anywhere below the two highest rows.
         """
         found = self._spectrogram(audio)
         generator = np.random.default_rng(rng.getrandbits(63))
         found += generator.uniform(-self.noise, self.noise, found.shape)
-        start = rng.randint(0, self.window // 2 - self.band)
+        start = rng.randint(0, self.window // 2 - self.band - 1)
         found[start : start + self.band] = 0
         return torch.from_numpy(found.astype(np.float32))[None]
 
