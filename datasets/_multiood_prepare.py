@@ -329,9 +329,9 @@ def write_flow(video: Path, x_path: Path, y_path: Path, network: nn.Module, batc
     """Writes the optical flow of a video as two grey videos, each whole or not at all.
 
     Frame i is the flow from frame i to i + 1 of the video, so there is one frame fewer. Pixels are
-    those of :func:`encode_flow`. H.264 of high quality, as the published flow is lossy as well. At the
-    video's own rate; the published flow of Kinetics-600 is of the video resampled to 24 frames a
-    second.
+    those of :func:`encode_flow`. H.264 of high quality, as the published flow is lossy as well. At
+    the video's own rate; the published flow of Kinetics-600 is of the video resampled to 24 frames
+    a second.
 
     Args:
         video: the file.
