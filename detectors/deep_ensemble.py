@@ -115,6 +115,17 @@ def log_mean_softmax(logits: Tensor) -> Tensor:
     return mean.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def _doubt(logits: Tensor) -> Tensor:
+    """Minus the log of the largest mean probability, from what is missing to 1: ``[B]``.
+
+    The logarithm of a sum that is rounded to 1 would be 0, or below, as the processor rounds.
+    """
+    p = logits.to(precise(logits.device)).softmax(dim=2)  # [M, B, C]
+    top = p.mean(dim=0).argmax(dim=1)
+    missing = p.scatter(2, top[None, :, None].expand(len(p), -1, 1), 0.0).sum(dim=2).mean(dim=0)
+    return -torch.log1p(-missing).to(torch.promote_types(logits.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class DeepEnsembleRecipe(Recipe):
     """How the members are trained; the defaults are the paper's M and OpenOOD's for CIFAR.
@@ -196,5 +207,5 @@ class MeanProbability(Detector):
         parts = [torch.empty(0, dtype=torch.float64)]
         for batch in outputs.batches():
             members = torch.stack(list(batch.of_kind("logits/*").values()))
-            parts.append(-log_mean_softmax(members).amax(dim=1).clamp(max=0))
+            parts.append(_doubt(members))
         return torch.cat(parts[1:] or parts)

@@ -588,7 +588,7 @@ def test_detector_of_the_mean_probability() -> None:
 
 def test_figures_of_an_ensemble() -> None:
     """Accuracy is that of the mean probability; energy is not the noise that it is of log p."""
-    other = DatasetSpec("other", lambda split: samples(30, 21))
+    other = DatasetSpec("other", lambda split: samples(300, 21))
     benchmark, images = tiny(near=(other,))
     settings = {"epochs": 2, "batch_size": 16, "members": 3}
     results = oodbench.evaluate(
