@@ -213,3 +213,27 @@ def test_an_evaluation() -> None:
     assert "| ID accuracy | shifted accuracy | Seeds |" in page
     assert "avdigits-speakers (shifted) 60" in page
     assert "nothing is ranked by them" in page
+
+
+@pytest.mark.usefixtures("digits")
+def test_the_default_recipe_warms_encoders_up_first_and_once() -> None:
+    told: list[str] = []
+    for method in ("a2d", "npmix"):
+        results = oodbench.evaluate(
+            id="avdigits",
+            detectors="modality-discrepancy",
+            method=method,
+            recipe_options={"epochs": 2},
+            hardware=CPU,
+            report=told.append,
+        )
+        assert {row["recipe"] for row in results} == {"warm"}
+        options = results.rows[0]["recipe_options"]
+        assert options["start_from"] == "multimodal-ce/quick"
+        assert (options["frozen"], options["dropout"], options["keep"]) == (True, 0.5, "best")
+    trainings = [line for line in told if line.startswith("training: ")]
+    assert [("(trained first)" in line, "(trained already)" in line) for line in trainings] == [
+        (True, False),
+        (False, True),
+    ]
+    assert sum("best epoch" in line and "validation accuracy" in line for line in told) == 2
