@@ -254,6 +254,16 @@ def _boxes(name: str, content: Content, description: str) -> DatasetSpec:
     )
 
 
+SEGMENTATION_REMARKS = (
+    "Of the ID pixels of these images 92 % are background, of a photograph: against all of them a "
+    "score does well that tells objects from background, whatever the objects are. The table of "
+    "OOD pixels against ID objects asks for more. A far-OOD shape, unlike a digit, may be called "
+    "background by the network.",
+    "The recipe quick was chosen on the ID validation split alone (rates 0.1, 0.03 and 0.01); "
+    "slow, at rate 0.01, has the lowest mIoU of them there. OOD figures chose nothing.",
+)
+
+
 def segmentation() -> Benchmark:
     """Scenes of digits 0-5 with one digit 6-9 (near) or one patterned shape (far); embedded."""
     return Benchmark(
@@ -267,6 +277,7 @@ def segmentation() -> Benchmark:
         citation="oodbench",
         task="segmentation",
         background=("background",),
+        remarks=SEGMENTATION_REMARKS,
     )
 
 

@@ -316,3 +316,15 @@ def test_shapes_and_patterns_are_of_every_kind() -> None:
     levels = [len(np.unique(embedded._pattern(rng, 20))) for _ in range(200)]
     assert min(levels) == 2
     assert 0.1 < np.mean([n > 2 for n in levels]) < 0.4, "a quarter is noise"
+
+
+def test_the_page_says_how_much_is_background() -> None:
+    benchmark = get_benchmark("scenes", task="segmentation")
+    counts = np.zeros(256, int)
+    for chosen in benchmark.ood:
+        samples = chosen.spec.load("test")
+        assert isinstance(samples, MaskedSamples)
+        for i in range(len(samples)):
+            counts += np.bincount(samples.mask(i).ravel(), minlength=256)
+    share = counts[0] / counts[:OOD].sum()
+    assert f"{100 * share:.0f} % are background" in benchmark.remarks[0]
