@@ -9,7 +9,9 @@ with :math:`d_c` the squared Mahalanobis distance to class mean :math:`\mu_c` un
 within classes, and :math:`d_0` that to the overall mean under the overall covariance.
 
 Differs from the reference code: (1) pseudo-inverses, so that dead features do no harm; (2) fewer
-than 2 D samples give shrunk covariances (``shrinkage``; why and how stands in ``_covariance.py``).
+than 2 D samples give a shrunk covariance within classes (``shrinkage``; why and how stands in
+``_covariance.py``), to which the scatter of the class means is added for the overall one: what no
+class tells apart counts the same in both distances, and cancels.
 Checked against: pytorch-ood 0.4.0, whose scatters are not divided by N (tests/test_parity.py).
 """
 
@@ -25,9 +27,9 @@ from oodbench.detector import Detector, Paper, learned
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
-from ._covariance import Shrinkage, precision
+from ._covariance import Shrinkage, covariance
 from ._figures import openood
-from ._numerics import Moments, in_blocks, moments, squared_mahalanobis
+from ._numerics import Moments, in_blocks, moments, pseudo_inverse, squared_mahalanobis
 
 
 def overall(found: Moments) -> Moments:
@@ -45,8 +47,8 @@ class RMDS(Detector):
     """Relative Mahalanobis distance. Higher = more OOD; unbounded.
 
     Args:
-        shrinkage: of both covariances: ``"ledoit-wolf"``, ``"oas"``, ``"none"``, or ``"auto"``,
-            which is Ledoit-Wolf where N < 2 D and none otherwise.
+        shrinkage: of the covariance within classes: ``"ledoit-wolf"``, ``"oas"``, ``"none"``, or
+            ``"auto"``, which is Ledoit-Wolf where N < 2 D and none otherwise.
 
     Raises:
         BadScoresError: a class below the highest label has no training sample, or NaN features.
@@ -69,12 +71,15 @@ class RMDS(Detector):
     overall_precision_: Tensor = learned()  # [D, D]
 
     def fit(self, train: Outputs) -> Self:
-        """Class and overall moments of features ``[N, D]``, in one pass or three."""
+        """Class and overall moments of features ``[N, D]``, in one pass or two."""
         within = moments(train, "rmds", groups=int(train.labels.max()) + 1)
         whole = overall(within)
         self.means_ = torch.cat([within.means, whole.means])
-        self.precision_ = precision(train, within, "rmds", self.shrinkage)
-        self.overall_precision_ = precision(train, whole, "rmds", self.shrinkage)
+        shrunk = covariance(train, within, "rmds", self.shrinkage)
+        n = whole.counts.sum()
+        added = shrunk - within.scatter / n  # zero, to the bit, where nothing is shrunk
+        self.precision_ = pseudo_inverse(shrunk)
+        self.overall_precision_ = pseudo_inverse(whole.scatter / n + added)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

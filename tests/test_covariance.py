@@ -179,6 +179,19 @@ def test_held_out_id_samples_are_no_nearer_than_training_samples() -> None:
     assert metrics.auroc(shrunk.score(train), shrunk.score(test)) > 0.9
 
 
+def test_what_no_class_tells_apart_cancels_in_rmds() -> None:
+    """Off the span of all training samples, both distances grow alike."""
+    train = drawn(30, 80)
+    detector, _ = said("rmds", train)
+    z = train.features[:5]
+    _, _, axes = torch.linalg.svd(train.features, full_matrices=True)
+    off = 7 * axes[-1]  # orthogonal to every sample
+    there, off_it = (detector.score(Outputs(each)) for each in (z, z + off))
+    torch.testing.assert_close(off_it, there, rtol=1e-6, atol=1e-6)
+    far, _ = said("mahalanobis", train)
+    assert (far.score(Outputs(z + off)) > far.score(Outputs(z)) + 10).all()
+
+
 # Subspaces
 
 

@@ -16,6 +16,7 @@ from oodbench.contenders import of_a_kind
 from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.outputs import Head
 
+from . import test_segmentation as segmentation
 from .test_extract import CPU
 
 SHAPING = ["ash-p", "ash-b", "ash-s", "scale", "lts", "vra"]
@@ -152,6 +153,39 @@ def test_anybodys_warnings_reach_the_rows_once() -> None:
     assert own[0].startswith("talker: fitted on")
     assert own[1].startswith("talker: 0.")
     assert " 271 in all" in own[1]  # of the ID test set, which comes first
+
+
+@dataclass
+class PixelTalker(Detector):
+    """Says something of each image. Higher = more OOD; unbounded."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def score(self, outputs: Outputs) -> Tensor:
+        warnings.warn(f"talker: {len(outputs)} pixels.", OODBenchWarning, stacklevel=2)
+        return outputs.logits.sum(dim=1)
+
+
+def test_what_is_said_of_pixels_reaches_the_rows_once() -> None:
+    results = segmentation.evaluate([PixelTalker(), "msp"])
+    for row in results:
+        own = [n for n in row["notes"] or () if n.startswith("talker")]
+        assert own == (["talker: 54 pixels."] if row["detector"] == "PixelTalker" else [])
+
+
+class Pixels(nn.Module):
+    """Log-probabilities of three classes, for each pixel of a grey image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images * torch.tensor([-2.0, 1.5, 3.0])[:, None, None]).log_softmax(dim=1)
+
+
+def test_energies_of_pixels_log_probabilities_are_refused() -> None:
+    results = segmentation.evaluate(["energy", "maxlogit"], model=Pixels())
+    assert results.failures.keys() == {"energy"}
+    assert "without that last layer" in results.failures["energy"]
+    assert any("are log-probabilities" in text for text in results.warnings)
+    assert all(any("log-prob" in note for note in row["notes"]) for row in results)
 
 
 @pytest.mark.parametrize(
