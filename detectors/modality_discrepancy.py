@@ -8,6 +8,9 @@ differ on OOD ones. The paper trains on this observation (A2D); here it is a sco
 
 with :math:`f_i` the logits of modality i. ``ensemble`` combines it with any other detector:
 ``--detector ensemble --set ensemble.members=msp,modality-discrepancy``.
+
+The modalities' predictions have to be trained: those of MultiOOD's baseline (``multimodal-ce`` with
+``single=False``, its ``published*`` recipes) are not, and are withheld.
 Checked against: the formula (tests/test_multimodal.py).
 """
 
