@@ -172,7 +172,7 @@ def shrunk_to_mean(
     """``(1 - rho) S + rho tr(S)/D I`` and rho in [0, 1], of G covariances at once.
 
     Args:
-        covariances: S, ``[G, D, D]``, biased (over N).
+        covariances: S, ``[G, D, D]``, biased (over N); changed in place, as they may be large.
         counts: N of each, ``[G]``.
         kind: ``"ledoit-wolf"``, ``"oas"`` or ``"none"``.
         fourth: ``sum |x|^4`` over the centred samples of each, ``[G]``, for Ledoit-Wolf.
@@ -181,12 +181,11 @@ def shrunk_to_mean(
     Returns:
         ``[G, D, D]`` and ``[G]``.
     """
-    dim = covariances.shape[1]
+    n, dim = counts.to(covariances), covariances.shape[1]
     mean = covariances.diagonal(dim1=1, dim2=2).mean(dim=1)  # tr(S) / D
-    size = covariances.flatten(1).square().sum(dim=1)  # |S|^2
-    n = counts.to(covariances)
     if kind == "none":
         return covariances, torch.zeros_like(mean)
+    size = torch.linalg.vector_norm(covariances, dim=(1, 2)).square()  # |S|^2
     if kind == "oas":
         alpha = size / dim**2
         over, under = alpha + mean.square(), (n + 1) * (alpha - mean.square() / dim)
@@ -197,9 +196,10 @@ def shrunk_to_mean(
     share = torch.where(under > 0, over / under.clamp(min=1e-300), 1.0).clamp(0.0, 1.0)
     if small is not None:
         share = torch.where(small, share, 0.0)
-    shrunk = covariances * (1 - share)[:, None, None]
-    shrunk.diagonal(dim1=1, dim2=2).add_((share * mean)[:, None])
-    return shrunk, share
+    covariances.mul_((1 - share)[:, None, None]).diagonal(dim1=1, dim2=2).add_(
+        (share * mean)[:, None]
+    )
+    return covariances, share
 
 
 def rank_of(variances: Tensor, most: int) -> int:
@@ -213,7 +213,9 @@ def rank_of(variances: Tensor, most: int) -> int:
     return min(int((variances > least).sum()), max(most, 0))
 
 
-def warn_of_span(variances: Tensor, n: int, who: str, done: str) -> None:
+def warn_of_span(
+    variances: Tensor, n: int, who: str, done: str, features: str = "features"
+) -> None:
     """Say that samples are fewer than the features that they differ in.
 
     Args:
@@ -221,12 +223,13 @@ def warn_of_span(variances: Tensor, n: int, who: str, done: str) -> None:
         n: samples.
         who: the detector.
         done: what that made of it.
+        features: what they are.
     """
     rank = rank_of(variances, len(variances))
     if n > len(variances) or rank < n - 1:  # it is the features, then, that span no more
         return
     warnings.warn(
-        f"{who}: {n:,} training samples have {len(variances):,} features, so they span "
+        f"{who}: {n:,} training samples have {len(variances):,} {features}, so they span "
         f"{min(rank, n):,} dimensions ({done}). New ID samples lie outside of that span, as OOD "
         "samples do, so less tells these apart than with more training samples.",
         OODBenchWarning,

@@ -117,7 +117,13 @@ class KPCA(Detector):
             self.phase_ = 2 * math.pi * torch.rand(m, generator=generator)
         found = principal_axes(moments(train, "kpca", transform=self._map, exact=False))
         if len(train) <= train.features.shape[1]:
-            warn_of_span(found.variances, len(train), "kpca", "principal axes are among them")
+            warn_of_span(
+                found.variances,
+                len(train),
+                "kpca",
+                "principal axes are among them",
+                "mapped features",
+            )
         explained = self.explained
         if explained is None:
             explained = 0.85 if self.kernel == "cosine" else 0.8
