@@ -119,11 +119,12 @@ def of_gap(
     smallest = min(n, *(len(s.ood) for s in (*easier, *harder)))
     weights = [1.0 / len(easier)] * len(easier) + [-1.0 / len(harder)] * len(harder)
     contrast = _variance([*easier, *harder], "auroc", weights)[0] * _student(level, smallest)
-    least = quantile_of_normal(level) * math.sqrt(contrast)
+    half = quantile_of_normal(level) * math.sqrt(contrast)
     below = means[0] - ends[0][0], ends[1][1] - means[1]
     above = ends[0][1] - means[0], means[1] - ends[1][0]
     low, high = (
-        max(least, math.sqrt(max(0.0, a * a + b * b - 2.0 * r * a * b))) for a, b in (below, above)
+        math.sqrt((half**2 + max(0.0, a * a + b * b - 2.0 * r * a * b)) / 2.0)
+        for a, b in (below, above)
     )
     return gap, max(-1.0, gap - low), min(1.0, gap + high)
 

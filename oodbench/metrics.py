@@ -236,15 +236,17 @@ def auroc_gap(
 ) -> tuple[float, float, float]:
     """How much higher the mean AUROC of some OOD sets is than that of others, and its interval.
 
-    ``mean_j AUROC(easier_j) - mean_k AUROC(harder_k)``, in [-1, 1]. The interval joins the two
-    means' own (:func:`mean_auroc_ci`: l, u and L, U around A and B) by the method of variance
-    estimates recovery, from ``A - B - sqrt((A - l)² + (U - B)² - 2 r (A - l) (U - B))`` to the like
-    with the other two ends, where r is their correlation, that the shared ID scores bring, by
-    DeLong. So it is as wide as they are where no variance can be seen, such as at AUROCs of 1. No
-    end is nearer than DeLong's for the contrast, ``z`` standard errors of the difference itself.
+    ``mean_j AUROC(easier_j) - mean_k AUROC(harder_k)``, in [-1, 1]. Each end is as far away as the
+    root mean square of two distances. One is DeLong's, ``z`` standard errors of the contrast, for
+    which the ID scores that all sets share are counted once. The other joins the two means' own
+    intervals (:func:`mean_auroc_ci`: l, u and L, U around A and B) by the method of variance
+    estimates recovery, ``sqrt((A - l)² + (U - B)² - 2 r (A - l) (U - B))`` to the lower end, and
+    the like with the other two ends, where r is the means' correlation by the shared ID scores. The
+    first misses above the interval near 1, and is no wide one where no variance can be seen, such
+    as at AUROCs of 1; the second misses below it where few ID scores are most of the error.
 
-    Source: Zou & Donner, Statistics in Medicine 27 (2008); Zou, American Journal of Epidemiology
-    165 (2007).
+    Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988); Zou & Donner, Statistics in
+    Medicine 27 (2008).
 
     Args:
         id_scores: ``[n]``.
