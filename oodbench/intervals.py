@@ -11,7 +11,7 @@ about as ``q^1.5``, so intervals with one V for all t miss truths below them twi
 say. And V cannot be seen where hardly a score is out of order. There E stands in, the share of p
 that one misplaced score is taken to cost, by simulation 0.08 (1/n + 1/m) for the AUROC and 0.12 of
 1/n or 1/m, of the positive class, for the AUPR (of J sets, ``(sum_j 1/m_j) / J²`` for 1/m). So the
-interval is continuous up to p = 1, is there as wide as some 0.5 / n, and further pairs out of order
+interval is continuous up to p = 1, is there as wide as some 0.9 / n, and further pairs out of order
 do not raise its lower end (1.25 is the least that does so, rounded up), but where V is that of one
 outlier, then by a twentieth of the width at most. V and E are enlarged by ``1 + (z² + 1) / 2k``, as
 Student's t of k degrees would do, k + 1 the size of the smallest set; V of the AUPR by ``1 + 8/k``
