@@ -35,6 +35,14 @@ def spare_cores() -> int:
     return min(4, max((os.cpu_count() or 1) - 1, 0))
 
 
+_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+
+
+def precision_name(precision: str | int) -> str:
+    """Lightning's full name of a precision: keys and rows know ``32`` and ``32-true`` as one."""
+    return _PRECISIONS.get(str(precision), str(precision))
+
+
 @dataclass(frozen=True)
 class Hardware:
     """How Lightning runs a network; passed through to ``Trainer``.
@@ -43,7 +51,7 @@ class Hardware:
         accelerator: Lightning's.
         devices: Lightning's, as text.
         strategy: Lightning's.
-        precision: Lightning's.
+        precision: Lightning's; its short names become the full ones (``16`` is ``16-mixed``).
         workers: processes that read images; None to choose by the dataset.
         batch_size: samples a forward pass when extracting.
         progress: whether to show progress bars.
@@ -56,6 +64,9 @@ class Hardware:
     workers: int | None = None
     batch_size: int = 256
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", precision_name(self.precision))
 
     def workers_for(self, samples: Samples, preprocess: Transform | None = None) -> int:
         """Data workers: none for images in memory or few, else one a spare core, at most four.

@@ -44,6 +44,7 @@ from oodbench.hardware import (
     Hardware,
     barrier,
     is_first_process,
+    precision_name,
     quiet_lightning,
     spare_cores,
 )
@@ -241,7 +242,7 @@ def plan(
         benchmark,
         samples,
         None if checkpoint is None else str(files.user_path(checkpoint)),
-        precision,
+        precision_name(precision),
     )
     _ = run.validation  # what it lacks is told before anything is trained
     return run

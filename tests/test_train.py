@@ -391,6 +391,16 @@ def test_another_precision_trains_another_network(spy: type[Spy]) -> None:
     assert spy.fits == 2, "both are there already"
 
 
+@pytest.mark.parametrize(
+    ("short_name", "name"), [("32", "32-true"), ("16", "16-mixed"), ("bf16", "bf16-mixed")]
+)
+def test_a_precision_has_one_name(short_name: str, name: str) -> None:
+    assert Hardware(precision=short_name) == Hardware(precision=name)
+    benchmark = tiny()[0]
+    runs = [plan(benchmark, "ce", precision=p) for p in (short_name, name)]
+    assert runs[0].key == runs[1].key
+
+
 def lighter(pixels: np.ndarray, labels: np.ndarray) -> None:
     pixels[7, 3, 3] ^= 1
 
