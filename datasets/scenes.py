@@ -266,8 +266,8 @@ SEGMENTATION_REMARKS = (
     "is to be large where the network is unsure, and so it is among objects: by T alone OOD digits "
     "are told from ID digits with an AUROC of 69.4, shapes with 93.1. But background, where "
     "nothing is unsure, has the largest T of all, as cross-entropy makes T small where digits are "
-    "hard; against it T is upside down (1.5 for OOD digits), and abet with it. A smaller rate (slow) "
-    "mends that in one seed of three.",
+    "hard; against it T is upside down (1.5 for OOD digits), and abet with it. A smaller rate "
+    "(slow) mends that in one seed of three.",
 )
 
 
