@@ -33,12 +33,13 @@ from oodbench.multimodal import (
     ModalityHeads,
     MultimodalClassifier,
     MultimodalEncoders,
+    MultimodalMethod,
     MultimodalRecipe,
     avdigits_cnn,
 )
 from oodbench.registry import BACKBONES
 from oodbench.samples import MultimodalSamples
-from oodbench.train import plan, train
+from oodbench.train import Run, plan, train
 from oodbench.transforms import MultimodalPreprocess, content_key
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
@@ -205,6 +206,24 @@ def test_methods_learn(name: str, toy: Benchmark) -> None:
         assert first["train/outlier-entropy"] == ""  # not before start_epoch
 
 
+def interrupt(run: Run, kind: type[MultimodalMethod], epoch: int) -> None:
+    """Train until an epoch (from 1) begins, as if somebody stopped it there."""
+    calls = 0
+    original = kind.on_train_epoch_start
+
+    def stop(self: MultimodalMethod) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == epoch:
+            raise KeyboardInterrupt
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "on_train_epoch_start", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, CPU)
+
+
 def test_a_run_that_was_interrupted_ends_the_same(toy: Benchmark, new_cache: Any) -> None:
     """Queues and draws too."""
     options = {"epochs": 4, "batch_size": 32, "start_epoch": 1, "queue_size": 20}
@@ -212,20 +231,7 @@ def test_a_run_that_was_interrupted_ends_the_same(toy: Benchmark, new_cache: Any
     whole = train(run, CPU).state_dict()
     new_cache()
 
-    calls = 0
-    original = A2DNPMix.on_train_epoch_start
-
-    def stop(self: A2DNPMix) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        original(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(A2DNPMix, "on_train_epoch_start", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(run, CPU)
+    interrupt(run, A2DNPMix, epoch=3)
     again = train(run, CPU).state_dict()
     for key, value in whole.items():
         assert torch.equal(value, again[key]), key
@@ -526,20 +532,7 @@ def test_a_run_that_keeps_its_best_ends_the_same_after_a_kill(
     run = plan(bench, "a2d", recipe="quick", overrides=options)
     whole = train(run, CPU)
     new_cache()
-    calls = 0
-    original = A2D.on_train_epoch_start
-
-    def stop(self: A2D) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        original(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(A2D, "on_train_epoch_start", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(run, CPU)
+    interrupt(run, A2D, epoch=4)
     again = train(run, CPU)
     assert again.found == whole.found
     for key, value in whole.state_dict().items():
