@@ -287,7 +287,7 @@ class _Walk:
             case types.CodeType():
                 shape = (value.co_argcount, value.co_kwonlyargcount, value.co_flags)
                 table = getattr(value, "co_exceptiontable", b"")
-                self.told("code", value.co_code, value.co_names, value.co_consts, shape, table)
+                self.told("code", value.co_code, _names(value), value.co_consts, shape, table)
             case types.MethodType():
                 self.told("method", value.__func__, value.__self__)
             case staticmethod() | classmethod():
@@ -303,7 +303,7 @@ class _Walk:
     def _function(self, function: types.FunctionType) -> None:
         home = str(function.__globals__.get("__name__") or "")
         whose = origin(home)
-        self.told("function", home, function.__qualname__)
+        self.told("function", _place(home), function.__qualname__)
         cells = {
             name: cell.cell_contents
             for name, cell in zip(
@@ -323,7 +323,7 @@ class _Walk:
         inside = {k: v for k, v in cells.items() if not self.stores.keeps_cell(function, k, v)}
         self.told("inside", {k: v for k, v in inside.items() if _counts(v, whose)})
         for chain, owner, value in resolve(function, self.stores.runs(function)):
-            if self.stores.keeps(owner, value) or not _counts(value, whose, home):
+            if self.stores.keeps(owner, value) or not _counts(value, whose):
                 continue
             self.told("reads", ".".join(chain), value)
         if whose == "user":
@@ -334,7 +334,7 @@ class _Walk:
         module = getattr(value, "__module__", None) or getattr(
             getattr(value, "__objclass__", None), "__module__", None
         )
-        self.told("builtin", module, value.__qualname__)
+        self.told("builtin", _place(module or ""), value.__qualname__)
         if owner is not None and not isinstance(owner, types.ModuleType | type):
             self.told("of", owner)
         self._compiled(module or "builtins", value)
@@ -346,11 +346,11 @@ class _Walk:
             if digest is None:
                 self.hide(value)
             else:
-                self.told("extension", module, digest)
+                self.told("extension", digest)
 
     def _namespace(self, module: types.ModuleType) -> None:
         """A module that is handed about as a value: all that it holds."""
-        self.told("namespace", module.__name__)
+        self.told("namespace", _place(module.__name__) or module.__name__.rpartition(".")[2])
         if origin(module.__name__) == "library":
             self.libraries.add(module.__name__.partition(".")[0])
         elif origin(module.__name__) == "user":
@@ -385,7 +385,7 @@ class _Walk:
                 continue
             if whose == "user" and self.stores.keeps_of_class(name, member):
                 continue
-            if _counts(member, whose, cls.__module__):
+            if _counts(member, whose):
                 self.told("has", name, member)
         self.told("bases", *cls.__bases__)
         if type(cls) is not type:
@@ -507,22 +507,38 @@ def _constant(value: Any, depth: int = 8) -> str | None:
 
 
 def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{_place(str(cls.__module__))}.{cls.__qualname__}".removeprefix(".")
+
+
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """What code reads by name; of oodbench's modules, which it may import, the last part."""
+    return tuple(
+        name.rpartition(".")[2] if origin(name) == "ours" else name for name in code.co_names
+    )
+
+
+def _place(module: str) -> str:
+    """The name of a library's module; none of others, whose code says what they are.
+
+    A user's file and oodbench's own may be moved or renamed, and the key stays.
+    """
+    return module if origin(module) == "library" else ""
 
 
 def _first(pair: tuple[Any, Any]) -> str:
     return str(pair[0])
 
 
-def _counts(value: Any, whose: str, home: str = "") -> bool:
+def _counts(value: Any, whose: str) -> bool:
     """Whether it is told of code that it stands beside; of oodbench's own, what is fixed alone.
 
-    That keeps registries and memories of oodbench out, and classes of its other modules.
+    That keeps registries and memories of oodbench out.
     """
     if whose == "user":
         return True
     if isinstance(value, type):
-        return issubclass(value, nn.Module) or value.__module__ == home
+        is_own = origin(str(value.__module__)) == "ours" and not issubclass(value, BaseException)
+        return is_own or issubclass(value, nn.Module)
     return isinstance(value, _FIXED)
 
 

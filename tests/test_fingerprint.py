@@ -837,3 +837,62 @@ def test_a_method_that_counts_on_its_class_is_the_same_method() -> None:
 @pytest.mark.parametrize("change", [{"scale": 2}, {"rate": 0.2}, {"margin": 4}], ids=str)
 def test_another_training_is_another_method(change: dict[str, Any]) -> None:
     assert code_digest(method_of(**change)) != code_digest(method_of())
+
+
+NETWORK = """
+import torch
+from torch import nn
+from {base} import Base
+
+SCALE = 2.0
+
+
+class Options:
+    def __init__(self):
+        self.factor = 3.0
+
+
+def scaled(images):
+    return images.flatten(1) * SCALE * Options().factor
+
+
+class Net(Base):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, images):
+        return self.linear(scaled(images))
+"""
+
+
+def placed(monkeypatch: pytest.MonkeyPatch, module: str, base: str, source: str = NETWORK) -> Any:
+    """The network of a source as it is in a module of that name, on a base class in another."""
+    for name, text in (
+        (base, "from torch import nn\nclass Base(nn.Module):\n    width = 64\n"),
+        (module, source.format(base=base)),
+    ):
+        made = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, made)
+        exec(compile(text, f"/{name}.py", "exec"), made.__dict__)
+    return sys.modules[module].Net
+
+
+@pytest.mark.parametrize("package", ["oodbench.", ""], ids=["of oodbench", "of a user"])
+def test_a_key_holds_no_places(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """A file that is moved or renamed gives the same keys; one whose code changes does not."""
+    here = placed(monkeypatch, f"{package}ground_", f"{package}ground_bases")
+    there = placed(monkeypatch, f"{package}attic_.left", f"{package}cellar_")
+    assert here.__module__ != there.__module__
+    assert code_digest(here) == code_digest(there)
+    assert key(here()) == key(there())
+    for old, new in (
+        ("factor = 3.0", "factor = 4.0"),
+        ("SCALE = 2.0", "SCALE = 1.0"),
+        ("self.linear(", "-self.linear("),
+    ):
+        changed = NETWORK.replace(old, new)
+        other = placed(monkeypatch, f"{package}ground_", f"{package}ground_bases", changed)
+        assert code_digest(here) != code_digest(other), old
+        assert key(here()) != key(other()), old
