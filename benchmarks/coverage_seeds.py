@@ -5,8 +5,8 @@ Usage: ``python benchmarks/coverage_seeds.py [--repeats 1000] [--seed 0]``
 Normal scores of 300 ID and 300 OOD images are d apart. A seed sees the same images as the others:
 four fifths of a score's variance are the image's, a fifth is the seed's. And the seed has a d of
 its own, normal around that of the setting. The truth is the mean AUROC of all seeds on all images.
-Beside the interval of ``oodbench.seeds`` stands that of pooled degrees of freedom (Hillis 2007).
-A minute or two on one core.
+Beside the interval of ``oodbench.results.seeds`` stands that of pooled degrees of freedom (Hillis
+2007). A minute or two on one core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from oodbench import metrics
-from oodbench.seeds import Interval, interval
+from oodbench.results.seeds import Interval, interval
 
 IMAGES, OF_IMAGE = 300, 0.8
 SETTINGS = (1.0, 0.1), (1.0, 0.2), (1.0, 0.4), (2.5, 0.1), (2.5, 0.3), (2.5, 0.8), (4.0, 0.5)
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1000, help="of each setting")
     parser.add_argument("--seed", type=int, default=0, help="of the scores")
     args = parser.parse_args()
-    print("| seeds | AUROC | d | `oodbench.seeds` | width | pooled | width |")
+    print("| seeds | AUROC | d | `oodbench.results.seeds` | width | pooled | width |")
     print("| --- " * 7 + "|")
     for seeds in (2, 3, 5):
         for mean, spread in SETTINGS:

@@ -39,7 +39,7 @@ from sklearn.datasets import load_sample_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from oodbench.video import VideoFile
+from oodbench.data.video import VideoFile
 
 Reader = Callable[[Path, np.ndarray], np.ndarray]
 

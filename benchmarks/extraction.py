@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oodbench.data.samples import Samples, image_folder
 from oodbench.extract import extract
 from oodbench.hardware import Hardware
-from oodbench.pretrained import create_pretrained
-from oodbench.samples import Samples, image_folder
+from oodbench.networks.pretrained import create_pretrained
 
 
 def photographs(folder: Path, n: int) -> Path:

@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from oodbench.backbones import create_backbone
+from oodbench.data.samples import MultimodalSamples
+from oodbench.data.video import FlowFiles, VideoFile
 from oodbench.datasets.multiood import near_hmdb
 from oodbench.detectors.a2d_npmix import A2D, A2DRecipe
-from oodbench.samples import MultimodalSamples
-from oodbench.train import _Views
-from oodbench.video import FlowFiles, VideoFile
+from oodbench.networks.backbones import create_backbone
+from oodbench.training.train import _Views
 
 
 def write(path: Path, codec: str, seed: int, frames: int = 60) -> Path:

@@ -30,16 +30,17 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.peers import PEERS
+
 import oodbench
 from oodbench import Outputs, metrics
-from oodbench.backbones import load_classifier
 from oodbench.benchmark import get_benchmark
+from oodbench.data.transforms import Preprocess
 from oodbench.detectors._network import hooked, last_maps
 from oodbench.extract import extract
 from oodbench.hardware import Hardware
+from oodbench.networks.backbones import load_classifier
 from oodbench.outputs import Head
-from oodbench.transforms import Preprocess
-from tests.peers import PEERS
 
 warnings.filterwarnings("ignore")
 

@@ -26,14 +26,15 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from oodbench import Outputs, linear, metrics
+from oodbench import Outputs, metrics
+from oodbench.data.samples import Samples
 from oodbench.datasets.cifar import CIFAR100
 from oodbench.datasets.validation import held_out
 from oodbench.detectors.ptood import LinearProbe, ProbeRecipe
 from oodbench.extract import extract
 from oodbench.hardware import Hardware
-from oodbench.pretrained import create_pretrained
-from oodbench.samples import Samples
+from oodbench.networks import linear
+from oodbench.networks.pretrained import create_pretrained
 
 warnings.filterwarnings("ignore")
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from oodbench import Hardware, get_benchmark, metrics
-from oodbench.samples import OOD, VOID, Samples
-from oodbench.segmentation import segment
-from oodbench.train import plan, train
+from oodbench.data.samples import OOD, VOID, Samples
+from oodbench.tasks.segmentation import segment
+from oodbench.training.train import plan, train
 
 
 def temperatures(

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from oodbench import files
+from oodbench.data.images import SUFFIXES
+from oodbench.data.listing import files_below
+from oodbench.data.samples import ImageArrays, Samples, image_folder
 from oodbench.errors import DataError, MissingDataError
-from oodbench.images import SUFFIXES
-from oodbench.listing import files_below
-from oodbench.samples import ImageArrays, Samples, image_folder
 
 from ._parquet import ParquetImages as ParquetImages
 from ._parquet import read_shards, shards_of

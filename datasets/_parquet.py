@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image
 
+from oodbench.data.images import decode
+from oodbench.data.listing import files_below
+from oodbench.data.samples import Samples, content_digest
 from oodbench.errors import DataError, MissingDataError
-from oodbench.images import decode
-from oodbench.listing import files_below
-from oodbench.samples import Samples, content_digest
 
 IMAGES = ("image", "img")
 LABELS = ("label", "labels", "fine_label", "target", "targets", "class", "category")

@@ -34,11 +34,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from oodbench import files
-from oodbench.audio import AudioFile, LogMel, Waveform
 from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.data.audio import AudioFile, LogMel, Waveform
+from oodbench.data.samples import MultimodalSamples, Samples, content_digest
+from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.errors import DataError, MissingDataError, OptionError
-from oodbench.samples import MultimodalSamples, Samples, content_digest
-from oodbench.transforms import MultimodalPreprocess, Preprocess
 
 from .images import MNIST
 from .multiood import posthoc_preset

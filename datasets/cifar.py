@@ -42,9 +42,9 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import Preprocess
 from oodbench.errors import MissingDataError
-from oodbench.samples import Samples
-from oodbench.transforms import Preprocess
 
 from ._find import find, folders, parquet, torchvision_arrays
 from .images import ISUN, LSUN_C, MNIST, PLACES365, SVHN, TEXTURES, TIN

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.data.samples import ImageFiles, Samples, image_folder
+from oodbench.data.transforms import Preprocess
 from oodbench.errors import DataError, MissingDataError
-from oodbench.samples import ImageFiles, Samples, image_folder
-from oodbench.transforms import Preprocess
 
 from ._find import find, folders, parquet, torchvision_arrays
 from .cifar import CIFAR10, CIFAR100

@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.data.samples import ImageArrays
+from oodbench.data.transforms import Preprocess
 from oodbench.errors import OptionError
-from oodbench.samples import ImageArrays
-from oodbench.transforms import Preprocess
 
 from .validation import synthetic_ood
 

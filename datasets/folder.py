@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol, folder_spec
+from oodbench.data.transforms import Preprocess
 from oodbench.errors import MissingDataError, OptionError
-from oodbench.transforms import Preprocess
 
 from .validation import synthetic_ood
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from oodbench.benchmark import DatasetSpec
+from oodbench.data.samples import Samples, Subset
 from oodbench.errors import DataError, UnknownNameError
-from oodbench.samples import Samples, Subset
 
 from ._find import find, folders, parquet
 from .transfer import TEN

@@ -8,7 +8,7 @@ from typing import Any
 
 from oodbench import files
 from oodbench.benchmark import DatasetSpec
-from oodbench.samples import Samples
+from oodbench.data.samples import Samples
 
 from ._find import Reader, find, folders, parquet, torchvision_arrays
 

@@ -51,12 +51,12 @@ from typing import Any
 import numpy as np
 
 from oodbench import files
-from oodbench.audio import AudioFile, LogSpectrogram
 from oodbench.benchmark import Benchmark, DatasetSpec, Group, Protocol
+from oodbench.data.audio import AudioFile, LogSpectrogram
+from oodbench.data.samples import MultimodalSamples, content_digest
+from oodbench.data.transforms import MultimodalPreprocess
+from oodbench.data.video import ClipPreprocess, FlowFiles, FlowFolder, FrameFolder, VideoFile
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError
-from oodbench.samples import MultimodalSamples, content_digest
-from oodbench.transforms import MultimodalPreprocess
-from oodbench.video import ClipPreprocess, FlowFiles, FlowFolder, FrameFolder, VideoFile
 
 from .folder import IMAGENET_MEAN, IMAGENET_STD
 

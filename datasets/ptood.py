@@ -31,9 +31,9 @@ from typing import cast
 import numpy as np
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.data.samples import Samples, Subset
+from oodbench.data.transforms import Preprocess
 from oodbench.errors import MissingDataError, OptionError
-from oodbench.samples import Samples, Subset
-from oodbench.transforms import Preprocess
 
 from .cifar import CIFAR10, CIFAR10_PREPROCESS, CIFAR100, CIFAR100_PREPROCESS, VALIDATION_SHARE
 from .folder import IMAGENET_MEAN, IMAGENET_STD, folder_benchmark

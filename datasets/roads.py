@@ -15,9 +15,9 @@ import numpy as np
 
 from oodbench import files
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.data.samples import OOD, VOID, ImageFiles, MaskedSamples, content_digest
+from oodbench.data.transforms import Preprocess
 from oodbench.errors import DataError, MissingDataError, OptionError
-from oodbench.samples import OOD, VOID, ImageFiles, MaskedSamples, content_digest
-from oodbench.transforms import Preprocess
 
 from .folder import IMAGENET_MEAN, IMAGENET_STD
 

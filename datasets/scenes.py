@@ -21,9 +21,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.data.samples import OOD, BoxedSamples, Boxes, MaskedSamples, Samples, content_digest
+from oodbench.data.transforms import Preprocess
 from oodbench.errors import OptionError
-from oodbench.samples import OOD, BoxedSamples, Boxes, MaskedSamples, Samples, content_digest
-from oodbench.transforms import Preprocess
 
 from .digits import CITATION, DIGITS, DIGITS_6_9, ID_CLASSES
 

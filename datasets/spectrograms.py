@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from oodbench.audio import AudioFile, LogMel
 from oodbench.benchmark import DatasetSpec
+from oodbench.data.audio import AudioFile, LogMel
+from oodbench.data.samples import Samples, content_digest
 from oodbench.errors import MissingDataError
-from oodbench.samples import Samples, content_digest
 
 from .avdigits import RATE, Recording, recordings
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from oodbench.benchmark import DatasetSpec
+from oodbench.data.samples import ImageFiles, Samples, image_folder
 from oodbench.errors import DataError, OptionError
-from oodbench.samples import ImageFiles, Samples, image_folder
 
 from ._find import Reader, find, folders, parquet
 from .validation import held_out

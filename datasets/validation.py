@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from oodbench import digests, files
+from oodbench import files
 from oodbench.benchmark import DatasetSpec
-from oodbench.samples import Samples, Subset, content_digest
-from oodbench.transforms import Preprocess, in_mode
+from oodbench.data.samples import Samples, Subset, content_digest
+from oodbench.data.transforms import Preprocess, in_mode
+from oodbench.disk import digests
 
 VERSION = 1
 """Part of every digest; raised when the same sources would give other images."""

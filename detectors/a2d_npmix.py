@@ -74,11 +74,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench import clips as _clips  # noqa: F401  (registers backbones)
 from oodbench.detector import Paper
 from oodbench.errors import OptionError
 from oodbench.method import Recipe
-from oodbench.multimodal import MultimodalEncoders, MultimodalMethod, MultimodalRecipe
+from oodbench.networks import clips as _clips  # noqa: F401  (registers backbones)
+from oodbench.networks.modalities import MultimodalEncoders, MultimodalMethod, MultimodalRecipe
 from oodbench.registry import register_method
 
 from ._numerics import at_work, precise

@@ -80,22 +80,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from oodbench import detection, segmentation
-from oodbench.backbones import CIFARResNet
-from oodbench.detection import DetectionMethod
-from oodbench.detector import Detector, Paper, learned
-from oodbench.errors import OptionError
-from oodbench.method import Method, Recipe
-from oodbench.outputs import Head, Outputs
-from oodbench.registry import register_detector, register_method
-from oodbench.segmentation import SegmentationMethod
-from oodbench.transforms import (
+from oodbench.data.transforms import (
     Augmentation,
     CropFlip,
     Preprocess,
     TrivialAugment,
     TrivialResizedCrop,
 )
+from oodbench.detector import Detector, Paper, learned
+from oodbench.errors import OptionError
+from oodbench.method import Method, Recipe
+from oodbench.networks.backbones import CIFARResNet
+from oodbench.outputs import Head, Outputs
+from oodbench.registry import register_detector, register_method
+from oodbench.tasks import detection, segmentation
+from oodbench.tasks.detection import DetectionMethod
+from oodbench.tasks.segmentation import SegmentationMethod
 
 from ._numerics import (
     at_work,

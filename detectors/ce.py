@@ -17,14 +17,14 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench import detection, segmentation
-from oodbench.detection import DetectionMethod, LinearBoxHead
+from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
 from oodbench.detector import Paper
 from oodbench.method import Method, Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
-from oodbench.segmentation import SegmentationMethod
-from oodbench.transforms import Augmentation, CropFlip, Preprocess
+from oodbench.tasks import detection, segmentation
+from oodbench.tasks.detection import DetectionMethod, LinearBoxHead
+from oodbench.tasks.segmentation import SegmentationMethod
 
 
 @register_method("ce")

@@ -48,12 +48,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
 from oodbench.detector import Detector, Paper
 from oodbench.errors import OptionError
 from oodbench.method import Method, Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
-from oodbench.transforms import Augmentation, CropFlip, Preprocess
 
 from ._numerics import precise
 

@@ -41,11 +41,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
 from oodbench.detector import Detector, Paper
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.method import Method, Recipe
 from oodbench.registry import register_detector, register_method
-from oodbench.transforms import Augmentation, CropFlip, Preprocess
 
 Similarity = Literal["cosine", "inner", "euclid"]
 MINIMAL_G = 1e-12

@@ -10,14 +10,15 @@ rests on the frozen network's discrimination of single instances, not on the ID 
 repairs it. Here:
 
 - ``frozen``: the network as it is; features, and no classifier.
-- ``linear-probe``: a linear layer on the frozen features (``oodbench.linear``), whose weight decay
+- ``linear-probe``: a linear layer on the frozen features (``oodbench.networks.linear``), whose
+weight decay
   is chosen on ID validation data:
 
 .. math:: \min_{W, b}\ \frac1n \sum_i -\log \operatorname{softmax}(W \tilde z_i + b)_{y_i}
     + \frac{\lambda}{2} \lVert W \rVert_2^2
 
   with :math:`\tilde z` the features less their mean, over the root of their mean variance
-  (``oodbench.linear``); W is that of :math:`\tilde z`
+  (``oodbench.networks.linear``); W is that of :math:`\tilde z`
 
 - ``ptood``: the mean cosine distance to the k nearest ID training instances,
 
@@ -44,10 +45,11 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from oodbench import linear, metrics
+from oodbench import metrics
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import DataError, OptionError
 from oodbench.method import FrozenMethod, FrozenRecipe
+from oodbench.networks import linear
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 

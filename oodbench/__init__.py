@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from oodbench.contenders import (
         Networks as Networks,
     )
+    from oodbench.data.samples import Samples as Samples
+    from oodbench.data.transforms import Preprocess as Preprocess
     from oodbench.detector import (
         Detector as Detector,
     )
@@ -77,10 +79,8 @@ if TYPE_CHECKING:
     from oodbench.registry import (
         register_method as register_method,
     )
-    from oodbench.results import Results as Results
-    from oodbench.results import ResultStore as ResultStore
-    from oodbench.samples import Samples as Samples
-    from oodbench.transforms import Preprocess as Preprocess
+    from oodbench.results.rows import Results as Results
+    from oodbench.results.store import ResultStore as ResultStore
 
 # Python started in a checkout finds this package here before the installed one; its sub-packages
 # oodbench.detectors and oodbench.datasets are the folders beside it.
@@ -107,9 +107,10 @@ _HOME = {
         "register_detector",
         "register_method",
     ),
-    "results": ("ResultStore", "Results"),
-    "samples": ("Samples",),
-    "transforms": ("Preprocess",),
+    "results.rows": ("Results",),
+    "results.store": ("ResultStore",),
+    "data.samples": ("Samples",),
+    "data.transforms": ("Preprocess",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

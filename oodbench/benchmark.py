@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from oodbench import files
+from oodbench.data.samples import Samples, image_folder
+from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError
 from oodbench.registry import BENCHMARKS, DATASETS
-from oodbench.samples import Samples, image_folder
-from oodbench.transforms import MultimodalPreprocess, Preprocess
 
 Group = Literal["near", "far", "familiar", "unfamiliar", "shifted"]
 Task = Literal["classification", "segmentation", "detection"]

@@ -18,10 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from oodbench import doubts, files, isolation, metrics, probe
-from oodbench.backbones import load_classifier
+from oodbench import files, metrics
 from oodbench.benchmark import Benchmark
-from oodbench.classifier import Classifier
+from oodbench.caching import probe
+from oodbench.caching.fingerprint import unknown, unknown_weights, weights_digest
+from oodbench.checks import doubts
+from oodbench.data.samples import MultimodalSamples, Samples
+from oodbench.data.transforms import Preprocess, Transform, as_shown
 from oodbench.detector import Detector, create_detector, id_options
 from oodbench.errors import (
     BadScoresError,
@@ -38,19 +41,19 @@ from oodbench.extract import (
     fit_with_network,
     score_with_network,
 )
-from oodbench.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.hardware import Hardware
-from oodbench.heads import checked
-from oodbench.models import as_module, copied
-from oodbench.normalisation import fed
+from oodbench.networks.backbones import load_classifier
+from oodbench.networks.classifier import Classifier
+from oodbench.networks.heads import checked
+from oodbench.networks.models import as_module, copied
+from oodbench.networks.normalisation import fed
 from oodbench.outputs import Head, Outputs, to_numpy
-from oodbench.process import undisturbed
 from oodbench.registry import DETECTORS, METHODS
-from oodbench.samples import MultimodalSamples, Samples
-from oodbench.scorable import left_out, why_not
-from oodbench.train import check_classes, is_frozen, method_name, plan, train
-from oodbench.transforms import Preprocess, Transform, as_shown
-from oodbench.workers import worker_failure
+from oodbench.runtime import isolation
+from oodbench.runtime.process import undisturbed
+from oodbench.runtime.workers import worker_failure
+from oodbench.tasks.scorable import left_out, why_not
+from oodbench.training.train import check_classes, is_frozen, method_name, plan, train
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from oodbench import level
-from oodbench.door import single_precision
+from oodbench.checks import level
 from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError, OptionError
+from oodbench.networks.door import single_precision
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS
 
@@ -121,7 +121,7 @@ class Detector:
         """Whether its score lives on the level of the logits, their log-sum-exp, as energies do.
 
         Of a network that ends in a log-softmax that is zero for every sample, up to rounding, so
-        such logits are refused; see ``oodbench.level``.
+        such logits are refused; see ``oodbench.checks.level``.
         """
         return False
 

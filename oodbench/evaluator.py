@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from oodbench import doubts, files, linear, metrics, overlap, sanity, scorable
+from oodbench import files, metrics
 from oodbench.benchmark import GROUPS, Benchmark, Group, get_benchmark
+from oodbench.checks import doubts, overlap, sanity
 from oodbench.contenders import (
     Contender,
     Networks,
@@ -33,28 +34,30 @@ from oodbench.contenders import (
     reason_of,
     track,
 )
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import MultimodalPreprocess, Transform, content_key
 from oodbench.detector import Detector
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.hardware import Hardware, is_first_process
-from oodbench.machine import accelerator_name, processor_name
+from oodbench.networks import linear
 from oodbench.outputs import Outputs
-from oodbench.pictures import MOST_BYTES, MOST_PICTURES
-from oodbench.process import undisturbed
-from oodbench.results import (
+from oodbench.results.rows import (
     COLUMNS,
     ENDS,
     FOREGROUND,
     METRICS,
     SCHEMA,
     Results,
-    ResultStore,
     Row,
     row_id,
-    versions,
 )
-from oodbench.samples import Samples
-from oodbench.train import check_classes, id_samples
-from oodbench.transforms import MultimodalPreprocess, Transform, content_key
+from oodbench.results.store import ResultStore
+from oodbench.results.versions import versions
+from oodbench.runtime.machine import accelerator_name, processor_name
+from oodbench.runtime.process import undisturbed
+from oodbench.tasks import scorable
+from oodbench.tasks.pictures import MOST_BYTES, MOST_PICTURES
+from oodbench.training.train import check_classes, id_samples
 from oodbench.tune import Validation
 from oodbench.tune import tune as choose_options
 
@@ -343,7 +346,7 @@ class Evaluator:
         return list(dict.fromkeys(told))
 
     def _odd(self, subject: Subject, test: Seen, train: Seen | None) -> list[str]:
-        """What is odd about the ID accuracy; see ``oodbench.sanity``."""
+        """What is odd about the ID accuracy; see ``oodbench.checks.sanity``."""
         outputs = test.outputs
         decisions = outputs.decisions
         if self.benchmark.task != "classification" or decisions is None:
@@ -393,7 +396,7 @@ class Evaluator:
     def _subject(self, contender: Contender) -> Subject:
         preprocess = self.benchmark.preprocess
         if self.benchmark.task == "detection":
-            from oodbench.detection import DetectionSubject
+            from oodbench.tasks.detection import DetectionSubject
 
             confidence = self.benchmark.protocol.confidence
             subject: Subject = DetectionSubject(
@@ -693,7 +696,7 @@ def evaluate(
     )
     kind = Evaluator
     if chosen.task == "segmentation":
-        from oodbench.segmentation import SegmentationEvaluator
+        from oodbench.tasks.segmentation import SegmentationEvaluator
 
         kind = SegmentationEvaluator
     evaluator = kind(

@@ -3,7 +3,7 @@
 A network that is a linear head on a frozen ``trunk`` is not run itself: its trunk is, and another
 head on the same trunk costs no pass.
 
-How the arrays lie on disk while they are filled is told in ``oodbench.store``.
+How the arrays lie on disk while they are filled is told in ``oodbench.caching.store``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from oodbench import disk, files, leftovers, probe
-from oodbench.classifier import Classifier
-from oodbench.description import Description, describe
+from oodbench import files
+from oodbench.caching import probe
+from oodbench.caching.description import Description, describe
+from oodbench.caching.fingerprint import cache_key, unknown
+from oodbench.caching.store import Store, discard, stored
+from oodbench.data.samples import MultimodalSamples, Samples
+from oodbench.data.transforms import Transform
 from oodbench.detector import Detector, check_scores
-from oodbench.door import at_door, check_weights, explained, fed, kept, kept_head
+from oodbench.disk import full, leftovers
+from oodbench.disk.locks import alone
 from oodbench.errors import (
     BadScoresError,
     DataError,
@@ -36,7 +41,6 @@ from oodbench.errors import (
     OODBenchWarning,
     StorageError,
 )
-from oodbench.fingerprint import cache_key, unknown
 from oodbench.hardware import (
     Hardware,
     barrier,
@@ -44,15 +48,13 @@ from oodbench.hardware import (
     quiet_lightning,
     rank_and_world,
 )
-from oodbench.heads import checked_head
-from oodbench.locks import alone
-from oodbench.memory_format import prefer_channels_last
-from oodbench.models import as_module, copied
+from oodbench.networks.classifier import Classifier
+from oodbench.networks.door import at_door, check_weights, explained, fed, kept, kept_head
+from oodbench.networks.heads import checked_head
+from oodbench.networks.memory_format import prefer_channels_last
+from oodbench.networks.models import as_module, copied
 from oodbench.outputs import Head, Outputs, to_numpy
-from oodbench.process import undisturbed
-from oodbench.samples import MultimodalSamples, Samples
-from oodbench.store import Store, discard, stored
-from oodbench.transforms import Transform
+from oodbench.runtime.process import undisturbed
 
 
 @runtime_checkable
@@ -440,9 +442,9 @@ def _gathered(pieces: Iterator[np.ndarray], shape: tuple[int, int]) -> np.ndarra
     if math.prod(shape) <= 2**26:
         return np.concatenate(list(pieces))
     folder = files.cache_dir()
-    with _nameless(folder) as handle, disk.telling(folder, 4 * math.prod(shape)):
+    with _nameless(folder) as handle, full.telling(folder, 4 * math.prod(shape)):
         for piece in pieces:  # written, not mapped: a disk that fills would kill the process
-            disk.write_all(handle, np.ascontiguousarray(piece, dtype=np.float32).data)
+            full.write_all(handle, np.ascontiguousarray(piece, dtype=np.float32).data)
         return np.memmap(handle, dtype=np.float32, mode="c", shape=shape)
 
 

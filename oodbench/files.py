@@ -15,9 +15,9 @@ from typing import Any
 
 import platformdirs
 
-from oodbench import disk, leftovers
+from oodbench.disk import full, leftovers
+from oodbench.disk.locks import locked as locked
 from oodbench.errors import StorageError
-from oodbench.locks import locked as locked
 
 
 def user_path(path: str | Path) -> Path:
@@ -97,7 +97,7 @@ def make_dir(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk.storage_error(path, error) from error
+        raise full.storage_error(path, error) from error
     return path
 
 
@@ -128,16 +128,16 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
         # as any other file, unlike those of tempfile: results are meant to be shared
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise disk.storage_error(path, error, size) from error
+        raise full.storage_error(path, error, size) from error
     try:
-        with disk.telling(path, size):
+        with full.telling(path, size):
             yield temporary
         try:
             with temporary.open("r+b") as written:
-                disk.flush(written)
+                full.flush(written)
             _replace(temporary, path)
         except OSError as error:
-            raise disk.storage_error(path, error, size) from error
+            raise full.storage_error(path, error, size) from error
     finally:
         leftovers.remove(temporary)
     if path.parent not in _swept:

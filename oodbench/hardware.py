@@ -21,13 +21,13 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
-from oodbench import launchers, signals
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import Transform
 from oodbench.errors import OODBenchError
-from oodbench.process import ProcessState
-from oodbench.restore import NetworkState
-from oodbench.samples import Samples
-from oodbench.transforms import Transform
-from oodbench.workers import is_cut_off, worker_failure
+from oodbench.runtime import launchers, signals
+from oodbench.runtime.process import ProcessState
+from oodbench.runtime.restore import NetworkState
+from oodbench.runtime.workers import is_cut_off, worker_failure
 
 
 def spare_cores() -> int:
@@ -145,8 +145,9 @@ class Running:
     """A network at work: on its device, in evaluation mode, in inference mode, in its precision.
 
     That holds inside of a ``with`` block. Outside of it the network and the random numbers of the
-    process are what they were before, in every respect (see ``oodbench.restore``); so the block of
-    a generator must not hold a ``yield``. It may be entered again: what is moved is moved once.
+    process are what they were before, in every respect (see ``oodbench.runtime.restore``); so the
+    block of a generator must not hold a ``yield``. It may be entered again: what is moved is moved
+    once.
 
     Args:
         network: the network. It works on copies of its tensors.

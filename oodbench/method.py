@@ -22,14 +22,14 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
-from oodbench.backbones import create_backbone
-from oodbench.checkpoints import misfit, parts_of, read_checkpoint
+from oodbench.data.transforms import Augmentation, Preprocess, SimCLR
 from oodbench.detector import Paper
 from oodbench.errors import CheckpointError, OptionError, UnknownNameError
-from oodbench.lookalikes import looks_like
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.checkpoints import misfit, parts_of, read_checkpoint
+from oodbench.networks.lookalikes import looks_like
+from oodbench.networks.pretrained import LAYERS, PretrainedEncoder, create_pretrained
 from oodbench.outputs import Head, Outputs
-from oodbench.pretrained import LAYERS, PretrainedEncoder, create_pretrained
-from oodbench.transforms import Augmentation, Preprocess, SimCLR
 
 JointAugmentation = Callable[[Image.Image, Any, random.Random], tuple[Tensor, Any]]
 
@@ -285,9 +285,9 @@ class Method(pl.LightningModule):
 class FrozenMethod(Method):
     """A method whose backbone was trained before, and stays as it is.
 
-    The backbone is a :class:`~oodbench.pretrained.PretrainedEncoder`. It sees each image once, in
-    its own preprocessing; what the method learns, it learns from the cached features. ``found``
-    tells people what ``learn`` chose.
+    The backbone is a :class:`~oodbench.networks.pretrained.PretrainedEncoder`. It sees each image
+    once, in its own preprocessing; what the method learns, it learns from the cached features.
+    ``found`` tells people what ``learn`` chose.
     """
 
     @classmethod

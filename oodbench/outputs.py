@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench import disk, files, leftovers, mapped
-from oodbench.digests import file_digest
+from oodbench import files
+from oodbench.disk import full, leftovers, mapped
+from oodbench.disk.digests import file_digest
 from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError, StorageError
 
 FORMAT = 2
@@ -250,7 +251,10 @@ class Outputs:
             yield "head.bias", self.head.bias
 
     def spill(self, folder: Path) -> None:
-        """Move large columns from memory to nameless files; see :func:`oodbench.mapped.spilled`."""
+        """Move large columns from memory to nameless files.
+
+        See :func:`oodbench.disk.mapped.spilled`.
+        """
         for name, value in list(self._columns()):
             self._set(name, mapped.spilled(value, folder))
 
@@ -328,7 +332,7 @@ class Outputs:
         wanted = sum(array.nbytes for array in arrays.values())
         try:
             temporary.mkdir(parents=True)
-            with disk.telling(path, wanted):
+            with full.telling(path, wanted):
                 # no two names are the same file
                 columns = {name: f"{quote(name, safe='')}.npy" for name in arrays}
                 for name, array in arrays.items():
@@ -340,7 +344,7 @@ class Outputs:
         except OSError as error:
             if isinstance(error, StorageError) or path.exists():
                 raise
-            raise disk.storage_error(path, error, wanted) from error
+            raise full.storage_error(path, error, wanted) from error
         finally:
             leftovers.remove(temporary)
 
@@ -390,7 +394,7 @@ class _Sink:
 
     def write(self, content: bytes) -> None:
         """Write all of it, or raise."""
-        disk.write_all(self.handle, content)
+        full.write_all(self.handle, content)
 
 
 def _write(path: Path, array: np.ndarray) -> None:
@@ -443,8 +447,8 @@ def write_description(
     names = [*columns.values(), *(["head.weight.npy", "head.bias.npy"] if about["head"] else [])]
     meta = {"format": FORMAT, "columns": dict(columns), "key": key, **about}
     for name in names:
-        with disk.telling(folder / name), (folder / name).open("r+b") as handle:
-            disk.flush(handle)
+        with full.telling(folder / name), (folder / name).open("r+b") as handle:
+            full.flush(handle)
     meta["digests"] = {name: file_digest(folder / name) for name in names}
     files.write_json(folder / "outputs.json", {**meta, "seal": files.digest(meta)})
 

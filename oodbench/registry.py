@@ -207,7 +207,7 @@ DETECTORS: Registry[Any] = Registry("detector", "oodbench.detectors", "oodbench.
 METHODS: Registry[Any] = Registry("method", "oodbench.methods", "oodbench.Method")
 BENCHMARKS: Registry[Any] = Registry("benchmark", "oodbench.benchmarks")
 DATASETS: Registry[Any] = Registry("dataset", "oodbench.datasets")
-BACKBONES: Registry[Any] = Registry("backbone", "oodbench.backbones")
+BACKBONES: Registry[Any] = Registry("backbone", "oodbench.networks.backbones")
 PREPARATIONS: Registry[Any] = Registry("preparation of data", "oodbench.preparations")
 """Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodbench import doubts, files, metrics, scorable
+from oodbench import files, metrics
 from oodbench.benchmark import Benchmark, get_benchmark
+from oodbench.checks import doubts
 from oodbench.contenders import (
     Networks,
     Report,
@@ -34,13 +35,14 @@ from oodbench.contenders import (
     reason_of,
     track,
 )
+from oodbench.data.samples import Samples, Subset, positions
 from oodbench.detector import Detector, build
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
 from oodbench.hardware import Hardware
 from oodbench.outputs import Outputs
-from oodbench.process import undisturbed
-from oodbench.samples import Samples, Subset, positions
-from oodbench.train import check_classes, id_samples
+from oodbench.runtime.process import undisturbed
+from oodbench.tasks import scorable
+from oodbench.training.train import check_classes, id_samples
 
 
 class Validation:

@@ -1,0 +1,135 @@
+"""Whether a network still says what the cache has of it.
+
+No reading of code finds all that it hangs on: a file or a variable that it reads when it runs, a
+model behind a client. So a network with a user's code runs on a few samples again before cached
+outputs are believed; where these differ, they are dropped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from oodbench import files
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import Transform
+from oodbench.disk import leftovers
+from oodbench.hardware import Hardware, Running, is_distributed
+from oodbench.networks.door import explained, fed, kept
+from oodbench.outputs import Outputs
+
+EACH = 2
+"""How many of the first, the middle and the last samples are looked at."""
+
+VARIES = "varies"
+"""A file beside outputs of a network that was seen to change although its content did not."""
+
+_varying: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def some_of(n: int) -> list[int]:
+    """Positions of a few of n samples: the first, the middle and the last ones."""
+    middle = (n - EACH) // 2
+    starts = (0, middle, n - EACH)
+    return sorted({i for start in starts for i in range(start, start + EACH) if 0 <= i < n})
+
+
+def tolerance(hardware: Hardware, device: torch.device) -> float:
+    """How far outputs of the same network may be apart, as a share of the largest."""
+    if "16" in hardware.precision or "8" in hardware.precision:
+        return 0.05
+    return 1e-3 if device.type == "cpu" else 1e-2  # TF32; the cache may be another device's
+
+
+def still_says(
+    network: nn.Module,
+    samples: Samples,
+    preprocess: Transform,
+    hardware: Hardware,
+    cached: Outputs,
+) -> bool:
+    """Whether a network gives the cached outputs of a few samples; it stays as it is.
+
+    Args:
+        network: has ``outputs``.
+        samples: as many as there are cached rows.
+        preprocess: from sample to tensor.
+        hardware: where it runs.
+        cached: what it is compared with.
+    """
+    rows = some_of(len(samples))
+    batch = default_collate([preprocess(samples[row]) for row in rows])
+    running = Running(network, hardware)
+    with running:
+        seen = _put(batch, running)
+        with explained(network, seen):
+            said = cast(Any, network).outputs(fed(network, seen))
+        found = {name: v.float().cpu() for name, v in kept(network, said, len(rows)).items()}
+    known = {"features": cached.features, "logits": cached.logits, **cached.extra}
+    known = {name: value[rows].float() for name, value in known.items() if value is not None}
+    limit = tolerance(hardware, running.device)
+    return known.keys() == found.keys() and all(
+        alike(known[name], found[name], limit) for name in known
+    )
+
+
+def _put(batch: Any, running: Running) -> Any:
+    if isinstance(batch, dict):
+        return {name: _put(part, running) for name, part in batch.items()}
+    return running.put(batch) if isinstance(batch, Tensor) else batch
+
+
+def alike(known: Tensor, found: Tensor, limit: float) -> bool:
+    """Whether two tensors differ by at most ``limit`` of the largest value."""
+    if known.shape != found.shape:
+        return False
+    if known.numel() == 0:
+        return True
+    scale = float(known.abs().max())
+    return bool(np.allclose(known.numpy(), found.numpy(), rtol=0, atol=limit * max(scale, 1e-12)))
+
+
+def agreed(value: bool) -> bool:
+    """Whether it holds in all processes of a distributed run."""
+    if not is_distributed():
+        return value
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return all(values)
+
+
+def drop(folder: Path) -> None:
+    """Remove finished outputs; those that another process has begun anew stay."""
+    with files.locked(folder.parent / ".drop.lock"):
+        if not (folder / "outputs.json").is_file():
+            return
+        away = folder.with_name(leftovers.temporary_name(folder.name))
+        folder.rename(away)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def note_varying(network: nn.Module) -> None:
+    """Note that a network's content does not tell what it says."""
+    _varying.add(network)
+
+
+def varies(network: nn.Module) -> bool:
+    """Whether a network was noted; see :func:`note_varying`."""
+    return network in _varying
+
+
+def changed_text(name: str, where: str) -> str:
+    """The warning, for people."""
+    return (
+        f"{name} gives other outputs on {where} than those in the cache, although its weights and "
+        "code are the same: what it reads when it runs (a file, the environment, a remote model) "
+        "has changed, or it is random. The cached outputs were dropped and it runs again; its "
+        "rows say that its weights are unknown."
+    )

@@ -1,0 +1,358 @@
+"""The arrays of an extraction: full-sized on disk, filled shard by shard, and checked.
+
+A checksum a shard says that it is done, so that a run that was killed goes on where it stopped, and
+a shard whose bytes never reached the disk counts as missing. Several processes of one run fill one
+set of files, and nothing is ever merged or copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from torch import Tensor
+
+from oodbench import files
+from oodbench.disk import full, leftovers
+from oodbench.disk.digests import file_digest
+from oodbench.errors import OODBenchError, OODBenchWarning, StorageError
+from oodbench.outputs import (
+    Head,
+    Outputs,
+    head_meta,
+    save_head,
+    to_numpy,
+    write_description,
+)
+
+LAYOUT = 2
+"""Version of what lies in the folder of an unfinished extraction; others are begun again."""
+
+_DONE = 1 << 32  # beside the checksum, so that that of a finished shard is never zero
+
+
+def stored(folder: Path, key: str) -> tuple[Outputs | None, str | None]:
+    """What a folder of the cache holds; or None, and why it cannot be used if there is something.
+
+    Args:
+        folder: of the cache.
+        key: what it has to be of.
+    """
+    if not (folder / "outputs.json").exists():
+        return None, None
+    try:
+        return Outputs.load(folder, key=key), None
+    except OODBenchError as error:
+        return None, str(error)
+
+
+def discard(folder: Path, damage: str) -> None:
+    """Remove a folder of the cache that is damaged, and say that its content is made again.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    warnings.warn(
+        f"what is cached in {folder} cannot be used, and is made again: {damage}",
+        OODBenchWarning,
+        stacklevel=3,
+    )
+    aside = folder.with_name(leftovers.temporary_name(folder.name))
+    with contextlib.suppress(OSError):  # at once for other processes, where folders can be renamed
+        folder.rename(aside)
+    leftovers.remove(aside)
+    leftovers.remove(folder)
+    if folder.exists():
+        raise StorageError(f"cannot remove {folder}, which is damaged ({damage}). Remove it.")
+
+
+class Store:
+    """An extraction that is not complete.
+
+    Args:
+        folder: where it lies.
+        n: how many samples.
+        size: samples a shard; where some are done already, these keep theirs.
+    """
+
+    def __init__(self, folder: Path, n: int, size: int) -> None:
+        self.folder, self.n = folder, n
+        self.size = _size(folder, n) or size
+        self._arrays: dict[str, _Array] = {}
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-self.n // self.size)
+
+    @property
+    def _described(self) -> Path:
+        return self.folder / "described.json"
+
+    @property
+    def _headless(self) -> Path:
+        return self.folder / "headless.json"
+
+    def prepare(self) -> None:
+        """Make it fit to go on with; called by one process, which has it for itself.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        leftovers.sweep(self.folder.parent)
+        if self.folder.exists() and _size(self.folder, self.n) is None:
+            leftovers.remove(self.folder)
+        kind = _kind(self.folder / "done.npy")
+        if kind is not None and kind[:2] != ((self.shards,), np.dtype(np.uint64)):
+            leftovers.remove(self.folder / "done.npy")
+        settings = {"layout": LAYOUT, "rows": self.n, "size": self.size}
+        files.write_json(self.folder / "shards.json", settings)
+        leftovers.sweep(self.folder)
+        self.check()
+
+    def check(self) -> None:
+        """Compare the shards that are done with their checksums; those that differ are missing."""
+        done = self._done().read()
+        found = np.flatnonzero(done)
+        columns = self._columns()
+        if columns is None:
+            leftovers.remove(self._described)
+            leftovers.remove(self._headless)
+        for shard in found.tolist():
+            rows = slice(shard * self.size, min((shard + 1) * self.size, self.n))
+            checksum = 0
+            for file in sorted((columns or {}).values()):
+                checksum = zlib.crc32(_bytes(self.folder / file, self.n, rows), checksum)
+            if columns is None or done[shard] != _DONE | checksum:
+                self._done().write(shard, np.zeros(1, np.uint64))
+
+    def missing(self) -> list[int]:
+        """Shards that are not done."""
+        return np.flatnonzero(self._done().read() == 0).tolist()
+
+    def write(
+        self,
+        rows: np.ndarray,
+        columns: Mapping[str, Tensor],
+        head: Head | None,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """One shard; what describes the arrays is on disk before the first shard counts.
+
+        Raises:
+            StorageError: there is no room.
+            OODBenchError: other columns than in other shards, or of another shape or type.
+        """
+        start, checksum = int(rows[0]), 0
+        arrays = {_file(name): np.ascontiguousarray(to_numpy(v)) for name, v in columns.items()}
+        for file, array in sorted(arrays.items()):
+            self._array(file, (self.n, *array.shape[1:]), array.dtype).write(start, array)
+            checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
+        about = _sealed(self._described)
+        if about is None:
+            save_head(self.folder, head)
+            about = {"columns": {_column(n): _file(n) for n in columns}, **head_meta(head)}
+            about["notes"] = dict(notes or {})
+            about["digests"] = {f: file_digest(self.folder / f) for f in _HEAD if head is not None}
+            files.write_json(self._described, {**about, "seal": files.digest(about)})
+        names = {name.removeprefix("extra/") for name in about["columns"]}
+        if names != set(columns):
+            raise OODBenchError(
+                f"the network gives {', '.join(sorted(columns))} for some images and "
+                f"{', '.join(sorted(names))} for others. Wrap it in a module with outputs(images) "
+                "and head() that gives the same for all."
+            )
+        if about["head"] and head is None:  # it was believed by other images
+            files.write_json(self._headless, dict(notes or {}))
+        self._done().write(start // self.size, np.array([_DONE | checksum], np.uint64))
+
+    def finish(self, labels: np.ndarray, key: str) -> None:
+        """Describe the arrays as :meth:`Outputs.load` reads them; this makes them complete.
+
+        Raises:
+            StorageError: there is no room.
+        """
+        self.close()
+        buffer = io.BytesIO()
+        np.save(buffer, labels, allow_pickle=False)
+        files.write_bytes(self.folder / "labels.npy", buffer.getvalue())
+        about = _sealed(self._described)
+        if about is None:
+            raise StorageError(f"{self._described} was removed while {self.folder} was written.")
+        columns = {**about.pop("columns"), "labels": "labels.npy"}
+        del about["digests"]
+        if self._headless.exists():
+            notes = files.read_json(self._headless)
+            about = {**about, **head_meta(None), "notes": {**about["notes"], **(notes or {})}}
+        write_description(self.folder, columns, about, key)
+        leftovers.sweep(self.folder)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for array in self._arrays.values():
+            array.close()
+        self._arrays.clear()
+
+    def _columns(self) -> dict[str, str] | None:
+        """The files of the columns, by name; None if they or the head are not as described."""
+        about = _sealed(self._described)
+        try:
+            if about and all(
+                file_digest(self.folder / f) == d for f, d in about["digests"].items()
+            ):
+                return dict(about["columns"])
+        except OSError:
+            pass
+        return None
+
+    def _done(self) -> _Array:
+        """``[shards]`` uint64: zero, or what tells that a shard is done and how it looks."""
+        return self._array("done.npy", (self.shards,), np.dtype(np.uint64))
+
+    def _array(self, file: str, shape: tuple[int, ...], dtype: np.dtype) -> _Array:
+        array = self._arrays.get(file)
+        if array is None:
+            array = self._arrays[file] = _Array(self.folder / file, shape, dtype)
+        elif (array.shape, array.dtype) != (shape, dtype):
+            raise _misfit(array.path, (array.shape, array.dtype), (shape, dtype))
+        return array
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": {}}  # files that are open stay here
+
+
+class _Array:
+    """A ``.npy`` file that is made at its full size and written in pieces.
+
+    Plain writes: through a mapping, a disk that fills would kill the process.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.path, self.shape, self.dtype = path, shape, dtype
+        buffer = io.BytesIO()
+        described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(buffer, described)
+        self._header = buffer.getvalue()
+        self._row = math.prod(shape[1:]) * dtype.itemsize
+        self._size = len(self._header) + shape[0] * self._row
+        try:
+            path.open("ab").close()
+            self._handle = path.open("r+b", buffering=0)
+        except OSError as error:
+            raise full.storage_error(path, error) from error
+        try:
+            if not self._is_made():
+                with files.locked(path.with_name("shards.json")):  # several may come here at once
+                    self._make()
+        except BaseException:
+            self._handle.close()
+            raise
+
+    def _is_made(self) -> bool:
+        self._handle.seek(0)
+        there = self._handle.read(len(self._header))
+        return there == self._header and os.fstat(self._handle.fileno()).st_size == self._size
+
+    def _make(self) -> None:
+        if self._is_made():
+            return
+        there = _kind(self.path)
+        if there is not None and there[:2] != (self.shape, self.dtype):
+            raise _misfit(self.path, there[:2], (self.shape, self.dtype))
+        full.reserve(self._handle, self._size, self.path)
+        with full.telling(self.path, self._size):
+            self._handle.truncate(self._size)
+            self._put(0, self._header)
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        """Some rows, from one on.
+
+        Raises:
+            StorageError: there is no room.
+        """
+        with full.telling(self.path, self._size):
+            self._put(len(self._header) + start * self._row, rows.reshape(-1).view(np.uint8).data)
+
+    def _put(self, at: int, content: bytes | memoryview) -> None:
+        self._handle.seek(at)
+        full.write_all(self._handle, content)
+
+    def read(self) -> np.ndarray:
+        """The whole array."""
+        self._handle.seek(len(self._header))
+        size = self.shape[0] * self._row
+        content = self._handle.read(size).ljust(size, b"\0")
+        return np.frombuffer(content, self.dtype).reshape(self.shape)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._handle.close()
+
+
+_HEAD = ("head.weight.npy", "head.bias.npy")
+
+
+def _column(name: str) -> str:
+    return name if name in ("features", "logits") else f"extra/{name}"
+
+
+def _file(name: str) -> str:
+    # no two names are the same file, nor is one of them a file of ours
+    return f"{quote(_column(name), safe='')}.npy"
+
+
+def _size(folder: Path, n: int) -> int | None:
+    """Samples a shard of what lies in a folder; None if that cannot be gone on with."""
+    said = files.read_json(folder / "shards.json")
+    if not isinstance(said, dict) or (said.get("layout"), said.get("rows")) != (LAYOUT, n):
+        return None
+    size = said.get("size")
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+
+def _sealed(path: Path) -> dict[str, Any] | None:
+    said = files.read_json(path)
+    if not isinstance(said, dict) or said.pop("seal", None) != files.digest(said):
+        return None
+    return said
+
+
+def _kind(path: Path) -> tuple[tuple[int, ...], np.dtype, int] | None:
+    """Shape, type and start of the array in a ``.npy`` file; None if it is none."""
+    try:
+        with path.open("rb") as handle:
+            if np.lib.format.read_magic(handle) != (1, 0):
+                return None
+            shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
+            return shape, dtype, handle.tell()
+    except (OSError, ValueError):
+        return None
+
+
+def _bytes(path: Path, n: int, rows: slice) -> bytes:
+    """What is in some rows of a file; as much of it as is there."""
+    found = _kind(path)
+    if found is None or found[0][:1] != (n,):
+        return b""
+    shape, dtype, start = found
+    row = math.prod(shape[1:]) * dtype.itemsize
+    with path.open("rb", buffering=0) as handle:
+        handle.seek(start + rows.start * row)
+        return handle.read((rows.stop - rows.start) * row)
+
+
+def _misfit(path: Path, there: Any, given: Any) -> OODBenchError:
+    (shape, dtype), (other_shape, other_dtype) = there, given
+    return OODBenchError(
+        f"the cached outputs in {path.parent} have {path.stem} of {dtype}{shape}, the network "
+        f"gives {other_dtype}{other_shape}. Remove that folder and run again."
+    )

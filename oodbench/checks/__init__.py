@@ -1,0 +1,1 @@
+"""What makes figures doubtful that can be computed all the same."""

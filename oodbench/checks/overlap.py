@@ -1,0 +1,54 @@
+"""Images in two sets that should have none in common, told by digests of their content.
+
+A digest is of a file's bytes, or of pixels where there is no file: the same picture as PNG and as
+JPEG, or nearly the same picture, is not found.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from oodbench.benchmark import Benchmark
+from oodbench.data.samples import Samples
+from oodbench.errors import OODBenchError
+
+
+def shared(samples: Samples, others: Samples) -> int:
+    """How many of some samples are among others."""
+    return int(np.isin(samples.digests, np.unique(others.digests)).sum())
+
+
+def with_learned(test: Samples, ood: dict[str, Samples], learned: Samples, who: str) -> list[str]:
+    """A sentence for each tested set that has images which were learned from.
+
+    Args:
+        test: the ID test images.
+        ood: the OOD images, by the set's name.
+        learned: ID images.
+        who: what learned from them, with its verb: ``"the network was trained on"``.
+    """
+    told = []
+    if count := shared(test, learned):
+        told.append(
+            f"{count} of the {len(test)} images of the ID test set {test.name} are also in "
+            f"{learned.name}, which {who}: accuracy and scores are better on them than on new ones."
+        )
+    for name, samples in ood.items():
+        if count := shared(samples, learned):
+            told.append(
+                f"{count} of the {len(samples)} images of {samples.name} are also in "
+                f"{learned.name}, which {who}: they were learned as ID, and scores on {name} mean "
+                "little."
+            )
+    return told
+
+
+def cheap_training_set(benchmark: Benchmark) -> Samples | str:
+    """The ID training images where it costs little to compare them, else why that is not done."""
+    try:
+        samples = benchmark.id.load("train")
+    except OODBenchError:
+        return f"{benchmark.id.name}/train is not on this machine"
+    if not samples.digests_are_cheap:
+        return f"reading all images of {samples.name} takes long"
+    return samples

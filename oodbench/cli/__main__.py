@@ -1,0 +1,5 @@
+"""``python -m oodbench.cli``."""
+
+from oodbench.cli import main
+
+main()

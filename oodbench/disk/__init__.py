@@ -1,0 +1,1 @@
+"""Writing to disk: whole or not at all, alone or beside others, and errors for people."""

@@ -1,0 +1,41 @@
+"""Metrics of OOD detection and their confidence intervals."""
+
+from oodbench.metrics.figures import (
+    INTERVALS,
+    accuracy,
+    all_intervals,
+    all_metrics,
+    aupr_ci,
+    aupr_in,
+    aupr_out,
+    aupr_trapezoid,
+    auroc,
+    auroc_ci,
+    auroc_gap,
+    bootstrap_ci,
+    fpr_at_tpr,
+    fpr_ci,
+    mean_auroc_ci,
+    mean_intervals,
+    proportion_ci,
+)
+
+__all__ = [
+    "INTERVALS",
+    "accuracy",
+    "all_intervals",
+    "all_metrics",
+    "aupr_ci",
+    "aupr_in",
+    "aupr_out",
+    "aupr_trapezoid",
+    "auroc",
+    "auroc_ci",
+    "auroc_gap",
+    "bootstrap_ci",
+    "fpr_at_tpr",
+    "fpr_ci",
+    "mean_auroc_ci",
+    "mean_intervals",
+    "proportion_ci",
+]

@@ -1,0 +1,1 @@
+"""Networks: those that are known by name, those that are given, and what is read off them."""

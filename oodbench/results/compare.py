@@ -1,0 +1,249 @@
+"""Which pre-trained network, and which detector on it: their matrix, as one table and a plot."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oodbench import files
+from oodbench.benchmark import GROUPS, Benchmark, get_benchmark
+from oodbench.contenders import Report, create_detectors, reason_of
+from oodbench.detector import Detector
+from oodbench.errors import OODBenchError, OptionError
+from oodbench.evaluator import evaluate
+from oodbench.results.rows import QUALITY, Results, Row
+from oodbench.results.seeds import Figure
+
+
+def standard_method(benchmark: Benchmark) -> str:
+    """How networks are compared if nothing else is asked for: as they are, with a linear probe."""
+    return "linear-probe" if benchmark.standard_method == "ce" else benchmark.standard_method
+
+
+def compare(
+    id: str | None = None,  # noqa: A002
+    backbones: Sequence[str] = (),
+    detectors: Sequence[str | Detector] | str | Detector = "msp",
+    *,
+    benchmark: str | Benchmark | None = None,
+    method: str | None = None,
+    report: Report | None = None,
+    **options: Any,
+) -> Results:
+    """Every detector on every network: :func:`oodbench.evaluate` for each of the latter.
+
+    A network that cannot be had (its weights are out of reach) or that no detector can be put on is
+    named in ``failures``, and the others are compared without it.
+
+    Args:
+        id: the ID set.
+        backbones: names of the networks; ``NAME@FILE`` for one whose weights are in a checkpoint.
+        detectors: names or objects, for all networks.
+        benchmark: another protocol's name, or a :class:`Benchmark`.
+        method: how the networks are had; None for a linear probe on each as it is.
+        report: told what happens, line by line.
+        options: of :func:`oodbench.evaluate`.
+
+    Raises:
+        OptionError: no network, or one twice.
+        Exception: no network could be evaluated; what the first one raised.
+    """
+    if not backbones or len(set(backbones)) < len(backbones):
+        raise OptionError("name the networks to compare, each once: `backbone=NAME,NAME`.")
+    chosen = get_benchmark(id, benchmark, options.pop("task", None))
+    method = method or standard_method(chosen)
+    made = create_detectors(detectors, method, chosen, options.get("preset"))
+    results = Results()
+    failed: list[Exception] = []
+    for backbone in backbones:
+        name, _, checkpoint = backbone.partition("@")
+        try:
+            found = evaluate(
+                benchmark=chosen,
+                detectors=made,
+                method=method,
+                backbone=name,
+                checkpoint=checkpoint or None,
+                report=report,
+                **options,
+            )
+        except Exception as error:  # one network's must not lose the others' results
+            failed.append(error)
+            results.failures[backbone] = reason_of(error)
+            continue
+        found.failures = {f"{backbone}, {name}": text for name, text in found.failures.items()}
+        results += found
+    if failed and not results.rows:
+        raise failed[0]
+    return results
+
+
+@dataclass
+class Line:
+    """One detector on one network.
+
+    Args:
+        backbone: the network's name.
+        detector: the detector's.
+        means: the rows of its groups' means, by group, one a seed.
+        singles: the rows of its OOD sets, all seeds.
+    """
+
+    backbone: str
+    detector: str
+    means: dict[str, list[Row]]
+    singles: list[Row]
+
+    def figure(self, group: str, column: str) -> Figure | None:
+        """A figure of a group's mean over the seeds; None where there is none."""
+        return Figure.of(self.means.get(group, []), column)
+
+
+def lines(results: Results, benchmark: Benchmark) -> list[Line]:
+    """All combinations, in the order in which the benchmark's protocol ranks them."""
+    found: dict[tuple[str, str, str], Line] = {}
+    for row in results.rows:
+        key = (row["backbone"], row["detector"], str(row["detector_options"]))
+        line = found.setdefault(key, Line(row["backbone"], row["detector"], {}, []))
+        if row["is_mean"]:
+            line.means.setdefault(row["group"], []).append(row)
+        else:
+            line.singles.append(row)
+    protocol = benchmark.protocol
+    sign = 1 if protocol.rank_by.startswith("fpr") else -1
+
+    def rank(line: Line) -> float:
+        figure = line.figure(protocol.rank_group, protocol.rank_by)
+        return math.inf if figure is None else sign * figure.mean
+
+    return sorted(found.values(), key=rank)
+
+
+def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[str]]]:
+    """Header and cells, percent with two decimals: each group's mean, the gap, the ID accuracy.
+
+    AUROC and gap have their 95 % intervals beside them, over images, and over seeds if several.
+    ``separability`` is that of the group's features from ID, of the network and no detector's.
+    """
+    ranked = lines(results, benchmark)
+    groups = [group for group in GROUPS if any(group in line.means for line in ranked)]
+    fpr = benchmark.protocol.fpr
+    quality, quality_name = QUALITY[benchmark.task]
+    positive = {"fpr95_id": "ID+", "fpr95_ood": "OOD+"}[fpr]
+    header = ["backbone", "detector"]
+    columns: list[tuple[str, str]] = []
+    for group in groups:
+        for column, title in (
+            ("auroc", "AUROC"),
+            (fpr, f"FPR@95 {positive}"),
+            ("separability", "separability"),
+            ("shifted_accuracy", "accuracy"),
+        ):
+            if any(line.figure(group, column) is not None for line in ranked):
+                columns.append((group, column))
+                header.append(f"{group} {title}")
+    if any(line.figure("familiar", "gap") is not None for line in ranked):
+        columns.append(("familiar", "gap"))
+        header.append("gap")
+    header.append(quality_name)
+    cells = []
+    for line in ranked:
+        last = (next(iter(line.means)), quality)
+        shown = [_shown(line.figure(*column), column[1]) for column in (*columns, last)]
+        cells.append([line.backbone, line.detector, *shown])
+    return header, cells
+
+
+def _shown(figure: Figure | None, column: str) -> str:
+    if figure is None:
+        return "–"
+    has_interval = column in ("auroc", "gap") and figure.ends
+    return str(figure) if has_interval else f"{100 * figure.mean:.2f}"
+
+
+def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
+    """Draw AUROC against linear separability, a point a network and OOD set, a panel a detector.
+
+    Args:
+        results: rows with ``separability``; see ``oodbench.results.rows``.
+        benchmark: that they are of.
+        path: the PNG file.
+
+    Raises:
+        OODBenchError: matplotlib is not installed.
+        OptionError: no row tells how separable the features are.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OODBenchError(
+            "plots need matplotlib, which is not installed: pip install 'oodbench[plots]'."
+        ) from error
+
+    ranked = lines(results, benchmark)
+    points = [
+        (line, row)
+        for line in ranked
+        for row in line.singles
+        if row.get("separability") is not None
+    ]
+    if not points:
+        raise OptionError(
+            f"benchmark {benchmark.name} has no familiar OOD sets, so linear separability was not "
+            "measured. Plot a benchmark ptood/<id>."
+        )
+    detectors = list(dict.fromkeys(line.detector for line, _ in points))
+    networks = sorted({line.backbone for line, _ in points})
+    groups = [group for group in GROUPS if any(row["group"] == group for _, row in points)]
+    across = min(4, len(detectors))
+    down = -(-len(detectors) // across)
+    figure = Figure(figsize=(3.2 * across + 2.6, 2.9 * down + 0.6), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for panel, name in zip(panels.flat, detectors, strict=False):
+        panel.set_title(name, fontsize=10)
+        panel.axhline(50, color="0.8", linewidth=0.8)
+        for line, row in points:
+            if line.detector == name:
+                panel.plot(
+                    100 * row["separability"],
+                    100 * row["auroc"],
+                    marker=_MARKERS[networks.index(line.backbone) % len(_MARKERS)],
+                    color=_COLOURS[row["group"]],
+                    linestyle="none",
+                )
+    for panel in list(panels.flat)[len(detectors) :]:
+        panel.remove()
+    figure.supxlabel("linear separability from ID, AUROC %", fontsize=10)
+    figure.supylabel("OOD detection, AUROC %", fontsize=10)
+    figure.suptitle(benchmark.name, fontsize=11)
+    from matplotlib.lines import Line2D
+
+    legend = [
+        Line2D([], [], color=_COLOURS[g], marker="s", linestyle="none", label=g) for g in groups
+    ]
+    legend += [
+        Line2D(
+            [], [], color="0.3", marker=_MARKERS[i % len(_MARKERS)], linestyle="none", label=name
+        )
+        for i, name in enumerate(networks)
+    ]
+    figure.legend(handles=legend, loc="outside right upper", fontsize=8, frameon=False)
+    path = files.user_path(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    files.write_bytes(path, buffer.getvalue())
+    return path
+
+
+_MARKERS = "osD^vPX*<>"
+_COLOURS = {
+    "familiar": "tab:orange",
+    "unfamiliar": "tab:blue",
+    "near": "tab:green",
+    "far": "tab:purple",
+    "shifted": "tab:gray",
+}

@@ -1,0 +1,140 @@
+"""Lines of a leaderboard: the rows of one detector, with its settings, on one kind of network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from oodbench.results.rows import METRICS, Row
+from oodbench.results.seeds import Figure
+
+_ENTRY = tuple(
+    "detector detector_options method recipe recipe_options backbone id_train_fingerprint "
+    "preprocess precision modality".split()
+)
+
+SAME = 5e-5
+"""By how much figures may differ that a page prints as the same."""
+PAIRS = 25
+"""ID and OOD images in the wrong order (or few in the right one) that make sameness no chance."""
+
+
+@dataclass
+class Entry:
+    """One line of a leaderboard: a detector with its settings on one kind of network.
+
+    Args:
+        rows: by seed and OOD set (or group mean), the newest measurement of each.
+        twins: numbers and names of other lines that have the same figures; see :func:`note_twins`.
+    """
+
+    rows: dict[tuple[int, str], Row]
+    twins: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> Row:
+        """Any of its rows, for what all have in common."""
+        return next(iter(self.rows.values()))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that were run."""
+        return sorted({seed for seed, _ in self.rows})
+
+    @property
+    def name(self) -> str:
+        """The detector's name, and the modality's whose predictions it scored."""
+        modality = self.first.get("modality")
+        return self.first["detector"] + (f" ({modality})" if modality else "")
+
+    def has(self, column: str) -> bool:
+        """Whether any row has something there."""
+        return any(row.get(column) for row in self.rows.values())
+
+    def of(self, ood: str) -> list[Row]:
+        """The rows of an OOD set (or group mean), one a seed."""
+        return [self.rows[seed, ood] for seed in self.seeds if (seed, ood) in self.rows]
+
+    def one_each(self) -> list[Row]:
+        """Any row of each seed, for what a seed's rows have in common."""
+        found = {seed: row for (seed, _), row in reversed(self.rows.items())}
+        return [found[seed] for seed in self.seeds]
+
+    def figure(self, ood: str, column: str) -> Figure | None:
+        """A figure on an OOD set (or group mean) over the seeds."""
+        return Figure.of(self.of(ood), column)
+
+
+def entries_of(rows: Sequence[Row]) -> list[Entry]:
+    """Entries of rows that were measured on the same images; of the same measurement the newest."""
+    entries: dict[str, Entry] = {}
+    for row in rows:
+        names = _ENTRY if row["recipe"] else (*_ENTRY, "weights")
+        chosen_on = _chosen_on(row)
+        key = json.dumps([*(row.get(name) for name in names), chosen_on], sort_keys=True)
+        entry = entries.setdefault(key, Entry({}))
+        entry.rows[row["seed"], row["ood"]] = row
+    return list(entries.values())
+
+
+def _chosen_on(row: Row) -> list[Any] | None:
+    """The validation data that a row's options were chosen on; None if nothing was chosen.
+
+    Not what the AUROC there was: seeds that were tuned one by one may have the same values.
+    """
+    tuned = row.get("tuned")
+    return tuned and [tuned["ood"], tuned["fingerprint"]]
+
+
+def note_twins(entries: Sequence[Entry]) -> None:
+    """Note in each entry which others are the same detector under another name.
+
+    They are those on the same networks whose every figure on every OOD set is the same: not only to
+    the digits of the page, but to a hundredth of what is missing to a perfect AUROC, which all of
+    the best share. Where that is next to nothing on all sets (perfect separation, constant scores,
+    a few images) sameness is a coincidence. One detector with the same options, once chosen and
+    once given, is no other name.
+
+    Args:
+        entries: in the order of the page, from 1 on.
+    """
+    by_network: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        for weights in {row["weights"] for row in entry.rows.values()}:
+            by_network.setdefault(weights, []).append(i)
+    pairs = {(i, j) for mine in by_network.values() for i in mine for j in mine if i != j}
+    for i, j in sorted(pairs):
+        if _are_twins(entries[i], entries[j]):
+            entries[i].twins.append(f"{j + 1} {entries[j].name}")
+
+
+def _are_twins(one: Entry, other: Entry) -> bool:
+    same = ("detector", "detector_options", "modality")
+    if all(one.first.get(name) == other.first.get(name) for name in same):
+        return False
+    mine, theirs = (
+        {key: row for key, row in entry.rows.items() if not row["is_mean"]}
+        for entry in (one, other)
+    )
+    shared = mine.keys() & theirs.keys()
+    if len(shared) < min(len(mine), len(theirs)) or not shared:
+        return False
+    wrong = 0.0
+    for a, b in _pairs(mine, theirs):
+        if a["weights"] != b["weights"] or a["ood_fingerprint"] != b["ood_fingerprint"]:
+            return False
+        missing = min(a["auroc"], 1 - a["auroc"])
+        alike = max(1e-9, min(SAME, missing / 100))
+        if any(abs(a[metric] - b[metric]) > alike for metric in METRICS):
+            return False
+        if a["auroc"] != 0.5:
+            wrong += missing * a["n_id"] * a["n_ood"]
+    return wrong >= PAIRS
+
+
+def _pairs(
+    one: dict[tuple[int, str], Row], other: dict[tuple[int, str], Row]
+) -> Iterator[tuple[Row, Row]]:
+    return ((row, other[key]) for key, row in one.items() if key in other)

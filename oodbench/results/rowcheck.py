@@ -1,0 +1,218 @@
+"""What a stored row must be: all of its columns, each figure in its range, means that are means."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from oodbench.benchmark import GROUPS
+
+Row = Mapping[str, Any]
+TOLERANCE = 1e-6
+"""What rounding may have done to a figure; those of pages have four digits."""
+
+
+def _is_number(value: Any) -> bool:
+    return is_whole(value, -(2**63)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def is_whole(value: Any, least: int = 0) -> bool:
+    """Whether it is an integer (true and false are none) of at least so much."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_name, value))
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value) is not None
+    except ValueError:
+        return False
+
+
+def _is_choice(value: Any) -> bool:
+    """What was chosen on validation data; see ``tuned`` in ``oodbench.results.rows.COLUMNS``."""
+    return (
+        isinstance(value, dict)
+        and _is_names(value.get("ood"))
+        and _is_text(value.get("fingerprint"))
+        and _is_share(value.get("auroc"))
+        and is_whole(value.get("tried"), 1)
+    )
+
+
+# kinds of columns: what they must be in words, whether None will do, and the test
+_Kind = tuple[str, bool, Callable[[Any], bool]]
+_SHARE: _Kind = ("a number from 0 to 1", False, _is_share)
+_MAYBE_SHARE: _Kind = ("a number from 0 to 1, or null", True, _is_share)
+_TEXT: _Kind = ("text", False, _is_text)
+_NAME: _Kind = ("text that is not empty", False, _is_name)
+_MAYBE_TEXT: _Kind = ("text or null", True, _is_text)
+_OPTIONS: _Kind = ("an object", False, lambda value: isinstance(value, dict))
+_COUNT: _Kind = ("a whole number of 1 or more", False, lambda value: is_whole(value, 1))
+_DIFFERENCE: _Kind = (
+    "a number from -1 to 1, or null",
+    True,
+    lambda value: _is_number(value) and -1 <= value <= 1,
+)
+_AMOUNT: _Kind = ("a number of 0 or more", False, lambda value: _is_number(value) and value >= 0)
+_KINDS: dict[str, _Kind] = {
+    **dict.fromkeys(
+        "detector method backbone id benchmark ood oodbench torch python".split(), _NAME
+    ),
+    **dict.fromkeys(
+        "precision weights id_fingerprint ood_fingerprint selection device row_id".split(), _TEXT
+    ),
+    **dict.fromkeys(
+        "recipe id_train_fingerprint git_commit command modality accelerator processor".split(),
+        _MAYBE_TEXT,
+    ),
+    **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
+    **dict.fromkeys(
+        "id_accuracy id_miou id_map binning_error separability shifted_accuracy "
+        "auroc_foreground fpr95_id_foreground fpr95_ood_foreground".split(),
+        _MAYBE_SHARE,
+    ),
+    **{
+        f"{name}_{end}": _MAYBE_SHARE
+        for name in "auroc fpr95_id fpr95_ood aupr_in aupr_out id_accuracy".split()
+        for end in ("low", "high")
+    },
+    **dict.fromkeys("gap gap_low gap_high".split(), _DIFFERENCE),
+    **dict.fromkeys("n_id n_ood".split(), _COUNT),
+    **dict.fromkeys("detector_options recipe_options".split(), _OPTIONS),
+    "group": (f"one of {', '.join(GROUPS)}", False, lambda value: value in GROUPS),
+    "seed": ("a whole number of 0 or more", False, is_whole),
+    "seconds": _AMOUNT,
+    "is_mean": ("true or false", False, lambda value: isinstance(value, bool)),
+    "ood_sets": ("a list of names", False, _is_names),
+    "created": ("a time in ISO 8601", False, _is_time),
+    **dict.fromkeys(
+        "threads n_id_foreground".split(),
+        ("a whole number of 1 or more, or null", True, lambda value: is_whole(value, 1)),
+    ),
+    "notes": ("a list of sentences, or null", True, _is_names),
+    "tuned": ("what was chosen on, or null", True, _is_choice),
+}
+
+
+_INTERVALS = [name.removesuffix("_low") for name in _KINDS if name.endswith("_low")]
+
+
+def parse(line: bytes) -> Any:
+    """A line's JSON; NaN and infinity, which Python would read, and a key twice are none.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+
+    def refuse(word: str) -> float:
+        raise ValueError(f"{word} is no figure")
+
+    def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice!r} is in it twice")
+        return found
+
+    try:
+        return json.loads(line, parse_constant=refuse, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def fault(row: Row, required: Iterable[str]) -> str | None:
+    """What is wrong with a row by itself, in words; None if nothing is.
+
+    Columns that are not known here are left alone.
+
+    Args:
+        row: as JSON has it.
+        required: columns that every row has had from the beginning.
+    """
+    if missing := [name for name in required if name not in row]:
+        return f"it has no {', '.join(missing[:3])}{' …' * (len(missing) > 3)}"
+    for name, value in row.items():
+        words, may_be_none, is_right = _KINDS.get(name, ("", True, lambda _: True))
+        if not (is_right(value) if value is not None else may_be_none):
+            return f"{name} must be {words}, not {json.dumps(value)[:60]}"
+    for name in _INTERVALS:
+        if found := _fault_of_interval(row, name):
+            return found
+    alone = row["is_mean"] or row["ood_sets"] == [row["ood"]]
+    return None if alone else "ood_sets is not its own OOD set"
+
+
+def _fault_of_interval(row: Row, name: str) -> str | None:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    value = row.get(name)
+    if low is None and high is None:
+        return None
+    if low is None or high is None or value is None:
+        return f"{name} has half an interval"
+    if not low - TOLERANCE <= value <= high + TOLERANCE:
+        return f"{name} is {value}, outside of its interval from {low} to {high}"
+    return None
+
+
+def fault_of_means(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[int, str] | None:
+    """The first row of a mean that is not the mean of its OOD sets' rows: position, and words.
+
+    Only means are looked at whose sets are all there, once or with the same figures.
+
+    Args:
+        rows: of one benchmark, each without a :func:`fault`.
+        metrics: columns that are averaged.
+    """
+    figures: dict[str, dict[str, set[tuple[float, ...]]]] = {}
+    keys = [_evaluation(row) for row in rows]
+    for key, row in zip(keys, rows, strict=True):
+        if not row["is_mean"]:
+            of_sets = figures.setdefault(key, {})
+            of_sets.setdefault(row["ood"], set()).add(tuple(row[m] for m in metrics))
+    for i, (key, row) in enumerate(zip(keys, rows, strict=True)):
+        if not row["is_mean"]:
+            continue
+        found = [figures.get(key, {}).get(name, set()) for name in row["ood_sets"]]
+        if any(len(one) != 1 for one in found):
+            continue
+        members = [next(iter(one)) for one in found]
+        for j, metric in enumerate(metrics):
+            mean = math.fsum(member[j] for member in members) / len(members)
+            if abs(mean - row[metric]) > TOLERANCE:
+                return i, (
+                    f"{metric} is {row[metric]}, which is not the mean {mean} of "
+                    f"{', '.join(row['ood_sets'])}"
+                )
+    return None
+
+
+_SAME = (
+    "detector detector_options method backbone id benchmark seed recipe recipe_options preprocess "
+    "precision weights id_train_fingerprint id_fingerprint selection oodbench torch python tuned "
+    "modality id_accuracy"
+).split()
+
+
+def _evaluation(row: Row) -> str:
+    """What the rows of one detector in one evaluation have in common."""
+    return json.dumps([row.get(name) for name in _SAME], sort_keys=True)

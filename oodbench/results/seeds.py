@@ -1,0 +1,135 @@
+"""A figure of several seeds: its mean, and an interval over seeds and images together.
+
+Seeds are to a figure what readers are to a study of radiologists: all of them see the same cases.
+So the variance of their mean has two parts, that between seeds, which more seeds lessen, and that
+of the images, which seeds share and which no number of them lessens.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from scipy.special import stdtrit
+
+from oodbench.results.rows import Row
+
+LEVEL = 0.95
+"""Coverage of the rows' intervals, and of those that are made of them."""
+
+Interval: TypeAlias = tuple[float, float]
+
+
+def interval(
+    values: Sequence[float], intervals: Sequence[Interval], *, share: bool = True
+) -> Interval:
+    """Interval of the mean of S seeds' figures, over seeds and images.
+
+    On each side, ``g(mean) ± sqrt(t² s² / S + w²)``: s² is the sample variance of the seeds'
+    ``g(value)``, t the two-sided quantile of Student's distribution with S - 1 degrees of freedom,
+    and w² the mean over seeds of ``(g(end) - g(value))²``, the distances to that end of the seeds'
+    own intervals over images. The scale is ``g(p) = arcsin(sqrt(p))``, which is finite at 0 and 1
+    and keeps the ends between them; for differences the identity, cut at -1 and 1.
+
+    Sources: the two parts of the variance, with seeds for readers and one method, are those of
+    Obuchowski & Rockette, Communications in Statistics - Simulation and Computation 24 (1995);
+    intervals of the parts are put together as in Zou & Donner, Statistics in Medicine 27 (2008).
+    Two choices are on the wide side. For the second part the former have the covariance of two
+    readers' errors on the same cases; rows have no scores to take it from, and the mean variance in
+    its place is never smaller. And each part keeps its own quantile, where Hillis, Statistics in
+    Medicine 26 (2007), has one of pooled degrees of freedom: of two to five seeds that covers 83 to
+    99 %, this 93 to 100 % (docs/coverage.md).
+
+    Args:
+        values: a figure of each of S seeds.
+        intervals: those over images, which hold the values.
+        share: whether figures lie in [0, 1]; else in [-1, 1].
+
+    Returns:
+        The ends, which hold the mean; the seed's own of one seed.
+
+    Raises:
+        ValueError: no seeds, or not an interval each.
+    """
+    if not values or len(values) != len(intervals):
+        raise ValueError(f"{len(values)} values need as many intervals, got {len(intervals)}")
+    if len(values) == 1:
+        return intervals[0]
+    mean = statistics.fmean(values)
+    scaled = [_scale(value, share) for value in values]
+    between = _quantile(len(values)) ** 2 * statistics.variance(scaled) / len(values)
+    ends = []
+    for side, sign in ((0, -1), (1, 1)):
+        distances = [
+            (_scale(own[side], share) - value) ** 2
+            for value, own in zip(scaled, intervals, strict=True)
+        ]
+        half = math.sqrt(between + statistics.fmean(distances))
+        ends.append(_back(_scale(mean, share) + sign * half, share))
+    return min(ends[0], mean), max(ends[1], mean)  # rounding must not put the mean outside
+
+
+def _quantile(seeds: int) -> float:
+    return float(stdtrit(seeds - 1, 0.5 + LEVEL / 2))
+
+
+def _scale(value: float, share: bool) -> float:
+    return math.asin(math.sqrt(min(max(value, 0.0), 1.0))) if share else value
+
+
+def _back(value: float, share: bool) -> float:
+    if not share:
+        return min(max(value, -1.0), 1.0)
+    return math.sin(min(max(value, 0.0), math.pi / 2)) ** 2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of one seed or of several, and what is known of how sure it is.
+
+    Args:
+        values: in [0, 1] (in [-1, 1], a difference), one a seed.
+        ends: the interval over images, or over seeds and images; None where a seed has none over
+            images.
+        of_images: how wide the intervals over images alone are, on average.
+    """
+
+    values: tuple[float, ...]
+    ends: Interval | None
+    of_images: float = 0.0
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], column: str) -> Figure | None:
+        """A column of rows that differ by their seed; None where it is empty in all of them."""
+        there = [row for row in rows if row.get(column) is not None]
+        if not there:
+            return None
+        values = tuple(float(row[column]) for row in there)
+        found = [(row.get(f"{column}_low"), row.get(f"{column}_high")) for row in there]
+        own = [(low, high) for low, high in found if low is not None and high is not None]
+        if len(own) < len(there):
+            return cls(values, None)
+        width = statistics.fmean([high - low for low, high in own])
+        return cls(values, interval(values, own, share=column != "gap"), width)
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def width(self) -> float:
+        """From end to end of the interval; 0 if there is none."""
+        return self.ends[1] - self.ends[0] if self.ends else 0.0
+
+    def __str__(self) -> str:
+        """Percent: ``90.12 [88.00, 92.20]``; without intervals ``90.12 ± 1.30``, over seeds."""
+        told = f"{100 * self.mean:.2f}"
+        if self.ends:
+            return f"{told} [{100 * self.ends[0]:.2f}, {100 * self.ends[1]:.2f}]"
+        if len(self.values) > 1:
+            return f"{told} ± {100 * statistics.stdev(self.values):.2f}"
+        return told

@@ -1,0 +1,52 @@
+"""Which versions compute: what a row says of the code behind it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+
+import oodbench
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """Versions of what computes: oodbench, torch, python, and oodbench's commit if it has one."""
+    root = Path(oodbench.__file__).resolve().parents[1]
+    commit = _described(root) if (root / ".git").exists() else _noted()
+    try:
+        own = version("oodbench")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {
+        "oodbench": own,
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "git_commit": commit,
+    }
+
+
+def _described(root: Path) -> str | None:
+    """The commit of a checkout that oodbench runs in; not inside somebody else's."""
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _noted() -> str | None:
+    """The commit that an installed oodbench was built from: setup.py notes it, or pip did."""
+    note = Path(oodbench.__file__).with_name("_commit.txt")
+    if note.is_file():
+        return note.read_text(encoding="utf-8").strip() or None
+    try:
+        origin = json.loads(distribution("oodbench").read_text("direct_url.json") or "{}")
+        found = origin.get("vcs_info", {}).get("commit_id")
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return None
+    return str(found) if found else None

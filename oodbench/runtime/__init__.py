@@ -1,0 +1,1 @@
+"""The process and the machine: what is put back as it was, interruptions, workers, launchers."""

@@ -1,0 +1,1 @@
+"""What is scored: whole samples, pixels, predicted boxes; one file per task."""

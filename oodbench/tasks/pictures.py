@@ -1,0 +1,93 @@
+"""Pictures of what was scored: colours, and files that are never large.
+
+A panel has at most ``SIDE`` pixels a side and a file at most ``MOST_BYTES``, however large the
+photographs are.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from oodbench import files
+from oodbench.data.samples import OOD
+
+SIDE = 512
+"""Longest side of a panel, in pixels."""
+
+MOST_BYTES = 2**19
+"""Of a file."""
+
+MOST_PICTURES = 8
+"""Of each set of images, for each detector."""
+
+_HEAT = np.array(
+    [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64
+)
+
+
+def heat(scores: np.ndarray) -> np.ndarray:
+    """Scores ``[H, W]`` as colours ``[H, W, 3]`` uint8, from dark (their least) to bright."""
+    low, high = float(scores.min()), float(scores.max())
+    at = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+    places = np.linspace(0, 1, len(_HEAT))
+    channels = [np.interp(at, places, _HEAT[:, c]) for c in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def class_colours(classes: np.ndarray) -> np.ndarray:
+    """Classes ``[H, W]`` as colours ``[H, W, 3]`` uint8; background black, ``VOID`` grey."""
+    hues = np.arange(254) * 0.618034 % 1.0  # golden ratio: neighbours far apart
+    wheel = np.stack([hues + shift for shift in (0.0, 1 / 3, 2 / 3)], axis=1) % 1.0
+    table = np.full((256, 3), 128, np.uint8)
+    table[:254] = np.rint(255 * np.clip(np.abs(wheel * 6 - 3) - 1, 0.1, 1.0))
+    table[0], table[OOD] = 0, 255
+    return table[classes]
+
+
+def scale(width: int, height: int, wanted: int) -> float:
+    """By how much a panel is enlarged, a whole number, or shrunk.
+
+    Args:
+        width: of the image.
+        height: of the image.
+        wanted: the height that small images are enlarged to, as far as they fit.
+    """
+    longest = max(width, height)
+    return SIDE / longest if longest > SIDE else max(1, min(wanted // height, SIDE // longest))
+
+
+def panel(pixels: Image.Image, times: float, smooth: bool = True) -> Image.Image:
+    """An RGB image enlarged, pixel by pixel, or shrunk; ``smooth``: as a mean of what is lost."""
+    size = (max(1, round(pixels.width * times)), max(1, round(pixels.height * times)))
+    if pixels.size == size:
+        return pixels
+    how = Image.Resampling.BOX if times < 1 and smooth else Image.Resampling.NEAREST
+    return pixels.resize(size, how)
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture, whole or not at all: as a PNG, or as a JPEG where that would be large.
+
+    Returns:
+        Where it is: ``path``, or the same with the suffix ``.jpg``.
+    """
+    path = path.with_suffix(".png")
+    content = _encoded(picture, "PNG")
+    for quality in (90, 70, 50, 30, 10):
+        if len(content) <= MOST_BYTES:
+            break
+        content = _encoded(picture, "JPEG", quality=quality)
+        path = path.with_suffix(".jpg")
+    files.write_bytes(path, content)
+    path.with_suffix(".jpg" if path.suffix == ".png" else ".png").unlink(missing_ok=True)
+    return path
+
+
+def _encoded(picture: Image.Image, how: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=how, **options)
+    return buffer.getvalue()

@@ -1,0 +1,149 @@
+"""What training sees: order and augmentation depend on (seed, epoch, index), and on nothing else.
+
+Neither on the number of data workers, nor on when they ask for their samples, nor on whether the
+run was interrupted: what was killed in the third epoch goes on with the order of the third.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import Augmentation, Preprocess
+from oodbench.hardware import rank_and_world
+from oodbench.method import DenseMethod
+
+
+class EpochSampler(Sampler[int]):
+    """Samples in an order that depends on seed and epoch alone; each process takes its share.
+
+    Yields ``epoch * n + index``, so that whoever reads the sample knows the epoch as well.
+
+    Batch k of all processes together is batch k of one. An epoch's last, incomplete batch is shared
+    evenly, without the few samples that would make the shares unequal; it is left out where a
+    share would be a single sample, of which neither batch normalisation nor a contrast makes
+    anything. What is left out differs from epoch to epoch.
+
+    Args:
+        n: samples.
+        seed: of the order.
+        batch_size: samples a step, over all processes.
+        epoch: the first. Lightning tells a sampler its epochs (``set_epoch``), but it tells the
+            first one of a run that goes on after the data workers have asked for their samples.
+        drop_last: leave out the last, incomplete batch. A set smaller than one is used whole.
+    """
+
+    def __init__(
+        self, n: int, seed: int, batch_size: int, epoch: int = 0, *, drop_last: bool = False
+    ) -> None:
+        self.n, self.seed, self.batch_size, self.epoch = n, seed, batch_size, epoch
+        self.drop_last = drop_last
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        _, world = rank_and_world()
+        return self._usable(world) // world
+
+    def _usable(self, world: int) -> int:
+        last = self.n % self.batch_size
+        whole = self.n - last
+        if whole and (self.drop_last or last < 2 * world):
+            return whole - whole % world
+        return self.n - self.n % world
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = rank_and_world()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.n, generator=generator)[: self._usable(world)]
+        yield from (order[rank::world] + self.epoch * self.n).tolist()
+
+
+class _Epochs(Dataset[Any]):
+    """Samples by position ``epoch * n + index``, each with random numbers of its own."""
+
+    def __init__(self, samples: Samples, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Any]:
+        """A batch; the process's generators are afterwards as they were."""
+        with _generators_kept():
+            return [self._drawn(position) for position in positions]
+
+    def _drawn(self, position: int) -> Any:
+        # an augmentation should draw from ``rng``; for one that does not, all are seeded
+        number = zlib.crc32(f"{self.seed}/{position}".encode())
+        random.seed(number)
+        np.random.seed(number)  # noqa: NPY002
+        torch.default_generator.manual_seed(number)
+        rng = random.Random(f"{self.seed}/{position}")  # noqa: S311
+        return self._example(position % len(self.samples), rng)
+
+    def _example(self, index: int, rng: random.Random) -> Any:
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    if get_worker_info() is not None:  # nothing else in a data worker draws
+        yield
+        return
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+
+
+class Views(_Epochs):
+    """Augmented views ``[V, ...]`` of each image, and its label."""
+
+    def __init__(self, samples: Samples, augmentation: Augmentation, views: int, seed: int) -> None:
+        super().__init__(samples, seed)
+        self.augmentation, self.views = augmentation, views
+
+    def _example(self, index: int, rng: random.Random) -> tuple[Any, int]:
+        image = self.samples[index]
+        views = [self.augmentation(image, rng) for _ in range(self.views)]
+        return _stacked(views), int(self.samples.labels[index])
+
+
+def _stacked(views: list[Any]) -> Any:
+    """Views ``[V, ...]``, of each modality where there are several."""
+    if isinstance(views[0], Mapping):
+        return {name: torch.stack([view[name] for view in views]) for name in views[0]}
+    return torch.stack(views)
+
+
+class Examples(_Epochs):
+    """Images with masks or boxes, augmented together."""
+
+    def __init__(
+        self, samples: Samples, method: DenseMethod, preprocess: Preprocess, seed: int
+    ) -> None:
+        super().__init__(samples, seed)
+        self.target = method.target
+        self.augmentation = method.joint_augmentation(preprocess)
+
+    def _example(self, index: int, rng: random.Random) -> tuple[Tensor, Any]:
+        target = self.target(self.samples, index)
+        return self.augmentation(self.samples[index], target, rng)

@@ -1,0 +1,96 @@
+"""Options in messages: Python's names in Python, flags on the command line."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+import oodbench
+from oodbench import cli
+from oodbench.cli import flags
+from oodbench.errors import OODBenchError
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Try a smaller `lr`.", "Try a smaller --lr."),
+        ('(`id="cifar10"`)', "(--id cifar10)"),
+        ("`batch_size` and `workers=0`", "--batch-size and --workers 0"),
+        ("`recipe_options` input_size=224", "--recipe-set input_size=224"),
+        ("`ood=near=x`: no", "--ood near=x: no"),
+        ("`oodbench list detectors`, `pip install -e .`", None),
+        ("a file `lr.txt`, `nothing`, lr, id", None),
+        ("", None),
+    ],
+)
+def test_options_become_flags(message: str, told: str | None) -> None:
+    assert flags.as_flags(message) == (message if told is None else told)
+
+
+def test_every_name_is_an_option_of_the_command_line() -> None:
+    command = typer.main.get_command(cli.app)
+    known = {
+        option
+        for sub in command.commands.values()  # type: ignore[attr-defined]
+        for parameter in getattr(sub, "params", ())
+        for option in parameter.opts
+    }
+    spelled = {f"--{name.replace('_', '-')}" for name in {*flags.NAMES, *flags.OTHERS.values()}}
+    assert spelled <= known
+
+
+def messages() -> list[tuple[str, str]]:
+    """Texts in the code, but for docstrings and what the command line says itself."""
+    found = []
+    for folder in ("oodbench", "detectors", "datasets"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            speaks_so = ("leaderboard.py", "store.py", "rows.py", "launchers.py")
+            if path.parent.name == "cli" or path.name in speaks_so:
+                continue
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            docs = {
+                id(node.body[0].value)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+                and node.body
+                and isinstance(node.body[0], ast.Expr)
+            }
+            loose = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+            found += [
+                (path.name, node.value)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                if id(node) not in docs | loose
+            ]
+    return found
+
+
+OF_OTHERS = ("pip install", "ulimit", "docker", "srun", "oodbench eval", "git ")
+
+
+def test_no_message_speaks_of_flags() -> None:
+    spoken = [
+        (file, text)
+        for file, text in messages()
+        if re.search(r"(^|[\s(])--[a-z]", text) and not any(word in text for word in OF_OTHERS)
+    ]
+    assert spoken == []
+
+
+def test_an_error_in_python_and_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(OODBenchError, match=r'`id="cifar10"`'):
+        oodbench.evaluate(detectors=["msp"])
+    monkeypatch.setattr("sys.argv", ["oodbench", "eval", "--detector", "msp"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "name an ID set (--id cifar10)" in capsys.readouterr().err
+    assert "id" in inspect.signature(oodbench.evaluate).parameters

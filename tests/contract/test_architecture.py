@@ -1,0 +1,120 @@
+"""The direction of imports, and that the installed names are those of the folders."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+CORE = sorted((REPOSITORY / "oodbench").rglob("*.py"))
+PLUGINS = sorted(
+    [*(REPOSITORY / "detectors").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")]
+)
+HELPERS = {"validation.py"}  # what other packages' benchmarks may import too, but no plug-in
+
+
+def imported(path: Path) -> set[str]:
+    """Names that a module imports, absolute ones in full."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_core_knows_no_plugin(path: Path) -> None:
+    assert not [
+        n for n in imported(path) if n.startswith(("oodbench.detectors", "oodbench.datasets"))
+    ]
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.name)
+def test_neighbours_are_imported_relatively(path: Path) -> None:
+    assert not [
+        n for n in imported(path) if n.startswith(("oodbench.detectors", "oodbench.datasets"))
+    ]
+    assert not [n for n in imported(path) if n.split(".")[0] in ("detectors", "datasets")]
+
+
+def test_entry_points_name_what_the_folders_hold() -> None:
+    points = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
+    for group, table in points.items():
+        for name, target in table.items():
+            module, _, attribute = target.partition(":")
+            thing = getattr(importlib.import_module(module), attribute)
+            if group in ("oodbench.detectors", "oodbench.methods"):
+                assert thing.name == name, f"{target} is registered as {thing.name!r}, not {name!r}"
+            if group == "oodbench.datasets" and hasattr(thing, "name"):
+                assert thing.name == name
+    used = {target.partition(":")[0] for table in points.values() for target in table.values()}
+    for path in PLUGINS:
+        if not path.name.startswith("_") and path.name not in HELPERS:
+            module = f"oodbench.{path.parent.name}.{path.stem}"
+            assert module in used, f"{path} has no entry point in pyproject.toml"
+
+
+def test_installed_metadata_is_that_of_the_project() -> None:
+    import oodbench
+
+    points = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert set(points["oodbench.detectors"]) <= set(oodbench.list_detectors())
+    assert set(points["oodbench.methods"]) <= set(oodbench.list_methods())
+
+
+def run(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+
+
+def test_listing_and_importing_need_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, oodbench, oodbench.cli\n"
+        "assert 'knn' in oodbench.list_detectors()\n"
+        "heavy = {'torch', 'pandas', 'sklearn', 'timm', 'PIL', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    found = run(code, tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_script_in_the_repository_root_gets_the_right_answer() -> None:
+    found = run("import datasets", REPOSITORY)
+    assert found.returncode != 0
+    assert "oodbench.datasets" in found.stderr
+    assert (
+        run("import oodbench.datasets.digits, oodbench.detectors.msp", REPOSITORY).returncode == 0
+    )
+
+
+def test_a_checkout_works_where_a_wheel_is_installed(tmp_path: Path) -> None:
+    """In the repository root the folder ``oodbench`` shadows an installed wheel."""
+    code = (
+        "import sys\n"
+        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
+        "sys.path = [p for p in sys.path if 'editable' not in p]\n"
+        "import oodbench.detectors.palm, oodbench.datasets.digits\n"
+        "import oodbench\n"
+        "print(oodbench.create_detector('palm'), oodbench.get_benchmark('digits').name)\n"
+    )
+    found = run(code, REPOSITORY)
+    assert found.returncode == 0, found.stderr
+    assert "digits" in found.stdout
+
+
+def test_public_names_exist() -> None:
+    import oodbench
+
+    for name in oodbench.__all__:
+        assert getattr(oodbench, name) is not None
+    assert set(oodbench.__all__) <= set(dir(oodbench))
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        _ = oodbench.nothing_like_this

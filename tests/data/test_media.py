@@ -1,0 +1,953 @@
+"""Videos, flow and recordings: the right frames and samples, and what is said of broken files."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import signal
+from sklearn.datasets import load_sample_images
+
+from oodbench.data import video as reading
+from oodbench.data.audio import AudioFile, LogMel, LogSpectrogram, Waveform, mel_filters
+from oodbench.data.transforms import content_key
+from oodbench.data.video import (
+    ClipPreprocess,
+    FlowFiles,
+    FlowFolder,
+    FrameFolder,
+    Video,
+    VideoFile,
+    random_clip,
+    uniform_clip,
+)
+from oodbench.errors import DataError, OODBenchError, OptionError
+
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
+
+
+def scene(n: int, height: int = 64, width: int = 80) -> list[np.ndarray]:
+    """A camera that moves over a photograph: n frames ``[H, W, 3]``."""
+    photograph = load_sample_images().images[0]
+    room = np.array(photograph.shape[:2]) - (height, width)
+    turn = np.arange(n)[:, None] * (0.11, 0.07)
+    corners = (room * (0.5 + 0.5 * np.sin(turn))).astype(int)
+    return [photograph[y : y + height, x : x + width] for y, x in corners]
+
+
+def grey(n: int, seed: int = 0, height: int = 64, width: int = 80) -> list[np.ndarray]:
+    """Smooth grey frames of many levels."""
+    x = np.arange(width) + np.arange(height)[:, None] + 3 * np.arange(n)[:, None, None]
+    levels = (127 + 120 * np.sin((x + seed) / 17)).astype(np.uint8)
+    return list(levels[..., None].repeat(3, axis=3))
+
+
+def write_video(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    codec: str | None = None,
+    rate: Fraction | int = 25,
+    gop: int = 10,
+    b_frames: int = 2,
+    times: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    sound: np.ndarray | None = None,
+    sound_codec: str = "aac",
+    sound_rate: int = 16000,
+) -> Path:
+    """A video, and a track of sound ``[channels, n]`` if there is one."""
+    codec = codec or ("mpeg4" if path.suffix == ".avi" else "libx264")
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        if len(frames):
+            stream = container.add_stream(codec, rate=rate, options=options or {})
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
+            stream.codec_context.thread_count = 1
+        if sound is not None:
+            layout = "mono" if len(sound) == 1 else "stereo"
+            heard = container.add_stream(sound_codec, rate=sound_rate, layout=layout)
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            if times is not None:
+                frame.pts = times[i]
+            container.mux(stream.encode(frame))
+        if len(frames):
+            container.mux(stream.encode())
+        if sound is not None:
+            for start in range(0, sound.shape[1], 1024):
+                piece = np.ascontiguousarray(sound[:, start : start + 1024], dtype=np.float32)
+                frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)
+                frame.rate, frame.pts = sound_rate, start
+                container.mux(heard.encode(frame))
+            container.mux(heard.encode())
+    return path
+
+
+def from_the_start(path: Path, pixels: str = "rgb24") -> np.ndarray:
+    """All frames, decoded in order."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format=pixels) for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same scene in several containers and codecs, with key frames and B-frames."""
+    root = tmp_path_factory.mktemp("videos")
+    frames = scene(70)
+    return {
+        # key frames every ten frames, and nowhere else
+        "mp4": write_video(root / "a.mp4", frames, options={"sc_threshold": "0"}),
+        "open": write_video(root / "open.mp4", frames, options={"x264-params": "open-gop=1"}),
+        "fragments": write_video(
+            root / "fragments.mp4",
+            frames,
+            container_options={"movflags": "frag_keyframe+empty_moov"},
+        ),
+        "mkv": write_video(root / "a.mkv", frames),
+        "avi": write_video(root / "a.avi", frames),
+        "xvid": write_video(root / "xvid.avi", frames, b_frames=0, options={"qmin": "2"}),
+        "mpeg": write_video(root / "a.mpg", frames, "mpeg1video"),
+        "one key": write_video(root / "one.mp4", frames, gop=250),
+    }
+
+
+KINDS = ("mp4", "open", "fragments", "mkv", "avi", "xvid", "mpeg", "one key")
+
+# Videos
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_those_of_decoding_from_the_start(videos: dict[str, Path], kind: str) -> None:
+    whole = from_the_start(videos[kind])
+    video = VideoFile(videos[kind])
+    assert video.frame_count == len(whole) == 70
+    assert video.rate == pytest.approx(25)
+    assert video.channels == 3
+    for i in range(0, 70, 3):
+        assert np.array_equal(video.frames([i])[0], whole[i]), i
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5, 9, 40):
+        wanted = rng.integers(0, 70, size)  # any order, with repeats
+        got = VideoFile(videos[kind]).frames(wanted)
+        assert got.dtype == np.uint8
+        assert np.array_equal(got, whole[wanted])
+    assert np.array_equal(video.frames(range(70)), whole)
+
+
+def test_a_scene_survives_its_coding(videos: dict[str, Path]) -> None:
+    error = np.abs(VideoFile(videos["mp4"]).frames(range(70)).astype(int) - np.stack(scene(70)))
+    assert error.mean() < 12
+
+
+def test_far_frames_are_reached_by_seeking(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    original = VideoFile._seek
+
+    def seek(self, container, stream, positions, found):
+        original(self, container, stream, positions, found)
+        runs.append((positions, [position in found for position in positions]))
+
+    monkeypatch.setattr(VideoFile, "_seek", seek)
+    video = VideoFile(videos["mp4"])
+    assert video._index.keys.tolist() == [0, 10, 20, 30, 40, 50, 60]
+    video.frames([65, 3, 66, 12])
+    # neighbouring groups of pictures are one run, and each run found what it sought
+    assert runs == [([3, 12], [True, True]), ([65, 66], [True, True])]
+
+
+@pytest.mark.parametrize("target", [0, -1])
+def test_a_seek_that_lands_elsewhere_costs_time_but_not_frames(
+    videos: dict[str, Path], target: int
+) -> None:
+    video = VideoFile(videos["mp4"])
+    video._index.seeks[:] = [video._index.seeks[target]] * len(video._index.seeks)
+    wanted = [3, 35, 69]
+    assert np.array_equal(video.frames(wanted), from_the_start(videos["mp4"])[wanted])
+
+
+def test_variable_and_odd_rates(tmp_path: Path) -> None:
+    frames = scene(30)
+    gaps = np.random.default_rng(0).integers(1, 9, 30)
+    uneven = write_video(tmp_path / "v.mp4", frames, rate=90, times=np.cumsum(gaps).tolist())
+    assert VideoFile(uneven).frame_count == 30
+    assert 10 < VideoFile(uneven).rate < 40
+    assert np.array_equal(VideoFile(uneven).frames([29, 11]), from_the_start(uneven)[[29, 11]])
+    for rate in (Fraction(30000, 1001), Fraction(7, 3), Fraction(1, 2), 240):
+        path = write_video(tmp_path / "odd.mp4", frames, rate=rate)
+        assert VideoFile(path).rate == pytest.approx(float(rate), rel=1e-3)
+        assert np.array_equal(VideoFile(path).frames([17])[0], from_the_start(path)[17])
+
+
+@pytest.mark.parametrize("claimed", [0, 3, 69, 71, 99999])
+def test_frame_counts_in_headers_are_not_believed(
+    videos: dict[str, Path], tmp_path: Path, claimed: int
+) -> None:
+    content = bytearray(videos["avi"].read_bytes())
+    main, stream = content.index(b"avih") + 24, content.index(b"strh") + 40
+    for at in (main, stream):
+        assert int.from_bytes(content[at : at + 4], "little") == 70
+        content[at : at + 4] = claimed.to_bytes(4, "little")
+    path = tmp_path / "wrong.avi"
+    path.write_bytes(content)
+    video = VideoFile(path)
+    assert video.frame_count == 70
+    wanted = [69, 0, 40]
+    assert np.array_equal(video.frames(wanted), from_the_start(videos["avi"])[wanted])
+
+
+@pytest.mark.parametrize(
+    "name", ["приклад 視頻 é.mp4", "drinking_54 .mp4", "a:b%03d.mp4", "concat:x|y.mp4", "-i #1.avi"]
+)
+def test_names_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / f"plain{Path(name).suffix}", scene(5))
+    path = path.rename(tmp_path / name)
+    assert VideoFile(str(path)).frames([4]).shape == (1, 64, 80, 3)
+
+
+def test_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "r.mp4", scene(3))
+    monkeypatch.chdir(tmp_path)
+    assert VideoFile("r.mp4").frame_count == 3
+
+
+def test_a_handle_is_cheap_and_can_be_pickled(videos: dict[str, Path]) -> None:
+    VideoFile("/nowhere.mp4")  # nothing is opened
+    for video in (VideoFile(videos["mp4"]), FlowFiles(videos["mp4"], videos["avi"])):
+        before = pickle.loads(pickle.dumps(video))
+        assert before.frame_count == video.frame_count == 70
+        after = pickle.loads(pickle.dumps(video))
+        assert after == video
+        assert repr(after) == repr(video)
+        assert np.array_equal(after.frames([40]), video.frames([40]))
+
+
+def test_the_count_is_found_once(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    video = VideoFile(videos["avi"])
+    assert video.frame_count == 70
+    monkeypatch.setattr(reading, "opened", None)
+    assert video.frame_count == 70
+    assert video.rate == 25
+
+
+@pytest.mark.parametrize("wanted", [[], [70], [0, -1], [10**9]])
+def test_positions_outside_are_an_error(videos: dict[str, Path], wanted: list[int]) -> None:
+    with pytest.raises(OptionError, match=r"a\.mp4.*asked for"):
+        VideoFile(videos["mp4"]).frames(wanted)
+
+
+# Broken videos
+
+
+def faststart(path: Path, n: int = 40) -> Path:
+    return write_video(path, scene(n), container_options={"movflags": "faststart"})
+
+
+def test_a_missing_video(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no video .*gone\.mp4"):
+        _ = VideoFile(tmp_path / "gone.mp4").frame_count
+    with pytest.raises(DataError, match="no video"):
+        _ = VideoFile(tmp_path).frame_count
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("kind", ["mp4", "faststart", "avi"])
+def test_a_video_that_is_cut_off(
+    videos: dict[str, Path], tmp_path: Path, kind: str, share: float
+) -> None:
+    whole = faststart(tmp_path / "whole.mp4") if kind == "faststart" else videos[kind]
+    content = whole.read_bytes()
+    path = tmp_path / f"cut{whole.suffix}"
+    path.write_bytes(content[: int(len(content) * share)])
+    said = "get it again"
+    if share >= 0.3 and kind != "mp4":  # the index of this one is at its end
+        said = "is cut off"
+    with pytest.raises(DataError, match=rf"cut{whole.suffix}.*(?i:{said})"):
+        VideoFile(path).frames([0])
+
+
+def test_an_avi_that_lost_its_index_has_all_frames(videos: dict[str, Path], tmp_path: Path) -> None:
+    content = videos["avi"].read_bytes()
+    path = tmp_path / "cut.avi"
+    path.write_bytes(content[: content.rindex(b"idx1") + 40])
+    assert np.array_equal(VideoFile(path).frames(range(70)), from_the_start(videos["avi"]))
+
+
+def test_a_file_that_ends_within_a_frame(tmp_path: Path) -> None:
+    content = faststart(tmp_path / "whole.mp4").read_bytes()
+    path = tmp_path / "short.mp4"
+    path.write_bytes(content[:-3])
+    with pytest.raises(DataError, match="is cut off"):
+        _ = VideoFile(path).frame_count
+
+
+def test_a_cut_matroska_has_the_frames_that_are_there(
+    videos: dict[str, Path], tmp_path: Path
+) -> None:
+    content = videos["mkv"].read_bytes()
+    path = tmp_path / "cut.mkv"
+    path.write_bytes(content[: len(content) // 2])
+    video = VideoFile(path)
+    n = video.frame_count
+    assert 10 < n < 70
+    assert np.array_equal(video.frames(range(n)), from_the_start(path)[:n])
+
+
+def test_rubbish_behind_a_whole_file_does_no_harm(videos: dict[str, Path], tmp_path: Path) -> None:
+    for kind in ("mp4", "avi"):
+        path = tmp_path / f"long{videos[kind].suffix}"
+        for rubbish in (bytes(99), b"\xffrubbish" * 9):
+            path.write_bytes(videos[kind].read_bytes() + rubbish)
+            assert VideoFile(path).frame_count == 70
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_a_video_without_frames(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"none{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(DataError, match=rf"none{suffix}"):
+        _ = VideoFile(path).frame_count
+
+
+def test_a_file_without_pictures(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "heard.mp4", [], sound=np.zeros((1, 4096)))
+    with pytest.raises(DataError, match=r"heard\.mp4 has no video track"):
+        VideoFile(path).frames([0])
+
+
+def test_other_files_are_no_videos(tmp_path: Path) -> None:
+    for name, content in {
+        "text.mp4": b"not found" * 100,
+        "list.mp4": b"#EXTM3U\n#EXTINF:1,\nhttp://localhost:9/a.ts\n",
+        "concat.avi": b"ffconcat version 1.0\nfile http://localhost:9/a.ts\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}.*get it again"):
+            VideoFile(tmp_path / name).frames([0])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "avi", "mpeg"])
+def test_damage_is_frames_or_an_error(videos: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    content = videos[kind].read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"damaged{videos[kind].suffix}"
+    for trial in range(25):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        hits = rng.integers(0, min(len(content), 600) if trial % 2 else len(content), 8)
+        damaged[hits] = rng.integers(0, 256, 8)
+        path.write_bytes(damaged.tobytes())
+        video = VideoFile(path)
+        with contextlib.suppress(DataError):
+            got = video.frames([0, video.frame_count // 2, video.frame_count - 1])
+            assert got.shape[0] == 3
+
+
+def test_frames_that_cannot_be_decoded_are_named(videos: dict[str, Path]) -> None:
+    video = VideoFile(videos["mp4"])
+    video._index.times[35] += 1  # as if the decoder gave other frames than the packets promise
+    with pytest.raises(DataError, match=r"a\.mp4 has 70 frames, but 1 of the 2 .*get it again"):
+        video.frames([35, 36])
+    assert len(video.frames([36])) == 1
+
+
+def test_frames_of_two_sizes() -> None:
+    class Two(Video):
+        frame_count = 2
+
+        def _decode(self, positions: list[int]) -> list[np.ndarray]:
+            return [np.zeros((4 + p, 6, 3), np.uint8) for p in positions]
+
+    with pytest.raises(DataError, match="6 x 4, 6 x 5"):
+        Two().frames([0, 1])
+
+
+# Flow, and folders of frames
+
+
+def test_flow_is_two_grey_videos(tmp_path: Path) -> None:
+    x = write_video(tmp_path / "a_flow_x.mp4", grey(30))
+    y = write_video(tmp_path / "a_flow_y.mp4", grey(25, seed=40), rate=5)
+    flow = FlowFiles(x, y)
+    assert flow.frame_count == 25  # the shorter's
+    assert flow.rate == 25
+    assert flow.channels == 2
+    got = flow.frames([24, 3])
+    assert got.shape == (2, 64, 80, 2)
+    for channel, path in enumerate((x, y)):
+        one = from_the_start(path, "gray")[[24, 3]]
+        assert np.array_equal(got[..., channel], one)
+        # the same levels as by way of RGB: the range of the coded levels is undone
+        rgb = from_the_start(path)[[24, 3]].astype(int)
+        assert np.abs(rgb - got[..., channel, None]).max() <= 2
+    with pytest.raises(OptionError, match="it has 25"):
+        flow.frames([25])
+    assert VideoFile(x, mode="L").frames([1]).shape == (1, 64, 80, 1)
+    assert VideoFile(x, mode="L").channels == 1
+
+
+def test_flow_of_two_sizes(tmp_path: Path) -> None:
+    x = write_video(tmp_path / "a_flow_x.mp4", grey(5))
+    y = write_video(tmp_path / "a_flow_y.mp4", grey(5, height=48))
+    with pytest.raises(DataError, match=r"flow_x\.mp4.*80 x 64 of x, 80 x 48 of y"):
+        FlowFiles(x, y).frames([0])
+    with pytest.raises(DataError, match=r"gone\.mp4"):
+        FlowFiles(x, tmp_path / "gone.mp4").frames([0])
+
+
+def test_folders_of_frames(tmp_path: Path) -> None:
+    frames = scene(9)
+    for part in ("", "u", "v"):
+        (tmp_path / part).mkdir(exist_ok=True)
+        for i, pixels in enumerate(frames, start=5):
+            image = Image.fromarray(pixels)
+            image = image.convert("L").rotate(90 if part == "v" else 0) if part else image
+            image.save(tmp_path / part / f"frame_{i:010d}.jpg", quality=95)
+    video = FrameFolder(tmp_path, 5, 13, frame_rate=60)
+    assert (video.frame_count, video.rate, video.channels) == (9, 60, 3)
+    assert np.abs(video.frames([8, 0, 8]).astype(int) - np.stack(frames)[[8, 0, 8]]).mean() < 8
+    assert np.array_equal(FrameFolder(tmp_path, 7, 7).frames([0]), video.frames([2]))
+    flow = FlowFolder(tmp_path, 5, 13)
+    assert (flow.frame_count, flow.rate, flow.channels) == (9, None, 2)
+    got = flow.frames([1, 4])
+    assert got.shape == (2, 64, 80, 2)
+    assert np.array_equal(got[1, ..., 0], np.array(Image.open(tmp_path / "u/frame_0000000009.jpg")))
+    assert np.array_equal(got[1, ..., 1], np.array(Image.open(tmp_path / "v/frame_0000000009.jpg")))
+    assert pickle.loads(pickle.dumps(flow)) == flow
+    with pytest.raises(DataError, match=r"frame_0000000014\.jpg.*missing"):
+        FrameFolder(tmp_path, 5, 14).frames([9])
+    (tmp_path / "v" / "frame_0000000006.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"frame_0000000006\.jpg"):
+        flow.frames([1])
+    Image.new("L", (8, 8)).save(tmp_path / "v" / "frame_0000000006.jpg")
+    with pytest.raises(DataError, match="80 x 64 of x, 8 x 8 of y"):
+        flow.frames([1])
+    for first, last in ((5, 4), (-1, 4)):
+        with pytest.raises(DataError, match="are none"):
+            _ = FrameFolder(tmp_path, first, last).frame_count
+
+
+# Optional libraries
+
+
+def test_importing_reads_with_nothing() -> None:
+    code = (
+        "import sys, oodbench.data.audio, oodbench.data.video; "
+        "print([m for m in ('av', 'soundfile', 'torchcodec') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "read"),
+    [
+        ("av", "video", lambda root: VideoFile(root / "a.mp4").frames([0])),
+        ("av", "video", lambda root: AudioFile(root / "a.mp4").read()),
+        ("soundfile", "audio", lambda root: AudioFile(root / "a.wav").read()),
+    ],
+)
+def test_a_missing_library_is_told_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, extra: str, read
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(OODBenchError, match=rf"{library}.*pip install 'oodbench\[{extra}\]'"):
+        read(tmp_path)
+
+
+# Clips
+
+
+def mmaction(frame_count: int, length: int, stride: int, offset: int | None = None) -> np.ndarray:
+    """Transcribed from SampleFrames with one clip; with an offset, its training mode."""
+    span = length * stride
+    if offset is None:
+        average = (frame_count - span + 1) / 1.0
+        offset = int(0 + average / 2.0) if frame_count > span - 1 else 0
+    return np.mod(offset + np.arange(length) * stride, frame_count)
+
+
+@settings(max_examples=200)
+@given(
+    frame_count=st.integers(1, 400),
+    length=st.integers(1, 40),
+    stride=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_clips_are_those_of_the_reference(
+    frame_count: int, length: int, stride: int, seed: int
+) -> None:
+    clip = uniform_clip(frame_count, length, stride)
+    assert clip.dtype == np.int64
+    assert np.array_equal(clip, mmaction(frame_count, length, stride))
+    drawn = random_clip(frame_count, length, stride, random.Random(seed))
+    room = frame_count - length * stride
+    assert 0 <= drawn[0] <= max(room, 0)
+    assert np.array_equal(drawn, mmaction(frame_count, length, stride, int(drawn[0])))
+
+
+def test_random_clips_are_everywhere() -> None:
+    rng = random.Random(0)
+    firsts = [int(random_clip(30, 4, 5, rng)[0]) for _ in range(500)]
+    assert set(firsts) == set(range(11))
+    assert uniform_clip(30, 4, 5).tolist() == [5, 10, 15, 20]
+    assert uniform_clip(3, 5, 2).tolist() == [0, 2, 1, 0, 2]
+
+
+def test_clips_of_nothing() -> None:
+    for length, stride in ((0, 1), (1, 0), (-3, 2)):
+        with pytest.raises(OptionError, match="length and stride"):
+            uniform_clip(9, length, stride)
+    with pytest.raises(DataError, match="0 frames"):
+        random_clip(0, 1, 1, random.Random(0))
+
+
+class Frames(Video):
+    """A video in memory."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    @property
+    def channels(self) -> int:
+        return self.pixels.shape[3]
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.pixels)
+
+    def _decode(self, positions: list[int]) -> list[np.ndarray]:
+        return [self.pixels[position] for position in positions]
+
+
+RGB = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FLOW = ((128 / 255,) * 2, (128 / 255,) * 2)
+
+
+def test_a_clip_is_resized_cropped_and_normalised(videos: dict[str, Path]) -> None:
+    transform = ClipPreprocess(8, 4, 24, *RGB, short_side=32)
+    video = VideoFile(videos["mp4"])
+    clip = transform(video)
+    assert clip.shape == (3, 8, 24, 24)
+    assert clip.dtype == torch.float32
+    assert clip.is_contiguous()
+    assert torch.equal(clip, transform(VideoFile(videos["mp4"])))
+    assert transform.channels == 3
+    frames = video.frames(uniform_clip(70, 8, 4))
+    for t, frame in enumerate(frames):
+        # PIL's bilinear filter is antialiased; 80 x 64 becomes 40 x 32
+        image = Image.fromarray(frame).resize((40, 32), Image.Resampling.BILINEAR)
+        wanted = np.asarray(image.crop((8, 4, 32, 28))) / 255
+        wanted = ((wanted - RGB[0]) / RGB[1]).transpose(2, 0, 1)
+        assert np.abs(clip[:, t].numpy() - wanted).max() < 1.01 / 255 / min(RGB[1])
+
+
+def test_a_clip_of_the_size_it_has_is_untouched() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 2)).astype(np.uint8)
+    clip = ClipPreprocess(5, 1, 6, (0.0, 0.0), (1.0, 1.0))(Frames(pixels))
+    assert np.array_equal((clip * 255).round().numpy().transpose(1, 2, 3, 0), pixels)
+    assert (
+        float(ClipPreprocess(1, 1, 2, *FLOW)(Frames(np.full((1, 2, 2, 2), 128, "u1"))).sum()) == 0
+    )
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 100), (100, 7), (33, 32), (480, 31)])
+def test_frames_of_any_shape_fill_the_square(height: int, width: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, height, width, 3)).astype(np.uint8)
+    for transform in (
+        ClipPreprocess(4, 2, 32, *RGB),
+        ClipPreprocess(4, 2, 32, *RGB, short_side=37, train_size=16),
+    ):
+        assert transform(Frames(pixels)).shape == (3, 4, 32, 32)
+        side = transform.train_size or 32
+        augmented = transform.augment(Frames(pixels), random.Random(0))
+        assert augmented.shape == (3, 4, side, side)
+        assert augmented.is_contiguous()
+        assert bool(augmented.isfinite().all())
+
+
+def test_augmentation_is_a_function_of_the_generator(videos: dict[str, Path]) -> None:
+    transform = ClipPreprocess(4, 3, 24, *RGB)
+    video = VideoFile(videos["mp4"])
+    views = [transform.augment(video, random.Random(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+    state = torch.random.get_rng_state(), random.getstate()
+    transform.augment(video, random.Random(3))
+    assert torch.equal(state[0], torch.random.get_rng_state())
+    assert state[1] == random.getstate()
+
+
+def test_all_frames_of_a_view_have_one_crop() -> None:
+    still = Frames(scene(1)[0][None].repeat(9, axis=0))
+    transform = ClipPreprocess(4, 2, 24, *RGB)
+    for seed in range(5):
+        view = transform.augment(still, random.Random(seed))
+        assert torch.equal(view, view[:, :1].expand_as(view))
+
+
+def test_mirrored_flow_turns_its_sign() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 20, 20, 2)).astype(np.uint8)
+    kept = ClipPreprocess(3, 1, 20, (0.0, 0.0), (1.0, 1.0), flip=False, min_scale=1.0)
+    mirrored = replace(kept, flip=True)
+    seen = set()
+    for seed in range(20):
+        plain = kept.augment(Frames(pixels), random.Random(seed))
+        view = mirrored.augment(Frames(pixels), random.Random(seed))
+        back = view.flip(3)
+        turned = torch.stack([1 - back[0], back[1]])
+        seen.add(torch.equal(view, plain))
+        assert torch.equal(view, plain) or torch.allclose(turned, plain, atol=1e-6)
+    assert seen == {True, False}
+    # of colours, only the places change
+    colours = pixels[..., :1].repeat(3, axis=3)
+    transform = ClipPreprocess(3, 1, 20, (0.0,) * 3, (1.0,) * 3, min_scale=1.0)
+    for seed in range(5):
+        view = transform.augment(Frames(colours), random.Random(seed))
+        plain = replace(transform, flip=False).augment(Frames(colours), random.Random(seed))
+        assert torch.equal(view, plain) or torch.equal(view.flip(3), plain)
+
+
+def test_a_transform_does_not_write_into_its_video() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 2)).astype(np.uint8)
+    before = pixels.copy()
+    transform = ClipPreprocess(3, 1, 20, *FLOW)
+    transform(Frames(pixels))
+    for seed in range(4):
+        transform.augment(Frames(pixels), random.Random(seed))
+    assert np.array_equal(pixels, before)
+
+
+def test_channels_must_fit(videos: dict[str, Path]) -> None:
+    transform = ClipPreprocess(4, 2, 24, *FLOW)
+    for call in (transform, lambda video: transform.augment(video, random.Random(0))):
+        with pytest.raises(OptionError, match=r"2 channel\(s\), but .*a\.mp4.* has 3"):
+            call(VideoFile(videos["mp4"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length": 0},
+        {"stride": 0},
+        {"size": 0},
+        {"short_side": 20},
+        {"train_size": -1},
+        {"min_scale": 0.0},
+        {"min_scale": 1.1},
+        {"mean": (0.5,)},
+        {"mean": (0.5, 0.5, float("nan"))},
+        {"std": (1.0, 1.0, 0.0)},
+    ],
+)
+def test_clip_options_are_checked(options: dict) -> None:
+    with pytest.raises(OptionError, match="clip: "):
+        ClipPreprocess(
+            **{"length": 4, "stride": 2, "size": 24, "mean": RGB[0], "std": RGB[1], **options}
+        )
+
+
+def test_transforms_say_all_that_they_do() -> None:
+    transforms = [
+        ClipPreprocess(4, 2, 24, *RGB),
+        ClipPreprocess(4, 2, 24, [0.485, 0.456, 0.406], RGB[1], flip=False),
+        ClipPreprocess(4, 3, 24, *RGB),
+        LogMel(16000, 1.0),
+        LogMel(16000, 1.0, pad="tile"),
+        LogSpectrogram(),
+        LogSpectrogram(pad="zero"),
+    ]
+    assert len({content_key(transform) for transform in transforms}) == len(transforms)
+    for transform in transforms:
+        assert pickle.loads(pickle.dumps(transform)) == transform
+        assert len({transform, replace(transform)}) == 1
+
+
+# Recordings
+
+
+def tone(seconds: float, rate: int, hertz: float = 440.0, loud: float = 0.5) -> np.ndarray:
+    return (loud * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype("f4")
+
+
+def test_files_of_sound(tmp_path: Path) -> None:
+    left, right = tone(0.5, 8000), tone(0.5, 8000, 1000)
+    for name, subtype in (("a.wav", "PCM_16"), ("a.flac", "PCM_16"), ("b.WAV", "FLOAT")):
+        soundfile.write(tmp_path / name, np.stack([left, right], axis=1), 8000, subtype)
+        samples, rate = AudioFile(tmp_path / name).read()
+        assert (samples.dtype, rate) == (np.float32, 8000)
+        assert np.abs(samples - (left + right) / 2).max() < 1e-4  # of both channels the mean
+        assert np.array_equal(
+            AudioFile(str(tmp_path / name), 0.1, 0.3).read()[0], samples[800:2400]
+        )
+        assert np.array_equal(AudioFile(tmp_path / name, 0.4).read()[0], samples[3200:])
+        assert np.array_equal(AudioFile(tmp_path / name, stop=9).read()[0], samples)
+
+
+def test_samples_are_within_one(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "loud.wav", 3 * tone(0.1, 8000), 8000, "FLOAT")
+    samples, _ = AudioFile(tmp_path / "loud.wav").read()
+    assert (samples.min(), samples.max()) == (-1, 1)
+    assert Waveform(np.array([[2.0, 4.0], [0.0, 0.5]]), 9).read()[0].tolist() == [1.0, 0.25]
+
+
+def test_silence_is_a_recording(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(900), 8000)
+    samples, _ = AudioFile(tmp_path / "silent.wav").read()
+    assert len(samples) == 900
+    assert not samples.any()
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_recordings_that_are_none(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(DataError, match=rf"no recording .*{name}"):
+        AudioFile(path).read()
+    path.write_bytes(b"nothing of sound" * 9)
+    with pytest.raises(DataError, match=rf"{name}.*damaged"):
+        AudioFile(path).read()
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"{name}.*damaged"):
+        AudioFile(path).read()
+    soundfile.write(path, np.zeros(0), 8000)
+    # an empty FLAC file cannot even be opened
+    with pytest.raises(DataError, match=rf"{name} (has no samples|.*damaged)"):
+        AudioFile(path).read()
+    soundfile.write(path, tone(1, 8000), 8000)
+    with pytest.raises(DataError, match=rf"{name}, 2\.0 to None seconds, has no samples"):
+        AudioFile(path, 2.0).read()
+
+
+def test_a_wav_that_is_cut_off(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1, 8000), 8000)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"a\.wav is cut off"):
+        AudioFile(tmp_path / "a.wav").read()
+    assert len(AudioFile(tmp_path / "a.wav", 0, 0.25).read()[0]) == 2000  # what is there, is
+    # a file that was written as a stream does not know its length
+    unknown = content[:4] + b"\xff\xff\xff\xff" + content[8:]
+    (tmp_path / "a.wav").write_bytes(unknown)
+    assert len(AudioFile(tmp_path / "a.wav").read()[0]) == 8000
+
+
+def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
+    wave = tone(0.1, 8000)
+    wave[7] = np.nan
+    soundfile.write(tmp_path / "nan.wav", wave, 8000, "FLOAT")
+    with pytest.raises(DataError, match=r"nan\.wav has samples that are no numbers"):
+        AudioFile(tmp_path / "nan.wav").read()
+    with pytest.raises(DataError, match="no samples"):
+        Waveform(np.zeros(0, np.float32), 8000).read()
+    with pytest.raises(DataError, match="rate of 0 Hz"):
+        Waveform(np.zeros(4, np.float32), 0).read()
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(1.0, 1.0), (2.0, 1.0), (-1.0, None), (float("nan"), 1)]
+)
+def test_a_span_must_be_one(start: float, stop: float | None) -> None:
+    with pytest.raises(OptionError, match=r"a\.wav: cannot read from"):
+        AudioFile("a.wav", start, stop)
+
+
+def test_the_sound_of_a_video_is_exact(tmp_path: Path) -> None:
+    sound = np.stack([tone(1.3, 16000), tone(1.3, 16000, 1000)])
+    for suffix in (".avi", ".mkv"):
+        path = write_video(
+            tmp_path / f"a{suffix}", scene(10), "mpeg4", sound=sound, sound_codec="pcm_s16le"
+        )
+        samples, rate = AudioFile(path).read()
+        assert (samples.shape, samples.dtype, rate) == ((20800,), np.float32, 16000)
+        assert np.abs(samples - sound.mean(axis=0)).max() < 1e-4
+        for start, stop in ((0.25, 0.75), (0.5, None), (None, 0.3), (1.2, 9.0)):
+            first, last = (None if t is None else round(t * 16000) for t in (start, stop))
+            assert np.array_equal(AudioFile(path, start, stop).read()[0], samples[first:last])
+        assert VideoFile(path).frame_count == 10
+
+
+def test_the_coded_sound_of_a_video(tmp_path: Path) -> None:
+    sound = np.stack([tone(1.0, 44100), tone(1.0, 44100)])
+    path = write_video(tmp_path / "a.mp4", scene(10), sound=sound, sound_rate=44100)
+    samples, rate = AudioFile(path).read()
+    assert rate == 44100
+    assert abs(len(samples) - 44100) < 2048
+    middle = slice(8192, 32768)
+    assert np.corrcoef(samples[middle], sound[0, middle])[0, 1] > 0.99  # also in time
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"a\.mp4"):
+        AudioFile(path).read()
+
+
+def test_videos_without_sound(videos: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.mp4 has no audio track"):
+        AudioFile(videos["mp4"]).read()
+    with pytest.raises(DataError, match=r"no recording .*gone\.mp4"):
+        AudioFile(tmp_path / "gone.mp4").read()
+    path = write_video(
+        tmp_path / "mute.mkv", scene(5), sound=np.zeros((1, 0)), sound_codec="pcm_s16le"
+    )
+    with pytest.raises(DataError, match=r"mute\.mkv has no samples"):
+        AudioFile(path).read()
+
+
+def test_recordings_can_be_pickled(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(0.1, 8000), 8000)
+    for audio in (AudioFile(tmp_path / "a.wav", 0.05), Waveform(tone(0.1, 8000), 8000)):
+        copy = pickle.loads(pickle.dumps(audio))
+        assert np.array_equal(copy.read()[0], audio.read()[0])
+
+
+# Spectrograms
+
+
+def test_a_tone_is_heard_where_it_is() -> None:
+    transform = LogMel(16000, 1.0, mels=40)
+    for hertz in (300, 1000, 4000):
+        found = transform(Waveform(tone(1, 16000, hertz), 16000))
+        assert found.shape == (1, 40, 101)
+        assert found.dtype == torch.float32
+        mel = 2595 * np.log10(1 + hertz / 700)
+        centres = np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42)[1:-1]
+        assert int(found[0].mean(dim=1).argmax()) == np.abs(centres - mel).argmin()
+        assert abs(float(found.mean())) < 1e-5
+        assert float(found.std()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_the_rate_of_a_recording_does_not_matter(rate: int) -> None:
+    transform = LogMel(8000, 1.0, mels=24)
+    wanted = transform(Waveform(tone(2, 8000), 8000))
+    found = transform(Waveform(tone(2, rate), rate))
+    loud = wanted > 1  # of the rest there is little but noise
+    assert torch.allclose(found[loud], wanted[loud], atol=0.3)
+
+
+def test_what_is_not_seen_is_not_heard() -> None:
+    rng = np.random.default_rng(0)
+    for rate in (7350, 44100):
+        wave = rng.normal(0, 0.1, 3 * rate).astype(np.float32)
+        divisor = np.gcd(rate, 16000)
+        whole = signal.resample_poly(wave, 16000 // divisor, rate // divisor)[:16000]
+        assert np.allclose(LogMel(16000, 1.0)._wave(Waveform(wave, rate)), whole, atol=1e-7)
+
+
+def test_short_recordings_are_filled_up() -> None:
+    wave = tone(0.3, 16000)
+    zero = LogMel(16000, 1.0)._wave(Waveform(wave, 16000))
+    tile = LogMel(16000, 1.0, pad="tile")._wave(Waveform(wave, 16000))
+    assert np.array_equal(zero, np.concatenate([wave, np.zeros(11200)]))
+    assert np.array_equal(tile, np.tile(wave, 4)[:16000])
+    long = LogMel(16000, 1.0)._wave(Waveform(tone(5, 16000), 16000))
+    assert np.array_equal(long, tone(1, 16000))
+
+
+@pytest.mark.parametrize("transform", [LogMel(16000, 1.0), LogSpectrogram(seconds=1.0)])
+def test_silence_is_zeros(transform: LogMel | LogSpectrogram) -> None:
+    silence = Waveform(np.zeros(500, np.float32), 22050)
+    assert float(transform(silence).abs().max()) < 1e-4
+    assert bool(transform.augment(silence, random.Random(0)).isfinite().all())
+    assert transform.channels == 1
+
+
+@pytest.mark.parametrize("transform", [LogMel(16000, 1.0), LogSpectrogram(seconds=1.0)])
+def test_augmented_recordings(transform: LogMel | LogSpectrogram) -> None:
+    noise = Waveform(np.random.default_rng(0).normal(0, 0.1, 20000).astype("f4"), 16000)
+    plain = transform(noise)
+    assert torch.equal(plain, transform(noise))
+    views = [transform.augment(noise, random.Random(seed)) for seed in range(12)]
+    assert torch.equal(views[3], transform.augment(noise, random.Random(3)))
+    assert all(view.shape == plain.shape and view.dtype == plain.dtype for view in views)
+    assert len({view.numpy().tobytes() for view in views}) == 12
+    masked = [int((view[0] == 0).all(dim=1).sum()) for view in views]
+    if isinstance(transform, LogSpectrogram):
+        assert set(masked) == {9}
+        kept = views[0][0] != 0
+        assert float((views[0][0] - plain[0])[kept].abs().max()) <= 0.05 + 1e-5
+    else:
+        assert max(masked) <= 16
+        assert len(set(masked)) > 3
+
+
+def test_a_shift_moves_and_leaves_silence() -> None:
+    wave = np.arange(1, 11, dtype=np.float32)
+    shifted = LogMel(10, 1.0, window=0.4, hop=0.2)._shifted
+    assert shifted(wave, 0).tolist() == wave.tolist()
+    assert shifted(wave, 2).tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert shifted(wave, -3).tolist() == [4, 5, 6, 7, 8, 9, 10, 0, 0, 0]
+
+
+def test_mel_filters_are_triangles() -> None:
+    filters = mel_filters(20, 512, 16000).numpy()
+    assert filters.shape == (20, 257)
+    assert filters.min() == 0
+    assert filters.max() <= 1
+    centres = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 22) / 2595) - 1)
+    assert np.abs(filters.argmax(axis=1) * 16000 / 512 - centres[1:-1]).max() < 32
+    # between the first and the last centre, neighbours add up to one
+    hertz = np.arange(257) * 16000 / 512
+    between = (hertz > centres[1]) & (hertz < centres[-2])
+    assert np.allclose(filters.sum(axis=0)[between], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.7, 10.0, 12.5])
+def test_log_spectrograms_are_those_of_multiood(seconds: float) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.3, round(seconds * 16000)).astype(np.float32)
+    piece = wave[:160000].astype(np.float64)  # the reference's steps, for evaluation
+    while len(piece) < 160000:
+        piece = np.tile(piece, 10)[:160000]
+    piece[piece > 1.0] = 1.0
+    piece[piece < -1.0] = -1.0
+    _, _, power = signal.spectrogram(piece, 16000, nperseg=512, noverlap=353)
+    wanted = np.log(power + 1e-7)
+    wanted = np.divide(wanted - np.mean(wanted), np.std(wanted) + 1e-9)
+    found = LogSpectrogram()(Waveform(wave, 16000))
+    assert found.shape == (1, 257, 1004)
+    assert np.allclose(found[0].numpy(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LogMel(0, 1.0),
+        lambda: LogMel(16000, float("inf")),
+        lambda: LogMel(16000, 1.0, mels=0),
+        lambda: LogMel(16000, 0.01),
+        lambda: LogMel(16000, 1.0, hop=1e-6),
+        lambda: LogMel(16000, 1.0, pad="loop"),  # type: ignore[arg-type]
+        lambda: LogSpectrogram(overlap=512),
+        lambda: LogSpectrogram(seconds=0.01),
+        lambda: LogSpectrogram(noise=-1.0),
+        lambda: LogSpectrogram(band=300),
+        lambda: LogSpectrogram(pad="loop"),  # type: ignore[arg-type]
+    ],
+)
+def test_spectrogram_options_are_checked(make) -> None:
+    with pytest.raises(OptionError, match="Log"):
+        make()
+
+
+def test_spectrograms_of_broken_files_name_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.wav"):
+        LogMel(16000, 1.0)(AudioFile(tmp_path / "gone.wav"))

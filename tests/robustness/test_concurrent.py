@@ -1,0 +1,213 @@
+"""Processes that do the same work at the same time: nobody dies, and all get the right result.
+
+Started as a program, this file imports everything once and forks one child a process; they begin
+together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oodbench.disk import locks
+from tests.robustness.test_kill import PREPROCESS, samples, tiny
+
+ROUNDS = int(os.environ.get("OODBENCH_TEST_ROUNDS", "2"))
+FILE_SYSTEMS = ["usual", "no locks", "two machines without locks"]
+"""What the processes find; no file system here has hard links."""
+
+
+# What the processes do
+
+
+def job_extract(rank: int) -> dict[str, Any]:
+    import torch
+    from torch import nn
+
+    from oodbench.extract import extract
+    from oodbench.hardware import Hardware
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+    images = samples("slow", 40, 5)
+    images.pause = 0.001
+    hardware = Hardware(accelerator="cpu", batch_size=4 + rank)
+    found = extract(model, images, PREPROCESS, hardware=hardware)
+    assert found.labels.tolist() == images.labels.tolist()
+    return {"logits": found.logits.tolist(), "features": found.features.sum(0).tolist()}
+
+
+def job_broken(rank: int) -> dict[str, Any]:
+    """A network that gives NaN: each says so, whoever clears up."""
+    import torch
+    from torch import nn
+
+    from oodbench.errors import BadScoresError
+    from oodbench.extract import extract
+    from oodbench.hardware import Hardware
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    model[1].bias.data[1] = float("nan")
+    with contextlib.suppress(BadScoresError):
+        extract(model, samples("slow", 40, 5), PREPROCESS, hardware=Hardware("cpu", batch_size=4))
+        raise AssertionError
+    return {}
+
+
+def job_train(rank: int) -> dict[str, Any]:
+    from oodbench.hardware import Hardware
+    from oodbench.training.train import plan, train
+
+    run = plan(tiny(), "ce", recipe="quick", overrides={"epochs": 2, "batch_size": 16})
+    network = train(run, Hardware(accelerator="cpu", workers=0))
+    return {n: v.double().sum().item() for n, v in network.state_dict().items()}
+
+
+def job_retrain(rank: int) -> dict[str, Any]:
+    """One trains again while the others train and read."""
+    from oodbench.hardware import Hardware
+    from oodbench.training.train import plan, train
+
+    run = plan(tiny(), "ce", recipe="quick", overrides={"epochs": 2, "batch_size": 16})
+    network = train(run, Hardware(accelerator="cpu", workers=0), retrain=rank == 0)
+    return {n: v.double().sum().item() for n, v in network.state_dict().items()}
+
+
+def job_evaluate(rank: int) -> dict[str, Any]:
+    import oodbench
+
+    results = oodbench.evaluate(
+        benchmark=tiny(),
+        detectors=["msp", "maxlogit"],
+        recipe="quick",
+        recipe_options={"epochs": 2, "batch_size": 16},
+        hardware=oodbench.Hardware(accelerator="cpu", batch_size=16 - rank, workers=0),
+        leaderboards=os.environ["OODBENCH_CACHE"] + "/boards",
+    )
+    assert not results.failures
+    return {f"{row['detector']} {row['ood']}": row["auroc"] for row in results.rows}
+
+
+# The program
+
+
+def _no_link(*args: Any, **kwargs: Any) -> None:
+    raise OSError(errno.EPERM, "no hard links here")
+
+
+def _no_lock(*args: Any) -> None:
+    raise OSError(errno.ENOTSUP, "no locks here")
+
+
+def _child(job: str, rank: int, cache: str, file_system: str, go: int) -> int:
+    os.environ["OODBENCH_CACHE"] = cache
+    os.link = _no_link
+    if file_system != "usual":
+        locks.fcntl.flock = _no_lock
+    if "machines" in file_system:
+        socket.gethostname = lambda: f"node{rank}"
+    os.read(go, 1)
+    try:
+        found = globals()[f"job_{job}"](rank)
+    except BaseException:
+        found = {"error": traceback.format_exc()}
+    Path(cache, f"{job}{rank}.result").write_text(json.dumps(found))
+    return 0
+
+
+def _serve() -> None:
+    import torch
+    import torch.utils.tensorboard
+
+    import oodbench.datasets.digits
+    import oodbench.detectors.ce
+    import oodbench.detectors.maxlogit
+    import oodbench.detectors.msp
+    import oodbench.evaluator  # noqa: F401
+
+    torch.set_num_threads(1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        ready, go = os.pipe()
+        pids = []
+        for rank in range(order["processes"]):
+            pid = os.fork()
+            if pid == 0:
+                os.close(go)
+                os._exit(_child(order["job"], rank, order["cache"], order["file_system"], ready))
+            pids.append(pid)
+        os.close(ready)
+        os.write(go, b"x" * len(pids))
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        os.close(go)
+        print(json.dumps(codes), flush=True)
+
+
+Together = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def together() -> Any:
+    """Runs a job in several processes at once; what each of them found."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.robustness.test_concurrent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    def run(job: str, cache: Path, file_system: str, processes: int = 4) -> list[dict[str, Any]]:
+        cache.mkdir(parents=True, exist_ok=True)
+        order = {"job": job, "cache": str(cache), "file_system": file_system}
+        process.stdin.write(json.dumps({**order, "processes": processes}) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == [0] * processes
+        found = [
+            json.loads((cache / f"{job}{rank}.result").read_text()) for rank in range(processes)
+        ]
+        errors = [f["error"] for f in found if "error" in f]
+        assert not errors, "\n".join(errors)
+        return found
+
+    yield run
+    process.kill()
+    process.wait(timeout=30)
+
+
+@pytest.mark.parametrize("file_system", FILE_SYSTEMS)
+@pytest.mark.parametrize("job", ["extract", "broken", "train", "retrain", "evaluate"])
+def test_the_same_work_at_the_same_time(
+    job: str, file_system: str, together: Together, tmp_path: Path
+) -> None:
+    (alone,) = together(job, tmp_path / "alone", "usual", processes=1)
+    for number in range(ROUNDS):
+        cache = tmp_path / str(number)
+        found = together(job, cache, file_system)
+        for one in found:
+            for name, values in alone.items():
+                np.testing.assert_allclose(one[name], values, rtol=1e-5, atol=1e-6)
+        assert not list(cache.rglob("*.part")), "finished, and nothing left over"
+        assert not list(cache.rglob("*.lock"))
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,136 @@
+"""Variables that launchers leave behind count only in a run that asks for several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+from oodbench import Hardware
+from oodbench.errors import OptionError
+from oodbench.hardware import is_first_process
+from oodbench.runtime.launchers import environment
+from oodbench.training.train import train
+from tests.training.test_train import short, tiny
+
+TORCHRUN = (
+    "TORCHELASTIC_RUN_ID=x RANK=1 LOCAL_RANK=1 GROUP_RANK=0 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 "
+    "MASTER_ADDR=127.0.0.1 MASTER_PORT=29999"
+)
+SLURM = "SLURM_JOB_ID=7 SLURM_NTASKS=2 SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NODEID=0"
+STEP = f"{SLURM} SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2"
+LEFTOVERS = (
+    "RANK=1",
+    "LOCAL_RANK=1",
+    "NODE_RANK=1",
+    "WORLD_SIZE=2",
+    "RANK=1 WORLD_SIZE=2 MASTER_ADDR=nowhere.invalid MASTER_PORT=none",
+    "JSM_NAMESPACE_RANK=1",
+    "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 PMI_RANK=1",
+    TORCHRUN,
+    SLURM,
+    f"{STEP} SLURM_NTASKS_PER_NODE=4 SLURM_NNODES=3",
+    f"{SLURM} SLURM_JOB_NAME=bash",
+)
+
+
+@pytest.fixture(autouse=True)
+def _ranks() -> Iterator[None]:
+    yield
+    rank_zero_only.rank = 0
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, variables: str) -> None:
+    for one in variables.split():
+        monkeypatch.setenv(*one.split("=", 1))
+
+
+@pytest.mark.parametrize("variables", LEFTOVERS)
+def test_one_process_is_the_first(variables: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, variables)
+    rank_zero_only.rank = 1  # as it is where Lightning was imported with them
+    for hardware in (Hardware("cpu"), Hardware("cpu", "1", "ddp")):
+        assert is_first_process(hardware)
+        trainer = hardware.trainer(logger=False)
+        assert (trainer.world_size, trainer.global_rank, rank_zero_only.rank) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("variables", ["RANK=1 WORLD_SIZE=2", TORCHRUN, SLURM])
+def test_one_process_trains_and_logs(variables: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, variables)
+    rank_zero_only.rank = 1
+    run = short(tiny()[0])
+    train(run, Hardware("cpu"), retrain=True)
+    assert run.weights.is_file()
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ("NONE=1", True),
+        ("LOCAL_RANK=1", False),
+        ("LOCAL_RANK=0", True),
+        (TORCHRUN, False),
+        (TORCHRUN.replace("RANK=1", "RANK=0"), True),
+        (STEP, False),
+        (STEP.replace("SLURM_PROCID=1", "SLURM_PROCID=0"), True),
+        (f"{STEP} SLURM_NTASKS_PER_NODE=2", False),
+        (SLURM, True),  # sbatch without srun: Lightning starts the second process
+        (f"{STEP} SLURM_JOB_NAME=bash", True),
+    ],
+)
+def test_of_several_processes(variables: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, variables)
+    hardware = Hardware("cpu", "2", "ddp")
+    assert is_first_process(hardware) is first
+    assert hardware.trainer(logger=False).world_size == 2
+
+
+@pytest.mark.parametrize("processes", [3, 4])
+def test_slurm_started_another_number(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, STEP)
+    with pytest.raises(OptionError, match=f"started 2 processes.*asks for {processes}"):
+        Hardware("cpu", str(processes), "ddp").trainer(logger=False)
+
+
+def test_slurm_makes_no_checkpoint_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the middle of an epoch would not be gone on with exactly."""
+    set_all(monkeypatch, STEP)
+    assert environment(2).auto_requeue is False  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("LIMIT_TRAIN_BATCHES", "1"), ("FAST_DEV_RUN", "1"), ("MAX_STEPS", "1")]
+)
+def test_lightnings_defaults_are_not_changed_by_variables(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the cache would hold weights of a part of the data as those of the whole."""
+    monkeypatch.setenv(f"PL_TRAINER_{name}", value)
+    trainer = Hardware("cpu").trainer(logger=False)
+    assert (trainer.limit_train_batches, trainer.fast_dev_run, trainer.max_steps) == (1.0, 0, -1)
+    assert os.environ[f"PL_TRAINER_{name}"] == value
+
+
+@pytest.mark.parametrize("variables", ["RANK=1 LOCAL_RANK=none"])
+def test_the_command_line_prints_and_writes(variables: str, tmp_path: Path) -> None:
+    words = "eval --detector msp --id digits --recipe quick --epochs 1 --accelerator cpu --json"
+    given = dict(one.split("=", 1) for one in variables.split())
+    finished = subprocess.run(
+        [sys.executable, "-m", "oodbench.cli", *words.split()],
+        env={**os.environ, "OODBENCH_CACHE": str(tmp_path / "cache"), **given},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert '"auroc"' in finished.stdout
+    assert len((tmp_path / "leaderboards/results/digits.jsonl").read_text().splitlines()) == 4

@@ -1,0 +1,74 @@
+"""What a row says of the machine that it was computed on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from oodbench import evaluate
+from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.data.samples import ImageArrays
+from oodbench.data.transforms import Preprocess
+from oodbench.hardware import Hardware
+from oodbench.results.rows import COLUMNS, row_id
+from oodbench.results.store import ResultStore
+from oodbench.runtime import machine
+
+
+def spec(name: str, seed: int) -> DatasetSpec:
+    images = np.random.default_rng(seed).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    samples = ImageArrays(f"{name}/test", images, np.arange(12) % 2, ("a", "b"))
+    return DatasetSpec(name, lambda split: samples, ("train", "test"))
+
+
+BENCHMARK = Benchmark(
+    "toy-known", spec("toy", 0), (spec("other", 1),), (), Preprocess(8, (0.5,), (0.25,), mode="L")
+)
+
+
+@pytest.mark.parametrize("asked", ["auto", "cpu"])
+def test_rows_have_the_machine(asked: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    found = evaluate(
+        model, benchmark=BENCHMARK, hardware=Hardware(accelerator=asked), leaderboards=tmp_path
+    )
+    row = ResultStore(tmp_path).rows("toy-known")[0]
+    assert row["row_id"] == found.rows[0]["row_id"]
+    assert row["device"] == asked
+    if asked == "auto" and torch.cuda.is_available():
+        assert row["accelerator"] == f"cuda {torch.cuda.get_device_name()}"
+    else:
+        assert row["accelerator"] in (("cpu", "mps") if asked == "auto" else ("cpu",))
+    assert row["threads"] == torch.get_num_threads()
+    assert row["processor"] == machine.processor_name() != ""
+    elsewhere = {**row, "threads": 99, "processor": "another", "accelerator": "cuda X"}
+    assert row_id(elsewhere) == row_id(row), "the same measurement, wherever"
+    assert set(row) == set(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor : 0\nmodel name\t: Some  CPU @ 3 GHz \n", "Some CPU @ 3 GHz"),
+        ("Processor\t: x\nModel\t\t: Raspberry Pi 5\n", "Raspberry Pi 5"),
+        ("model name\t:\ncpu model : Loongson\n", "Loongson"),
+    ],
+)
+def test_the_name_of_a_processor(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(Path, "read_text", lambda *a, **k: text)
+    assert machine.processor_name.__wrapped__() == name
+
+
+def test_a_processor_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise OSError
+
+    monkeypatch.setattr(machine, "_told", refuse)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "riscv64")
+    assert machine.processor_name.__wrapped__() == "riscv64"

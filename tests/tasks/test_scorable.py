@@ -1,0 +1,108 @@
+"""What a benchmark's task, its pages and its options say of what is scored there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import oodbench
+from oodbench import metrics
+from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
+from oodbench.data.transforms import MultimodalPreprocess, Preprocess
+from oodbench.errors import OptionError
+from oodbench.results import leaderboard
+from oodbench.results.store import ResultStore
+from oodbench.tasks import scorable
+from tests.conftest import REPOSITORY
+
+PAGES = REPOSITORY / "leaderboards"
+
+
+@pytest.mark.parametrize("name", oodbench.list_detectors())
+def test_images_are_scored_by_all(name: str) -> None:
+    assert scorable.why_not(oodbench.create_detector(name), get_benchmark("digits")) is None
+
+
+def test_samples_of_several_modalities() -> None:
+    def load(_: str) -> Any:
+        raise AssertionError("read")
+
+    spec = DatasetSpec("clips", load, ("train", "test"))
+    parts = {"a": Preprocess(8, (0.5,), (0.5,), mode="L")}
+    clips = Benchmark("clips", spec, (spec,), (), MultimodalPreprocess(parts))
+    for name in ("odin", "gram"):
+        with pytest.raises(OptionError, match=rf"{name} looks into a network of images.* energy"):
+            oodbench.evaluate(nn.Identity(), benchmark=clips, detectors=["msp", name])
+    left = scorable.left_out(oodbench.list_detectors(), clips)
+    assert left is not None
+    assert "odin" in left
+    assert "msp" not in left
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "ptood/textures10"])
+def test_pictures_of_whole_images_are_refused(name: str, tmp_path: Path) -> None:
+    """Before anything is read; they were left out without a word."""
+    with pytest.raises(OptionError, match=r"pictures show pixels and boxes.* Leave pictures out"):
+        oodbench.evaluate(nn.Identity(), benchmark=name, detectors="msp", pictures=tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def page(name: str, rows: Any = None) -> str:
+    benchmark = get_benchmark(benchmark=name)
+    return leaderboard.render(benchmark, ResultStore(PAGES).rows(name) if rows is None else rows)
+
+
+@pytest.mark.parametrize("rows", [None, []])
+@pytest.mark.parametrize(
+    ("name", "told", "untold"),
+    [
+        ("scenes/segmentation", "no confidence intervals: the pixels", "DeLong"),
+        ("cityscapes/segmentation", "no confidence intervals: the pixels", "DeLong"),
+        ("scenes/detection", "intervals over predicted boxes, as if those of one", "over images"),
+        ("voc/detection", "intervals over predicted boxes, as if those of one", "over images"),
+        ("digits", f"intervals over images in brackets ({metrics.INTERVALS}", "boxes"),
+    ],
+)
+def test_a_page_promises_the_intervals_that_it_has(
+    name: str, told: str, untold: str, rows: Any
+) -> None:
+    head = page(name, rows).partition("\n## ")[0]
+    assert told in head
+    assert untold not in head
+
+
+def test_a_page_of_rows_without_intervals() -> None:
+    rows = [
+        {key: None if key.endswith(("_low", "_high")) else value for key, value in row.items()}
+        for row in ResultStore(PAGES).rows("digits")
+    ]
+    head = page("digits", rows).partition("\n## ")[0]
+    assert "have no confidence intervals; several seeds" in head
+
+
+@pytest.mark.parametrize(
+    ("name", "fpr"),
+    [
+        ("cityscapes/segmentation", "OOD positive"),
+        ("streethazards/segmentation", "OOD positive"),
+        ("scenes/segmentation", "OOD positive"),
+        ("voc/detection", "ID positive"),
+        ("bdd/detection", "ID positive"),
+        ("scenes/detection", "ID positive"),
+    ],
+)
+def test_the_figure_of_the_papers(name: str, fpr: str) -> None:
+    """Anomalies are positive in papers on pixels, ID boxes in those on boxes."""
+    assert f"its papers print is FPR@95 ({fpr})." in page(name, [])
+
+
+@pytest.mark.parametrize("name", ["scenes/segmentation", "scenes/detection"])
+def test_committed_pages_are_those_of_their_rows(name: str) -> None:
+    path = PAGES / f"{name.replace('/', '-')}.md"
+    assert path.read_text(encoding="utf-8") == page(name)
