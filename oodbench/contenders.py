@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 from oodbench import files, metrics
@@ -25,14 +20,12 @@ from oodbench.caching.fingerprint import unknown, unknown_weights, weights_diges
 from oodbench.checks import doubts
 from oodbench.data.samples import MultimodalSamples, Samples
 from oodbench.data.transforms import Preprocess, Transform, as_shown
-from oodbench.detector import Detector, create_detector, id_options
+from oodbench.detector import Detector
 from oodbench.errors import (
     BadScoresError,
     MissingOutputError,
     OODBenchError,
-    OODBenchWarning,
     OptionError,
-    PluginError,
 )
 from oodbench.extract import (
     as_network,
@@ -48,16 +41,11 @@ from oodbench.networks.heads import checked
 from oodbench.networks.models import as_module, copied
 from oodbench.networks.normalisation import fed
 from oodbench.outputs import Head, Outputs, to_numpy
-from oodbench.registry import DETECTORS, METHODS
+from oodbench.registry import METHODS
+from oodbench.reporting import Report, noting
 from oodbench.runtime import isolation
 from oodbench.runtime.process import undisturbed
-from oodbench.runtime.workers import worker_failure
-from oodbench.tasks.scorable import left_out, why_not
 from oodbench.training.train import check_classes, is_frozen, method_name, plan, train
-
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
-
-Report = Callable[[str], None]
 
 
 @dataclass
@@ -501,155 +489,3 @@ def of_modality(outputs: Outputs, modality: str, head: Head | None = None) -> Ou
 def learns(detector: Detector) -> bool:
     """Whether it learns from ID samples, by their outputs or with the network at hand."""
     return detector.needs_fit or detector.needs_fit_batches
-
-
-def reason_of(error: Exception) -> str:
-    """What a user is told of a detector that failed."""
-    return str(error) if isinstance(error, OODBenchError) else repr(error)
-
-
-def own_failure(error: BaseException) -> Exception:
-    """What a detector raised, as an error of its own; raises what is none, an interruption.
-
-    A detector that ends the program (``sys.exit``) has failed like any other.
-    """
-    told = worker_failure(error) or error
-    if isinstance(told, KeyboardInterrupt):
-        raise told
-    if isinstance(told, Exception):
-        return told
-    failure = OODBenchError(f"it ends the program ({told!r}); a detector has to raise an error.")
-    failure.__cause__ = told
-    return failure
-
-
-def create_detectors(
-    detectors: Sequence[str | Detector] | str | Detector,
-    method: str | None,
-    benchmark: Benchmark,
-    preset: str | None = None,
-) -> list[Detector]:
-    """Detector objects of names (with their options there) and of objects, which pass.
-
-    Raises:
-        OptionError: there are none.
-        UnknownNameError: the benchmark has no such preset.
-    """
-    listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
-    made = [
-        create_detector(d, **options_on(benchmark, d, preset)) if isinstance(d, str) else d
-        for d in named(listed, method, benchmark)
-    ]
-    if not made:
-        raise OptionError("name at least one detector.")
-    return made
-
-
-def options_on(benchmark: Benchmark, detector: str, preset: str | None = None) -> dict[str, Any]:
-    """A detector's options on a benchmark: the ID set's own, and over them those of a preset.
-
-    Raises:
-        UnknownNameError: the benchmark has no such preset.
-    """
-    chosen = benchmark.preset(preset).get(detector, {})
-    return {**id_options(detector, benchmark.id.name), **chosen}
-
-
-def named(
-    detectors: Sequence[str | Detector], method: str | None, benchmark: Benchmark | None = None
-) -> list[str | Detector]:
-    """The detectors, with ``"all"`` spelled out.
-
-    These are all that suit the method, or ``ce``, and can score what the benchmark asks for.
-    Of all, those of damaged packages are left out, with a warning.
-    """
-    spelled: list[str | Detector] = []
-    for detector in detectors:
-        if detector == "all":
-            spelled += [
-                name
-                for name in _all(method)
-                if benchmark is None or why_not(DETECTORS.get(name), benchmark) is None
-            ]
-        else:
-            spelled.append(detector)
-    return list(dict.fromkeys(spelled)) if all(isinstance(d, str) for d in spelled) else spelled
-
-
-def left_out_of(
-    detectors: Sequence[str | Detector] | str | Detector, method: str | None, benchmark: Benchmark
-) -> str | None:
-    """What is to be said of what ``"all"``, if it is among the detectors, does not stand for."""
-    listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
-    asks_for_all = any(isinstance(d, str) and d == "all" for d in listed)
-    return left_out(_all(method), benchmark) if asks_for_all else None
-
-
-def _all(method: str | None) -> list[str]:
-    return [name for name in DETECTORS.names() if _is_of_all(name, method)]
-
-
-def _is_of_all(name: str, method: str | None) -> bool:
-    try:
-        found: type[Detector] = DETECTORS.get(name)
-        if not _suits(found, method):
-            return False
-        with contextlib.suppress(OptionError):  # it has options without a default
-            create_detector(name)
-    except BaseException as error:  # one broken plug-in must not end the others' evaluation
-        reason = reason_of(own_failure(error))
-        told = reason if isinstance(error, PluginError) else f"the detector {name!r}: {reason}"
-        # of this line, so that Python tells it once however often it is asked
-        warnings.warn(f"left out of all: {told}", OODBenchWarning, stacklevel=1)
-        return False
-    return True
-
-
-def _suits(detector: type[Detector], method: str | None) -> bool:
-    """Whether a detector was designed for a method, or for one whose detectors fit it as well."""
-    if method is None or method == "ce":
-        return detector.method == "ce"
-    cls = METHODS.get(method)
-    known = detector.method in (method, *cls.suits)
-    return known and (cls.gives is None or detector.needs <= cls.gives)
-
-
-def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
-    """The detectors one by one, with a progress bar that names the one at work."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task("detectors", total=len(detectors))
-        for detector in detectors:
-            progress.update(task, description=detector.label)
-            yield detector
-            progress.advance(task)
-
-
-def of_a_kind(texts: Iterable[str]) -> list[str]:
-    """Texts that differ by more than numbers, the first of each: what a detector said once more.
-
-    One that warns whenever it scores, of the share of samples that it is about, is heard once.
-    """
-    kinds: dict[str, str] = {}
-    for text in texts:
-        kinds.setdefault(_NUMBER.sub("#", text), text)
-    return list(kinds.values())
-
-
-@contextlib.contextmanager
-def noting(note: Callable[[str], None]) -> Iterator[None]:
-    """Hands oodbench's warnings to ``note`` when the block ends well; others pass as they are."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", OODBenchWarning)
-        yield
-    for one in caught:
-        if issubclass(one.category, OODBenchWarning):
-            note(str(one.message))
-        else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

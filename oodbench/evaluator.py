@@ -22,17 +22,9 @@ from oodbench.checks import doubts, overlap, sanity
 from oodbench.contenders import (
     Contender,
     Networks,
-    Report,
     Seen,
     Subject,
-    create_detectors,
     learns,
-    left_out_of,
-    noting,
-    of_a_kind,
-    own_failure,
-    reason_of,
-    track,
 )
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import MultimodalPreprocess, Transform, content_key
@@ -41,6 +33,14 @@ from oodbench.errors import MissingDataError, OptionError
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.networks import linear
 from oodbench.outputs import Outputs
+from oodbench.reporting import (
+    Report,
+    noting,
+    of_a_kind,
+    own_failure,
+    reason_of,
+    track,
+)
 from oodbench.results.rows import (
     COLUMNS,
     ENDS,
@@ -55,6 +55,10 @@ from oodbench.results.store import ResultStore
 from oodbench.results.versions import versions
 from oodbench.runtime.machine import accelerator_name, processor_name
 from oodbench.runtime.process import undisturbed
+from oodbench.selection import (
+    create_detectors,
+    left_out_of,
+)
 from oodbench.tasks import scorable
 from oodbench.tasks.pictures import MOST_BYTES, MOST_PICTURES
 from oodbench.training.train import check_classes, id_samples

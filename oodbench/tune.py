@@ -24,23 +24,27 @@ from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.checks import doubts
 from oodbench.contenders import (
     Networks,
-    Report,
     Seen,
     Subject,
-    create_detectors,
     learns,
-    noting,
-    of_a_kind,
-    own_failure,
-    reason_of,
-    track,
 )
 from oodbench.data.samples import Samples, Subset, positions
 from oodbench.detector import Detector, build
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
 from oodbench.hardware import Hardware
 from oodbench.outputs import Outputs
+from oodbench.reporting import (
+    Report,
+    noting,
+    of_a_kind,
+    own_failure,
+    reason_of,
+    track,
+)
 from oodbench.runtime.process import undisturbed
+from oodbench.selection import (
+    create_detectors,
+)
 from oodbench.tasks import scorable
 from oodbench.training.train import check_classes, id_samples
 

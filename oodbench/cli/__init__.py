@@ -201,11 +201,13 @@ def eval_command(
     _state["debug"] |= debug
     from oodbench import files
     from oodbench.benchmark import get_benchmark
-    from oodbench.contenders import left_out_of
     from oodbench.evaluator import evaluate
     from oodbench.hardware import is_first_process
     from oodbench.results import leaderboard
     from oodbench.results.store import ResultStore
+    from oodbench.selection import (
+        left_out_of,
+    )
 
     names = _split(detector)
     chosen = get_benchmark(id_name, benchmark, task)
@@ -388,7 +390,9 @@ def tune_command(
     """Choose detectors' options on validation data alone; test images are never read."""
     _state["debug"] |= debug
     from oodbench.benchmark import get_benchmark
-    from oodbench.contenders import Networks
+    from oodbench.contenders import (
+        Networks,
+    )
     from oodbench.errors import OptionError
     from oodbench.hardware import is_first_process
     from oodbench.tune import tune
@@ -662,10 +666,13 @@ def _detectors(
     preset: str | None,
 ) -> tuple[list[Any], dict[str, set[str]]]:
     """The detectors, and by name the options that were set."""
-    from oodbench.contenders import named, options_on
     from oodbench.detector import create_detector, option_types
     from oodbench.errors import OptionError
     from oodbench.registry import DETECTORS
+    from oodbench.selection import (
+        named,
+        options_on,
+    )
 
     chosen: dict[str, dict[str, Any]] = {
         str(name): options_on(benchmark, str(name), preset)

@@ -11,12 +11,18 @@ from typing import Any
 
 from oodbench import files
 from oodbench.benchmark import GROUPS, Benchmark, get_benchmark
-from oodbench.contenders import Report, create_detectors, reason_of
 from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import evaluate
+from oodbench.reporting import (
+    Report,
+    reason_of,
+)
 from oodbench.results.rows import QUALITY, Results, Row
 from oodbench.results.seeds import Figure
+from oodbench.selection import (
+    create_detectors,
+)
 
 
 def standard_method(benchmark: Benchmark) -> str:

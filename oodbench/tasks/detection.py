@@ -37,7 +37,11 @@ from oodbench.caching import probe
 from oodbench.caching.description import describe
 from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.store import discard, stored
-from oodbench.contenders import Contender, Seen, Subject
+from oodbench.contenders import (
+    Contender,
+    Seen,
+    Subject,
+)
 from oodbench.data.samples import BoxedSamples, Boxes, Samples, Subset
 from oodbench.data.transforms import Preprocess, Transform, in_mode, to_tensor
 from oodbench.detector import Detector

@@ -26,7 +26,10 @@ from torchvision.models import segmentation as zoo
 from oodbench import files
 from oodbench.caching.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.checks import doubts, sanity
-from oodbench.contenders import Contender, Subject, noting, of_a_kind, own_failure, reason_of
+from oodbench.contenders import (
+    Contender,
+    Subject,
+)
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
 from oodbench.data.transforms import Preprocess, in_mode, to_tensor
 from oodbench.detector import Detector
@@ -38,6 +41,12 @@ from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.metrics.streamed import StreamedScores
 from oodbench.outputs import Outputs
 from oodbench.registry import register_backbone
+from oodbench.reporting import (
+    noting,
+    of_a_kind,
+    own_failure,
+    reason_of,
+)
 from oodbench.results.rows import FOREGROUND, Results, Row
 from oodbench.runtime import isolation
 from oodbench.runtime.process import undisturbed

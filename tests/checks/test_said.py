@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import Detector, Outputs
-from oodbench.contenders import of_a_kind
 from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.outputs import Head
+from oodbench.reporting import (
+    of_a_kind,
+)
 from tests.core.test_extract import CPU
 from tests.tasks import test_segmentation as segmentation
 

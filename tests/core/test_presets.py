@@ -17,12 +17,14 @@ import oodbench
 from oodbench import Hardware, Outputs
 from oodbench.benchmark import get_benchmark
 from oodbench.cli import app
-from oodbench.contenders import create_detectors
 from oodbench.detectors._modalities import modality_slices
 from oodbench.errors import MissingOutputError, UnknownNameError
 from oodbench.info import describe
 from oodbench.outputs import Head
 from oodbench.registry import BENCHMARKS
+from oodbench.selection import (
+    create_detectors,
+)
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 PRESETS = {"theirs": {"knn": {"k": 7}, "gen": {"M": 3, "gamma": 0.2}}}

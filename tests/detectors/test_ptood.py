@@ -229,7 +229,9 @@ def test_a_frozen_network_has_features_and_no_classifier(checkpoint: Path) -> No
 
 
 def test_all_stands_for_what_suits_the_method() -> None:
-    from oodbench.contenders import named
+    from oodbench.selection import (
+        named,
+    )
 
     frozen, probe = (set(named(["all"], name)) for name in ("frozen", "linear-probe"))
     assert {"ptood", "knn", "mahalanobis", "ssd"} <= frozen

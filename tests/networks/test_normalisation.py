@@ -20,7 +20,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 import oodbench
 from oodbench import Hardware, Preprocess
 from oodbench.benchmark import Benchmark, DatasetSpec
-from oodbench.contenders import Contender
+from oodbench.contenders import (
+    Contender,
+)
 from oodbench.data.samples import OOD, BoxedSamples, Boxes, MaskedSamples
 from oodbench.data.transforms import to_tensor
 from oodbench.networks.normalisation import own_normalisation

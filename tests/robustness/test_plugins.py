@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from oodbench.cli import main
-from oodbench.contenders import named
 from oodbench.errors import OODBenchWarning, PluginError
 from oodbench.info import describe
 from oodbench.registry import BENCHMARKS, DATASETS, DETECTORS, METHODS
+from oodbench.selection import (
+    named,
+)
 
 MODULE = '''
 from dataclasses import dataclass

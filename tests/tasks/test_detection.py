@@ -18,7 +18,9 @@ from torchvision.models import detection as zoo
 import oodbench
 from oodbench import Detector, Outputs, Preprocess, metrics
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol, get_benchmark
-from oodbench.contenders import Contender
+from oodbench.contenders import (
+    Contender,
+)
 from oodbench.data.samples import BoxedSamples, Boxes, Subset
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.detectors.abet import AbeTDetection
