@@ -15,6 +15,7 @@ from PIL import Image
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Preprocess, Protocol, Results, cli
+from oodbench.cli import tables
 from oodbench.data.samples import ImageArrays
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.registry import BENCHMARKS
@@ -170,7 +171,7 @@ def test_the_terminal_shows_intervals_of_auroc_and_gap(capsys: pytest.CaptureFix
     made = with_intervals(rows("net", "msp", 0.6, 0.8))
     for row in made:
         row.update(method="linear-probe", n_ood=20, fpr95_id=0.5, aupr_in=0.5, aupr_out=0.5)
-    cli._show(Results(made), "classification")
+    tables.show_rows(Results(made), "classification")
     familiar = next(line for line in capsys.readouterr().out.splitlines() if "familiar" in line)
     assert "60.00   │ 50.00–70.00" in familiar
     assert "20.00 [10.00, 30.00]" in familiar

@@ -1,0 +1,87 @@
+"""What went wrong, as a line for people and an exit status."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import typer
+
+from oodbench.cli import terminal
+from oodbench.cli.flags import as_flags
+from oodbench.errors import OODBenchError, OODBenchWarning
+from oodbench.runtime import signals
+
+SOME_FAILED = 3
+"""Exit status when some detectors failed and the others' rows are there."""
+
+_state = {"debug": False}
+
+
+def show_traceback(asked: bool) -> None:
+    """Print a traceback when something fails, from now on, if that is asked for."""
+    _state["debug"] |= asked
+
+
+def start() -> None:
+    """A command line begins: no traceback was asked for, and warnings are lines for people."""
+    _state["debug"] = False
+    warnings.formatwarning = _told
+
+
+def leave_if_failed(failures: dict[str, str]) -> None:
+    """Tell of each detector that failed, and end with its own status if there is one."""
+    for name, reason in failures.items():
+        told = " ".join(as_flags(reason).split())
+        told = told if told.startswith(f"{name}: ") else f"{name}: {told}"
+        typer.echo(terminal.printable(f"failed: {told}"), err=True)
+    if failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def say_error(message: str) -> None:
+    """An error as one line, on standard error."""
+    told = " ".join(as_flags(message).split())
+    typer.echo(terminal.printable(f"error: {told}"), err=True)
+
+
+# of typer's own copy of click, or of the installed one: which of them is up to typer's version
+UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def usage(error: Any) -> str:
+    """What was wrong with the command line, and where to look it up; ``""`` if that was printed."""
+    message = error.format_message()
+    command = error.ctx.command_path if error.ctx else "oodbench"
+    return message and f"{message.rstrip('.')}. See `{command} --help`."
+
+
+_format_others = warnings.formatwarning
+
+
+def _told(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+    """How a warning is printed: oodbench's own as a line for people."""
+    if issubclass(category, OODBenchWarning):
+        return f"warning: {message}\n"
+    return _format_others(message, category, *where, **more)
+
+
+def interrupted() -> int:
+    """The exit status of a command that was interrupted; it is said that it was."""
+    status = signals.status()
+    typer.echo("interrupted; the same command goes on where it stopped.", err=True)
+    return status
+
+
+def failed(error: BaseException) -> int:
+    """The exit status of a command that failed; what went wrong is said, or raised."""
+    if _state["debug"]:
+        raise error
+    if isinstance(error, OODBenchError):
+        say_error(str(error))
+    else:
+        say_error(
+            f"{type(error).__name__}: {error}. oodbench did not expect this: "
+            "run again with --debug for the traceback, and report it."
+        )
+    return 2
