@@ -47,9 +47,11 @@ from torch.nn import functional as F
 
 from oodbench.detector import Paper
 from oodbench.errors import OptionError
-from oodbench.method import ContrastiveMethod, Recipe
+from oodbench.method import Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
+
+from ._contrastive import ContrastiveMethod, ContrastiveRecipe
 
 
 def move_prototypes(prototypes: Tensor, z: Tensor, labels: Tensor, momentum: float) -> Tensor:
@@ -160,31 +162,18 @@ class CIDERLoss(nn.Module):
 
 
 @dataclass(frozen=True)
-class CIDERRecipe(Recipe):
+class CIDERRecipe(ContrastiveRecipe):
     """How CIDER is trained; the defaults are OpenOOD's for CIFAR-10.
 
     Args:
-        embedding_dim: output of the projection head.
         proto_momentum: gamma of the prototypes' EMA.
         temperature: tau of both terms.
         compactness_weight: w.
-        min_scale: smallest area that a view keeps.
-        colour: strength of a view's colour jitter.
     """
 
-    backbone: str | None = "resnet18-cifar"
-    epochs: int = 100
-    batch_size: int = 512
-    lr: float = 0.5
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 10
-    final_lr: float = 1e-3
-    embedding_dim: int = 128
     proto_momentum: float = 0.95
     temperature: float = 0.1
     compactness_weight: float = 2.0
-    min_scale: float = 0.2
-    colour: float = 0.4
 
 
 @register_method("cider")

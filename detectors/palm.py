@@ -73,10 +73,11 @@ from torch.nn import functional as F
 
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
-from oodbench.method import ContrastiveMethod, Recipe
+from oodbench.method import Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 
+from ._contrastive import ContrastiveMethod, ContrastiveRecipe
 from ._covariance import Shrinkage, precision
 from ._numerics import Moments, in_blocks, moments, normalize, squared_mahalanobis
 
@@ -281,40 +282,28 @@ class PALMLoss(nn.Module):
 
 
 @dataclass(frozen=True)
-class PALMRecipe(Recipe):
+class PALMRecipe(ContrastiveRecipe):
     """How PALM is trained; the defaults are the authors' for CIFAR-100.
 
     Args:
         prototypes_per_class: K.
-        embedding_dim: output of the projection head.
         topk: prototypes that a sample is assigned to.
         proto_momentum: alpha of the prototypes' EMA.
         temperature: tau of the MLE term.
         epsilon: Sinkhorn's regularisation.
         contrastive_weight: weight of the prototypes' contrast.
-        min_scale: smallest area that a view keeps.
-        colour: strength of a view's colour jitter.
         labelled: False trains without ID labels.
     """
 
     backbone: str | None = "resnet34-cifar"
     epochs: int = 500
-    batch_size: int = 512
-    lr: float = 0.5
-    momentum: float = 0.9
-    nesterov: bool = True
     weight_decay: float = 1e-6
-    warmup_epochs: float = 10
-    final_lr: float = 1e-3
     prototypes_per_class: int = 6
-    embedding_dim: int = 128
     topk: int = 5
     proto_momentum: float = 0.999
     temperature: float = 0.1
     epsilon: float = 0.05
     contrastive_weight: float = 1.0
-    min_scale: float = 0.2
-    colour: float = 0.4
     labelled: bool = True
 
 
@@ -341,6 +330,7 @@ classes from the others, never by the benchmark's OOD sets.
 class PALMMethod(ContrastiveMethod):
     """Mixture of prototypes on a projection head: PALM's training."""
 
+    recipe: PALMRecipe
     paper: ClassVar[Paper | None] = PAPER
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": PALMRecipe(),

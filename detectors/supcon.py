@@ -38,9 +38,11 @@ from torch.nn import functional as F
 
 from oodbench.detector import Paper
 from oodbench.errors import OptionError
-from oodbench.method import ContrastiveMethod, Recipe
+from oodbench.method import Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
+
+from ._contrastive import ContrastiveMethod, ContrastiveRecipe
 
 
 def supcon_loss(features: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
@@ -76,28 +78,17 @@ def supcon_loss(features: Tensor, labels: Tensor, temperature: float = 0.1) -> T
 
 
 @dataclass(frozen=True)
-class SupConRecipe(Recipe):
+class SupConRecipe(ContrastiveRecipe):
     """How SupCon is trained; the defaults are the authors' for CIFAR.
 
     Args:
-        embedding_dim: output of the projection head.
         temperature: tau.
-        min_scale: smallest area that a view keeps.
-        colour: strength of a view's colour jitter.
     """
 
-    backbone: str | None = "resnet18-cifar"
     epochs: int = 1000
     batch_size: int = 1024
-    lr: float = 0.5
     nesterov: bool = False
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 10
-    final_lr: float = 1e-3
-    embedding_dim: int = 128
     temperature: float = 0.1
-    min_scale: float = 0.2
-    colour: float = 0.4
 
     def __post_init__(self) -> None:
         super().__post_init__()

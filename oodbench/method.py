@@ -18,11 +18,10 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
-from oodbench.data.transforms import Augmentation, Preprocess, SimCLR
+from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.detector import Paper
 from oodbench.errors import CheckpointError, OptionError, UnknownNameError
 from oodbench.networks.backbones import create_backbone
@@ -396,44 +395,3 @@ class DenseMethod(Method):
     def collate(examples: Sequence[tuple[Tensor, Any]]) -> tuple[Any, Any]:
         """A batch: images and targets, as ``loss`` takes them."""
         return default_collate(list(examples))
-
-
-class ContrastiveMethod(Method):
-    """Several SimCLR views of each image, and a projection head onto the unit sphere.
-
-    Its recipe has ``embedding_dim``, ``min_scale`` (smallest area that a view keeps) and ``colour``
-    (strength of its colour jitter).
-    """
-
-    views: ClassVar[int] = 2
-
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
-        super().__init__(backbone, num_classes, recipe)
-        self.projection = mlp_head(int(backbone.num_features), recipe.embedding_dim)  # type: ignore[arg-type]
-
-    def augmentation(self, preprocess: Preprocess) -> Augmentation:
-        """A SimCLR-style view."""
-        return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)
-
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Penultimate features ``[B, D]`` and unit embeddings ``[B, embedding_dim]``."""
-        features = self.backbone(images)
-        return features, F.normalize(self.projection(features).float(), dim=1)
-
-    def gathered(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings ``[B, V, D]`` and labels ``[B]`` of all processes, with gradients.
-
-        Processes take samples in turn, and so are they put together: in the order that one
-        process would have.
-        """
-        if self.trainer.world_size > 1:
-            z = self.all_gather(z, sync_grads=True).transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
-            labels = self.all_gather(labels).T.flatten()  # type: ignore[union-attr]
-        return z, labels
-
-
-def mlp_head(features: int, out: int) -> nn.Sequential:
-    """The projection head of SimCLR and SupCon: linear, ReLU, linear; ``[B, D] -> [B, out]``."""
-    return nn.Sequential(
-        nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, out)
-    )

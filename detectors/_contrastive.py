@@ -1,0 +1,81 @@
+"""What contrastive methods share: several views of each image, and a projection head.
+
+PALM, SupCon and CIDER train on unit embeddings behind a projection head, which is not part of the
+features that detectors read; each of them adds a loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodbench.data.transforms import Augmentation, Preprocess, SimCLR
+from oodbench.method import Method, Recipe
+
+
+@dataclass(frozen=True)
+class ContrastiveRecipe(Recipe):
+    """How a contrastive network is trained; the defaults are what the papers share for CIFAR.
+
+    Args:
+        embedding_dim: width of the projection head's output.
+        min_scale: smallest share of the image's area that a view keeps.
+        colour: strength of a view's colour jitter.
+    """
+
+    backbone: str | None = "resnet18-cifar"
+    batch_size: int = 512
+    lr: float = 0.5
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 10
+    final_lr: float = 1e-3
+    embedding_dim: int = 128
+    min_scale: float = 0.2
+    colour: float = 0.4
+
+
+class ContrastiveMethod(Method):
+    """Trains on several SimCLR views of each image, through a projection head.
+
+    Args:
+        backbone: module from images to penultimate features ``[B, D]``, with ``num_features`` D.
+        num_classes: ID classes C.
+        recipe: how it is trained.
+    """
+
+    views: ClassVar[int] = 2
+    recipe: ContrastiveRecipe
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: ContrastiveRecipe) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.projection = mlp_head(int(backbone.num_features), recipe.embedding_dim)  # type: ignore[arg-type]
+
+    def augmentation(self, preprocess: Preprocess) -> Augmentation:
+        """A SimCLR-style view."""
+        return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Penultimate features ``[B, D]`` and unit embeddings ``[B, embedding_dim]``."""
+        features = self.backbone(images)
+        return features, F.normalize(self.projection(features).float(), dim=1)
+
+    def gathered(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings ``[B, V, D]`` and labels ``[B]`` of all processes, with gradients.
+
+        Processes take samples in turn, so theirs are interleaved: the result is in the order that a
+        single process would have.
+        """
+        if self.trainer.world_size > 1:
+            z = self.all_gather(z, sync_grads=True).transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
+            labels = self.all_gather(labels).T.flatten()  # type: ignore[union-attr]
+        return z, labels
+
+
+def mlp_head(features: int, out: int) -> nn.Sequential:
+    """The projection head of SimCLR and SupCon: linear, ReLU, linear; ``[B, D] -> [B, out]``."""
+    return nn.Sequential(
+        nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, out)
+    )
