@@ -24,6 +24,7 @@ from oodbench.data.samples import Samples, Subset
 from oodbench.errors import DataError, UnknownNameError
 
 from ._find import find, folders, parquet
+from .folder import folder_benchmark
 from .transfer import TEN
 
 CITATION = "Deng et al. 2009, ImageNet: A Large-Scale Hierarchical Image Database, CVPR"
@@ -140,8 +141,6 @@ def overlap(id_name: str) -> dict[str, dict[str, str]]:
 
 
 def _folder(id_name: str) -> DatasetSpec:
-    from .folder import folder_benchmark
-
     return folder_benchmark(id_name.removeprefix("folder:")).id
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.house import House, Import, circles
 from tests.conftest import REPOSITORY
 
+HOUSE = House(REPOSITORY)
 CORE = sorted((REPOSITORY / "oodbench").rglob("*.py"))
 PLUGINS = sorted(
     [*(REPOSITORY / "detectors").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")]
@@ -29,6 +31,74 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+AT_MOST = {"msp": 12, "palm": 23, "abet": 71, "ce": 71}
+"""Rooms of the core that are loaded with a file of ``detectors/``."""
+
+KNOT = {"oodbench.evaluator", "oodbench.tasks.detection", "oodbench.tasks.segmentation"}
+"""The one circle that there is, closed by imports inside functions."""
+
+ABOVE = {"abet", "ce", "logitnorm", "mixup"}
+"""Training methods that load the evaluator, through the base classes of two tasks."""
+
+INSIDE = {
+    ("oodbench.evaluator", "oodbench.tasks.detection"): "closes the circle",
+    ("oodbench.evaluator", "oodbench.tasks.segmentation"): "closes the circle",
+}
+"""Imports inside functions outside of the command line, and why."""
+
+
+def inside_functions() -> list[Import]:
+    """Imports of ours inside functions; the command line's are there so that it starts fast."""
+    return [
+        one
+        for one in HOUSE.imports
+        if one.function and not f"{one.source}.".startswith("oodbench.cli.")
+    ]
+
+
+def test_no_circles() -> None:
+    assert circles(HOUSE.arrows(inside_functions=False)) == []
+    knots = circles(HOUSE.arrows(inside_functions=True))
+    assert [sorted(one) for one in knots] == [sorted(KNOT)]
+
+
+def test_a_circle_is_seen() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"a", "f"}, "f": {"e"}}
+    assert sorted(map(sorted, circles(graph))) == [["a", "b", "c"], ["e", "f"]]
+
+
+def test_no_import_inside_a_function_hides_a_circle() -> None:
+    assert {(one.source, one.target) for one in inside_functions()} == set(INSIDE)
+
+
+def test_tasks_and_methods_know_no_evaluator() -> None:
+    """A network is trained, and a kind of sample is read, without whoever asks for it."""
+    above = {
+        name
+        for name in HOUSE.modules
+        if name.startswith(("oodbench.tasks", "oodbench.detectors"))
+        and "oodbench.evaluator" in HOUSE.pulled_in(name)
+    }
+    tasks = KNOT - {"oodbench.evaluator"}
+    assert above == tasks | {f"oodbench.detectors.{name}" for name in ABOVE}
+
+
+@pytest.mark.parametrize("name", AT_MOST)
+def test_a_method_loads_few_rooms(name: str) -> None:
+    rooms = HOUSE.pulled_in(f"oodbench.detectors.{name}")
+    assert len(rooms) <= AT_MOST[name], sorted(rooms)
+
+
+def test_what_is_drawn_is_what_python_loads() -> None:
+    """The arrows are read from the source; this compares them with a process that imports."""
+    for name in ("msp", "palm"):
+        code = f"import sys, oodbench.detectors.{name}; print(*sys.modules)"
+        result = run(code, REPOSITORY)
+        assert result.returncode == 0, result.stderr
+        loaded = {one for one in result.stdout.split() if one in HOUSE.rooms}
+        assert loaded - {"oodbench"} == HOUSE.pulled_in(f"oodbench.detectors.{name}")
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
