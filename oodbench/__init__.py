@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from oodbench.outputs import Head as Head
     from oodbench.outputs import Outputs as Outputs
     from oodbench.registry import (
+        list_backbones as list_backbones,
+    )
+    from oodbench.registry import (
         list_benchmarks as list_benchmarks,
     )
     from oodbench.registry import (
@@ -63,6 +66,12 @@ if TYPE_CHECKING:
     )
     from oodbench.registry import (
         list_methods as list_methods,
+    )
+    from oodbench.registry import (
+        list_preparations as list_preparations,
+    )
+    from oodbench.registry import (
+        list_tasks as list_tasks,
     )
     from oodbench.registry import (
         register_backbone as register_backbone,
@@ -78,6 +87,12 @@ if TYPE_CHECKING:
     )
     from oodbench.registry import (
         register_method as register_method,
+    )
+    from oodbench.registry import (
+        register_preparation as register_preparation,
+    )
+    from oodbench.registry import (
+        register_task as register_task,
     )
     from oodbench.results.rows import Results as Results
     from oodbench.results.store import ResultStore as ResultStore
@@ -97,15 +112,20 @@ _HOME = {
     "method": ("Method", "Recipe"),
     "outputs": ("Head", "Outputs"),
     "registry": (
+        "list_backbones",
         "list_benchmarks",
         "list_datasets",
         "list_detectors",
         "list_methods",
+        "list_preparations",
+        "list_tasks",
         "register_backbone",
         "register_benchmark",
         "register_dataset",
         "register_detector",
         "register_method",
+        "register_preparation",
+        "register_task",
     ),
     "results.rows": ("Results",),
     "results.store": ("ResultStore",),

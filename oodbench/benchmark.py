@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 from oodbench import files
 from oodbench.data.samples import Samples, image_folder
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
-from oodbench.errors import MissingDataError, OptionError, UnknownNameError
+from oodbench.errors import MissingDataError, OptionError, UnknownNameError, did_you_mean
 from oodbench.registry import BENCHMARKS, DATASETS
 
 Group = Literal["near", "far", "familiar", "unfamiliar", "shifted"]
@@ -249,8 +248,7 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
     root = files.data_dir() / name
     if "/" not in name and ":" not in name and name not in ("", ".", "..") and root.is_dir():
         return folder_spec(name, root)
-    near = difflib.get_close_matches(name, [*known, *DATASETS.names()], n=3, cutoff=0.5)
-    guess = f" Did you mean {' or '.join(repr(n) for n in dict.fromkeys(near))}?" if near else ""
+    guess = did_you_mean(name, [*known, *DATASETS.names()])
     raise UnknownNameError(
         f"no dataset named {name!r}, and no folder {root}.{guess} "
         "See `oodbench list datasets`; your own images: folder:PATH."

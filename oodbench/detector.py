@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import typing
@@ -15,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.checks import level
-from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError, OptionError
+from oodbench.errors import (
+    BadScoresError,
+    ChangedInputsError,
+    NotFittedError,
+    OptionError,
+    did_you_mean,
+)
 from oodbench.networks.door import single_precision
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS
@@ -296,8 +301,7 @@ def build(cls: Any, who: str, options: Mapping[str, Any]) -> Any:
     values = {}
     for option, value in options.items():
         if option not in types:
-            near = difflib.get_close_matches(option, list(types), n=2, cutoff=0.5)
-            guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            guess = did_you_mean(option, types, most=2)
             known = ", ".join(types) or "none"
             raise OptionError(f"{who} has no option {option!r}.{guess} Its options: {known}.")
         coerced = _coerce(value, types[option], f"{who}: option {option!r}")

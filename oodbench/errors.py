@@ -1,10 +1,13 @@
-"""The errors that oodbench raises on purpose.
+"""The errors that oodbench raises on purpose, and the names that somebody may have meant.
 
 Every message says who was wrong, what was expected and what to do next; the command line prints
 it without a traceback and exits with status 2.
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class OODBenchError(Exception):
@@ -61,3 +64,51 @@ class WorkerError(OODBenchError, RuntimeError):
 
 class OODBenchWarning(UserWarning):
     """What a reader of the scores has to know; goes into ``Results.warnings``."""
+
+
+def nearest_names(
+    name: str, known: Iterable[str], preferred: Iterable[str] = (), most: int = 3
+) -> list[str]:
+    """Known names that somebody may have meant, the likeliest first.
+
+    They are alike by :class:`difflib.SequenceMatcher` (a ratio of at least 0.6, whatever the case
+    of letters), begin with what was typed, or have the same characters in another order.
+
+    Args:
+        name: what was typed.
+        known: the names that there are.
+        preferred: more of them, which come first where two are about as near.
+        most: how many are returned at most.
+    """
+    typed = name.lower()
+    matcher = difflib.SequenceMatcher()
+    matcher.set_seq2(typed)
+    likeness: dict[str, float] = {}
+    for names, bonus in ((preferred, 0.05), (known, 0.0)):
+        for candidate in names:
+            matcher.set_seq1(candidate.lower())
+            ratio = 0.0
+            if matcher.real_quick_ratio() >= 0.6 and matcher.quick_ratio() >= 0.6:
+                ratio = matcher.ratio()
+            if len(typed) > 2 and candidate.lower().startswith(typed):
+                ratio = max(ratio, 0.9)
+            if sorted(candidate.lower()) == sorted(typed):
+                ratio = max(ratio, 0.95)
+            if ratio >= 0.6:
+                likeness.setdefault(candidate, ratio + bonus)
+    return sorted(likeness, key=lambda other: (-likeness[other], len(other), other))[:most]
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], preferred: Iterable[str] = (), most: int = 3
+) -> str:
+    """`` Did you mean 'knn' or 'msp'?``, with a space in front; ``""`` where nothing is near.
+
+    Args:
+        name: what was typed.
+        known: the names that there are.
+        preferred: more of them, which come first where two are about as near.
+        most: how many are named at most.
+    """
+    near = nearest_names(name, known, preferred, most)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

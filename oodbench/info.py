@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from typing import Any
 
 from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
-from oodbench.errors import OptionError, PluginError, UnknownNameError
+from oodbench.errors import OptionError, PluginError, UnknownNameError, did_you_mean
 from oodbench.registry import BENCHMARKS, DATASETS, DETECTORS, METHODS
 
 
@@ -37,10 +36,8 @@ def describe(name: str) -> str:
     parts += map(str, broken)
     if not parts:
         known = sorted({n for r in (DETECTORS, METHODS, BENCHMARKS, DATASETS) for n in r.names()})
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise UnknownNameError(
-            f"nothing is named {name!r}.{guess} "
+            f"nothing is named {name!r}.{did_you_mean(name, known)} "
             "See `oodbench list detectors|methods|benchmarks|datasets`."
         )
     return "\n\n".join(parts)

@@ -3,23 +3,35 @@
 A name comes from an entry point of any installed package (oodbench's own included) or from a
 decorator. ``name:argument`` hands the argument to the registered factory, so ``folder:./birds``
 is the plug-in ``folder`` called with ``./birds``.
+
+An entry point with the extra ``alias`` is another name of the thing that the same package declares
+in the same group under a name without it, such as an old name that still works::
+
+    vim = "their_package:ViM"
+    virtual-logits = "their_package:ViM [alias]"
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
+import functools
 import importlib.util
 import types
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from oodbench.errors import OODBenchError, PluginError, UnknownNameError
+from oodbench.errors import OODBenchError, PluginError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from oodbench.benchmark import Benchmark, DatasetSpec
+    from oodbench.detector import Detector
+    from oodbench.method import Method
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 class Registry(Generic[T]):
@@ -30,33 +42,62 @@ class Registry(Generic[T]):
         group: the entry-point group that installed packages use (``"oodbench.detectors"``).
         base: where the things are classes, what they derive from (``"oodbench.Detector"``); it is
             compared by its last name, so that it need not be imported.
+        plural: of ``kind``, as ``oodbench list`` has it; by default with an ``s``.
+        decorator: public function that registers a thing; by default ``register_<kind>``.
     """
 
-    def __init__(self, kind: str, group: str, base: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        base: str | None = None,
+        *,
+        plural: str | None = None,
+        decorator: str | None = None,
+    ) -> None:
         self.kind = kind
         self.group = group
         self.base = base
+        self.plural = plural or f"{kind}s"
+        self.decorator = decorator or f"register_{kind}"
         self._objects: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
         self._entry_points: dict[str, EntryPoint] | None = None
+        self._declared_aliases: dict[str, str] = {}
         self._disputed: dict[str, str] = {}
 
     def _declared(self) -> dict[str, EntryPoint]:
+        """Entry points by name, without aliases."""
         if self._entry_points is None:
+            points = _points(self.group)
             self._entry_points = {}
-            for point in _points(self.group):
+            self._declared_aliases = _declared_aliases(points)
+            for point in points:
+                if point.name in self._declared_aliases:
+                    continue
                 other = self._entry_points.setdefault(point.name, point)
                 if other.value != point.value:
                     self._disputed[point.name] = f"{other.value} and {point.value}"
         return self._entry_points
 
     def names(self) -> list[str]:
-        """All known names, sorted; nothing is imported."""
+        """All known names, sorted, without aliases; nothing is imported."""
         return sorted({*self._declared(), *self._objects})
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._objects or name in self._declared()
+    def aliases(self) -> dict[str, str]:
+        """Other names that work as well, and the name that each of them stands for."""
+        declared = set(self._declared())
+        both = {**self._declared_aliases, **self._aliases}
+        return {a: n for a, n in both.items() if a not in self._objects and a not in declared}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def canonical(self, name: str) -> str:
+        """The name that an alias stands for; any other name as it is."""
+        return self.aliases().get(name, name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._objects or name in self._declared() or name in self.aliases()
+
+    def register(self, name: str) -> Callable[[D], D]:
         """A decorator that gives a thing its name.
 
         Registering the same definition again (a re-run notebook cell) replaces it.
@@ -65,28 +106,44 @@ class Registry(Generic[T]):
             OODBenchError: the name belongs to something else already.
         """
 
-        def decorate(thing: T) -> T:
+        def decorate(thing: D) -> D:
             new = _origin(thing)
             if name in self._objects:
                 taken = _origin(self._objects[name])
             elif name in self._declared():
                 taken = self._declared()[name].value.replace(":", ".")
+            elif name in self.aliases():
+                taken = f"{self.canonical(name)!r}, of which it is an alias"
             else:
                 taken = new
             if taken != new:
                 raise OODBenchError(
                     f"the {self.kind} name {name!r} is taken by {taken}; choose another for {new}."
                 )
-            self._objects[name] = thing
+            self._objects[name] = thing  # type: ignore[assignment]
             if isinstance(thing, type):
                 thing.name = name  # type: ignore[attr-defined]
             return thing
 
         return decorate
 
+    def alias(self, name: str, of: str) -> None:
+        """Let a name stand for another one; lists show the other one alone.
+
+        Raises:
+            OODBenchError: the name is taken, or the other one is unknown.
+        """
+        if of not in self:
+            raise UnknownNameError(self._unknown(of))
+        if name in self and self.canonical(name) != self.canonical(of):
+            raise OODBenchError(f"the {self.kind} name {name!r} is taken; choose another alias.")
+        if name != self.canonical(of):
+            self._aliases[name] = self.canonical(of)
+
     def unregister(self, name: str) -> None:
-        """Forget a name that a decorator gave (for tests and notebooks)."""
+        """Forget a name that a decorator or :meth:`alias` gave (for tests and notebooks)."""
         self._objects.pop(name, None)
+        self._aliases.pop(name, None)
 
     def get(self, name: str) -> T:
         """The thing of that name, imported if need be.
@@ -96,6 +153,7 @@ class Registry(Generic[T]):
             PluginError: two packages declare it, or what the one that does declares cannot be
                 imported, or is something else.
         """
+        name = self.canonical(name)
         if name not in self._objects:
             if name not in self._declared():
                 raise UnknownNameError(self._unknown(name))
@@ -147,54 +205,103 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: str) -> str:
         names = self.names()
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        guess = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
         return (
-            f"no {self.kind} named {name!r}.{guess} "
-            f"See `oodbench list {self.kind}s` ({len(names)} known). If you have just added it: "
-            f"repeat `pip install -e .`, or decorate it with @oodbench.register_{self.kind}."
+            f"no {self.kind} named {name!r}.{did_you_mean(name, names)} "
+            f"See `oodbench list {self.plural}` ({len(names)} known). If you have just added it: "
+            f"repeat `pip install -e .`, or decorate it with @oodbench.{self.decorator}."
         )
 
     def summary(self, name: str) -> str:
-        """First line of the docstring behind a name, read without importing it.
+        """What a thing is, in one line that is read without importing it.
+
+        It is the first line of the docstring of a class or function, and of anything else the
+        ``description`` that it was made with (``THING = Kind(..., description="...")``), or the
+        first line of its module's docstring where that is not written there as plain text.
 
         ``""`` where there is none, or where the package that declares the name is damaged: one
         broken plug-in must not hide the others.
         """
+        name = self.canonical(name)
         if name in self._objects:
-            return (getattr(self._objects[name], "__doc__", "") or "").strip().partition("\n")[0]
+            return _first_line(_told(self._objects[name]))
         point = self._declared()[name]
         try:
-            spec = importlib.util.find_spec(point.module)
-            if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-                return ""
-            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+            tree = _source(point.module)
         except KeyboardInterrupt:
             raise
         except BaseException:  # finding a module runs its parent packages, which may do anything
             return ""
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
-                return (ast.get_docstring(node) or "").partition("\n")[0]
-        return (ast.get_docstring(tree) or "").partition("\n")[0]
+        return "" if tree is None else _first_line(_written(tree, point.attr))
+
+
+def _source(module: str) -> ast.Module | None:
+    """The source of a module, not run; None where there is none."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return _parsed(spec.origin, Path(spec.origin).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: str, _changed: int) -> ast.Module:
+    """A file's source; one family of datasets is asked for it dozens of times."""
+    return ast.parse(Path(path).read_text(encoding="utf-8"))
+
+
+def _written(tree: ast.Module, name: str) -> str:
+    """What a module's source says of the thing that it calls ``name``."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        if not any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            continue
+        call = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        for keyword in call.keywords if isinstance(call, ast.Call) else []:
+            value = keyword.value
+            if keyword.arg == "description" and isinstance(value, ast.Constant):
+                return str(value.value)
+    return ast.get_docstring(tree) or ""
+
+
+def _told(thing: object) -> str:
+    """What an object says of itself: its own description, else its docstring."""
+    description = getattr(thing, "description", None)
+    if isinstance(description, str) and not isinstance(thing, type):
+        return description
+    thing = thing.func if isinstance(thing, functools.partial) else thing
+    return getattr(thing, "__doc__", "") or ""
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].strip()
 
 
 def _points(group: str) -> list[EntryPoint]:
     """Entry points of a group, of each package whose declarations can be read."""
     try:
         return list(entry_points(group=group))
-    except Exception:  # a line that is none in one package's file; the others' are to be found
-        found: list[EntryPoint] = []
+    except Exception:  # one package's file has a line that is none; the others' must be found
+        points: list[EntryPoint] = []
         for distribution in distributions():
             with contextlib.suppress(Exception):
-                found += [point for point in distribution.entry_points if point.group == group]
-        return list({(point.name, point.value): point for point in found}.values())
+                points += [point for point in distribution.entry_points if point.group == group]
+        return list({(point.name, point.value): point for point in points}.values())
+
+
+def _declared_aliases(points: list[EntryPoint]) -> dict[str, str]:
+    """Names whose entry point says that it is an alias, and the names that they stand for."""
+    canonical = {(p.module, p.attr): p.name for p in points if "alias" not in p.extras}
+    aliases = {p.name: (p.module, p.attr) for p in points if "alias" in p.extras}
+    return {name: canonical[place] for name, place in aliases.items() if place in canonical}
 
 
 def _derives(thing: object, base: str) -> bool:
     name = base.rpartition(".")[2]
     return isinstance(thing, type) and any(
-        one.__name__ == name and one.__module__.startswith("oodbench.") for one in thing.__mro__
+        parent.__name__ == name and parent.__module__.startswith("oodbench.")
+        for parent in thing.__mro__
     )
 
 
@@ -203,12 +310,19 @@ def _origin(thing: object) -> str:
     return f"{getattr(owner, '__module__', '?')}.{getattr(owner, '__qualname__', '?')}"
 
 
-DETECTORS: Registry[Any] = Registry("detector", "oodbench.detectors", "oodbench.Detector")
-METHODS: Registry[Any] = Registry("method", "oodbench.methods", "oodbench.Method")
-BENCHMARKS: Registry[Any] = Registry("benchmark", "oodbench.benchmarks")
-DATASETS: Registry[Any] = Registry("dataset", "oodbench.datasets")
-BACKBONES: Registry[Any] = Registry("backbone", "oodbench.networks.backbones")
-PREPARATIONS: Registry[Any] = Registry("preparation of data", "oodbench.preparations")
+DETECTORS: Registry[type[Detector]] = Registry(
+    "detector", "oodbench.detectors", "oodbench.Detector"
+)
+METHODS: Registry[type[Method]] = Registry("method", "oodbench.methods", "oodbench.Method")
+BENCHMARKS: Registry[Benchmark | Callable[..., Benchmark]] = Registry(
+    "benchmark", "oodbench.benchmarks"
+)
+DATASETS: Registry[DatasetSpec | Callable[..., DatasetSpec]] = Registry(
+    "dataset", "oodbench.datasets"
+)
+BACKBONES: Registry[Callable[..., Any]] = Registry("backbone", "oodbench.backbones")
+TASKS: Registry[Any] = Registry("task", "oodbench.tasks", "oodbench.Task")
+PREPARATIONS: Registry[Callable[..., None]] = Registry("preparation", "oodbench.preparations")
 """Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
 
 register_detector = DETECTORS.register
@@ -216,6 +330,8 @@ register_method = METHODS.register
 register_benchmark = BENCHMARKS.register
 register_dataset = DATASETS.register
 register_backbone = BACKBONES.register
+register_task = TASKS.register
+register_preparation = PREPARATIONS.register
 
 
 def list_detectors() -> list[str]:
@@ -236,3 +352,18 @@ def list_benchmarks() -> list[str]:
 def list_datasets() -> list[str]:
     """Names of all datasets."""
     return DATASETS.names()
+
+
+def list_backbones() -> list[str]:
+    """Names of all backbones that are registered; timm's work by their names as well."""
+    return BACKBONES.names()
+
+
+def list_tasks() -> list[str]:
+    """Names of all tasks: kinds of things that are scored, such as images or pixels."""
+    return TASKS.names()
+
+
+def list_preparations() -> list[str]:
+    """Names of all preparations of data, for ``oodbench data prepare``."""
+    return PREPARATIONS.names()

@@ -29,7 +29,8 @@ def _list(kind: str) -> Callable[[], None]:
     return command
 
 
-for _kind in ("detectors", "methods", "benchmarks", "datasets"):
+KINDS = ("detectors", "methods", "benchmarks", "datasets", "backbones", "tasks", "preparations")
+for _kind in KINDS:
     list_app.command(_kind)(_list(_kind))
 
 

@@ -15,7 +15,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
+from oodbench.errors import (
+    CheckpointError,
+    OODBenchError,
+    OptionError,
+    UnknownNameError,
+    did_you_mean,
+)
 from oodbench.networks.checkpoints import (
     HEAD_NAMES,
     Part,
@@ -196,11 +202,7 @@ def create_backbone(
         )
 
     if not timm.is_model(name):
-        import difflib
-
-        known = [*BACKBONES.names(), *timm.list_models()]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-        guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        guess = did_you_mean(name, timm.list_models(), preferred=BACKBONES.names())
         raise UnknownNameError(
             f"no backbone named {name!r}.{guess} Ours: {', '.join(BACKBONES.names())}; "
             "or any name of timm.list_models()."

@@ -6,7 +6,6 @@ one pass, and knows the preprocessing that the weights were trained with.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 import sys
@@ -21,7 +20,13 @@ from torch import Tensor, nn
 
 from oodbench import files
 from oodbench.data.transforms import Preprocess
-from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
+from oodbench.errors import (
+    CheckpointError,
+    OODBenchError,
+    OptionError,
+    UnknownNameError,
+    did_you_mean,
+)
 from oodbench.networks.backbones import create_backbone, feature_width
 from oodbench.networks.checkpoints import misfit, parts_of, read_checkpoint
 from oodbench.networks.door import single_precision
@@ -319,22 +324,18 @@ def _check_name(name: str, architecture: str) -> None:
 
     bare, _, tag = architecture.partition(".")
     if not timm.is_model(bare):
-        known = [*PACKAGED, *BACKBONES.names(), *timm.list_models(), *timm.list_pretrained()]
+        known = [*timm.list_models(), *timm.list_pretrained()]
+        guess = did_you_mean(name, known, preferred=[*PACKAGED, *BACKBONES.names()])
         raise UnknownNameError(
-            f"no backbone named {name!r}.{_guess(name, known)} Any name of timm.list_models(), or "
+            f"no backbone named {name!r}.{guess} Any name of timm.list_models(), or "
             f"one of {', '.join(PACKAGED)}."
         )
     tags = timm.list_pretrained(f"{bare}.*") + [p for p in PACKAGED if p.startswith(f"{bare}.")]
     if tag and architecture not in tags:
         raise UnknownNameError(
-            f"timm has no weights {tag!r} of {bare}.{_guess(architecture, tags)} Those that there "
-            f"are: {', '.join(tags) or 'none'}."
+            f"timm has no weights {tag!r} of {bare}.{did_you_mean(architecture, tags)} Those "
+            f"that there are: {', '.join(tags) or 'none'}."
         )
-
-
-def _guess(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> Any:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 import oodbench
-from oodbench import registry
-from oodbench.errors import OODBenchError, OptionError, UnknownNameError
+from oodbench import cli, registry
+from oodbench.errors import OODBenchError, OptionError, UnknownNameError, nearest_names
 from oodbench.registry import Registry
 
 GROUP = "oodbench.detectors"
+KINDS = (
+    registry.DETECTORS,
+    registry.METHODS,
+    registry.BENCHMARKS,
+    registry.DATASETS,
+    registry.BACKBONES,
+    registry.TASKS,
+    registry.PREPARATIONS,
+)
 
 
 @pytest.fixture
@@ -256,3 +269,146 @@ def test_tuples_are_read_from_text() -> None:
     assert build(Recipe, "recipe", {"milestones": (30,)}).milestones == (30,)
     with pytest.raises(OptionError, match="milestones"):
         build(Recipe, "recipe", {"milestones": "30,soon"})
+
+
+# What a kind is called
+
+
+def test_hints_name_a_command_and_a_decorator_that_exist() -> None:
+    commands = typer.main.get_command(cli.app).commands["list"].commands  # type: ignore[attr-defined]
+    for names in KINDS:
+        with pytest.raises(UnknownNameError) as error:
+            names.get("zzzzzzzz")
+        told = str(error.value)
+        assert f"no {names.kind} named" in told
+        (command,) = re.findall(r"`oodbench list ([^`]*)`", told)
+        assert command in commands
+        (decorator,) = re.findall(r"@oodbench\.(\w+)", told)
+        assert callable(getattr(oodbench, decorator))
+        assert decorator in oodbench.__all__
+
+
+def test_a_registry_of_things_with_an_irregular_plural() -> None:
+    names: Registry = Registry(
+        "matrix", "tests.matrices", plural="matrices", decorator="register_matrix_of_mine"
+    )
+    with pytest.raises(UnknownNameError) as error:
+        names.get("x")
+    assert "`oodbench list matrices`" in str(error.value)
+    assert "@oodbench.register_matrix_of_mine" in str(error.value)
+
+
+# Aliases
+
+
+def test_an_alias_forwards_and_is_listed_once() -> None:
+    names = fresh()
+
+    @names.register("mine")
+    class Mine:
+        """My score."""
+
+    names.alias("yours", "mine")
+    names.alias("theirs", "yours")
+    assert names.get("yours") is names.get("theirs") is Mine
+    assert Mine.name == "mine"  # type: ignore[attr-defined]
+    assert "yours" in names
+    assert not {"yours", "theirs"} & set(names.names())
+    assert names.aliases() == {"yours": "mine", "theirs": "mine"}
+    assert names.canonical("theirs") == "mine"
+    assert names.canonical("msp") == "msp"
+    assert names.summary("theirs") == "My score."
+    names.alias("yours", "mine")  # again, as in a notebook
+    with pytest.raises(OODBenchError, match="taken"):
+        names.alias("msp", "mine")
+    with pytest.raises(OODBenchError, match="'mine', of which it is an alias"):
+        names.register("yours")(object)
+    with pytest.raises(UnknownNameError, match=r"'minne'.*'mine'"):
+        names.alias("other", "minne")
+    names.unregister("yours")
+    assert "yours" not in names
+    assert names.get("theirs") is Mine
+
+
+def test_an_alias_among_entry_points(install) -> None:
+    install(
+        "theirs",
+        'class Theirs:\n    """Their score."""\n',
+        old_name="theirs:Theirs [alias]",
+        new_name="theirs:Theirs",
+    )
+    names = fresh()
+    assert "new_name" in names.names()
+    assert "old_name" not in names.names()
+    assert "old_name" in names
+    assert names.summary("old_name") == "Their score."
+    assert "theirs" not in sys.modules
+    assert names.get("old_name") is names.get("new_name")
+
+
+def test_an_alias_of_nothing_is_a_name(install) -> None:
+    install("theirs", "class Theirs: ...\n", lonely="theirs:Theirs [alias]")
+    assert "lonely" in fresh()
+    assert "lonely" not in fresh().names() or fresh().get("lonely").__name__ == "Theirs"
+
+
+# Descriptions of constants
+
+
+def test_a_constant_is_described_by_what_it_was_made_with(install) -> None:
+    install(
+        "theirs",
+        '"""Sets of theirs."""\n'
+        "from no_such_module import Set, prose\n"
+        'ONE = Set("one", description="The first of the two "\n    "sets.\\nMore of it.")\n'
+        'TWO: Set = Set("two", description="The second.")\n'
+        "OTHER = Set(description=prose)\n"
+        'LATE = object()\n',
+        one="theirs:ONE", two="theirs:TWO", other="theirs:OTHER", late="theirs:LATE",
+    )  # fmt: skip
+    names = fresh()
+    assert names.summary("one") == "The first of the two sets."
+    assert names.summary("two") == "The second."
+    assert names.summary("other") == names.summary("late") == "Sets of theirs."
+    assert "theirs" not in sys.modules
+
+
+def test_a_registered_object_is_described_by_its_description() -> None:
+    names = fresh()
+    names.register("one")(SimpleNamespace(description="The first.\nMore."))
+    names.register("two")(partial(documented, 3))
+    assert names.summary("one") == "The first."
+    assert names.summary("two") == "What a function does."
+
+
+def documented(number: int) -> int:
+    """What a function does.
+
+    At length.
+    """
+    return number
+
+
+# Nearest names
+
+
+@pytest.mark.parametrize(
+    ("typed", "first"),
+    [
+        ("KNN", "knn"),  # whatever the case
+        ("resnet02", "resnet20"),  # two characters in the wrong order
+        ("scenes", "scenes-unet"),  # a beginning
+        ("mahalanobi", "mahalanobis"),
+    ],
+)
+def test_the_nearest_name_comes_first(typed: str, first: str) -> None:
+    known = ["knn", "nnk-x", "resnet32", "resnet20", "resnet50", "scenes-unet", "mahalanobis"]
+    assert nearest_names(typed, known)[0] == first
+
+
+def test_preferred_names_come_first_where_others_are_as_near() -> None:
+    assert nearest_names("resnet2", ["resnet26", "resnet50"], ["resnet20"])[0] == "resnet20"
+    assert nearest_names("seresnet5", ["seresnet50"], ["resnet20"])[0] == "seresnet50"
+    assert nearest_names("zzzzzz", ["resnet26"], ["resnet20"]) == []
+    assert nearest_names("", ["a"], ["b"]) == []
+    assert len(nearest_names("resnet", [f"resnet{i}" for i in range(9)], most=2)) == 2
