@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Test processes run side by side, and so do those that they start; threads would fight for cores.
@@ -15,6 +15,11 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from safetensors.torch import save_file
+
+from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from tests.helpers.attempts import Server
+from tests.helpers.cli import CLI
 
 # A gate gives the same verdict on the same code; everywhere else each run tries other examples.
 settings.register_profile("ci", derandomize=True)
@@ -75,3 +80,32 @@ def new_cache(
         monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     return change
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CLI:
+    return CLI(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="session")
+def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network for the embedded benchmark: scoring it takes no training."""
+    torch.manual_seed(0)
+    network = HeadedBackbone(create_backbone("digits-cnn", 1), 6)
+    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def digits(digits_checkpoint: Path) -> list[str | Path]:
+    """Words that evaluate on digits without training."""
+    return ["--id", "digits", "--backbone", "digits-cnn", "--checkpoint", digits_checkpoint]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Runs jobs in processes of their own, which start in milliseconds."""
+    running = Server()
+    yield running
+    running.close()

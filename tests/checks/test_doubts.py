@@ -15,10 +15,8 @@ from oodbench.checks import doubts, level, sanity
 from oodbench.errors import OptionError
 from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from oodbench.outputs import Outputs
-from tests.cli.test_cli import CLI, run
-from tests.core.test_extract import CPU
-
-__all__ = ["run"]  # a fixture
+from tests.helpers.cli import CLI
+from tests.helpers.images import CPU
 
 
 @pytest.fixture(autouse=True)

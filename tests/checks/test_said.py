@@ -17,8 +17,8 @@ from oodbench.outputs import Head
 from oodbench.reporting import (
     of_a_kind,
 )
-from tests.core.test_extract import CPU
-from tests.tasks import test_segmentation as segmentation
+from tests.helpers import pixels
+from tests.helpers.images import CPU
 
 SHAPING = ["ash-p", "ash-b", "ash-s", "scale", "lts", "vra"]
 
@@ -168,7 +168,7 @@ class PixelTalker(Detector):
 
 
 def test_what_is_said_of_pixels_reaches_the_rows_once() -> None:
-    results = segmentation.evaluate([PixelTalker(), "msp"])
+    results = pixels.evaluate([PixelTalker(), "msp"])
     for row in results:
         own = [n for n in row["notes"] or () if n.startswith("talker")]
         assert own == (["talker: 54 pixels."] if row["detector"] == "PixelTalker" else [])
@@ -182,7 +182,7 @@ class Pixels(nn.Module):
 
 
 def test_energies_of_pixels_log_probabilities_are_refused() -> None:
-    results = segmentation.evaluate(["energy", "maxlogit"], model=Pixels())
+    results = pixels.evaluate(["energy", "maxlogit"], model=Pixels())
     assert results.failures.keys() == {"energy"}
     assert "without that last layer" in results.failures["energy"]
     assert any("are log-probabilities" in text for text in results.warnings)

@@ -2,127 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import json
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
 import typer
-from safetensors.torch import save_file
 
 import oodbench
 from oodbench import cli, files
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from oodbench.results.plain import visible
 from oodbench.results.rows import COLUMNS
 from oodbench.results.store import ResultStore
 from tests.conftest import write_images
-
-
-@dataclass
-class Ran:
-    """What a command line did."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def both(self) -> str:
-        """All that a user sees."""
-        return self.out + self.err
-
-
-class CLI:
-    """Runs the command line in this process, as the installed program does."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capfd = monkeypatch, capfd
-
-    def __call__(self, *words: str | Path) -> Ran:
-        self.monkeypatch.setattr(sys, "argv", ["oodbench", *map(str, words)])
-        self.capfd.readouterr()
-        # a library's warnings are printed on a user's screen; pytest would keep them
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.resetwarnings()
-            for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning):
-                warnings.simplefilter("ignore", kind)
-            warnings.simplefilter("ignore", ResourceWarning)
-            try:
-                cli.main()
-            except SystemExit as leaving:
-                status = leaving.code
-            else:
-                status = 0
-        out, err = self.capfd.readouterr()
-        assert status is None or isinstance(status, int)
-        printed = "".join(f"{w.category.__name__}: {w.message}\n" for w in caught)
-        return Ran(status or 0, out, printed + err)
-
-    def refuses(self, *words: str | Path) -> str:
-        """The message of a command that must fail as errors fail, and change nothing on disk."""
-        before = listing()
-        ran = self(*words)
-        lines = ran.err.splitlines()
-        assert ran.status == 2, ran.both
-        assert 1 <= len(lines) <= 2, ran.err
-        assert lines[0].startswith("error: ")
-        assert "Traceback" not in ran.both
-        assert "did not expect" not in ran.err, ran.err
-        assert listing() == before, ran.err
-        return ran.err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CLI:
-    return CLI(monkeypatch, capfd)
-
-
-def listing() -> dict[str, str]:
-    """All that oodbench could have left behind: leaderboards here, the cache, the data folder.
-
-    What is finished in the cache is left out (outputs of a network, a trained network, fingerprints
-    of image folders): it is keyed by content, and of use whether or not this command succeeds.
-    """
-    cache = files.cache_dir()
-    finished = [cache / "fingerprints"]
-    finished += [path.parent for path in cache.glob("outputs/*/outputs.json")]
-    finished += [path.parent for path in cache.glob("runs/*/weights.safetensors")]
-    found = {}
-    for root in (Path.cwd(), cache, files.data_dir()):
-        for path in sorted(root.rglob("*")) if root.is_dir() else ():
-            if path in (cache, cache / "outputs", cache / "runs"):
-                continue
-            if not any(path.is_relative_to(whole) for whole in finished):
-                is_file = path.is_file()
-                found[str(path)] = hashlib.sha256(path.read_bytes() if is_file else b"").hexdigest()
-    return found
-
-
-@pytest.fixture(scope="session")
-def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network for the embedded benchmark: scoring it takes no training."""
-    torch.manual_seed(0)
-    network = HeadedBackbone(create_backbone("digits-cnn", 1), 6)
-    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
-    save_file(network.state_dict(), path)
-    return path
-
-
-@pytest.fixture
-def digits(digits_checkpoint: Path) -> list[str | Path]:
-    """Words that evaluate on digits without training."""
-    return ["--id", "digits", "--backbone", "digits-cnn", "--checkpoint", digits_checkpoint]
+from tests.helpers.cli import CLI
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

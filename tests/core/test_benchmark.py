@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
-import io
-import json
 import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import oodbench
-from oodbench import Benchmark, DatasetSpec, Preprocess, files, get_benchmark
+from oodbench import files, get_benchmark
 from oodbench.benchmark import resolve_dataset
-from oodbench.data.samples import ImageArrays, Samples
 from oodbench.errors import DataError, MissingDataError, OptionError, UnknownNameError
 from oodbench.registry import DATASETS
 from tests.conftest import write_images
+from tests.helpers.datasets import images_of, names, png, toy, write_parquet
 
 FACTORIES = {"folder", "imagenet-without", "imagenet500-without"}
 """Datasets that are made of what stands behind a colon."""
@@ -46,30 +43,6 @@ CIFAR = {
         ("meta", "fine_label_names"),
     ),
 }
-
-
-def images_of(n: int, shape: tuple[int, ...] = (32, 32, 3), seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (n, *shape)).astype(np.uint8)
-
-
-def spec(name: str, classes: int = 2) -> DatasetSpec:
-    def load(split: str) -> Samples:
-        labels = np.arange(4) % classes
-        return ImageArrays(
-            f"{name}/{split}", images_of(4), labels, [str(c) for c in range(classes)]
-        )
-
-    return DatasetSpec(name, load, ("train", "test"))
-
-
-def toy(near: Sequence[str] = ("n1", "n2"), far: Sequence[str] = ("f1",)) -> Benchmark:
-    return Benchmark(
-        "toy",
-        spec("toy"),
-        tuple(map(spec, near)),
-        tuple(map(spec, far)),
-        Preprocess(32, (0.5,) * 3, (0.5,) * 3),
-    )
 
 
 # The embedded default
@@ -230,13 +203,6 @@ def test_a_registered_benchmark_may_be_a_value_or_a_function() -> None:
     finally:
         for name in ("toy-value", "toy-function", "toy-wrong"):
             BENCHMARKS.unregister(name)
-
-
-# Benchmark.choose
-
-
-def names(chosen) -> list[tuple[str, str]]:
-    return [(one.spec.name, one.group) for one in chosen]
 
 
 def test_choose_nothing_is_all() -> None:
@@ -483,32 +449,6 @@ def test_torchvisions_svhn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.array_equal(np.asarray(samples[i]), images[i])
 
 
-# Hugging Face snapshots
-
-
-def _png(image: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="png")
-    return stream.getvalue()
-
-
-def _write_parquet(
-    path: Path, images: np.ndarray, column: str, label: str, labels: list[int], classes: list[str]
-) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table(
-        {column: [{"bytes": _png(image), "path": None} for image in images], label: labels}
-    )
-    if classes:
-        features = {label: {"names": classes, "_type": "ClassLabel"}}
-        info = json.dumps({"info": {"features": features}})
-        table = table.replace_schema_metadata({"huggingface": info})
-    parquet.write_table(table, path)
-
-
 @pytest.mark.parametrize(
     ("name", "column", "label"),
     [
@@ -523,7 +463,7 @@ def test_parquet_snapshot(name: str, column: str, label: str, classes: list[str]
     images = images_of(4)
     snapshot = files.data_dir() / name / "snapshots" / "abc" / "data"
     for shard, labels in enumerate(([2, 0], [1, 2])):
-        _write_parquet(
+        write_parquet(
             snapshot / f"test-0000{shard}-of-00002.parquet",
             images[2 * shard : 2 * shard + 2],
             column,
@@ -540,19 +480,19 @@ def test_parquet_snapshot(name: str, column: str, label: str, classes: list[str]
     # the same content as image files has the same digests, so overlap is found across layouts
     folder = files.data_dir() / "as-files"
     folder.mkdir()
-    (folder / "0.png").write_bytes(_png(images[0]))
+    (folder / "0.png").write_bytes(png(images[0]))
     assert resolve_dataset("as-files").load("test").digests[0] == samples.digests[0]
 
 
 def test_parquet_that_is_damaged() -> None:
     shard = files.data_dir() / "mnist" / "test-00000-of-00001.parquet"
-    _write_parquet(shard, images_of(2), "image", "label", [0, 1], [])
+    write_parquet(shard, images_of(2), "image", "label", [0, 1], [])
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="damaged") as error:
         DATASETS.get("mnist").load("test")
     assert str(shard) in str(error.value)
-    _write_parquet(shard, images_of(2), "picture", "label", [0, 1], [])
+    write_parquet(shard, images_of(2), "picture", "label", [0, 1], [])
     with pytest.raises(DataError, match="no column") as error:
         DATASETS.get("mnist").load("test")
     assert str(shard) in str(error.value)
@@ -564,7 +504,7 @@ def test_parquet_with_a_damaged_image() -> None:
 
     shard = files.data_dir() / "mnist" / "test-00000-of-00001.parquet"
     shard.parent.mkdir(parents=True)
-    good = _png(images_of(1)[0])
+    good = png(images_of(1)[0])
     records = [{"bytes": good, "path": None}, {"bytes": good[:99], "path": None}]
     parquet.write_table(pa.table({"image": records, "label": [0, 1]}), shard)
     samples = DATASETS.get("mnist").load("test")

@@ -40,34 +40,10 @@ from oodbench.extract import extract, score_with_network
 from oodbench.networks.backbones import Classifier, HeadedBackbone, create_backbone
 from oodbench.registry import DETECTORS
 from tests.conftest import write_images
+from tests.helpers.images import CPU, GREY, arrays, tensors
+from tests.helpers.networks import Breaks, Counter, flat_model
 
-CPU = Hardware(accelerator="cpu", batch_size=8)
-GREY = Preprocess(8, (0.5,), (0.25,), mode="L")
 RGB = Preprocess(16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-
-
-def arrays(n: int = 21, seed: int = 0, name: str = "toy/test") -> ImageArrays:
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8)
-    return ImageArrays(name, images, np.arange(n) % 3, ("a", "b", "c"))
-
-
-def tensors(samples: Any, preprocess: Callable[[Image.Image], Tensor]) -> Tensor:
-    return torch.stack([preprocess(samples[i]) for i in range(len(samples))])
-
-
-def flat_model() -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
-
-
-class Counter:
-    """Counts the samples that went through a network."""
-
-    def __init__(self) -> None:
-        self.n = 0
-
-    def __call__(self, n: int) -> None:
-        self.n += n
 
 
 def forwards(
@@ -673,26 +649,6 @@ def test_what_was_read_from_the_cache_cannot_change_it() -> None:
     kept = outputs.logits.clone()
     outputs.logits += 1
     assert extract(model, samples, GREY, hardware=CPU).logits.equal(kept)
-
-
-# Interrupted
-
-
-class Breaks(ImageArrays):
-    """Cannot read one image, once."""
-
-    def __init__(self, at: int) -> None:
-        base = arrays(40)
-        super().__init__("brittle/test", base.images, base.labels, base.classes)
-        self.at: int | None = at
-        self.read: list[int] = []
-
-    def __getitem__(self, index: int) -> Image.Image:
-        if index == self.at:
-            self.at = None
-            raise OSError("the disk was pulled out")
-        self.read.append(index)
-        return super().__getitem__(index)
 
 
 def test_resume_does_only_the_missing_shards() -> None:

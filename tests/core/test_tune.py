@@ -36,10 +36,8 @@ from oodbench.errors import DataError, MissingDataError, OODBenchWarning, Option
 from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results.store import ResultStore
 from oodbench.tune import Tuning, Validation, candidates, tune, word, words
-from tests.cli.test_cli import CLI, digits, digits_checkpoint, run
 from tests.conftest import SHARED, write_images
-
-__all__ = ["digits", "digits_checkpoint", "run"]  # fixtures
+from tests.helpers.cli import CLI
 
 CPU = Hardware(accelerator="cpu")
 PREPROCESS = Preprocess(4, (0.5,), (0.25,), mode="L")

@@ -31,8 +31,8 @@ from oodbench.networks.backbones import create_backbone
 from oodbench.networks.clips import NETWORKS, ClipEncoder
 from oodbench.networks.modalities import MultimodalClassifier, MultimodalEncoders
 from tests.conftest import SHARED
-from tests.data.test_media import write_video as record
-from tests.datasets.test_multiood import write_video
+from tests.helpers.video import write_clip
+from tests.helpers.video import write_video as record
 
 av = pytest.importorskip("av")
 pytest.importorskip("soundfile")
@@ -106,7 +106,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     """Clips of noise, some mono and some stereo."""
     count = sum(SPLITS.values())
     paths = [
-        write_video(tmp_path / f"{i}.mp4", 6 + i, channels=1 + i % 2, seed=i)
+        write_clip(tmp_path / f"{i}.mp4", 6 + i, channels=1 + i % 2, seed=i)
         for i in range(2 * count + 2)
     ]
     clips = {"a": paths[:count], "b": paths[count : 2 * count]}
@@ -308,7 +308,7 @@ def test_samples_of_no_known_range(dtype: str) -> None:
 
 def test_clips_with_little_or_no_sound(tmp_path: Path, made: Benchmark) -> None:
     """None is one error that names the file; any rate, and less than a window, will do."""
-    silent = write_video(tmp_path / "silent.mp4", 4, channels=0)
+    silent = write_clip(tmp_path / "silent.mp4", 4, channels=0)
     with pytest.raises(DataError, match=r"silent\.mp4 has no audio track"):
         LogSpectrogram()(AudioFile(silent))
     look = LogSpectrogram(seconds=0.5)

@@ -33,6 +33,7 @@ from oodbench.datasets._multiood_prepare import (
 )
 from oodbench.datasets.multiood import LAYOUTS, SPLIT_FILES, Clip, Clips, read_split, split_path
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError, StorageError
+from tests.helpers.video import write_clip
 
 av = pytest.importorskip("av")
 pytest.importorskip("soundfile")
@@ -86,35 +87,6 @@ def fill(base: Path, *paths: str, content: bytes = b"content") -> None:
     for path in paths:
         (base / path).parent.mkdir(parents=True, exist_ok=True)
         (base / path).write_bytes(content)
-
-
-def write_video(
-    path: Path, frames: int = 5, size: tuple[int, int] = (48, 32), channels: int = 0, seed: int = 0
-) -> Path:
-    """A video of noise (H.264 in MP4, MPEG-4 in AVI), with a tone of 440 Hz if it has channels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    rate = 44100
-    with av.open(str(path), "w") as container:
-        pictures = container.add_stream("mpeg4" if path.suffix == ".avi" else "libx264", rate=25)
-        pictures.width, pictures.height = size
-        pictures.pix_fmt = "yuv420p"
-        if channels:
-            layout = {1: "mono", 2: "stereo"}[channels]
-            sound = container.add_stream("aac", rate=rate, layout=layout)
-        for _ in range(frames):
-            noise = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-            container.mux(pictures.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
-        container.mux(pictures.encode(None))
-        if channels:
-            tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate).astype(np.float32)
-            for start in range(0, rate, 1024):
-                part = np.tile(tone[start : start + 1024], (channels, 1))
-                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
-                frame.sample_rate, frame.pts = rate, start
-                container.mux(sound.encode(frame))
-            container.mux(sound.encode(None))
-    return path
 
 
 def write_wave(path: Path, seconds: float = 2.0) -> None:
@@ -378,12 +350,12 @@ def test_names_that_are_none_of_ucf(base: Path, put: Any) -> None:
 
 def test_samples_of_three_modalities(base: Path, put: Any) -> None:
     put("Kinetics_train_near_ood.txt", ["a b/one.mp4 0", "c/two.mp4 1"])
-    write_video(base / "Kinetics-600/video/a b/one.mp4", frames=9)
-    write_video(base / "Kinetics-600/video/c/two.mp4", frames=70, size=(32, 32))
+    write_clip(base / "Kinetics-600/video/a b/one.mp4", frames=9)
+    write_clip(base / "Kinetics-600/video/c/two.mp4", frames=70, size=(32, 32))
     for name, count in (("a b/one", 8), ("c/two", 69)):
         write_wave(base / f"Kinetics-600/video/{name}.wav")
         for part in "xy":
-            write_video(base / f"Kinetics-600/flow/{name}_flow_{part}.mp4", count, (32, 32))
+            write_clip(base / f"Kinetics-600/flow/{name}_flow_{part}.mp4", count, (32, 32))
     benchmark = multiood.near_kinetics_audio()
     samples = benchmark.id.load("train")
     assert isinstance(samples, Clips)
@@ -559,9 +531,9 @@ def test_an_evaluation(base: Path, put: Any) -> None:
         found = []
         for _ in range(clips):
             count += 1
-            write_video(base / f"HMDB51/video/c{label}/{count}.avi", 9, seed=count)
+            write_clip(base / f"HMDB51/video/c{label}/{count}.avi", 9, seed=count)
             for part in "xy":
-                write_video(base / f"HMDB51/flow/{count}_flow_{part}.mp4", 8, seed=count)
+                write_clip(base / f"HMDB51/flow/{count}_flow_{part}.mp4", 8, seed=count)
             found.append(f"c{label}/{count}.avi {label}")
         return found
 
@@ -760,8 +732,8 @@ def test_what_is_missing_is_listed(base: Path, published: dict[str, bytes]) -> N
 
 def test_sound_is_taken_from_videos(base: Path, published: dict[str, bytes]) -> None:
     folder = base / "Kinetics-600/video/a b"
-    write_video(folder / "loud.mp4", channels=2)
-    write_video(folder / "silent.mp4")
+    write_clip(folder / "loud.mp4", channels=2)
+    write_clip(folder / "silent.mp4")
     lines: list[str] = []
     counts = prepare(files.data_dir(), Fetcher(published), lines.append)
     assert counts["Kinetics-600 audio"] == 1
@@ -776,7 +748,7 @@ def test_sound_is_taken_from_videos(base: Path, published: dict[str, bytes]) -> 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_sound_is_mono_of_16_khz(tmp_path: Path, channels: int) -> None:
     target = tmp_path / "sound.wav"
-    video = write_video(tmp_path / "video.mp4", channels=channels)
+    video = write_clip(tmp_path / "video.mp4", channels=channels)
     assert extract_audio(video, target)
     with wave.open(str(target)) as sound:
         assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (1, 2, 16000)
@@ -790,7 +762,7 @@ def test_sound_is_mono_of_16_khz(tmp_path: Path, channels: int) -> None:
 
 def test_no_sound_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"silent\.mp4 has no sound"):
-        extract_audio(write_video(tmp_path / "silent.mp4"), tmp_path / "a.wav")
+        extract_audio(write_clip(tmp_path / "silent.mp4"), tmp_path / "a.wav")
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     with pytest.raises(DataError, match=r"broken\.mp4"):
@@ -799,7 +771,7 @@ def test_no_sound_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    video = write_video(tmp_path / "loud.mp4", channels=1)
+    video = write_clip(tmp_path / "loud.mp4", channels=1)
     with monkeypatch.context() as patch:
         patch.setattr(wave.Wave_write, "writeframes", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -845,7 +817,7 @@ def test_flow_in_two_grey_videos(tmp_path: Path, size: tuple[int, int]) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="gray")))
             container.mux(stream.encode(None))
     else:
-        video = write_video(tmp_path / "even.mp4", 5, size)
+        video = write_clip(tmp_path / "even.mp4", 5, size)
     scale = max(128, 8 * round(size[0] / 8)) / size[0], max(128, 8 * round(size[1] / 8)) / size[1]
     network = Shift(5 * scale[0], -30 * scale[1])
     x, y = tmp_path / "flow/a_flow_x.mp4", tmp_path / "flow/a_flow_y.mp4"
@@ -861,10 +833,10 @@ def test_flow_in_two_grey_videos(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 def test_preparation_goes_on_where_it_was(base: Path, published: dict[str, bytes]) -> None:
-    write_video(base / "HMDB51/video/sit/a.b.avi")
-    write_video(base / "UCF101/video/v_YoYo_g01_c01.avi")
+    write_clip(base / "HMDB51/video/sit/a.b.avi")
+    write_clip(base / "UCF101/video/v_YoYo_g01_c01.avi")
     fill(base, "UCF101/flow/v_YoYo_g01_c01_flow_x.mp4")
-    write_video(base / "HAC/cartoon/videos/drinking_54 .mp4")
+    write_clip(base / "HAC/cartoon/videos/drinking_54 .mp4")
     fill(base, "HAC/human/videos/drinking_54 .mp4")
     root = files.data_dir()
     with pytest.raises(KeyboardInterrupt):
@@ -913,7 +885,7 @@ def test_raft_only_where_asked_for(
 def test_videos_without_flow(tmp_path: Path) -> None:
     x, y = tmp_path / "x.mp4", tmp_path / "y.mp4"
     with pytest.raises(DataError, match="fewer than two frames"):
-        write_flow(write_video(tmp_path / "one.mp4", 1), x, y, Shift(0, 0))
+        write_flow(write_clip(tmp_path / "one.mp4", 1), x, y, Shift(0, 0))
     assert not x.exists()
     assert not y.exists()
 

@@ -20,7 +20,7 @@ from oodbench.errors import DataError, MissingDataError
 from oodbench.registry import DATASETS
 from oodbench.training.train import id_samples
 from tests.conftest import write_images
-from tests.core.test_benchmark import _png, images_of
+from tests.helpers.datasets import images_of, png
 
 IMAGES = images_of(4)
 
@@ -39,7 +39,7 @@ def write(
     path = files.data_dir() / where
     path.parent.mkdir(parents=True, exist_ok=True)
     if images is None:
-        images = [{"bytes": _png(image), "path": None} for image in IMAGES]
+        images = [{"bytes": png(image), "path": None} for image in IMAGES]
     columns = {column: images}
     if labels is not None:
         columns[label] = pa.array(list(labels), type=kind) if kind else list(labels)
@@ -57,7 +57,7 @@ def load(name: str = "mnist", split: str = "test") -> Samples:
 
 def one(index: int) -> list[dict[str, Any]]:
     """A single image, as a file of its own."""
-    return [{"bytes": _png(IMAGES[index]), "path": None}]
+    return [{"bytes": png(IMAGES[index]), "path": None}]
 
 
 # Where the files are
@@ -325,7 +325,7 @@ def test_rows_are_counted_in_their_file() -> None:
     assert str(path) in str(error.value)
 
 
-GOOD = [{"bytes": _png(image), "path": "a.png"} for image in IMAGES]
+GOOD = [{"bytes": png(image), "path": "a.png"} for image in IMAGES]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_images_that_are_none_are_named(images: list, told: str, statistics: boo
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_plain_bytes_are_images(kind: Any) -> None:
-    write("mnist/test.parquet", images=pa.array([_png(image) for image in IMAGES], type=kind))
+    write("mnist/test.parquet", images=pa.array([png(image) for image in IMAGES], type=kind))
     assert np.array_equal(np.asarray(load()[2]), IMAGES[2])
 
 

@@ -24,8 +24,8 @@ from oodbench.errors import DataError, MissingDataError, OptionError, UnknownNam
 from oodbench.evaluator import Evaluator
 from oodbench.info import describe
 from tests.conftest import write_images
-from tests.core.test_benchmark import _write_parquet, images_of, spec
-from tests.core.test_benchmark import toy as without_own_groups
+from tests.helpers.datasets import images_of, spec, write_parquet
+from tests.helpers.datasets import toy as without_own_groups
 
 # ID sets: where torchvision unpacks them, a line of a list and its image, lists by split
 SPLITS = ("train", "val", "test")
@@ -110,7 +110,7 @@ def test_class_folders_and_parquet_files(name: str, published: str) -> None:
     root = files.data_dir() / name
     write_images(root / "train", {"b": 3, "A": 1}, size=8)
     shard = root / "data" / f"{published}-00000-of-00001.parquet"
-    _write_parquet(shard, images_of(2), "image", "label", [1, 0], ["A", "b"])
+    write_parquet(shard, images_of(2), "image", "label", [1, 0], ["A", "b"])
     for split, labels in (("train", [0, 1, 1, 1]), ("test", [1, 0])):
         samples = load(name, split)
         assert (samples.name, samples.classes) == (f"{name}/{split}", ("A", "b"))

@@ -43,8 +43,8 @@ from oodbench.outputs import Outputs
 from oodbench.registry import BACKBONES, METHODS
 from oodbench.training.train import Run, plan, train
 from tests.conftest import REPOSITORY
-from tests.robustness.test_distributed import PREPROCESS, Plain, run_program, samples
-from tests.training.test_train import assert_same_weights, short, tiny
+from tests.helpers.distributed import PREPROCESS, Plain, run_program, samples
+from tests.helpers.training import assert_same_weights, short, tiny
 
 CPU = Hardware(accelerator="cpu", workers=0)
 NAMES = ["cider", "deep-ensemble", "godin", "logitnorm", "mixup", "supcon"]

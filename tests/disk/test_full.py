@@ -23,8 +23,9 @@ from oodbench.errors import StorageError
 from oodbench.extract import extract
 from oodbench.results.store import ResultStore
 from oodbench.training import train
-from tests.core.test_extract import CPU, GREY, arrays, flat_model
-from tests.training.test_train import short, tiny
+from tests.helpers.images import CPU, GREY, arrays
+from tests.helpers.networks import flat_model
+from tests.helpers.training import short, tiny
 
 
 @contextmanager

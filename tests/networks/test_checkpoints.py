@@ -25,10 +25,9 @@ import oodbench
 from oodbench.errors import CheckpointError
 from oodbench.networks.backbones import HeadedBackbone, create_backbone, load_classifier
 from oodbench.networks.checkpoints import read_checkpoint
-from tests.cli.test_cli import CLI, run
-from tests.robustness.test_bad_input import Evil
+from tests.helpers.cli import CLI
+from tests.helpers.evil import Evil
 
-__all__ = ["run"]  # a fixture
 State = dict[str, Tensor]
 
 

@@ -20,7 +20,7 @@ from oodbench.errors import MissingOutputError, OODBenchError, OptionError
 from oodbench.extract import extract
 from oodbench.networks.classifier import Classifier
 from oodbench.outputs import Outputs
-from tests.core.test_extract import CPU, GREY, arrays, tensors
+from tests.helpers.images import CPU, GREY, arrays, tensors
 
 
 class Net(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench.errors import OptionError
-from tests.core.test_extract import CPU
+from tests.helpers.images import CPU
 
 
 def network() -> nn.Module:

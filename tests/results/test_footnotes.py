@@ -11,7 +11,7 @@ from oodbench.benchmark import DatasetSpec
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS, row_id
 from oodbench.results.seeds import interval
-from tests.results.test_rows import PAGE, entry, tables
+from tests.helpers.pages import PAGE, entry, tables
 
 
 def changed(rows: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:

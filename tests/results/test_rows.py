@@ -15,20 +15,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import oodbench
 from oodbench import (
-    Benchmark,
     Contender,
     DatasetSpec,
     Detector,
     Evaluator,
-    Hardware,
     Outputs,
-    Preprocess,
     Protocol,
-    Results,
     ResultStore,
     metrics,
 )
@@ -45,63 +41,24 @@ from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results import leaderboard, seeds
 from oodbench.results.rows import COLUMNS, ENDS, METRICS, SCHEMA, row_id
 from tests.conftest import REPOSITORY
-from tests.helpers.problems import stored_row
-
-CPU = Hardware(accelerator="cpu")
-PREPROCESS = Preprocess(4, (0.5,), (0.25,), mode="L")
-
-
-# A benchmark small enough to follow by hand
-
-
-def images(name: str, n: int, level: int, seed: int, classes: int = 2) -> ImageArrays:
-    rng = np.random.default_rng(seed)
-    pixels = np.clip(rng.normal(level, 40, (n, 4, 4)), 0, 255).astype(np.uint8)
-    labels = np.arange(n) % classes
-    pixels[labels == 1, :2] //= 2
-    return ImageArrays(name, pixels, labels, tuple("abc"[:classes]))
-
-
-def spec(name: str, n: int, level: int, seed: int, **fields: Any) -> DatasetSpec:
-    def load(split: str) -> Samples:
-        return images(f"{name}/{split}", n, level, seed + (split == "train"))
-
-    return DatasetSpec(name, load, **fields)
-
-
-def absent(name: str) -> DatasetSpec:
-    def load(split: str) -> Samples:
-        raise MissingDataError(f"{name}/{split}: not found in /data/{name}. Get it from elsewhere.")
-
-    return DatasetSpec(name, load)
-
-
-ID = spec("toy", 60, 120, 0, splits=("train", "test"))
-NEAR_A, NEAR_B = spec("near-a", 20, 140, 10), spec("near-b", 50, 165, 20)
-FAR_A, FAR_B, FAR_C = (
-    spec(f"far-{c}", n, 220, ord(c)) for c, n in (("a", 30), ("b", 40), ("c", 9))
+from tests.helpers.pages import PAGE, entry, tables
+from tests.helpers.rows import (
+    CPU,
+    FAR_A,
+    FAR_B,
+    FAR_C,
+    ID,
+    NEAR_A,
+    PREPROCESS,
+    TOY,
+    absent,
+    by_ood,
+    evaluate,
+    images,
+    model,
+    numbered,
+    spec,
 )
-TOY = Benchmark("toy", ID, (NEAR_A, NEAR_B), (FAR_A, FAR_B, FAR_C), PREPROCESS)
-
-
-def model(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
-
-
-def evaluate(benchmark: Benchmark = TOY, detectors: Any = "msp", **options: Any) -> Results:
-    network = options.pop("model", None) or model()
-    return oodbench.evaluate(
-        network, benchmark=benchmark, detectors=detectors, hardware=CPU, **options
-    )
-
-
-def by_ood(results: Results | list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    rows = list(results)
-    found = {row["ood"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
-
 
 # Rows
 
@@ -389,20 +346,13 @@ def test_an_evaluation_that_fails_stores_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "boards").exists()
 
 
-# The store
-
-
-def row(number: int = 0, **fields: Any) -> dict[str, Any]:
-    return stored_row(number=number, **fields)
-
-
 def test_appending_twice_writes_once(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    assert store.append([row(0), row(1)]) == 2
+    assert store.append([numbered(0), numbered(1)]) == 2
     content = store.path("toy").read_bytes()
-    assert store.append([row(1), row(0)]) == 0
+    assert store.append([numbered(1), numbered(0)]) == 0
     assert store.path("toy").read_bytes() == content
-    assert store.append([row(1), row(2), row(2)]) == 1
+    assert store.append([numbered(1), numbered(2), numbered(2)]) == 1
     assert [r["number"] for r in store.rows("toy")] == [0, 1, 2]
 
 
@@ -417,15 +367,17 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_only_appends(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    store.append([row(0)])
+    store.append([numbered(0)])
     before = store.path("toy").read_bytes()
-    store.append([row(1)])
+    store.append([numbered(1)])
     assert store.path("toy").read_bytes().startswith(before)
 
 
 def test_benchmarks_have_a_file_each(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    store.append([row(0), row(1, benchmark="cifar100/palm"), row(2, benchmark="folder:../x")])
+    store.append(
+        [numbered(0), numbered(1, benchmark="cifar100/palm"), numbered(2, benchmark="folder:../x")]
+    )
     assert [r["number"] for r in store.rows("cifar100/palm")] == [1]
     assert [r["number"] for r in store.rows("folder:../x")] == [2]
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
@@ -442,12 +394,12 @@ def test_no_rows_no_file(tmp_path: Path) -> None:
 
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    store.append([row(0), row(1, schema=SCHEMA + 1)])
+    store.append([numbered(0), numbered(1, schema=SCHEMA + 1)])
     content = store.path("toy").read_bytes()
     with pytest.raises(OODBenchError, match=r"line 2.*newer"):
         store.rows("toy")
     with pytest.raises(OODBenchError, match=r"line 2.*newer"):
-        store.append([row(2)])
+        store.append([numbered(2)])
     assert store.path("toy").read_bytes() == content
 
 
@@ -457,11 +409,11 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
 )
 def test_a_bad_line_is_named_and_nothing_is_written(bad: bytes, tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    store.append([row(0)])
+    store.append([numbered(0)])
     path = store.path("toy")
     content = path.read_bytes() + bad + b"\n"
     path.write_bytes(content)
-    for attempt in (lambda: store.rows("toy"), lambda: store.append([row(1)])):
+    for attempt in (lambda: store.rows("toy"), lambda: store.append([numbered(1)])):
         with pytest.raises(OODBenchError, match=r"toy\.jsonl, line 2"):
             attempt()
     assert path.read_bytes() == content
@@ -514,7 +466,7 @@ def test_a_figure_that_cannot_be_is_refused_by_line(case: str, tmp_path: Path) -
         ResultStore(tmp_path).rows("toy")
     assert told in str(caught.value)
     with pytest.raises(OODBenchError, match=r"toy\.jsonl, line 3"):
-        ResultStore(tmp_path).append([row(1)])
+        ResultStore(tmp_path).append([numbered(1)])
     assert path.read_text() == content
 
 
@@ -651,71 +603,21 @@ def test_committed_rows_are_read() -> None:
 
 def test_a_half_written_line_is_not_read_and_goes(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    store.append([row(0)])
+    store.append([numbered(0)])
     whole = store.path("toy").read_bytes()
     store.path("toy").write_bytes(whole + b'{"benchmark": "toy", "text": "' + b"x" * 500)
-    assert store.rows("toy") == [row(0)]
-    assert store.append([row(1)]) == 1
+    assert store.rows("toy") == [numbered(0)]
+    assert store.append([numbered(1)]) == 1
     content = store.path("toy").read_bytes()
     assert content.startswith(whole)
-    assert content == whole + (json.dumps(row(1)) + "\n").encode(), "nothing of it is left"
+    assert content == whole + (json.dumps(numbered(1)) + "\n").encode(), "nothing of it is left"
     assert [r["number"] for r in store.rows("toy")] == [0, 1]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="`leaderboards`"):
-        ResultStore(tmp_path / "file").append([row(0)])
-
-
-# The page
-
-
-def tables(page: str) -> list[list[dict[str, str]]]:
-    """The tables of a page, as rows by column."""
-    found: list[list[dict[str, str]]] = []
-    header: list[str] = []
-    for line in page.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if not line.startswith("|"):
-            header = []
-        elif not header:
-            header = cells
-            found.append([])
-        elif set(cells) != {"---"}:
-            found[-1].append(dict(zip(header, cells, strict=True)))
-    return found
-
-
-def entry(auroc: float, seed: int = 0, **fields: Any) -> list[dict[str, Any]]:
-    """The rows of an evaluation with given figures: two sets and the groups' means."""
-    rows = []
-    for ood, group, delta, is_mean in (
-        ("near-a", "near", 0.0, False),
-        ("far-a", "far", 0.1, False),
-        ("near", "near", 0.0, True),
-        ("far", "far", 0.1, True),
-    ):
-        value = auroc + delta
-        made: dict[str, Any] = {
-            "detector": "msp", "detector_options": {}, "method": "ce", "backbone": "net",
-            "id": "toy", "benchmark": "toy", "ood": ood, "group": group, "seed": seed,
-            "auroc": value, "auroc_low": value - 0.01, "auroc_high": value + 0.01,
-            "fpr95_id": 1 - value, "fpr95_ood": (1 - value) / 2, "aupr_in": value / 2,
-            "aupr_out": value / 3, "id_accuracy": 0.9, "n_id": 60, "n_ood": 20,
-            "is_mean": is_mean, "ood_sets": [ood], "recipe": "quick", "recipe_options": {},
-            "preprocess": {"size": 4, "mode": "L", "resize": "stretch", "mean": [0], "std": [1]},
-            "precision": "32-true", "weights": f"{seed:064d}", "id_train_fingerprint": None,
-            "id_fingerprint": "1" * 64, "ood_fingerprint": f"{ood:f<64}", "selection": "s",
-            "seconds": 0.5, "device": "cpu", "oodbench": "0.1", "torch": "2", "python": "3",
-            "git_commit": None, "created": "2026-01-01T00:00:00+00:00", "command": None,
-            "schema": SCHEMA, **fields,
-        }  # fmt: skip
-        rows.append({**made, "row_id": row_id(made)})
-    return rows
-
-
-PAGE = dataclasses.replace(TOY, near=(NEAR_A,), far=(FAR_A,))
+        ResultStore(tmp_path / "file").append([numbered(0)])
 
 
 def test_regenerating_changes_no_byte(tmp_path: Path) -> None:

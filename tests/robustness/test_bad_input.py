@@ -21,14 +21,15 @@ from oodbench import files
 from oodbench.errors import BadScoresError, CheckpointError, DataError, OODBenchError, StorageError
 from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from oodbench.results.store import ResultStore
-from tests.cli.test_cli import CLI, digits, digits_checkpoint, listing, run
 from tests.conftest import write_images
+from tests.helpers.cli import CLI, listing
+from tests.helpers.evil import Evil
 from tests.helpers.problems import OF_OUTPUTS
 
-__all__ = ["digits", "digits_checkpoint", "run"]  # fixtures
-
 CLASSES = {"ant": 3, "bee": 3}
+
 Words = list[str | Path]
+
 State = dict[str, Tensor]
 
 
@@ -366,16 +367,6 @@ def test_a_checkpoint_of_another_network(
     message = run.refuses("eval", "--detector", "msp", *replaced(words, "--checkpoint", path))
     for part in [str(path), "resnet20", *told]:
         assert part in message
-
-
-class Evil:
-    """Its pickle leaves a marker when it is read."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return (Path.touch, (self.marker,))
 
 
 @pytest.mark.parametrize("form", ["torch", "torch-inside", "pickle", "legacy", "renamed"])

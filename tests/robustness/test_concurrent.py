@@ -1,8 +1,4 @@
-"""Processes that do the same work at the same time: nobody dies, and all get the right result.
-
-Started as a program, this file imports everything once and forks one child a process; they begin
-together.
-"""
+"""Processes that do the same work at the same time: nobody dies, and all get the right result."""
 
 from __future__ import annotations
 
@@ -11,10 +7,7 @@ import errno
 import json
 import os
 import socket
-import subprocess
-import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +15,8 @@ import numpy as np
 import pytest
 
 from oodbench.disk import locks
-from tests.robustness.test_kill import PREPROCESS, samples, tiny
+from tests.helpers.attempts import Server
+from tests.helpers.jobs import PREPROCESS, samples, tiny
 
 ROUNDS = int(os.environ.get("OODBENCH_TEST_ROUNDS", "2"))
 FILE_SYSTEMS = ["usual", "no locks", "two machines without locks"]
@@ -101,9 +95,6 @@ def job_evaluate(rank: int) -> dict[str, Any]:
     return {f"{row['detector']} {row['ood']}": row["auroc"] for row in results.rows}
 
 
-# The program
-
-
 def _no_link(*args: Any, **kwargs: Any) -> None:
     raise OSError(errno.EPERM, "no hard links here")
 
@@ -112,102 +103,44 @@ def _no_lock(*args: Any) -> None:
     raise OSError(errno.ENOTSUP, "no locks here")
 
 
-def _child(job: str, rank: int, cache: str, file_system: str, go: int) -> int:
-    os.environ["OODBENCH_CACHE"] = cache
+def job(name: str, rank: int, file_system: str) -> None:
+    """One process's share; what it found, or why it failed, is written beside the cache."""
     os.link = _no_link
     if file_system != "usual":
         locks.fcntl.flock = _no_lock
     if "machines" in file_system:
         socket.gethostname = lambda: f"node{rank}"
-    os.read(go, 1)
     try:
-        found = globals()[f"job_{job}"](rank)
+        found = globals()[f"job_{name}"](rank)
     except BaseException:
         found = {"error": traceback.format_exc()}
-    Path(cache, f"{job}{rank}.result").write_text(json.dumps(found))
-    return 0
+    Path(os.environ["OODBENCH_CACHE"], f"{name}{rank}.result").write_text(json.dumps(found))
 
 
-def _serve() -> None:
-    import torch
-    import torch.utils.tensorboard
-
-    import oodbench.datasets.digits
-    import oodbench.detectors.ce
-    import oodbench.detectors.maxlogit
-    import oodbench.detectors.msp
-    import oodbench.evaluator  # noqa: F401
-
-    torch.set_num_threads(1)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        order = json.loads(line)
-        ready, go = os.pipe()
-        pids = []
-        for rank in range(order["processes"]):
-            pid = os.fork()
-            if pid == 0:
-                os.close(go)
-                os._exit(_child(order["job"], rank, order["cache"], order["file_system"], ready))
-            pids.append(pid)
-        os.close(ready)
-        os.write(go, b"x" * len(pids))
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        os.close(go)
-        print(json.dumps(codes), flush=True)
-
-
-Together = Callable[..., list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def together() -> Any:
+def together(
+    server: Server, name: str, cache: Path, file_system: str, processes: int = 4
+) -> list[dict[str, Any]]:
     """Runs a job in several processes at once; what each of them found."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.robustness.test_concurrent"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-
-    def run(job: str, cache: Path, file_system: str, processes: int = 4) -> list[dict[str, Any]]:
-        cache.mkdir(parents=True, exist_ok=True)
-        order = {"job": job, "cache": str(cache), "file_system": file_system}
-        process.stdin.write(json.dumps({**order, "processes": processes}) + "\n")
-        process.stdin.flush()
-        assert json.loads(process.stdout.readline()) == [0] * processes
-        found = [
-            json.loads((cache / f"{job}{rank}.result").read_text()) for rank in range(processes)
-        ]
-        errors = [f["error"] for f in found if "error" in f]
-        assert not errors, "\n".join(errors)
-        return found
-
-    yield run
-    process.kill()
-    process.wait(timeout=30)
+    cache.mkdir(parents=True, exist_ok=True)
+    shares = [(name, rank, file_system) for rank in range(processes)]
+    server.together(f"{__name__}:job", *shares, cache=cache)
+    found = [json.loads((cache / f"{name}{rank}.result").read_text()) for rank in range(processes)]
+    errors = [f["error"] for f in found if "error" in f]
+    assert not errors, "\n".join(errors)
+    return found
 
 
 @pytest.mark.parametrize("file_system", FILE_SYSTEMS)
 @pytest.mark.parametrize("job", ["extract", "broken", "train", "retrain", "evaluate"])
 def test_the_same_work_at_the_same_time(
-    job: str, file_system: str, together: Together, tmp_path: Path
+    job: str, file_system: str, server: Server, tmp_path: Path
 ) -> None:
-    (alone,) = together(job, tmp_path / "alone", "usual", processes=1)
+    (alone,) = together(server, job, tmp_path / "alone", "usual", processes=1)
     for number in range(ROUNDS):
         cache = tmp_path / str(number)
-        found = together(job, cache, file_system)
+        found = together(server, job, cache, file_system)
         for one in found:
             for name, values in alone.items():
                 np.testing.assert_allclose(one[name], values, rtol=1e-5, atol=1e-6)
         assert not list(cache.rglob("*.part")), "finished, and nothing left over"
         assert not list(cache.rglob("*.lock"))
-
-
-if __name__ == "__main__":
-    _serve()

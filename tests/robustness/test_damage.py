@@ -23,9 +23,10 @@ from oodbench.errors import CheckpointError, OODBenchError, OODBenchWarning
 from oodbench.extract import extract, extracted
 from oodbench.training import train
 from tests.conftest import write_images
-from tests.core.test_extract import CPU, GREY, Breaks, Counter, arrays, flat_model
-from tests.tasks.test_detection import few_scenes, subject, untrained
-from tests.training.test_train import assert_same_weights, interrupted, short, tiny
+from tests.helpers.boxes import few_scenes, subject, untrained
+from tests.helpers.images import CPU, GREY, arrays
+from tests.helpers.networks import Breaks, Counter, flat_model
+from tests.helpers.training import assert_same_weights, interrupted, short, tiny
 
 DEEP = "[" * 100_000
 

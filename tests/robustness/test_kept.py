@@ -23,9 +23,9 @@ from oodbench.results.compare import compare
 from oodbench.results.store import ResultStore
 from oodbench.runtime.signals import Interrupted
 from oodbench.tune import tune
-from tests.tasks.test_segmentation import Pixelwise
-from tests.tasks.test_segmentation import toy as pixels_toy
-from tests.training.test_train import PREPROCESS
+from tests.helpers.pixels import Pixelwise
+from tests.helpers.pixels import toy as pixels_toy
+from tests.helpers.training import PREPROCESS
 
 CPU = Hardware("cpu")
 

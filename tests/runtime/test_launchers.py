@@ -16,7 +16,7 @@ from oodbench.errors import OptionError
 from oodbench.hardware import is_first_process
 from oodbench.runtime.launchers import environment
 from oodbench.training.train import train
-from tests.training.test_train import short, tiny
+from tests.helpers.training import short, tiny
 
 TORCHRUN = (
     "TORCHELASTIC_RUN_ID=x RANK=1 LOCAL_RANK=1 GROUP_RANK=0 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 "

@@ -27,7 +27,6 @@ from oodbench.detectors.abet import AbeTDetection
 from oodbench.detectors.ce import CEDetection
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.hardware import Hardware
 from oodbench.method import Recipe
 from oodbench.results.store import ResultStore
 from oodbench.tasks.detection import (
@@ -42,19 +41,12 @@ from oodbench.tasks.detection import (
     scenes_frcnn,
 )
 from oodbench.training.train import plan, train
-
-CPU = Hardware(accelerator="cpu", devices="1", workers=0)
-PREPROCESS = Preprocess(64, (0.4,), (0.2,), mode="L", flip=False)
+from tests.helpers.boxes import CPU, PREPROCESS, few_scenes, subject, untrained
 
 
 def tensors(*sizes: tuple[int, int], seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(1, h, w, generator=generator) for h, w in sizes]
-
-
-def untrained(kind: type[DetectionMethod], seed: int = 0) -> DetectionMethod:
-    torch.manual_seed(seed)
-    return kind(scenes_frcnn(), 6, Recipe()).eval()
 
 
 @dataclass
@@ -229,17 +221,6 @@ def test_no_objects_have_no_precision() -> None:
     samples = Few([np.zeros((64, 64), np.uint8)], [no_boxes()])
     assert mean_average_precision(table(), samples) is None
     assert mean_average_precision(table((0, (0, 0, 9, 9), 0.9, 1)), samples) is None
-
-
-# --- a network at work -----------------------------------------------------------------------
-
-
-def few_scenes(n: int, content: Any = "id", split: str = "test") -> SceneBoxes:
-    return SceneBoxes(f"{content}/{split}", scenes(split, content)[:n])
-
-
-def subject(network: nn.Module, confidence: float = 0.05, counter: Any = None) -> DetectionSubject:
-    return DetectionSubject(Contender(network), PREPROCESS, CPU, counter, confidence)
 
 
 def test_boxes_are_predicted_once_and_kept() -> None:

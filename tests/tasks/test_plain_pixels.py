@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench.checks import sanity
-from tests.core.test_extract import CPU
+from tests.helpers.images import CPU
 
 MEAN, STD = 0.3, 0.4
 

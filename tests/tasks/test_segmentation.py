@@ -7,7 +7,6 @@ import io
 import itertools
 import random
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import oodbench
-from oodbench import Benchmark, Contender, DatasetSpec, Detector, Hardware, Outputs, Preprocess
+from oodbench import Benchmark, Contender, DatasetSpec, Detector, Outputs, Preprocess
 from oodbench import metrics as exact
 from oodbench.data.samples import OOD, VOID, ImageArrays, MaskedSamples, Samples
 from oodbench.data.transforms import to_tensor
@@ -52,68 +51,10 @@ from oodbench.tasks.segmentation import (
     segment,
 )
 from oodbench.training.train import plan, train
-from tests.cli.test_cli import CLI, run
+from tests.helpers.cli import CLI
+from tests.helpers.pixels import CPU, GREY, Array, Drawn, Pixelwise, drawn, evaluate, spec, toy
 
-__all__ = ["run"]  # a fixture
-
-Array = np.ndarray[Any, np.dtype[Any]]
-CPU = Hardware(accelerator="cpu")
-GREY = Preprocess(8, (0.5,), (0.25,), mode="L", flip=False)
 RECIPE = Recipe()
-
-
-class Drawn(MaskedSamples):
-    """Grey images of any size with masks."""
-
-    def __init__(self, name: str, images: Sequence[Array], masks: Sequence[Array]) -> None:
-        super().__init__(name, np.zeros(len(images)), ("ground", "dark", "bright"))
-        self.images, self.masks = images, masks
-
-    @property
-    def in_memory(self) -> bool:
-        return True
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return Image.fromarray(self.images[index])
-
-    def mask(self, index: int) -> Array:
-        return self.masks[index]
-
-    def _digests(self) -> Array:
-        return np.array([hash((i.tobytes(), m.tobytes())) % 2**63 for i, m in
-                         zip(self.images, self.masks, strict=True)], np.uint64)  # fmt: skip
-
-
-def drawn(
-    name: str,
-    sizes: Sequence[tuple[int, int]] = ((6, 9),) * 4,
-    values: Sequence[int] = (0, 1, 2, OOD, VOID),
-    seed: int = 0,
-) -> Drawn:
-    rng = np.random.default_rng(seed)
-    images = [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
-    masks = [rng.choice(np.array(values, np.uint8), size) for size in sizes]
-    return Drawn(name, images, masks)
-
-
-class Pixelwise(nn.Module):
-    """Logits and a temperature that are functions of the pixel alone."""
-
-    def __init__(self, tempered: bool = True) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor([-2.0, 1.5, 3.0]))
-        self.tempered = tempered
-        self.batches: list[tuple[int, ...]] = []
-
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        assert not self.training
-        self.batches.append(tuple(images.shape))
-        logits = images[:, :1] * self.scale.view(1, -1, 1, 1)
-        extra = {"temperature": (images[:, 0] / 3).sigmoid()} if self.tempered else {}
-        return {"logits": logits, "cosine": logits / 9, **extra}
-
-    def head(self) -> None:
-        return None
 
 
 @dataclass
@@ -129,29 +70,6 @@ class Breaks(Detector):
         if self.images < 0:
             raise RuntimeError("the well is dry")
         return -outputs.logits.softmax(dim=1).amax(dim=1)
-
-
-def spec(name: str, samples: Samples, splits: tuple[str, ...] = ("test",)) -> DatasetSpec:
-    return DatasetSpec(name, lambda _: samples, splits)
-
-
-def toy(near: Samples | None = None, far: Samples | None = None) -> Benchmark:
-    known = (0, 1, 2, VOID)
-    return Benchmark(
-        "toy/segmentation",
-        spec("toy", drawn("toy/test", ((6, 9), (6, 9), (5, 4)), known), ("train", "test")),
-        (spec("toy-near", near or drawn("toy-near/test", seed=1)),),
-        (spec("toy-far", far or drawn("toy-far/test", ((6, 9), (8, 3)), seed=2)),),
-        GREY,
-        task="segmentation",
-    )
-
-
-def evaluate(detectors: Any, benchmark: Benchmark | None = None, **options: Any) -> Results:
-    network = options.pop("model", None) or Pixelwise()
-    return oodbench.evaluate(
-        network, benchmark=benchmark or toy(), detectors=detectors, hardware=CPU, **options
-    )
 
 
 # --- quality ----------------------------------------------------------------------------------
@@ -1038,6 +956,7 @@ def test_another_callable_is_no_preprocessing_of_pixels() -> None:
 # --- scenes, from training to pictures --------------------------------------------------------
 
 OPTIONS = {"epochs": 1, "batch_size": 8}
+
 COUNTS = {"train": 24, "test": 6}
 
 

@@ -1,8 +1,7 @@
 """A training run that was interrupted is the run that it would have been: its order, its weights.
 
-Started as a program, this file is a server of attempts (see ``tests/test_kill.py``). An attempt
-notes each batch that the network is trained on, and kills itself at a moment that is given, so
-that nothing depends on how fast the machine is.
+An attempt notes each batch that the network is trained on, and kills itself at a moment that is
+given, so that nothing depends on how fast the machine is.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,8 +31,9 @@ from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
 from oodbench.registry import BACKBONES, METHODS
 from oodbench.training import train as training
 from oodbench.training.train import Run, plan
-from tests.robustness import test_distributed, test_kill
-from tests.robustness.test_kill import Server, assert_equal, log_of, serve, weights
+from tests.helpers import distributed, jobs
+from tests.helpers.attempts import Server
+from tests.helpers.runs import assert_equal, log_of, weights
 
 WORKERS = (0, 1, 2)
 EPOCHS = 3
@@ -78,11 +78,11 @@ class Wild(Method):
 def of_images(method: str) -> Run:
     recipe = "quick" if method in ("ce", "palm", "wild") else None
     overrides = {"epochs": EPOCHS, "batch_size": 16}
-    return plan(test_kill.tiny(), method, recipe=recipe, overrides=overrides)
+    return plan(jobs.tiny(), method, recipe=recipe, overrides=overrides)
 
 
 def of_pairs() -> Run:
-    return test_distributed.runs()[3]
+    return distributed.runs()[3]
 
 
 def of_scenes(task: str) -> Run:
@@ -117,8 +117,8 @@ def job_watched(
     """
     METHODS.register("wild")(Wild)
     BACKBONES.register("plain-pair")(
-        lambda channels: test_distributed.MultimodalEncoders(
-            {name: test_distributed.Plain() for name in channels}
+        lambda channels: distributed.MultimodalEncoders(
+            {name: distributed.Plain() for name in channels}
         )
     )
     run = RUNS[what]()
@@ -199,13 +199,6 @@ def digest_of(batch: Any) -> str:
     return files.digest([np.asarray(leaf).tobytes().hex() for leaf in leaves])[:16]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    running = Server("-m", "tests.training.test_resume")
-    yield running
-    running.close()
-
-
 class Attempts:
     """Attempts at one run, in one cache."""
 
@@ -221,7 +214,7 @@ class Attempts:
         late = 100.0 if kill else None
         signum = kill[0] if kill else signal.SIGKILL
         return self.server.run(
-            "watched", *given, cache=self.cache, kill_after=late, with_signal=signum
+            f"{__name__}:job_watched", *given, cache=self.cache, kill_after=late, with_signal=signum
         )[0]
 
     def steps(self) -> dict[str, str]:
@@ -328,7 +321,7 @@ def trained(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the network that ``eval`` needs."""
     cache = tmp_path_factory.mktemp("trained") / "cache"
     words = WORDS.replace("eval", "train").replace("--detector msp", "--method ce")
-    server.run("cli", *words.partition(" --leaderboards")[0].split(), cache=cache)
+    server.run("command", *words.partition(" --leaderboards")[0].split(), cache=cache)
     return cache
 
 
@@ -355,7 +348,7 @@ def test_signals_at_other_times(
     cache = tmp_path / "cache"
     shutil.copytree(trained, cache)
     code, seconds = server.run(
-        "eval", moment, signals, cache=cache, kill_after=100.0, with_signal=TERM
+        f"{__name__}:job_eval", moment, signals, cache=cache, kill_after=100.0, with_signal=TERM
     )
     said = (tmp_path / "cache.log").read_text()
     assert said.endswith("interrupted; the same command goes on where it stopped.\n")
@@ -363,7 +356,3 @@ def test_signals_at_other_times(
     assert "did not expect" not in said
     assert code == status
     assert seconds < 60
-
-
-if __name__ == "__main__":
-    serve({**vars(test_kill), **globals()})

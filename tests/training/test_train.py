@@ -12,14 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import oodbench
-from oodbench import Benchmark, DatasetSpec, Hardware, Method, Preprocess, Recipe, files, metrics
-from oodbench.data.samples import ImageArrays
+from oodbench import Hardware, Method, Preprocess, Recipe, files, metrics
 from oodbench.data.transforms import Augmentation, SimCLR
 from oodbench.errors import CheckpointError, DataError, OODBenchError, OptionError, UnknownNameError
 from oodbench.extract import extract
@@ -27,64 +25,15 @@ from oodbench.networks.backbones import create_backbone
 from oodbench.registry import METHODS
 from oodbench.training.epochs import EpochSampler
 from oodbench.training.train import Run, plan, train
-
-CPU = Hardware(accelerator="cpu")
-PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
-
-
-class Breaks(ImageArrays):
-    """Breaks once, when the images have been read a number of times."""
-
-    breaks_after: int | None = None
-    reads = 0
-
-    def __getitem__(self, index: int) -> Image.Image:
-        self.reads += 1
-        if self.breaks_after is not None and self.reads > self.breaks_after:
-            self.breaks_after = None
-            raise DataError("tiny/train: the disk was pulled out.")
-        return super().__getitem__(index)
-
-
-def images(n: int = 50, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Noise around a pattern of the class."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(n) % classes
-    patterns = rng.uniform(60, 200, (classes, 8, 8))
-    noisy = patterns[labels] + rng.normal(0, 25, (n, 8, 8))
-    return np.clip(noisy, 0, 255).astype(np.uint8), labels
-
-
-def tiny(
-    n: int = 50,
-    *,
-    change: Callable[[np.ndarray, np.ndarray], Any] | None = None,
-    classes: tuple[str, ...] = ("a", "b", "c"),
-    **fields: Any,
-) -> tuple[Benchmark, Breaks]:
-    """A benchmark of a few 8x8 images, and its training samples."""
-    pixels, labels = images(n)
-    if change is not None:
-        change(pixels, labels)
-    samples = Breaks("tiny/train", pixels, labels, classes)
-    spec = DatasetSpec("tiny", lambda split: samples, ("train", "test"))
-    made = Benchmark("tiny", spec, (), (), PREPROCESS, backbone="digits-cnn")
-    return dataclasses.replace(made, **fields), samples
-
-
-SHORT = {"epochs": 3, "batch_size": 16}
-
-
-def short(benchmark: Benchmark, method: str = "ce", seed: int = 0, **overrides: Any) -> Run:
-    recipe = "quick" if method in ("ce", "palm") else None
-    return plan(benchmark, method, recipe=recipe, seed=seed, overrides={**SHORT, **overrides})
-
-
-def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
-    a, b = one.state_dict(), other.state_dict()
-    assert a.keys() == b.keys()
-    different = [name for name in a if not a[name].equal(b[name])]
-    assert not different
+from tests.helpers.training import (
+    CPU,
+    PREPROCESS,
+    SHORT,
+    assert_same_weights,
+    interrupted,
+    short,
+    tiny,
+)
 
 
 class Spy(Method):
@@ -532,16 +481,6 @@ def test_a_run_depends_on_nothing_that_went_before(new_cache: Callable[[], None]
     torch.manual_seed(123)
     torch.rand(7)
     assert_same_weights(train(short(tiny()[0], "palm"), CPU), first)
-
-
-def interrupted(benchmark: Benchmark, samples: Breaks) -> Run:
-    """A run with a checkpoint after its first epoch."""
-    run = short(benchmark)
-    samples.reads, samples.breaks_after = 0, 70
-    with pytest.raises(DataError):
-        train(run, CPU)
-    assert (run.folder / "last.ckpt").is_file()
-    return run
 
 
 def test_checkpoints_are_read_with_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,210 @@
+"""Jobs in processes of their own, killed if a test asks for it.
+
+Started as a program, this file is a server that has imported everything once and forks a child for
+each job. So an attempt costs milliseconds, and there can be many. A job is a function, named
+``MODULE:FUNCTION``, or ``FUNCTION`` where it is one of ``jobs.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# The program
+
+
+def _job(name: str) -> Callable[..., Any]:
+    module, _, function = name.rpartition(":")
+    return getattr(importlib.import_module(module or "tests.helpers.jobs"), function)
+
+
+def _child(order: dict[str, Any]) -> None:
+    """Does a job in this process, and ends it."""
+    os.environ.update(order["env"])
+    os.chdir(order["folder"])
+    with Path(order["log"]).open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if order["kill_at_change"] is not None:
+        _die_at_change(order["kill_at_change"], Path(order["watched"]))
+    code = 0
+    try:
+        _job(order["job"])(*order["args"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _die_at_change(count: int, below: Path) -> None:
+    """Kill this process just before it changes files for the ``count``-th time."""
+    left = count
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event == "open":
+            # args: path, mode, flags
+            changes = bool(args[2] & (os.O_WRONLY | os.O_RDWR))
+        else:
+            changes = event in ("os.rename", "os.link", "os.remove", "os.mkdir", "os.truncate")
+        if changes and isinstance(args[0], str | bytes | os.PathLike):
+            path = os.fsdecode(args[0])
+            if path.startswith(str(below)):
+                left -= 1
+                if left <= 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def _attempt(order: dict[str, Any]) -> dict[str, Any]:
+    began = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _child(order)
+    if order["kill_after"] is not None:
+        start = None if order["once"] else began
+        while start is None or time.monotonic() - start < order["kill_after"]:
+            if start is None and any(Path(order["watched"]).glob(order["once"])):
+                start = time.monotonic()
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                break
+            time.sleep(0.002)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, order["signal"])
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return {"code": code, "seconds": time.monotonic() - began}
+
+
+def _together(orders: list[dict[str, Any]]) -> list[int]:
+    """Several jobs, none of which begins before all have their process."""
+    ready, go = os.pipe()
+    pids = []
+    for order in orders:
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            os.read(ready, 1)
+            _child(order)
+        pids.append(pid)
+    os.close(ready)
+    os.write(go, b"x" * len(pids))
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    os.close(go)
+    return codes
+
+
+def _serve() -> None:
+    # what the jobs import when they run
+    import torch.utils.tensorboard
+
+    import oodbench.cli
+    import oodbench.datasets.digits
+    import oodbench.detectors.ce
+    import oodbench.detectors.maxlogit
+    import oodbench.detectors.msp
+    import oodbench.detectors.palm
+    import oodbench.evaluator
+    import oodbench.results.leaderboard  # noqa: F401
+
+    torch.set_num_threads(1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        orders = json.loads(line)
+        for order in orders:
+            _job(order["job"])  # imported here, so that no child has to
+        answer = _attempt(orders[0]) if len(orders) == 1 else _together(orders)
+        print(json.dumps(answer), flush=True)
+
+
+# The tests' side of it
+
+
+class Server:
+    """Starts jobs and says how they ended."""
+
+    def __init__(self) -> None:
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.helpers.attempts"],
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **one_thread},
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def _ask(self, orders: list[dict[str, Any]]) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(orders) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def run(
+        self,
+        job: str,
+        *args: Any,
+        cache: Path,
+        kill_after: float | None = None,
+        kill_at_change: int | None = None,
+        watched: Path | None = None,
+        once: str | None = None,
+        with_signal: int = signal.SIGKILL,
+    ) -> tuple[int, float]:
+        """Exit code (minus the signal's number) and seconds of one attempt.
+
+        With ``once``, a pattern, the seconds of ``kill_after`` count from when the cache has such.
+        """
+        order = {
+            **_order(job, args, cache),
+            "kill_after": kill_after,
+            "kill_at_change": kill_at_change,
+            "watched": str(watched or cache),
+            "once": once,
+            "signal": int(with_signal),
+        }
+        answer = self._ask([order])
+        if kill_after is None and kill_at_change is None:
+            assert answer["code"] == 0, Path(order["log"]).read_text()
+        elif with_signal == signal.SIGKILL:
+            assert answer["code"] in (0, -signal.SIGKILL), Path(order["log"]).read_text()
+        return answer["code"], answer["seconds"]
+
+    def together(self, job: str, *calls: tuple[Any, ...], cache: Path) -> None:
+        """The job with each of the arguments, side by side in as many processes."""
+        orders = [{**_order(job, args, cache), "kill_at_change": None} for args in calls]
+        codes = self._ask(orders) if len(orders) > 1 else [self.run(job, *calls[0], cache=cache)[0]]
+        assert codes == [0] * len(calls), Path(orders[0]["log"]).read_text()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=30)
+
+
+def _order(job: str, args: tuple[Any, ...], cache: Path) -> dict[str, Any]:
+    log = cache.parent / f"{cache.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    env = {"OODBENCH_CACHE": str(cache), "OODBENCH_DATA": os.environ["OODBENCH_DATA"]}
+    return {"job": job, "args": args, "env": env, "folder": str(Path.cwd()), "log": str(log)}
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,29 @@
+"""A few small images in memory, and how a network sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from oodbench import Hardware
+from oodbench.data.samples import ImageArrays
+from oodbench.data.transforms import Preprocess
+
+CPU = Hardware(accelerator="cpu", batch_size=8)
+
+GREY = Preprocess(8, (0.5,), (0.25,), mode="L")
+
+
+def arrays(n: int = 21, seed: int = 0, name: str = "toy/test") -> ImageArrays:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    return ImageArrays(name, images, np.arange(n) % 3, ("a", "b", "c"))
+
+
+def tensors(samples: Any, preprocess: Callable[[Image.Image], Tensor]) -> Tensor:
+    return torch.stack([preprocess(samples[i]) for i in range(len(samples))])
