@@ -91,6 +91,7 @@ from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
 from oodbench.method import Method, Recipe
 from oodbench.networks.backbones import CIFARResNet
+from oodbench.options import check_choices
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector, register_method
 from oodbench.tasks import detection, segmentation
@@ -231,12 +232,6 @@ class AbeTRecipe(Recipe):
     schedule: Literal["cosine", "step"] = "step"
     milestones: tuple[int, ...] = (100, 150, 180)
     augment: Literal["trivial", "crop-flip", "photographs"] = "trivial"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.augment not in AUGMENTATIONS:
-            known = " or ".join(map(repr, AUGMENTATIONS))
-            raise OptionError(f"recipe: augment is {known}, not {self.augment!r}.")
 
 
 @register_method("abet")
@@ -495,8 +490,7 @@ class AbeTASH(_ShapedAbeT):
 
     def __post_init__(self) -> None:
         self._in_percent("percentile", self.percentile)
-        if self.variant not in ("p", "b"):
-            raise OptionError(f"abet-ash: variant is 'p' or 'b', not {self.variant!r}.")
+        check_choices(self, "abet-ash")
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]``; warns of features that are negative."""

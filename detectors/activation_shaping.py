@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.detector import Detector, Paper, create_detector, learned, option
+from oodbench.detector import Detector, Paper, create_detector, learned
 from oodbench.errors import OODBenchWarning, OptionError
+from oodbench.options import option
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector
 

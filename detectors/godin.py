@@ -45,6 +45,7 @@ from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
 from oodbench.detector import Detector, Paper
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.method import Method, Recipe
+from oodbench.options import check_choice, check_choices
 from oodbench.registry import register_detector, register_method
 
 Similarity = Literal["cosine", "inner", "euclid"]
@@ -80,10 +81,7 @@ class DecomposedHead(nn.Module):
         self, in_features: int, num_classes: int, similarity: Similarity = "cosine"
     ) -> None:
         super().__init__()
-        if similarity not in ("cosine", "inner", "euclid"):
-            raise OptionError(
-                f"godin: similarity is 'cosine', 'inner' or 'euclid', not {similarity!r}."
-            )
+        check_choice(similarity, Similarity, "godin: similarity")
         self.similarity = similarity
         self.h = nn.Linear(in_features, num_classes, bias=similarity == "inner")
         nn.init.kaiming_normal_(self.h.weight, nonlinearity="relu")
@@ -193,8 +191,7 @@ class GODIN(Detector):
     def __post_init__(self) -> None:
         if not 0 <= self.noise < math.inf:
             raise OptionError(f"godin: noise must be 0 or more, not {self.noise}.")
-        if self.score_func not in ("h", "g"):
-            raise OptionError(f"godin: score_func is 'h' or 'g', not {self.score_func!r}.")
+        check_choices(self, "godin")
 
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of preprocessed inputs ``[B, ...]``; one or two forward passes."""

@@ -25,14 +25,12 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, Paper
-from oodbench.errors import OptionError
+from oodbench.options import check_choices
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
 from ._numerics import at_work
 from .a2d_npmix import PAPER
-
-DISTANCES = ("hellinger", "l1", "l2")
 
 
 @register_detector("modality-discrepancy")
@@ -53,11 +51,7 @@ class ModalityDiscrepancy(Detector):
     distance: Literal["hellinger", "l1", "l2"] = "hellinger"
 
     def __post_init__(self) -> None:
-        if self.distance not in DISTANCES:
-            raise OptionError(
-                f"modality-discrepancy: distance is one of {', '.join(DISTANCES)}, "
-                f"not {self.distance!r}."
-            )
+        check_choices(self, "modality-discrepancy")
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]`` of each modality."""

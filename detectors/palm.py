@@ -74,6 +74,7 @@ from torch.nn import functional as F
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import OptionError
 from oodbench.method import Recipe
+from oodbench.options import check_choices
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 
@@ -394,8 +395,7 @@ class PALM(Detector):
     precision_: Tensor = learned()  # [D, D]
 
     def __post_init__(self) -> None:
-        if self.centring not in ("clean", "paper"):
-            raise OptionError(f"palm: centring is 'clean' or 'paper', not {self.centring!r}.")
+        check_choices(self, "palm")
 
     def fit(self, train: Outputs) -> Self:
         """Mean, deviation and covariance of the normalised features ``[N, D]``."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -14,14 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.checks import level
-from oodbench.errors import (
-    BadScoresError,
-    ChangedInputsError,
-    NotFittedError,
-    OptionError,
-    did_you_mean,
-)
+from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError
 from oodbench.networks.door import single_precision
+from oodbench.options import build, option_fields
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS
 
@@ -61,17 +54,6 @@ class Paper:
 def learned() -> Any:
     """A detector's field that ``fit`` fills in: no option, not compared, not printed."""
     return dataclasses.field(default=None, init=False, repr=False, compare=False)
-
-
-def option(default: Any, name: str) -> Any:
-    """A field whose option goes by another name, such as ``"score"``, which is a method's name."""
-    return dataclasses.field(default=default, metadata={"option": name})
-
-
-def _option_names(cls: Any) -> dict[str, str]:
-    """Names of a dataclass's options, and of the fields that hold them."""
-    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    return {f.metadata.get("option", f.name): f.name for f in fields if f.init}
 
 
 class Detector:
@@ -165,7 +147,7 @@ class Detector:
 
     def options(self) -> dict[str, Any]:
         """Hyper-parameters and their values, as JSON has them (a tuple is a list)."""
-        values = {name: getattr(self, held) for name, held in _option_names(self).items()}
+        values = {name: getattr(self, held) for name, held in option_fields(self).items()}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
@@ -286,71 +268,3 @@ def create_detector(name: str, **options: Any) -> Detector:
         OptionError: no such option (the nearest are named), or a value that it cannot take.
     """
     return build(DETECTORS.get(name), f"detector {name}", options)
-
-
-def build(cls: Any, who: str, options: Mapping[str, Any]) -> Any:
-    """``cls(**options)`` for a dataclass, with options checked by name and simple type.
-
-    Values may be strings (from a command line) where the field's type is a number, a bool or None.
-
-    Raises:
-        OptionError: an unknown option, a value of another type, or one that ``cls`` refuses.
-    """
-    types = option_types(cls)
-    fields = _option_names(cls)
-    values = {}
-    for option, value in options.items():
-        if option not in types:
-            guess = did_you_mean(option, types, most=2)
-            known = ", ".join(types) or "none"
-            raise OptionError(f"{who} has no option {option!r}.{guess} Its options: {known}.")
-        coerced = _coerce(value, types[option], f"{who}: option {option!r}")
-        values[fields.get(option, option)] = coerced
-    try:
-        return cls(**values)
-    except OptionError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise OptionError(f"{who}: {error}") from error
-
-
-def option_types(cls: Any) -> dict[str, Any]:
-    """The options of a dataclass (or of any class's ``__init__``) and their types."""
-    if dataclasses.is_dataclass(cls):
-        hints = typing.get_type_hints(cls)
-        return {name: hints[held] for name, held in _option_names(cls).items()}
-    parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.annotation for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-
-
-def _coerce(value: Any, kind: Any, who: str) -> Any:
-    allowed = typing.get_args(kind) if typing.get_origin(kind) is not None else (kind,)
-    if typing.get_origin(kind) is typing.Literal:
-        if value not in allowed:
-            raise OptionError(f"{who} is one of {', '.join(map(repr, allowed))}, not {value!r}.")
-        return value
-    if typing.get_origin(kind) is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(_coerce(part, allowed[0], who) for part in parts if part != "")
-    if typing.get_origin(kind) in (list, dict):
-        return value
-    text = value.strip().lower() if isinstance(value, str) else None
-    if type(None) in allowed and (value is None or text == "none"):
-        return None
-    for choice in allowed:
-        if choice is bool and (isinstance(value, bool) or text in ("true", "false")):
-            return text == "true" if text is not None else value
-        whole = isinstance(value, int) or (text and text.lstrip("+-").isdigit())
-        if choice is int and whole and not isinstance(value, bool):
-            return int(value)
-        if choice is float and not isinstance(value, bool):
-            try:
-                return float(value)
-            except (TypeError, ValueError):
-                pass
-        if choice is str and isinstance(value, str):
-            return value
-    if any(choice in (bool, int, float, str, type(None)) for choice in allowed):
-        names = " or ".join(getattr(choice, "__name__", str(choice)) for choice in allowed)
-        raise OptionError(f"{who} must be {names}, not {value!r}.")
-    return value

@@ -28,6 +28,7 @@ from oodbench.networks.backbones import create_backbone
 from oodbench.networks.checkpoints import misfit, parts_of, read_checkpoint
 from oodbench.networks.lookalikes import looks_like
 from oodbench.networks.pretrained import LAYERS, PretrainedEncoder, create_pretrained
+from oodbench.options import check_choices
 from oodbench.outputs import Head, Outputs
 
 JointAugmentation = Callable[[Image.Image, Any, random.Random], tuple[Tensor, Any]]
@@ -72,6 +73,7 @@ class Recipe:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self, "recipe")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise OptionError(f"recipe: {name} must be at least 1, not {getattr(self, name)}.")

@@ -29,9 +29,10 @@ from oodbench.contenders import (
     learns,
 )
 from oodbench.data.samples import Samples, Subset, positions
-from oodbench.detector import Detector, build
+from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
 from oodbench.hardware import Hardware
+from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.reporting import (
     Report,

@@ -77,7 +77,8 @@ def chosen_detectors(
     preset: str | None,
 ) -> tuple[list[Any], dict[str, set[str]]]:
     """The detectors, and by name the options that were set."""
-    from oodbench.detector import create_detector, option_types
+    from oodbench.detector import create_detector
+    from oodbench.options import option_types
     from oodbench.registry import DETECTORS
     from oodbench.selection import (
         named,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from oodbench.data.media import ADVICE, best_stream, existing, is_cut_off, library, opened
 from oodbench.errors import DataError, OODBenchWarning, OptionError
+from oodbench.options import check_choices
 
 SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".aif", ".aiff", ".au"})
 """Suffixes of the files that soundfile reads; the sound of all others is read by PyAV."""
@@ -213,10 +214,7 @@ class _Spectrogram(ABC):
             raise OptionError(
                 f"{type(self).__name__}: all settings must be positive, not {values}."
             )
-        if self.pad not in ("zero", "tile"):
-            raise OptionError(
-                f"{type(self).__name__}: pad must be 'zero' or 'tile', not {self.pad!r}."
-            )
+        check_choices(self, type(self).__name__)
 
     @property
     def channels(self) -> int:

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 
 from oodbench.data.images import in_mode
 from oodbench.errors import OptionError
+from oodbench.options import check_choices
 
 Transform = Callable[[Any], Any]
 """From a raw image to the network's input, the same each time; from a sample of several modalities
@@ -61,6 +62,7 @@ class Preprocess:
     native: int | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self, "preprocess")
         if not len(self.mean) == len(self.std) == self.channels:
             raise OptionError(
                 f"preprocess: mode {self.mode!r} has {self.channels} channel(s), but mean has "
@@ -79,17 +81,9 @@ class Preprocess:
                 f"preprocess: a square of {self.size} pixels cannot be cropped out of an image "
                 f"that was resized to pre_size={self.pre_size}."
             )
-        if self.resize not in ("stretch", "crop", "centre"):
-            raise OptionError(
-                f"preprocess: resize is 'stretch', 'crop' or 'centre', not {self.resize!r}."
-            )
         if self.resize == "centre" and self.pre_size not in (None, self.size):
             raise OptionError(
                 f"preprocess: 'centre' resizes nothing, so pre_size={self.pre_size} has no meaning."
-            )
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise OptionError(
-                f"preprocess: interpolation is 'bilinear' or 'bicubic', not {self.interpolation!r}."
             )
 
     @property

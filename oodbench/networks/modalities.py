@@ -249,14 +249,10 @@ class MultimodalRecipe(Recipe):
         super().__post_init__()
         if not 0 <= self.dropout < 1:
             raise OptionError(f"recipe: dropout must be in [0, 1), not {self.dropout}.")
-        if self.keep not in ("best", "last"):
-            raise OptionError(f"recipe: keep is 'best' or 'last', not {self.keep!r}.")
         if self.start_from is not None and self.start_from.count("/") != 1:
             raise OptionError(
                 f"recipe: start_from is METHOD/RECIPE, or none, not {self.start_from!r}."
             )
-        if self.optimizer not in ("adam", "sgd"):
-            raise OptionError(f"recipe: optimizer is 'adam' or 'sgd', not {self.optimizer!r}.")
 
 
 class MultimodalMethod(Method):

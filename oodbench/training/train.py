@@ -30,7 +30,6 @@ from oodbench.benchmark import Benchmark
 from oodbench.caching.fingerprint import code_digest, weights_digest
 from oodbench.data.samples import Samples, positions
 from oodbench.data.transforms import MultimodalPreprocess, content_key
-from oodbench.detector import build
 from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
 from oodbench.errors import (
@@ -53,6 +52,7 @@ from oodbench.method import DenseMethod, FrozenMethod, Method
 from oodbench.networks.door import single_precision, told_of_sizes
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.pretrained import PretrainedEncoder
+from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.registry import METHODS
 from oodbench.training.best import BestEpoch, keeps_best

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import oodbench
 from oodbench import cli, registry
-from oodbench.errors import OODBenchError, OptionError, UnknownNameError, nearest_names
+from oodbench.errors import OODBenchError, UnknownNameError, nearest_names
 from oodbench.registry import Registry
 
 GROUP = "oodbench.detectors"
@@ -259,16 +259,6 @@ def test_public_names_are_lazy_and_complete() -> None:
     assert oodbench.metrics.__name__ == "oodbench.metrics"
     with pytest.raises(AttributeError, match="no_such_thing"):
         getattr(oodbench, "no_such_thing")  # noqa: B009
-
-
-def test_tuples_are_read_from_text() -> None:
-    from oodbench.detector import build
-    from oodbench.method import Recipe
-
-    assert build(Recipe, "recipe", {"milestones": "30, 60"}).milestones == (30, 60)
-    assert build(Recipe, "recipe", {"milestones": (30,)}).milestones == (30,)
-    with pytest.raises(OptionError, match="milestones"):
-        build(Recipe, "recipe", {"milestones": "30,soon"})
 
 
 # What a kind is called
