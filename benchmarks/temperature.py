@@ -14,7 +14,9 @@ import numpy as np
 
 from oodbench import Hardware, get_benchmark, metrics
 from oodbench.data.samples import OOD, VOID, Samples
-from oodbench.tasks.segmentation import segment
+from oodbench.tasks.segmentation import (
+    segment,
+)
 from oodbench.training.train import plan, train
 
 

@@ -94,9 +94,7 @@ from oodbench.networks.backbones import CIFARResNet
 from oodbench.options import check_choices
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector, register_method
-from oodbench.tasks import detection, segmentation
-from oodbench.tasks.detection import DetectionMethod
-from oodbench.tasks.segmentation import SegmentationMethod
+from oodbench.training import boxes, pixels
 
 from ._numerics import (
     at_work,
@@ -301,12 +299,12 @@ class AbeTMethod(Method):
 
 
 @register_method("abet-segmentation")
-class AbeTSegmentation(SegmentationMethod):
+class AbeTSegmentation(pixels.SegmentationMethod):
     """Cross-entropy of each pixel, on cosines over a learned temperature."""
 
     paper: ClassVar[Paper | None] = PAPER
-    recipes: ClassVar[Mapping[str, Recipe]] = segmentation.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = segmentation.RECIPE_IDS
+    recipes: ClassVar[Mapping[str, Recipe]] = pixels.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = pixels.RECIPE_IDS
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         super().__init__(backbone, num_classes, recipe)
@@ -322,12 +320,12 @@ class AbeTSegmentation(SegmentationMethod):
 
 
 @register_method("abet-detection")
-class AbeTDetection(DetectionMethod):
+class AbeTDetection(boxes.DetectionMethod):
     """Faster R-CNN with cross-entropy of each box on cosines over a learned temperature."""
 
     paper: ClassVar[Paper | None] = PAPER
-    recipes: ClassVar[Mapping[str, Recipe]] = detection.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = detection.RECIPE_IDS
+    recipes: ClassVar[Mapping[str, Recipe]] = boxes.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = boxes.RECIPE_IDS
 
     def classifier(self, features: int, classes: int) -> nn.Module:
         """The head that is that of images, with background as one class more.

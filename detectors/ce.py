@@ -11,7 +11,7 @@ is kept, theirs is the one with the best validation accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -22,9 +22,6 @@ from oodbench.detector import Paper
 from oodbench.method import Method, Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_method
-from oodbench.tasks import detection, segmentation
-from oodbench.tasks.detection import DetectionMethod, LinearBoxHead
-from oodbench.tasks.segmentation import SegmentationMethod
 
 
 @register_method("ce")
@@ -68,31 +65,3 @@ class CrossEntropy(Method):
     def head(self) -> Head:
         """The linear layer."""
         return Head(self.linear.weight, self.linear.bias)
-
-
-@register_method("ce-segmentation")
-class CESegmentation(SegmentationMethod):
-    """Cross-entropy of each pixel, on a 1x1 convolution."""
-
-    recipes: ClassVar[Mapping[str, Recipe]] = segmentation.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = segmentation.RECIPE_IDS
-
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
-        super().__init__(backbone, num_classes, recipe)
-        self.linear = nn.Conv2d(int(backbone.num_features), num_classes, 1)  # type: ignore[arg-type]
-
-    def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
-        """``logits [B, C, h, w]`` of ``[B, D, h, w]``."""
-        return {"logits": self.linear(features)}
-
-
-@register_method("ce-detection")
-class CEDetection(DetectionMethod):
-    """Faster R-CNN as it is: cross-entropy of each box, on a linear layer."""
-
-    recipes: ClassVar[Mapping[str, Recipe]] = detection.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = detection.RECIPE_IDS
-
-    def classifier(self, features: int, classes: int) -> nn.Module:
-        """The linear layer."""
-        return LinearBoxHead(features, classes)

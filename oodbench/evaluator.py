@@ -400,7 +400,9 @@ class Evaluator:
     def _subject(self, contender: Contender) -> Subject:
         preprocess = self.benchmark.preprocess
         if self.benchmark.task == "detection":
-            from oodbench.tasks.detection import DetectionSubject
+            from oodbench.tasks.detection import (
+                DetectionSubject,
+            )
 
             confidence = self.benchmark.protocol.confidence
             subject: Subject = DetectionSubject(
@@ -700,7 +702,9 @@ def evaluate(
     )
     kind = Evaluator
     if chosen.task == "segmentation":
-        from oodbench.tasks.segmentation import SegmentationEvaluator
+        from oodbench.tasks.segmentation import (
+            SegmentationEvaluator,
+        )
 
         kind = SegmentationEvaluator
     evaluator = kind(

@@ -161,3 +161,25 @@ def of_methods(detectors: Sequence[Detector], claimed: str | None) -> Iterator[s
 def _few(names: Sequence[str]) -> str:
     shown = ", ".join(names[:6])
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
+
+
+def more_classes(outputs: int, classes: Sequence[str], id_name: str) -> str | None:
+    """What is to be said of a network that predicts more classes than an ID set has, if it does.
+
+    Raises:
+        OptionError: it predicts fewer.
+    """
+    known = f"{id_name} has {len(classes)} classes"
+    if outputs < len(classes):
+        raise OptionError(
+            f"the network predicts {outputs} classes, but {known} ({', '.join(classes[:3])}"
+            f"{' …' * (len(classes) > 3)}). Give a network that was trained on them."
+        )
+    if outputs == len(classes):
+        return None
+    more = outputs - len(classes)
+    return (
+        f"the network predicts {outputs} classes, but {known}: its first {len(classes)} are taken "
+        f"for these, in their order, and the {more} other{'s' * (more > 1)} for none. What is "
+        "predicted as none of the ID classes is wrong; detectors read all outputs."
+    )

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,22 +24,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import detection as zoo
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms
-from torchvision.ops.boxes import remove_small_boxes
 
 from oodbench import files
 from oodbench.caching import probe
 from oodbench.caching.description import describe
 from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.store import discard, stored
+from oodbench.checks.doubts import more_classes
 from oodbench.contenders import (
     Contender,
     Seen,
     Subject,
 )
-from oodbench.data.samples import BoxedSamples, Boxes, Samples, Subset
+from oodbench.data.dense import boxed, check_labels
+from oodbench.data.samples import BoxedSamples, Samples, Subset
 from oodbench.data.transforms import Preprocess, Transform, in_mode, to_tensor
 from oodbench.detector import Detector
 from oodbench.disk import leftovers
@@ -50,282 +45,17 @@ from oodbench.disk.digests import read_arrays, write_arrays
 from oodbench.disk.locks import alone
 from oodbench.errors import BadScoresError, DataError, OODBenchWarning, OptionError
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
-from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.networks import single_stage
+from oodbench.networks.boxes import BoxNetwork, forget_sizes
 from oodbench.networks.single_stage import LEAST
-from oodbench.outputs import Head, Outputs
-from oodbench.registry import register_backbone
+from oodbench.outputs import Outputs
 from oodbench.tasks.pictures import MOST_PICTURES, heat, panel, save_picture, scale
-from oodbench.tasks.segmentation import more_classes
 
 VERSION = 2
 """Part of every key of cached boxes; raised when the same network would give others."""
 
 AT_ONCE = 8
 """Images of one size a forward pass; of several, smaller ones would be padded to the largest."""
-
-
-class LinearBoxHead(nn.Linear):
-    """The plain classification layer of a box: ``[R, D] -> {"logits": [R, 1 + C]}``."""
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Logits; background first, as torchvision has it."""
-        return {"logits": super().forward(features)}
-
-    def as_head(self) -> Head:
-        """The layer."""
-        return Head(self.weight.detach(), self.bias.detach())
-
-
-class BoxPredictor(nn.Module):
-    """Class and place of a box from its features.
-
-    The layer of the places starts from normal weights of deviation 0.001 and biases of zero, as
-    in Fast R-CNN (Girshick, ICCV 2015, section 2.3).
-
-    Args:
-        classify: from ``[R, D]`` to ``logits [R, 1 + C]`` and further columns with R rows; has
-            ``as_head``.
-        features: D.
-        classes: ID classes C.
-    """
-
-    def __init__(self, classify: nn.Module, features: int, classes: int) -> None:
-        super().__init__()
-        self.classify = classify
-        self.regress = nn.Linear(features, 4 * (1 + classes))
-        nn.init.normal_(self.regress.weight, std=0.001)
-        nn.init.zeros_(self.regress.bias)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[R, 1 + C]`` and box deltas ``[R, 4 (1 + C)]``, as torchvision wants them."""
-        return self.classify(features)["logits"], self.regress(features)
-
-
-class BoxNetwork(nn.Module):
-    """A torchvision Faster R-CNN (Ren et al. 2015) that says all it knows of the boxes it predicts.
-
-    Args:
-        detector: torchvision's. One that is trained here should not normalise images itself.
-    """
-
-    def __init__(self, detector: zoo.FasterRCNN) -> None:
-        super().__init__()
-        self.detector = detector
-
-    @property
-    def num_features(self) -> int:
-        """D, of the features that a box's class is predicted from."""
-        predictor = self.detector.roi_heads.box_predictor
-        layer = predictor.regress if isinstance(predictor, BoxPredictor) else predictor.cls_score
-        return int(layer.in_features)
-
-    @property
-    def num_classes(self) -> int:
-        """ID classes C, without the background."""
-        predictor = self.detector.roi_heads.box_predictor
-        layer = predictor.regress if isinstance(predictor, BoxPredictor) else predictor.bbox_pred
-        return int(layer.out_features) // 4 - 1
-
-    def head(self) -> Head | None:
-        """The layer from a box's features to its logits without background."""
-        predictor = self.detector.roi_heads.box_predictor
-        if isinstance(predictor, BoxPredictor):
-            found: Head = cast(Any, predictor.classify).as_head()
-        else:
-            found = Head(predictor.cls_score.weight.detach(), predictor.cls_score.bias.detach())
-        return dataclasses.replace(found, weight=found.weight[1:], bias=found.bias[1:])
-
-    def outputs(self, images: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
-        """:meth:`detect` with boxes from ``LEAST`` on."""
-        return self.detect(list(images))
-
-    def detect(self, images: list[Tensor], least: float = LEAST) -> dict[str, Tensor]:
-        """The boxes that are predicted on images, and what they were predicted from.
-
-        As torchvision does: softmax over classes and background, boxes of less than ``least``
-        dropped, overlapping ones of a class suppressed, at most 100 an image.
-
-        Args:
-            images: B of ``[channels, H, W]``, of any sizes.
-            least: smallest confidence.
-
-        Returns:
-            A row a box, by image and then by falling confidence: ``image [n]`` (position),
-            ``corners [n, 4]`` in pixels of the image, ``confidence [n]`` (softmax), ``predicted
-            [n]`` in [0, C), ``features [n, D]``, ``logits [n, C]``, and what else the head gives.
-
-        Raises:
-            BadScoresError: logits that are NaN or infinite.
-        """
-        net, roi = self.detector, self.detector.roi_heads
-        if roi.score_thresh > LEAST:  # somebody's choice, and not torchvision's default
-            least = max(least, roi.score_thresh)
-        batch, _ = net.transform(images)
-        maps = net.backbone(batch.tensors)
-        maps = {"0": maps} if isinstance(maps, Tensor) else maps
-        proposals, _ = net.rpn(batch, maps)
-        features = roi.box_head(roi.box_roi_pool(maps, proposals, batch.image_sizes))
-        predictor = roi.box_predictor
-        if isinstance(predictor, BoxPredictor):
-            said, deltas = predictor.classify(features), predictor.regress(features)
-        else:
-            said, deltas = {"logits": predictor.cls_score(features)}, predictor.bbox_pred(features)
-        if not said["logits"].isfinite().all():  # NaN would pass for boxes of no confidence
-            raise BadScoresError(
-                "the network gives logits that are NaN or infinite. Has its training diverged? "
-                "Train again with a smaller learning rate (`lr`)."
-            )
-        corners = roi.box_coder.decode(deltas.float(), proposals)  # [R, 1 + C, 4]
-        confidence = said["logits"].float().softmax(dim=1)[:, 1:]
-        owner = torch.repeat_interleave(
-            torch.arange(len(images), device=confidence.device),
-            torch.tensor([len(p) for p in proposals], device=confidence.device),
-        )
-        row, predicted = (confidence >= least).nonzero(as_tuple=True)
-        image, sure = owner[row], confidence[row, predicted]
-        boxes = _clipped(corners[row, predicted + 1], image, batch.image_sizes)
-        large = remove_small_boxes(boxes, 1e-2)
-        groups = image[large] * confidence.shape[1] + predicted[large]
-        kept = large[batched_nms(boxes[large], sure[large], groups, roi.nms_thresh)]
-        kept = kept[image[kept].argsort(stable=True)]
-        counts = image[kept].bincount(minlength=len(images))
-        first = counts.cumsum(0) - counts
-        place = torch.arange(len(kept), device=kept.device) - first[image[kept]]
-        kept = kept[place < roi.detections_per_img]
-        back = torch.tensor(
-            [
-                [w / rw, h / rh, w / rw, h / rh]
-                for (h, w), (rh, rw) in zip(
-                    [i.shape[-2:] for i in images], batch.image_sizes, strict=True
-                )
-            ],
-            device=boxes.device,
-        )
-        columns = {
-            # the background is no class
-            name: value[row[kept], 1:] if value.ndim == 2 else value[row[kept]]
-            for name, value in said.items()
-        }
-        return {
-            "image": image[kept],
-            "corners": boxes[kept] * back[image[kept]],
-            "confidence": sure[kept],
-            "predicted": predicted[kept],
-            "features": features[row[kept]],
-            **columns,
-        }
-
-
-def _clipped(boxes: Tensor, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    limits = torch.tensor([[w, h, w, h] for h, w in sizes], device=boxes.device)
-    return torch.minimum(boxes.clamp(min=0), limits[image].to(boxes))
-
-
-class DetectionMethod(DenseMethod):
-    """Faster R-CNN's four losses, on boxes of the ID classes; objects of none are background.
-
-    The backbone is a :class:`BoxNetwork`. A subclass has ``classifier``, the head of a box.
-    """
-
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
-        if not isinstance(backbone, BoxNetwork):
-            raise OptionError(
-                f"{type(backbone).__name__} predicts no boxes. Backbones of detection: "
-                f"{', '.join(BACKBONES)}."
-            )
-        super().__init__(backbone, num_classes, recipe)
-        features = backbone.num_features
-        backbone.detector.roi_heads.box_predictor = BoxPredictor(
-            self.classifier(features, 1 + num_classes), features, num_classes
-        )
-
-    def classifier(self, features: int, classes: int) -> nn.Module:
-        """The head of a box: ``[R, features]`` to a mapping with ``logits [R, classes]``."""
-        raise NotImplementedError
-
-    @staticmethod
-    def target(samples: Any, index: int) -> Boxes:
-        """The boxes of an image."""
-        boxed = _boxed(samples)
-        boxes = boxed.boxes(index)
-        check_labels(boxes, len(boxed.classes), f"{boxed.name}, image {index}")
-        return boxes
-
-    def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:
-        """A flip of image and boxes where the ID set allows."""
-        return FlipBoxes(preprocess)
-
-    @staticmethod
-    def collate(examples: Sequence[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
-        """Images, which need not be of one size, and their targets."""
-        images, targets = zip(*examples, strict=True)
-        return list(images), list(targets)
-
-    def loss(self, images: Any, labels: Any) -> dict[str, Tensor]:
-        """Sum of the losses of objectness, proposals, classes and places, and each of them.
-
-        Args:
-            images: B of ``[channels, H, W]``.
-            labels: B mappings, ``boxes [n, 4]`` and ``labels [n]`` in [1, C]; n may be 0.
-        """
-        parts: dict[str, Tensor] = cast(BoxNetwork, self.backbone).detector(images, labels)
-        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
-
-    def outputs(self, images: Any) -> dict[str, Tensor]:
-        """See :meth:`BoxNetwork.detect`."""
-        return self.detect(list(images))
-
-    def detect(self, images: list[Tensor], least: float = LEAST) -> dict[str, Tensor]:
-        """See :meth:`BoxNetwork.detect`."""
-        return cast(BoxNetwork, self.backbone).detect(images, least)
-
-    def head(self) -> Head | None:
-        """The layer from a box's features to its logits without background."""
-        return cast(BoxNetwork, self.backbone).head()
-
-
-class FlipBoxes:
-    """A flip of image and boxes, half the time, where ``preprocess`` allows it."""
-
-    def __init__(self, preprocess: Preprocess) -> None:
-        self.preprocess = preprocess
-
-    def __call__(
-        self, image: Image.Image, boxes: Boxes, rng: random.Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """``[C, H, W]`` float32, and what torchvision calls a target."""
-        pixels = self.preprocess.normalize(to_tensor(in_mode(image, self.preprocess.mode)))
-        known = boxes.labels >= 0
-        corners = torch.from_numpy(boxes.corners[known])
-        if self.preprocess.flip and rng.random() < 0.5:
-            pixels = pixels.flip(-1)
-            corners = corners[:, [2, 1, 0, 3]]
-            corners[:, [0, 2]] = image.width - corners[:, [0, 2]]
-        return pixels, {"boxes": corners, "labels": torch.from_numpy(boxes.labels[known]) + 1}
-
-
-def check_labels(boxes: Boxes, classes: int, name: str) -> None:
-    """Check that boxes are of a class or of none.
-
-    Raises:
-        DataError: a label beyond the classes, such as one that counts from 1; names the image.
-    """
-    strays = boxes.labels[(boxes.labels < -1) | (boxes.labels >= classes)]
-    if len(strays):
-        raise DataError(
-            f"{name}: a box has the label {strays[0]}, but the classes are 0 to {classes - 1}, and "
-            "-1 is no class. Do its labels count from 1?"
-        )
-
-
-def _boxed(samples: Samples) -> BoxedSamples:
-    if not isinstance(samples, BoxedSamples):
-        raise DataError(
-            f"{samples.name} has no boxes; detection needs those of its objects. "
-            "Choose a benchmark of detection (oodbench list benchmarks)."
-        )
-    return samples
 
 
 class _Images(Dataset[Tensor]):
@@ -424,13 +154,6 @@ def _batches(loader: DataLoader[Tensor]) -> Iterator[list[Tensor]]:
         batch.append(image)
 
 
-def _forget_sizes(network: nn.Module) -> None:
-    """Undo what torchvision notes in a network at its first images, so its cache key stays."""
-    for module in network.modules():
-        if isinstance(module, MultiScaleRoIAlign):
-            module.scales = module.map_levels = None
-
-
 _TABLE = ("image", "corners", "confidence", "predicted")
 
 
@@ -480,7 +203,7 @@ class DetectionSubject(Subject):
                 "or a module with detect() and head() as "
                 "oodbench.tasks.detection.BoxNetwork has them."
             )
-        _forget_sizes(network)
+        forget_sizes(network)
         super().__init__(
             dataclasses.replace(contender, network=network, layer=None),
             preprocess,
@@ -601,7 +324,7 @@ class DetectionSubject(Subject):
             "id_accuracy": None,
             "id_accuracy_low": None,
             "id_accuracy_high": None,
-            "id_map": mean_average_precision(every, _boxed(test.samples)),
+            "id_map": mean_average_precision(every, boxed(test.samples)),
         }
 
     def fit(self, detector: Detector, seen: Seen) -> None:
@@ -707,89 +430,3 @@ def mean_average_precision(found: Mapping[str, np.ndarray], samples: BoxedSample
     metric.update(predicted, truth)
     value = float(metric.compute()["map_50"])
     return value if value >= 0 else None
-
-
-# --- networks --------------------------------------------------------------------------------
-
-
-def _convolutions(*widths: int) -> nn.Sequential:
-    """3x3 convolutions with batch normalisation; all but the first and the last halve the map."""
-    layers: list[nn.Module] = []
-    last = len(widths) - 2
-    for i, (inside, out) in enumerate(pairwise(widths)):
-        layers += [
-            nn.Conv2d(inside, out, 3, 1 if i in (0, last) else 2, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
-
-
-@register_backbone("scenes-frcnn")
-def scenes_frcnn(channels: int = 1) -> BoxNetwork:
-    """A small Faster R-CNN with 128 features a box, for scenes of 64 pixels a side."""
-    body: Any = _convolutions(channels, 16, 32, 64, 64)
-    body.out_channels = 64
-    detector = zoo.FasterRCNN(
-        body,
-        rpn_anchor_generator=AnchorGenerator(((14, 20, 27),), ((0.7, 1.0, 1.5),)),
-        box_roi_pool=MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2),
-        box_head=TwoMLPHead(64 * 7**2, 128),
-        box_predictor=FastRCNNPredictor(128, 2),
-        min_size=64,
-        max_size=64,
-        image_mean=(0.0,) * channels,
-        image_std=(1.0,) * channels,
-        rpn_pre_nms_top_n_train=200,
-        rpn_pre_nms_top_n_test=100,
-        rpn_post_nms_top_n_train=100,
-        rpn_post_nms_top_n_test=50,
-        box_batch_size_per_image=64,
-    )
-    return BoxNetwork(detector)
-
-
-@register_backbone("fasterrcnn-resnet50-fpn")
-def fasterrcnn_resnet50_fpn(channels: int = 3) -> BoxNetwork:
-    """Faster R-CNN with a ResNet-50 and feature pyramid, from random weights; 1,024 features.
-
-    VOS starts from a ResNet trained on ImageNet: give ``oodbench.training.train.Run`` such a
-    checkpoint.
-    """
-    if channels != 3:
-        raise OptionError(f"fasterrcnn-resnet50-fpn takes RGB images, not {channels} channels.")
-    detector = zoo.fasterrcnn_resnet50_fpn(
-        weights=None,
-        weights_backbone=None,
-        num_classes=2,
-        image_mean=(0.0, 0.0, 0.0),
-        image_std=(1.0, 1.0, 1.0),
-    )
-    return BoxNetwork(detector)
-
-
-BACKBONES = ("scenes-frcnn", "fasterrcnn-resnet50-fpn")
-
-
-@dataclass(frozen=True)
-class DetectionRecipe(Recipe):
-    """How a detection network is trained."""
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "published": DetectionRecipe(
-        backbone="fasterrcnn-resnet50-fpn",
-        epochs=18,
-        batch_size=16,
-        lr=0.02,
-        nesterov=False,
-        weight_decay=1e-4,
-        warmup_epochs=0.1,
-        schedule="step",
-        milestones=(12, 16),
-    ),
-    "quick": DetectionRecipe(epochs=15, batch_size=8, lr=0.02, warmup_epochs=1),
-}
-"""``published`` is VOS's for VOC: 18,000 steps of 16 images, x0.1 after 12,000 and 16,000."""
-
-RECIPE_IDS: Mapping[str, tuple[str, ...]] = {"published": ("voc", "bdd")}

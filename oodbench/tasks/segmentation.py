@@ -9,7 +9,6 @@ not depend on the number of pixels.
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +18,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import segmentation as zoo
 
 from oodbench import files
 from oodbench.caching.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.checks import doubts, sanity
+from oodbench.checks.doubts import more_classes
 from oodbench.contenders import (
     Contender,
     Subject,
 )
+from oodbench.data.dense import check_mask, check_size, masked
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
 from oodbench.data.transforms import Preprocess, in_mode, to_tensor
 from oodbench.detector import Detector
@@ -37,10 +36,9 @@ from oodbench.errors import DataError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.extract import Network
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
-from oodbench.method import DenseMethod, JointAugmentation, Recipe
 from oodbench.metrics.streamed import StreamedScores
+from oodbench.networks.pixels import PixelNetwork
 from oodbench.outputs import Outputs
-from oodbench.registry import register_backbone
 from oodbench.reporting import (
     noting,
     of_a_kind,
@@ -52,135 +50,6 @@ from oodbench.runtime import isolation
 from oodbench.runtime.process import undisturbed
 from oodbench.tasks import scorable
 from oodbench.tasks.pictures import MOST_PICTURES, class_colours, heat, panel, save_picture, scale
-
-
-class SegmentationMethod(DenseMethod):
-    """Cross-entropy of each pixel that is neither void nor OOD.
-
-    The backbone gives maps of features ``[B, D, h, w]``, ``num_features`` D. A subclass has
-    ``maps``, the head.
-    """
-
-    def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
-        """``logits`` ``[B, C, h, w]``, and what else a detector reads, of ``[B, D, h, w]``.
-
-        They may have the image's ``size`` (height, width) already; smaller ones are enlarged.
-        """
-        raise NotImplementedError
-
-    @staticmethod
-    def target(samples: Any, index: int) -> Any:
-        """The mask ``[H, W]``."""
-        masked = _masked(samples)
-        mask = masked.mask(index)
-        check_mask(mask, len(masked.classes), masked.mask_name(index))
-        return mask
-
-    def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:
-        """A random square of the preprocessing's size, and a flip where the ID set allows."""
-        return CropFlipMask(preprocess)
-
-    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy over the pixels of a class (0 if there is none), and the accuracy.
-
-        Args:
-            images: ``[B, channels, H, W]``.
-            labels: masks ``[B, H, W]`` int64.
-        """
-        logits = self.maps(self.backbone(images), labels.shape[-2:])["logits"]
-        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-        known = labels < self.num_classes
-        n = known.sum().clamp(min=1)
-        each = F.cross_entropy(
-            logits.float(), labels.masked_fill(~known, -100), reduction="sum", ignore_index=-100
-        )
-        accuracy = ((logits.argmax(dim=1) == labels) & known).sum() / n
-        return {"loss": each / n, "accuracy": accuracy}
-
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """``logits [B, C, H, W]`` and further maps, in the size of the images.
-
-        Smaller ones are enlarged bilinearly, each by itself.
-        """
-        size = images.shape[-2:]
-        found = {}
-        for name, value in self.maps(self.backbone(images), size).items():
-            whole = value if value.ndim == 4 else value[:, None]
-            whole = F.interpolate(whole.float(), size, mode="bilinear", align_corners=False)
-            found[name] = whole if value.ndim == 4 else whole[:, 0]
-        return found
-
-
-class CropFlipMask:
-    """A random crop of image and mask, padded with zeros and void, and a flip.
-
-    Args:
-        preprocess: ``size`` is the side of the crop.
-    """
-
-    def __init__(self, preprocess: Preprocess) -> None:
-        self.preprocess = preprocess
-
-    def __call__(
-        self, image: Image.Image, mask: np.ndarray, rng: random.Random
-    ) -> tuple[Tensor, Tensor]:
-        """``[C, size, size]`` float32 and ``[size, size]`` int64."""
-        check_size(image, mask)
-        size = self.preprocess.size
-        pixels = self.preprocess.normalize(to_tensor(in_mode(image, self.preprocess.mode)))
-        target = torch.from_numpy(mask.astype(np.int64))
-        height, width = target.shape
-        down, right = max(0, size - height), max(0, size - width)
-        pixels = F.pad(pixels, (0, right, 0, down))
-        target = F.pad(target, (0, right, 0, down), value=VOID)
-        top, left = rng.randint(0, height + down - size), rng.randint(0, width + right - size)
-        window = (..., slice(top, top + size), slice(left, left + size))
-        pixels, target = pixels[window], target[window]
-        if self.preprocess.flip and rng.random() < 0.5:
-            pixels, target = pixels.flip(-1), target.flip(-1)
-        return pixels, target
-
-
-def check_size(image: Image.Image, mask: np.ndarray, name: str = "an image") -> None:
-    """Check that a mask has the size of its image.
-
-    Raises:
-        DataError: it has another.
-    """
-    if mask.shape != (image.height, image.width):
-        raise DataError(
-            f"{name}: the image has {image.height} x {image.width} pixels, its mask "
-            f"{' x '.join(map(str, mask.shape))}. They must be of one size."
-        )
-
-
-def check_mask(mask: np.ndarray, classes: int, name: str) -> None:
-    """Check that a mask has one value a pixel: a class, ``OOD`` or ``VOID``.
-
-    Raises:
-        DataError: it has another shape, type or value; names the mask.
-    """
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise DataError(
-            f"{name}: a mask has one 8-bit value a pixel (uint8 [H, W]), not {mask.dtype} "
-            f"{list(mask.shape)}. Take the mask with class numbers, not the one with colours."
-        )
-    strays = [v for v in np.flatnonzero(np.bincount(mask.ravel())) if classes <= v < OOD]
-    if strays:
-        raise DataError(
-            f"{name}: the mask has the value{'s' * (len(strays) > 1)} "
-            f"{', '.join(map(str, strays[:5]))}{' …' * (len(strays) > 5)}, but the classes are "
-            f"0 to {classes - 1}; {OOD} is OOD and {VOID} void. Is it of another set of labels?"
-        )
-
-
-def _masked(samples: Samples) -> MaskedSamples:
-    if not isinstance(samples, MaskedSamples):
-        raise DataError(
-            f"{samples.name} has no masks; segmentation needs a class for each pixel. "
-            "Choose a benchmark of segmentation (oodbench list benchmarks)."
-        )
-    return samples
 
 
 class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):
@@ -242,7 +111,7 @@ def segment(
     Raises:
         DataError: samples without masks, or a mask that is not of the size of its image.
     """
-    data = _Pixels(_masked(samples), preprocess)
+    data = _Pixels(masked(samples), preprocess)
     running = Running(network, hardware)
     loader = DataLoader(
         data,
@@ -302,28 +171,6 @@ def check_detectors(detectors: Sequence[Detector]) -> None:
         OptionError: names one that cannot.
     """
     scorable.check_kind(detectors, "segmentation")
-
-
-def more_classes(outputs: int, classes: Sequence[str], id_name: str) -> str | None:
-    """What is to be said of a network that predicts more classes than an ID set has, if it does.
-
-    Raises:
-        OptionError: it predicts fewer.
-    """
-    known = f"{id_name} has {len(classes)} classes"
-    if outputs < len(classes):
-        raise OptionError(
-            f"the network predicts {outputs} classes, but {known} ({', '.join(classes[:3])}"
-            f"{' …' * (len(classes) > 3)}). Give a network that was trained on them."
-        )
-    if outputs == len(classes):
-        return None
-    more = outputs - len(classes)
-    return (
-        f"the network predicts {outputs} classes, but {known}: its first {len(classes)} are taken "
-        f"for these, in their order, and the {more} other{'s' * (more > 1)} for none. What is "
-        "predicted as none of the ID classes is wrong; detectors read all outputs."
-    )
 
 
 class Quality:
@@ -389,142 +236,6 @@ def picture(image: Image.Image, found: PixelOutputs, scores: np.ndarray) -> Imag
     for i, one in enumerate(panels):
         row.paste(one, (i * (wide + 8), 0))
     return row
-
-
-# --- networks --------------------------------------------------------------------------------
-
-
-def _block(inside: int, out: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (inside, out):
-        layers += [
-            nn.Conv2d(channels, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
-
-
-@register_backbone("scenes-unet")
-class SceneUNet(nn.Module):
-    """A small U-Net (Ronneberger et al. 2015) with 32 features a pixel, for small scenes."""
-
-    def __init__(self, channels: int = 1) -> None:
-        super().__init__()
-        self.num_features = 32
-        widths = (16, 32, 64, 64)
-        self.down = nn.ModuleList(
-            _block(a, b) for a, b in zip((channels, *widths[:-1]), widths, strict=True)
-        )
-        self.up = nn.ModuleList([_block(64 + 64, 64), _block(64 + 32, 32), _block(32 + 16, 32)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, 32, H, W]``."""
-        kept = []
-        for i, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2, ceil_mode=True) if i else x)
-            kept.append(x)
-        kept.pop()
-        for block in self.up:
-            skip = kept.pop()
-            x = F.interpolate(x, skip.shape[-2:], mode="nearest")
-            x = block(torch.cat([x, skip], dim=1))
-        return x
-
-
-class TorchvisionSegmentation(nn.Module):
-    """A torchvision segmentation network without its last convolution.
-
-    Args:
-        name: ``"deeplabv3_resnet50"``, ``"deeplabv3_resnet101"``, ``"fcn_resnet50"`` …
-        channels: input channels; 3.
-    """
-
-    def __init__(self, name: str, channels: int = 3) -> None:
-        super().__init__()
-        if channels != 3:
-            raise OptionError(f"{name} takes RGB images, not images of {channels} channels.")
-        network = getattr(zoo, name)(weights=None, weights_backbone=None, aux_loss=False)
-        *head, last = network.classifier
-        self.encoder, self.decoder = network.backbone, nn.Sequential(*head)
-        self.num_features = int(last.in_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, 3, H, W] -> [B, D, H / 8, W / 8]``."""
-        features: Tensor = self.decoder(self.encoder(x)["out"])
-        return features
-
-
-for _name in ("deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101"):
-    register_backbone(_name.replace("_", "-"))(
-        lambda channels=3, _name=_name: TorchvisionSegmentation(_name, channels)
-    )
-
-
-@dataclass(frozen=True)
-class SegmentationRecipe(Recipe):
-    """How a segmentation network is trained."""
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "published": SegmentationRecipe(
-        backbone="deeplabv3-resnet50",
-        epochs=180,
-        batch_size=16,
-        lr=0.01,
-        nesterov=False,
-        weight_decay=1e-4,
-    ),
-    "quick": SegmentationRecipe(
-        epochs=20, batch_size=8, lr=0.1, nesterov=False, weight_decay=5e-4, warmup_epochs=1
-    ),
-    "slow": SegmentationRecipe(
-        epochs=20, batch_size=8, lr=0.01, nesterov=False, weight_decay=1e-4, warmup_epochs=1
-    ),
-}
-"""``published`` is a common one for Cityscapes; AbeT's authors fine-tune a WideResNet-38.
-
-``quick`` was chosen on ID validation alone (the embedded scenes, ``abet-segmentation``, seed 0, 20
-epochs without Nesterov's momentum), by the cross-entropy of a pixel. Rate 0.1 and decay 5e-4:
-0.0207 (0.087 on objects), mIoU 93.9; 0.03 and 1e-4: 0.0218 (0.096), 93.7, hardly worse; 0.01 and
-1e-4, which is ``slow``: 0.0449 (0.258), 89.5, it has not learned all that there is. OOD pixels
-chose nothing, although they may prefer ``slow``.
-"""
-
-RECIPE_IDS: Mapping[str, tuple[str, ...]] = {"published": ("cityscapes", "streethazards")}
-
-
-class PixelNetwork(nn.Module):
-    """Anybody's segmentation network, by its logits alone.
-
-    Args:
-        model: from ``[B, channels, H, W]`` to logits ``[B, C, h, w]``, or to a mapping that has
-            them as ``"out"``, as torchvision's networks do.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """``logits [B, C, H, W]``, enlarged bilinearly where the network's are smaller.
-
-        Raises:
-            OptionError: the model gives something else.
-        """
-        logits = self.model(images)
-        logits = logits["out"] if isinstance(logits, Mapping) and "out" in logits else logits
-        if not isinstance(logits, Tensor) or logits.ndim != 4:
-            raise OptionError(
-                f"{type(self.model).__name__} gives no logits [B, C, H, W], but segmentation needs "
-                "a class for each pixel. Give a segmentation network."
-            )
-        size = images.shape[-2:]
-        whole = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-        return {"logits": whole}
-
-    def head(self) -> None:
-        """None."""
 
 
 class SegmentationEvaluator(Evaluator):

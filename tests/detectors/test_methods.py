@@ -23,7 +23,9 @@ from torch.nn import functional as F
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess, metrics
-from oodbench.detectors.ce import CrossEntropy
+from oodbench.detectors.ce import (
+    CrossEntropy,
+)
 from oodbench.detectors.cider import CIDER, CIDERLoss, CIDERRecipe, dispersion, move_prototypes
 from oodbench.detectors.deep_ensemble import (
     DeepEnsemble,

@@ -25,8 +25,13 @@ from oodbench.contenders import (
 )
 from oodbench.data.samples import OOD, BoxedSamples, Boxes, MaskedSamples
 from oodbench.data.transforms import to_tensor
+from oodbench.networks.boxes import (
+    scenes_frcnn,
+)
 from oodbench.networks.normalisation import own_normalisation
-from oodbench.tasks.detection import DetectionSubject, scenes_frcnn
+from oodbench.tasks.detection import (
+    DetectionSubject,
+)
 from oodbench.testing import untouched
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)

@@ -24,21 +24,27 @@ from oodbench.contenders import (
 from oodbench.data.samples import BoxedSamples, Boxes, Subset
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.detectors.abet import AbeTDetection
-from oodbench.detectors.ce import CEDetection
+from oodbench.detectors.ce_detection import (
+    CEDetection,
+)
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.method import Recipe
+from oodbench.networks.boxes import (
+    BoxNetwork,
+    scenes_frcnn,
+)
 from oodbench.results.store import ResultStore
 from oodbench.tasks.detection import (
     AT_ONCE,
-    BoxNetwork,
-    DetectionMethod,
     DetectionSubject,
-    FlipBoxes,
     detect,
     mean_average_precision,
     picture,
-    scenes_frcnn,
+)
+from oodbench.training.boxes import (
+    DetectionMethod,
+    FlipBoxes,
 )
 from oodbench.training.train import plan, train
 from tests.helpers.boxes import CPU, PREPROCESS, few_scenes, subject, untrained

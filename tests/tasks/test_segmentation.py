@@ -27,28 +27,35 @@ from oodbench.data.samples import OOD, VOID, ImageArrays, MaskedSamples, Samples
 from oodbench.data.transforms import to_tensor
 from oodbench.datasets import scenes as embedded
 from oodbench.detectors.abet import AbeTMethod, AbeTRecipe, AbeTSegmentation
-from oodbench.detectors.ce import CESegmentation
+from oodbench.detectors.ce_segmentation import (
+    CESegmentation,
+)
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.method import Recipe
 from oodbench.networks.backbones import create_backbone
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS, Results, row_id
 from oodbench.tasks import segmentation
-from oodbench.tasks.pictures import MOST_BYTES, SIDE
+from oodbench.tasks.pictures import (
+    MOST_BYTES,
+    SIDE,
+    class_colours,
+    heat,
+    save_picture,
+)
 from oodbench.tasks.segmentation import (
-    RECIPES,
-    CropFlipMask,
     PixelOutputs,
     Quality,
     SegmentationEvaluator,
+    check_detectors,
+    picture,
+    segment,
+)
+from oodbench.training.pixels import (
+    RECIPES,
+    CropFlipMask,
     SegmentationMethod,
     SegmentationRecipe,
-    check_detectors,
-    class_colours,
-    heat,
-    picture,
-    save_picture,
-    segment,
 )
 from oodbench.training.train import plan, train
 from tests.helpers.cli import CLI

@@ -18,11 +18,19 @@ from oodbench import Hardware, Preprocess
 from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
 from oodbench.data.samples import ImageArrays
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
+from oodbench.networks.boxes import (
+    BoxNetwork,
+    scenes_frcnn,
+)
+from oodbench.networks.pixels import (
+    PixelNetwork,
+)
 from oodbench.outputs import Head
 from oodbench.runtime.process import ProcessState, undisturbed
 from oodbench.runtime.restore import NetworkState
-from oodbench.tasks.detection import BoxNetwork, scenes_frcnn
-from oodbench.tasks.segmentation import PixelNetwork, segment
+from oodbench.tasks.segmentation import (
+    segment,
+)
 from oodbench.testing import network_checks, untouched
 from oodbench.testing.untouched import NetworkCheck
 

@@ -1,0 +1,25 @@
+"""CE for detection: a Faster R-CNN as it is, which post-hoc scores of boxes are put on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import nn
+
+from oodbench.method import Recipe
+from oodbench.networks.boxes import LinearBoxHead
+from oodbench.registry import register_method
+from oodbench.training import boxes
+
+
+@register_method("ce-detection")
+class CEDetection(boxes.DetectionMethod):
+    """Faster R-CNN as it is: cross-entropy of each box, on a linear layer."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = boxes.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = boxes.RECIPE_IDS
+
+    def classifier(self, features: int, classes: int) -> nn.Module:
+        """The linear layer."""
+        return LinearBoxHead(features, classes)

@@ -1,0 +1,28 @@
+"""CE for segmentation: the cross-entropy of each pixel, which post-hoc scores are put on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from oodbench.method import Recipe
+from oodbench.registry import register_method
+from oodbench.training import pixels
+
+
+@register_method("ce-segmentation")
+class CESegmentation(pixels.SegmentationMethod):
+    """Cross-entropy of each pixel, on a 1x1 convolution."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = pixels.RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = pixels.RECIPE_IDS
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.linear = nn.Conv2d(int(backbone.num_features), num_classes, 1)  # type: ignore[arg-type]
+
+    def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
+        """``logits [B, C, h, w]`` of ``[B, D, h, w]``."""
+        return {"logits": self.linear(features)}

@@ -1,0 +1,113 @@
+"""Networks that give a class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import segmentation as zoo
+
+from oodbench.errors import OptionError
+from oodbench.registry import register_backbone
+
+
+def _block(inside: int, out: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (inside, out):
+        layers += [
+            nn.Conv2d(channels, out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+@register_backbone("scenes-unet")
+class SceneUNet(nn.Module):
+    """A small U-Net (Ronneberger et al. 2015) with 32 features a pixel, for small scenes."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.num_features = 32
+        widths = (16, 32, 64, 64)
+        self.down = nn.ModuleList(
+            _block(a, b) for a, b in zip((channels, *widths[:-1]), widths, strict=True)
+        )
+        self.up = nn.ModuleList([_block(64 + 64, 64), _block(64 + 32, 32), _block(32 + 16, 32)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, 32, H, W]``."""
+        kept = []
+        for i, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2, ceil_mode=True) if i else x)
+            kept.append(x)
+        kept.pop()
+        for block in self.up:
+            skip = kept.pop()
+            x = F.interpolate(x, skip.shape[-2:], mode="nearest")
+            x = block(torch.cat([x, skip], dim=1))
+        return x
+
+
+class TorchvisionSegmentation(nn.Module):
+    """A torchvision segmentation network without its last convolution.
+
+    Args:
+        name: ``"deeplabv3_resnet50"``, ``"deeplabv3_resnet101"``, ``"fcn_resnet50"`` …
+        channels: input channels; 3.
+    """
+
+    def __init__(self, name: str, channels: int = 3) -> None:
+        super().__init__()
+        if channels != 3:
+            raise OptionError(f"{name} takes RGB images, not images of {channels} channels.")
+        network = getattr(zoo, name)(weights=None, weights_backbone=None, aux_loss=False)
+        *head, last = network.classifier
+        self.encoder, self.decoder = network.backbone, nn.Sequential(*head)
+        self.num_features = int(last.in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W] -> [B, D, H / 8, W / 8]``."""
+        features: Tensor = self.decoder(self.encoder(x)["out"])
+        return features
+
+
+for _name in ("deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101"):
+    register_backbone(_name.replace("_", "-"))(
+        lambda channels=3, _name=_name: TorchvisionSegmentation(_name, channels)
+    )
+
+
+class PixelNetwork(nn.Module):
+    """Anybody's segmentation network, by its logits alone.
+
+    Args:
+        model: from ``[B, channels, H, W]`` to logits ``[B, C, h, w]``, or to a mapping that has
+            them as ``"out"``, as torchvision's networks do.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """``logits [B, C, H, W]``, enlarged bilinearly where the network's are smaller.
+
+        Raises:
+            OptionError: the model gives something else.
+        """
+        logits = self.model(images)
+        logits = logits["out"] if isinstance(logits, Mapping) and "out" in logits else logits
+        if not isinstance(logits, Tensor) or logits.ndim != 4:
+            raise OptionError(
+                f"{type(self.model).__name__} gives no logits [B, C, H, W], but segmentation needs "
+                "a class for each pixel. Give a segmentation network."
+            )
+        size = images.shape[-2:]
+        whole = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+        return {"logits": whole}
+
+    def head(self) -> None:
+        """None."""
