@@ -32,7 +32,14 @@ from oodbench.training.train import Run, plan, train
 
 PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
 NPMIX = {"optimizer": "sgd", "start_epoch": 1, "queue_size": 5}
-METHODS = (("palm", {}), ("palm", {"labelled": False}), ("ce", {}), ("a2d-npmix", NPMIX))
+METHODS = (
+    ("palm", {}),
+    ("palm", {"labelled": False}),
+    ("ce", {}),
+    ("a2d-npmix", NPMIX),
+    ("cider", {}),
+    ("supcon", {}),
+)
 SIZES = {"many": 37, "few": 3}
 """Test images: ten shards of four, and a single one that leaves the second process idle."""
 

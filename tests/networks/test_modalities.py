@@ -43,6 +43,7 @@ from oodbench.training.best import BestEpoch
 from oodbench.training.train import Run, plan, train
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
+
 NAMES = ("left", "right")
 
 
@@ -302,21 +303,6 @@ def test_an_evaluation(toy: Benchmark, tmp_path: Path) -> None:
         oodbench.evaluate(detectors="msp", modality="audio", **common)
     with pytest.raises(OptionError, match="no modalities"):
         oodbench.evaluate(id="digits", detectors="msp", modality="audio")
-
-
-def test_discrepancy_by_hand() -> None:
-    p, q = torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([[0.5, 0.5], [0.1, 0.9]])
-    outputs = Outputs(extra={"logits/a": p.log(), "logits/b": q.log() + 3})
-    hellinger = 2 * (0.9**0.5 - 0.1**0.5) ** 2
-    expected = {"hellinger": (hellinger / 2) ** 0.5, "l1": 1.6, "l2": 0.8}
-    for kind, value in expected.items():
-        scores = oodbench.create_detector("modality-discrepancy", distance=kind).score(outputs)
-        assert scores.tolist() == pytest.approx([0.0, value], abs=1e-7)
-    three = Outputs(extra={**outputs.extra, "logits/c": p.log()})
-    found = oodbench.create_detector("modality-discrepancy").score(three)
-    assert found.tolist() == pytest.approx([0.0, expected["hellinger"] * 2 / 3], abs=1e-7)
-    with pytest.raises(MissingOutputError, match="modality-discrepancy needs"):
-        oodbench.create_detector("modality-discrepancy").score(Outputs(extra={"logits/a": p.log()}))
 
 
 def test_heads_in_any_order() -> None:

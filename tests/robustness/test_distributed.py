@@ -40,10 +40,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "number", range(len(METHODS)), ids=["palm", "palm unlabelled", "ce", "npmix"]
+    "number",
+    range(len(METHODS)),
+    ids=["palm", "palm unlabelled", "ce", "npmix", "cider", "supcon"],
 )
 def test_training_equals_that_of_one_process(number: int, one: Path, two: Path) -> None:
-    """Prototypes and weights are those of the whole batch, not of a process's share."""
+    """Losses, prototypes and weights are of the whole batch, in the order of one process."""
     name = runs()[number].folder.name
     alone, shared = load_file(runs_of(one)[name]), load_file(runs_of(two)[name])
     assert alone.keys() == shared.keys()
