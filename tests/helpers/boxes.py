@@ -8,17 +8,13 @@ import torch
 from torch import nn
 
 from oodbench import Preprocess
-from oodbench.contenders import (
-    Contender,
-)
+from oodbench.contenders import Contender
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.hardware import Hardware
 from oodbench.method import Recipe
-from oodbench.tasks.detection import (
-    DetectionMethod,
-    DetectionSubject,
-    scenes_frcnn,
-)
+from oodbench.networks.boxes import scenes_frcnn
+from oodbench.tasks.detection import DetectionSubject
+from oodbench.training.boxes import DetectionMethod
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 
@@ -28,9 +24,6 @@ PREPROCESS = Preprocess(64, (0.4,), (0.2,), mode="L", flip=False)
 def untrained(kind: type[DetectionMethod], seed: int = 0) -> DetectionMethod:
     torch.manual_seed(seed)
     return kind(scenes_frcnn(), 6, Recipe()).eval()
-
-
-# --- a network at work -----------------------------------------------------------------------
 
 
 def few_scenes(n: int, content: Any = "id", split: str = "test") -> SceneBoxes:
