@@ -138,6 +138,8 @@ class Method(pl.LightningModule):
 
     ``suits`` names methods whose detectors fit its networks as well as its own detectors do, and
     ``gives`` what its networks output where that is less than features, logits and a head.
+    ``backbone_gives`` is the word for what it trains on (see ``register_backbone``); a backbone
+    that declares another one is refused. None takes any.
 
     Args:
         backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
@@ -152,6 +154,7 @@ class Method(pl.LightningModule):
     views: ClassVar[int] = 1
     suits: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[frozenset[str] | None] = None
+    backbone_gives: ClassVar[str | None] = "features"
     found: str = ""
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
@@ -180,7 +183,7 @@ class Method(pl.LightningModule):
         Raises:
             CheckpointError: the checkpoint lacks weights of the backbone.
         """
-        backbone = create_backbone(name, preprocess.channels)
+        backbone = create_backbone(name, preprocess.channels, gives=cls.backbone_gives)
         if checkpoint is not None:
             state, _ = read_checkpoint(checkpoint)
             parts = parts_of(state, backbone.state_dict())

@@ -329,9 +329,36 @@ register_detector = DETECTORS.register
 register_method = METHODS.register
 register_benchmark = BENCHMARKS.register
 register_dataset = DATASETS.register
-register_backbone = BACKBONES.register
 register_task = TASKS.register
 register_preparation = PREPARATIONS.register
+
+
+def register_backbone(
+    name: str, *, takes: str | None = None, gives: str | None = None
+) -> Callable[[D], D]:
+    """A decorator that gives a backbone its name: a module, or a function that makes one.
+
+    It is called with ``channels=``, the number of input channels, or a mapping from modalities to
+    theirs. What it takes and gives is declared, so that a network which is asked for another
+    purpose is refused in words before anything is trained.
+
+    Args:
+        name: of the backbone.
+        takes: ``"images"`` or ``"modalities"`` (several at a time); None if that is not known.
+        gives: ``"features"`` (one vector per sample), or another word that a method has as its
+            ``backbone_gives``; None if that is not known.
+
+    Raises:
+        OODBenchError: the name belongs to something else already.
+    """
+
+    def decorate(factory: D) -> D:
+        for key, value in (("takes", takes), ("gives", gives)):
+            if value is not None:
+                setattr(factory, key, value)
+        return BACKBONES.register(name)(factory)
+
+    return decorate
 
 
 def list_detectors() -> list[str]:

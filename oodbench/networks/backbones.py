@@ -7,8 +7,8 @@ PyTorch classifier is wrapped as it is by :class:`Classifier`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from oodbench.errors import (
     CheckpointError,
     OODBenchError,
     OptionError,
+    PluginError,
     UnknownNameError,
     did_you_mean,
 )
@@ -149,13 +150,42 @@ class StemResNet(ConvNet):
         return x.mean(dim=(2, 3))
 
 
-for _depth in (20, 32, 44, 56):
-    register_backbone(f"resnet{_depth}")(partial(CIFARResNet, _depth))
-for _depth, _blocks in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
-    register_backbone(f"resnet{_depth}-cifar")(partial(StemResNet, _blocks))
+@register_backbone("resnet20", takes="images", gives="features")
+def resnet20(channels: int = 3) -> CIFARResNet:
+    """ResNet-20 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
+    return CIFARResNet(20, channels)
 
 
-@register_backbone("digits-cnn")
+@register_backbone("resnet32", takes="images", gives="features")
+def resnet32(channels: int = 3) -> CIFARResNet:
+    """ResNet-32 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
+    return CIFARResNet(32, channels)
+
+
+@register_backbone("resnet44", takes="images", gives="features")
+def resnet44(channels: int = 3) -> CIFARResNet:
+    """ResNet-44 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
+    return CIFARResNet(44, channels)
+
+
+@register_backbone("resnet56", takes="images", gives="features")
+def resnet56(channels: int = 3) -> CIFARResNet:
+    """ResNet-56 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
+    return CIFARResNet(56, channels)
+
+
+@register_backbone("resnet18-cifar", takes="images", gives="features")
+def resnet18_cifar(channels: int = 3) -> StemResNet:
+    """ResNet-18 with a 3x3 stem and no pooling after it, for 32x32 images: 512 features."""
+    return StemResNet((2, 2, 2, 2), channels)
+
+
+@register_backbone("resnet34-cifar", takes="images", gives="features")
+def resnet34_cifar(channels: int = 3) -> StemResNet:
+    """ResNet-34 with a 3x3 stem and no pooling after it, for 32x32 images: 512 features."""
+    return StemResNet((3, 4, 6, 3), channels)
+
+
 class DigitsCNN(ConvNet):
     """Three convolutions for 8x8 images, pooled to 256 features."""
 
@@ -177,36 +207,70 @@ class DigitsCNN(ConvNet):
         return self.layers(x).mean(dim=(2, 3))
 
 
+@register_backbone("digits-cnn", takes="images", gives="features")
+def digits_cnn(channels: int = 1) -> DigitsCNN:
+    """Three convolutions for 8x8 images of digits: 256 features."""
+    return DigitsCNN(channels)
+
+
+def is_registered(name: str) -> bool:
+    """Whether a backbone's name, or what stands before its colon, is in the registry."""
+    return name.partition(":")[0] in BACKBONES
+
+
+def backbone_names(takes: str | None = None, gives: str | None = None) -> list[str]:
+    """Names of registered backbones that are known to take, and to give, what is asked for.
+
+    Args:
+        takes: ``"images"`` or ``"modalities"``; None for all.
+        gives: ``"features"``, or what else a method reads; None for all.
+    """
+    names = []
+    for name in BACKBONES.names():
+        with contextlib.suppress(PluginError):  # a damaged package hides no other's backbones
+            factory = BACKBONES.get(name)
+            is_taken = takes is None or getattr(factory, "takes", None) == takes
+            if is_taken and (gives is None or getattr(factory, "gives", None) == gives):
+                names.append(name)
+    return names
+
+
 def create_backbone(
-    name: str, channels: int | Mapping[str, int] = 3, pretrained: bool = False
+    name: str,
+    channels: int | Mapping[str, int] = 3,
+    pretrained: bool = False,
+    gives: str | None = None,
 ) -> nn.Module:
     """A backbone by name, ours or timm's (``timm.create_model(name, num_classes=0)``).
 
     Args:
-        name: of the network.
+        name: of the network; ``name:argument`` hands the argument to the registered factory.
         channels: of its input; by modality for one that takes several.
         pretrained: whether timm loads published weights.
+        gives: what it has to give, such as ``"features"``; None for anything.
 
     Raises:
-        UnknownNameError: neither of us knows the name.
-        OptionError: a network of images for samples of several modalities.
+        UnknownNameError: the name is neither registered nor timm's.
+        OptionError: a network of images for samples of several modalities, or the reverse; or one
+            that gives something else.
     """
-    if name in BACKBONES:
-        return BACKBONES.get(name)(channels=channels)
-    import timm
-
-    if not isinstance(channels, int):
-        raise OptionError(
-            f"{name!r} is no backbone of several modalities ({', '.join(channels)}). Register one "
-            "with oodbench.register_backbone; see oodbench.networks.modalities.MultimodalEncoders."
+    if is_registered(name):
+        head, colon, argument = name.partition(":")
+        factory = BACKBONES.get(head)
+        _check_kind(
+            name, channels, gives, getattr(factory, "takes", None), getattr(factory, "gives", None)
         )
+        network: nn.Module = factory(*[argument] * len(colon), channels=channels)
+        return network
+    import timm
 
     if not timm.is_model(name):
         guess = did_you_mean(name, timm.list_models(), preferred=BACKBONES.names())
         raise UnknownNameError(
-            f"no backbone named {name!r}.{guess} Ours: {', '.join(BACKBONES.names())}; "
-            "or any name of timm.list_models()."
+            f"no backbone named {name!r}.{guess} See `oodbench list backbones`; or give any name "
+            "of timm.list_models()."
         )
+    _check_kind(name, channels, gives, "images", "features")
     try:
         made = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except (OSError, RuntimeError) as error:
@@ -216,6 +280,45 @@ def create_backbone(
         ) from error
     made.num_features = feature_width(made)  # type: ignore[assignment]
     return made
+
+
+def _check_kind(
+    name: str,
+    channels: int | Mapping[str, int],
+    gives: str | None,
+    own_takes: str | None,
+    own_gives: str | None,
+) -> None:
+    """Refuse a backbone that is known to take or to give something else than is asked for.
+
+    Raises:
+        OptionError: it does; names those that would do.
+    """
+    takes = "images" if isinstance(channels, int) else "modalities"
+    if gives is not None and own_gives not in (None, gives):
+        problem = f"the backbone {name!r} gives {own_gives}, but {gives} are needed here."
+    elif own_takes in (None, takes):
+        return
+    elif isinstance(channels, int):
+        problem = (
+            f"{name!r} is a backbone of several modalities, but it is asked to take images of "
+            f"{channels} channel(s)."
+        )
+    else:
+        problem = f"{name!r} is no backbone of several modalities ({', '.join(channels)})."
+    fitting = backbone_names(takes, gives or "features")
+    others = f"Choose one of {_some(fitting)}" if fitting else "There is none so far"
+    if takes == "images" and gives in (None, "features"):
+        others += ", or any of timm's"
+    if takes == "modalities":
+        others += ", make one of oodbench.networks.modalities.MultimodalEncoders"
+    raise OptionError(f"{problem} {others}, or register yours with oodbench.register_backbone.")
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    """Names for a message: the first ones, and where the others are listed."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} … (see `oodbench list backbones`)"
 
 
 def feature_width(network: nn.Module) -> int:
@@ -304,7 +407,7 @@ def _with_own_head(
     """
     import timm
 
-    if name in BACKBONES or not timm.is_model(name):
+    if is_registered(name) or not timm.is_model(name):
         return None
     network = timm.create_model(name, num_classes=num_classes, in_chans=channels)
     prefix = common_prefix(state)

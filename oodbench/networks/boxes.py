@@ -21,6 +21,10 @@ from oodbench.outputs import Head
 from oodbench.registry import register_backbone
 
 
+BOXES = "boxes"
+"""What backbones of detection give, and its methods train on."""
+
+
 class LinearBoxHead(nn.Linear):
     """The plain classification layer of a box: ``[R, D] -> {"logits": [R, 1 + C]}``."""
 
@@ -198,9 +202,9 @@ def _convolutions(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@register_backbone("scenes-frcnn")
+@register_backbone("scenes-frcnn", takes="images", gives=BOXES)
 def scenes_frcnn(channels: int = 1) -> BoxNetwork:
-    """A small Faster R-CNN with 128 features a box, for scenes of 64 pixels a side."""
+    """A small Faster R-CNN for scenes of 64 x 64 pixels: 128 features per box."""
     body: Any = _convolutions(channels, 16, 32, 64, 64)
     body.out_channels = 64
     detector = zoo.FasterRCNN(
@@ -222,11 +226,11 @@ def scenes_frcnn(channels: int = 1) -> BoxNetwork:
     return BoxNetwork(detector)
 
 
-@register_backbone("fasterrcnn-resnet50-fpn")
+@register_backbone("fasterrcnn-resnet50-fpn", takes="images", gives=BOXES)
 def fasterrcnn_resnet50_fpn(channels: int = 3) -> BoxNetwork:
-    """Faster R-CNN with a ResNet-50 and feature pyramid, from random weights; 1,024 features.
+    """Faster R-CNN with a ResNet-50 and feature pyramid: 1,024 features per box.
 
-    VOS starts from a ResNet trained on ImageNet: give ``oodbench.training.train.Run`` such a
+    Its weights are random. VOS starts from a ResNet trained on ImageNet: give ``oodbench.training.train.Run`` such a
     checkpoint.
     """
     if channels != 3:
@@ -239,6 +243,3 @@ def fasterrcnn_resnet50_fpn(channels: int = 3) -> BoxNetwork:
         image_std=(1.0, 1.0, 1.0),
     )
     return BoxNetwork(detector)
-
-
-BACKBONES = ("scenes-frcnn", "fasterrcnn-resnet50-fpn")

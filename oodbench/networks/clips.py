@@ -11,8 +11,8 @@ were trained on Kinetics-400 (and, for spectrograms, ImageNet), which are downlo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Self, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -198,15 +198,85 @@ def clip_encoders(
     )
 
 
-@register_backbone("clips-small")
+@dataclass(frozen=True)
+class ClipBackbone:
+    """A backbone of several modalities: a video network for each that is seen, a ResNet-18 else.
+
+    Args:
+        name: one of ``NETWORKS``.
+        description: one line on it.
+        pretrained: whether it begins with published weights, which are downloaded once.
+    """
+
+    name: str
+    description: str
+    pretrained: bool = False
+    takes: ClassVar[str] = "modalities"
+    gives: ClassVar[str] = "features"
+
+    def __call__(self, channels: Mapping[str, int]) -> MultimodalEncoders:
+        """The encoders, by modality."""
+        return clip_encoders(self.name, channels, self.pretrained)
+
+
+@register_backbone("clips-small", takes="modalities", gives="features")
 def small(channels: Mapping[str, int]) -> MultimodalEncoders:
-    """A few convolutions a modality, for tests of small clips on a CPU."""
+    """A few convolutions per modality, for tests of small clips on a CPU: 64 features each."""
     return MultimodalEncoders(
         {name: _Small(count, _is_heard(name)) for name, count in channels.items()}
     )
 
 
-for _name in NETWORKS:
-    _short = f"clips-{_name.replace('_', '-')}"
-    register_backbone(_short)(partial(clip_encoders, _name))
-    register_backbone(f"{_short}-kinetics")(partial(clip_encoders, _name, pretrained=True))
+R3D_18 = ClipBackbone(
+    "r3d_18", description="3D ResNet-18 (R3D, Tran et al. 2018) on clips, ResNet-18 on sound."
+)
+R3D_18_KINETICS = ClipBackbone(
+    "r3d_18",
+    description="3D ResNet-18 (R3D, Tran et al. 2018), pre-trained on Kinetics-400.",
+    pretrained=True,
+)
+MC3_18 = ClipBackbone(
+    "mc3_18",
+    description="3D and 2D ResNet-18 (MC3, Tran et al. 2018) on clips, ResNet-18 on sound.",
+)
+MC3_18_KINETICS = ClipBackbone(
+    "mc3_18",
+    description="3D and 2D ResNet-18 (MC3, Tran et al. 2018), pre-trained on Kinetics-400.",
+    pretrained=True,
+)
+R2PLUS1D_18 = ClipBackbone(
+    "r2plus1d_18",
+    description="(2+1)D ResNet-18 (Tran et al. 2018) on clips, ResNet-18 on sound.",
+)
+R2PLUS1D_18_KINETICS = ClipBackbone(
+    "r2plus1d_18",
+    description="(2+1)D ResNet-18 (Tran et al. 2018), pre-trained on Kinetics-400.",
+    pretrained=True,
+)
+S3D = ClipBackbone(
+    "s3d",
+    description="S3D with separable convolutions (Xie et al. 2018) on clips, ResNet-18 on sound.",
+)
+S3D_KINETICS = ClipBackbone(
+    "s3d",
+    description="S3D with separable convolutions (Xie et al. 2018), pre-trained on Kinetics-400.",
+    pretrained=True,
+)
+MVIT_V1_B = ClipBackbone(
+    "mvit_v1_b",
+    description="Multiscale transformer MViT-B (Fan et al. 2021) on clips, ResNet-18 on sound.",
+)
+MVIT_V1_B_KINETICS = ClipBackbone(
+    "mvit_v1_b",
+    description="Multiscale transformer MViT-B (Fan et al. 2021), pre-trained on Kinetics-400.",
+    pretrained=True,
+)
+MVIT_V2_S = ClipBackbone(
+    "mvit_v2_s",
+    description="Multiscale transformer MViTv2-S (Li et al. 2022) on clips, ResNet-18 on sound.",
+)
+MVIT_V2_S_KINETICS = ClipBackbone(
+    "mvit_v2_s",
+    description="Multiscale transformer MViTv2-S (Li et al. 2022), pre-trained on Kinetics-400.",
+    pretrained=True,
+)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from oodbench.errors import OptionError
 from oodbench.registry import BACKBONES
 
 SECONDS = 6.0
@@ -108,8 +109,12 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, di
 
 def _made(name: str) -> torch.nn.Module:
     if name in BACKBONES:
-        found: torch.nn.Module = BACKBONES.get(name)(channels=3)
-        return found
+        factory = BACKBONES.get(name)
+        kind = (getattr(factory, "takes", "images"), getattr(factory, "gives", "features"))
+        if kind != ("images", "features"):
+            raise OptionError(f"{name} is no backbone of a classifier of images.")
+        network: torch.nn.Module = factory(channels=3)
+        return network
     import timm
 
     return timm.create_model(name, pretrained=False, num_classes=0)

@@ -111,9 +111,9 @@ class PooledConvolutions(nn.Sequential):
             layer.requires_grad_(True)
 
 
-@register_backbone("avdigits-cnn")
+@register_backbone("avdigits-cnn", takes="modalities", gives="features")
 def avdigits_cnn(channels: Mapping[str, int]) -> MultimodalEncoders:
-    """Three small convolutions a modality, for images and spectrograms; 64 features each."""
+    """Three small convolutions per modality, for images and spectrograms: 64 features each."""
     encoders = {name: PooledConvolutions(n, 16, 32, 64) for name, n in channels.items()}
     return MultimodalEncoders(encoders)
 

@@ -13,6 +13,10 @@ from oodbench.errors import OptionError
 from oodbench.registry import register_backbone
 
 
+MAPS = "feature maps"
+"""What backbones of segmentation give, and its methods train on."""
+
+
 def _block(inside: int, out: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (inside, out):
@@ -24,7 +28,6 @@ def _block(inside: int, out: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@register_backbone("scenes-unet")
 class SceneUNet(nn.Module):
     """A small U-Net (Ronneberger et al. 2015) with 32 features a pixel, for small scenes."""
 
@@ -74,10 +77,34 @@ class TorchvisionSegmentation(nn.Module):
         return features
 
 
-for _name in ("deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101"):
-    register_backbone(_name.replace("_", "-"))(
-        lambda channels=3, _name=_name: TorchvisionSegmentation(_name, channels)
-    )
+@register_backbone("scenes-unet", takes="images", gives=MAPS)
+def scenes_unet(channels: int = 1) -> SceneUNet:
+    """A small U-Net (Ronneberger et al. 2015) for small scenes: 32 features per pixel."""
+    return SceneUNet(channels)
+
+
+@register_backbone("deeplabv3-resnet50", takes="images", gives=MAPS)
+def deeplabv3_resnet50(channels: int = 3) -> TorchvisionSegmentation:
+    """DeepLabV3 with a ResNet-50 (Chen et al. 2017): 256 features per pixel."""
+    return TorchvisionSegmentation("deeplabv3_resnet50", channels)
+
+
+@register_backbone("deeplabv3-resnet101", takes="images", gives=MAPS)
+def deeplabv3_resnet101(channels: int = 3) -> TorchvisionSegmentation:
+    """DeepLabV3 with a ResNet-101 (Chen et al. 2017): 256 features per pixel."""
+    return TorchvisionSegmentation("deeplabv3_resnet101", channels)
+
+
+@register_backbone("fcn-resnet50", takes="images", gives=MAPS)
+def fcn_resnet50(channels: int = 3) -> TorchvisionSegmentation:
+    """FCN with a ResNet-50 (Long et al. 2015): 512 features per pixel."""
+    return TorchvisionSegmentation("fcn_resnet50", channels)
+
+
+@register_backbone("fcn-resnet101", takes="images", gives=MAPS)
+def fcn_resnet101(channels: int = 3) -> TorchvisionSegmentation:
+    """FCN with a ResNet-101 (Long et al. 2015): 512 features per pixel."""
+    return TorchvisionSegmentation("fcn_resnet101", channels)
 
 
 class PixelNetwork(nn.Module):

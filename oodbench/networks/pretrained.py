@@ -27,7 +27,7 @@ from oodbench.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from oodbench.networks.backbones import create_backbone, feature_width
+from oodbench.networks.backbones import create_backbone, feature_width, is_registered
 from oodbench.networks.checkpoints import misfit, parts_of, read_checkpoint
 from oodbench.networks.door import single_precision
 from oodbench.outputs import Head
@@ -255,7 +255,7 @@ def create_pretrained(
     """
     if input_size is not None and input_size < 1:
         raise OptionError(f"{name}: input_size must be at least 1 pixel, not {input_size}.")
-    if name in BACKBONES:
+    if is_registered(name):
         return _own(name, checkpoint, input_size, layers, preprocess)
     packaged = PACKAGED.get(name)
     architecture = name.removesuffix(".pypi") if packaged else name
@@ -309,7 +309,7 @@ def _own(
             "timm.list_pretrained() has them all) or of "
             f"{', '.join(PACKAGED)}, or give its weights: `checkpoint=FILE`."
         )
-    model = create_backbone(name, preprocess.channels)
+    model = create_backbone(name, preprocess.channels, gives="features")
     metadata = _load(model, name, checkpoint)
     if {"mean", "std"} <= set(metadata):
         mean, std = (tuple(map(float, metadata[key].split(","))) for key in ("mean", "std"))

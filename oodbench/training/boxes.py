@@ -16,7 +16,8 @@ from oodbench.data.samples import Boxes
 from oodbench.data.transforms import Preprocess, in_mode, to_tensor
 from oodbench.errors import OptionError
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
-from oodbench.networks.boxes import BACKBONES, BoxNetwork, BoxPredictor
+from oodbench.networks.backbones import backbone_names
+from oodbench.networks.boxes import BOXES, BoxNetwork, BoxPredictor
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Head
 
@@ -27,11 +28,13 @@ class DetectionMethod(DenseMethod):
     The backbone is a :class:`BoxNetwork`. A subclass has ``classifier``, the head of a box.
     """
 
+    backbone_gives = BOXES
+
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         if not isinstance(backbone, BoxNetwork):
             raise OptionError(
                 f"{type(backbone).__name__} predicts no boxes. Backbones of detection: "
-                f"{', '.join(BACKBONES)}."
+                f"{', '.join(backbone_names(gives=BOXES))}."
             )
         super().__init__(backbone, num_classes, recipe)
         features = backbone.num_features

@@ -17,6 +17,7 @@ from oodbench.data.dense import check_mask, check_size, masked
 from oodbench.data.samples import VOID
 from oodbench.data.transforms import Preprocess, in_mode, to_tensor
 from oodbench.method import DenseMethod, JointAugmentation, Recipe
+from oodbench.networks.pixels import MAPS
 
 
 class SegmentationMethod(DenseMethod):
@@ -25,6 +26,8 @@ class SegmentationMethod(DenseMethod):
     The backbone gives maps of features ``[B, D, h, w]``, ``num_features`` D. A subclass has
     ``maps``, the head.
     """
+
+    backbone_gives = MAPS
 
     def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
         """``logits`` ``[B, C, h, w]``, and what else a detector reads, of ``[B, D, h, w]``.
