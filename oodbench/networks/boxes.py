@@ -20,7 +20,6 @@ from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Head
 from oodbench.registry import register_backbone
 
-
 BOXES = "boxes"
 """What backbones of detection give, and its methods train on."""
 
@@ -230,8 +229,8 @@ def scenes_frcnn(channels: int = 1) -> BoxNetwork:
 def fasterrcnn_resnet50_fpn(channels: int = 3) -> BoxNetwork:
     """Faster R-CNN with a ResNet-50 and feature pyramid: 1,024 features per box.
 
-    Its weights are random. VOS starts from a ResNet trained on ImageNet: give ``oodbench.training.train.Run`` such a
-    checkpoint.
+    Its weights are random. To start from a ResNet that was trained on ImageNet, give
+    ``oodbench.training.train.Run`` its checkpoint.
     """
     if channels != 3:
         raise OptionError(f"fasterrcnn-resnet50-fpn takes RGB images, not {channels} channels.")

@@ -12,7 +12,6 @@ from torchvision.models import segmentation as zoo
 from oodbench.errors import OptionError
 from oodbench.registry import register_backbone
 
-
 MAPS = "feature maps"
 """What backbones of segmentation give, and its methods train on."""
 
