@@ -26,7 +26,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from oodbench.detectors.a2d_npmix import NPMix
+from oodbench.detectors.npmix import NPMix
 
 
 class Loop:

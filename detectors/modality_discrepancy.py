@@ -11,12 +11,13 @@ with :math:`f_i` the logits of modality i. ``ensemble`` combines it with any oth
 
 The modalities' predictions have to be trained: those of MultiOOD's baseline (``multimodal-ce`` with
 ``single=False``, its ``published*`` recipes) are not, and are withheld.
-Checked against: the formula (tests/test_multimodal.py).
+Checked against: the formula (tests/networks/test_modalities.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar, Literal
@@ -29,8 +30,17 @@ from oodbench.options import check_choices
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._multiood import PAPER
 from ._numerics import at_work
-from .a2d_npmix import PAPER
+from .a2d import hellinger
+
+ROW_DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hellinger": hellinger,
+    "l1": lambda p, q: (p - q).abs().sum(dim=1),
+    "l2": lambda p, q: (p - q).norm(dim=1) / 2**0.5,
+}
+"""Distances of each row, ``[B, C]`` and ``[B, C]`` -> ``[B]``; those of a training loss, which A2D
+names alike, are means over classes and rows instead (``a2d.DISTANCES``)."""
 
 
 @register_detector("modality-discrepancy")
@@ -57,17 +67,11 @@ class ModalityDiscrepancy(Detector):
         """OOD scores ``[N]`` from logits ``[N, C]`` of each modality."""
         scores = [torch.empty(0, dtype=torch.float64)]
         for batch in outputs.batches():
-            found = [
+            predictions = [
                 at_work(logits, exact=True).softmax(dim=1)
                 for _, logits in sorted(batch.of_kind("logits/*").items())
             ]
-            apart = [self._between(p, q) for p, q in combinations(found, 2)]
+            between = ROW_DISTANCES[self.distance]
+            apart = [between(p, q) for p, q in combinations(predictions, 2)]
             scores.append(torch.stack(apart).mean(dim=0))
         return torch.cat(scores[1:] or scores)
-
-    def _between(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.distance == "l1":
-            return (p - q).abs().sum(dim=1)
-        if self.distance == "l2":
-            return (p - q).norm(dim=1) / 2**0.5
-        return (p.sqrt() - q.sqrt()).norm(dim=1) / 2**0.5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from oodbench.detectors.a2d_npmix import MultimodalCE
+from oodbench.detectors.multimodal_ce import MultimodalCE
 from oodbench.errors import OptionError
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.clips import ClipEncoder, SpectrogramEncoder, small

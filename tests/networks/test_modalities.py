@@ -19,15 +19,10 @@ import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, Outputs, metrics
 from oodbench.data.samples import MultimodalSamples
 from oodbench.data.transforms import MultimodalPreprocess, content_key
-from oodbench.detectors.a2d_npmix import (
-    A2D,
-    A2DNPMix,
-    A2DRecipe,
-    MultimodalCE,
-    NPMixMethod,
-    NPMixRecipe,
-    a2d_loss,
-)
+from oodbench.detectors.a2d import A2D, A2DRecipe, a2d_loss
+from oodbench.detectors.a2d_npmix import A2DNPMix
+from oodbench.detectors.multimodal_ce import MultimodalCE
+from oodbench.detectors.npmix import NPMixMethod
 from oodbench.errors import MissingOutputError, OptionError, UnknownNameError
 from oodbench.extract import extract
 from oodbench.networks.modalities import (
@@ -201,7 +196,7 @@ def test_methods_learn(name: str, toy: Benchmark) -> None:
     assert ("train/a2d" in log[0]) == ("a2d" in name)
     assert ("train/outlier-entropy" in log[0]) == ("npmix" in name)
     if "npmix" in name:
-        assert isinstance(method, A2DNPMix)
+        assert isinstance(method, NPMixMethod)
         assert method.queues.full  # they are part of the checkpoint
         first = dict(zip(log[0].split(","), log[1].split(","), strict=True))
         assert first["train/outlier-entropy"] == ""  # not before start_epoch
@@ -240,20 +235,6 @@ def test_a_run_that_was_interrupted_ends_the_same(toy: Benchmark, new_cache: Any
 
 def test_ce_is_that_of_several_modalities(toy: Benchmark) -> None:
     assert plan(toy, "ce").method == "multimodal-ce"
-
-
-def test_published_recipes_are_those_of_the_id_sets() -> None:
-    for name, epochs, ratio in (
-        ("multiood/hmdb51-25-26", 50, 0.5),
-        ("multiood/epic-4-4", 20, 0.1),
-        ("multiood/kinetics600", 10, 0.1),
-    ):
-        benchmark = oodbench.get_benchmark(benchmark=name)
-        recipe = A2DNPMix.get_recipe(A2DNPMix.default_recipe(benchmark.id.name))
-        assert isinstance(recipe, NPMixRecipe)
-        assert (recipe.epochs, recipe.a2d_ratio, recipe.frozen) == (epochs, ratio, True)
-    for cls in (MultimodalCE, A2D, A2DNPMix, NPMixMethod):
-        assert set(cls.recipe_ids) <= set(cls.recipes)
 
 
 def test_recipes() -> None:
@@ -578,24 +559,6 @@ def test_a_run_starts_from_another_ones_encoders(toy: Benchmark, tmp_path: Path)
         plan(toy, "a2d", overrides={"start_from": "multimodal-ce"})
     with pytest.raises(UnknownNameError, match="no recipe 'slow'"):
         _ = plan(toy, "a2d", overrides={"start_from": "multimodal-ce/slow"}).key
-
-
-def test_warm_recipes_are_the_default_of_avdigits() -> None:
-    for cls in (MultimodalCE, A2D, A2DNPMix, NPMixMethod):
-        assert cls.default_recipe("avdigits") == "warm"
-        recipe = cls.get_recipe("warm")
-        assert isinstance(recipe, MultimodalRecipe)
-        assert recipe.start_from == "multimodal-ce/quick"
-    ratios = {
-        cls: tuple(
-            getattr(cls.get_recipe("warm"), name, 0.0)
-            for name in ("a2d_ratio", "a2d_ratio_ood", "ood_entropy_ratio", "start_epoch")
-        )
-        for cls in (A2D, A2DNPMix, NPMixMethod)
-    }
-    assert ratios[A2D][0] == 1.0
-    assert ratios[A2DNPMix] == (0.5, 0.5, 0.5, 10)
-    assert ratios[NPMixMethod] == (0.0, 0.5, 0.5, 10)
 
 
 def test_the_last_stage_of_the_small_network_alone_is_trained() -> None:
