@@ -34,6 +34,7 @@ from oodbench.networks.modalities import (
     avdigits_cnn,
 )
 from oodbench.registry import BACKBONES
+from oodbench.results import leaderboard
 from oodbench.training.best import BestEpoch
 from oodbench.training.train import Run, plan, train
 
@@ -277,7 +278,7 @@ def test_an_evaluation(toy: Benchmark, tmp_path: Path) -> None:
         row = next(r for r in one if r["detector"] == "msp")
         assert row["auroc"] == pytest.approx(expected)
         assert row["modality"] == name
-    page = oodbench.results.leaderboard.write(toy, tmp_path).read_text()
+    page = leaderboard.write(toy, tmp_path).read_text()
     assert "| msp (left) |" in page
     assert "| msp |" in page
     with pytest.raises(OptionError, match="has left, right, fused, not 'audio'"):
