@@ -51,7 +51,7 @@ from typing import Any
 import numpy as np
 
 from oodbench import files
-from oodbench.benchmark import Benchmark, DatasetSpec, Group, Protocol
+from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
 from oodbench.data.audio import AudioFile, LogSpectrogram
 from oodbench.data.samples import MultimodalSamples, content_digest
 from oodbench.data.transforms import MultimodalPreprocess
@@ -785,7 +785,7 @@ def posthoc_preset(classes: int) -> dict[str, dict[str, Any]]:
 
 def _benchmark(
     name: str,
-    group: Group,
+    group: str,
     id_set: DatasetSpec,
     ood: tuple[DatasetSpec, ...],
     modalities: tuple[str, ...] = VIDEO_FLOW,

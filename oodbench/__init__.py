@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         evaluate as evaluate,
     )
     from oodbench.hardware import Hardware as Hardware
+    from oodbench.measures import Measure as Measure
     from oodbench.method import Method as Method
     from oodbench.method import Recipe as Recipe
     from oodbench.outputs import Head as Head
@@ -63,6 +64,9 @@ if TYPE_CHECKING:
     )
     from oodbench.registry import (
         list_detectors as list_detectors,
+    )
+    from oodbench.registry import (
+        list_measures as list_measures,
     )
     from oodbench.registry import (
         list_methods as list_methods,
@@ -84,6 +88,9 @@ if TYPE_CHECKING:
     )
     from oodbench.registry import (
         register_detector as register_detector,
+    )
+    from oodbench.registry import (
+        register_measure as register_measure,
     )
     from oodbench.registry import (
         register_method as register_method,
@@ -110,12 +117,14 @@ _HOME = {
     "evaluator": ("Evaluator", "evaluate"),
     "hardware": ("Hardware",),
     "method": ("Method", "Recipe"),
+    "measures": ("Measure",),
     "outputs": ("Head", "Outputs"),
     "registry": (
         "list_backbones",
         "list_benchmarks",
         "list_datasets",
         "list_detectors",
+        "list_measures",
         "list_methods",
         "list_preparations",
         "list_tasks",
@@ -123,6 +132,7 @@ _HOME = {
         "register_benchmark",
         "register_dataset",
         "register_detector",
+        "register_measure",
         "register_method",
         "register_preparation",
         "register_task",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from oodbench import files
 from oodbench.data.samples import Samples, image_folder
@@ -15,9 +15,12 @@ from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError, did_you_mean
 from oodbench.registry import BENCHMARKS, DATASETS
 
-Group = Literal["near", "far", "familiar", "unfamiliar", "shifted"]
 Task = Literal["classification", "segmentation", "detection"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+SHIFTED = "shifted"
+"""What rows call the group of shifted ID sets; no group of OOD sets bears that name."""
+
+Caveats = Callable[[Samples], Iterable[str]]
+"""Given the ID test samples, the warnings that a reader of a benchmark's figures needs."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,26 @@ class Protocol:
 
     Args:
         rank_by: the figure that its leaderboard ranks by, a metric's column name.
-        rank_group: the group whose mean is ranked.
+        rank_group: the group whose mean is ranked; ``""`` for the first that has sets.
         fpr: the FPR@95 that its papers print: ``"fpr95_id"`` (ID positive: threshold keeps 95 %
             of ID, share of OOD accepted) or ``"fpr95_ood"`` (OOD positive: threshold catches 95 %
             of OOD, share of ID rejected). Both are always computed.
         confidence: in detection, the smallest softmax value from which a predicted box is scored.
+        contrast: two groups. The mean AUROC of the first minus that of the second (the ``gap``) is
+            reported with its interval, in the row of the second group's mean; None for no such
+            comparison.
+        contrast_remark: what a reader of that difference should know, a sentence or a few.
+        group_of_others: the group of an OOD set that the benchmark does not define and that is
+            named without a group.
     """
 
     rank_by: str = "auroc"
-    rank_group: Group = "near"
+    rank_group: str = ""
     fpr: Literal["fpr95_id", "fpr95_ood"] = "fpr95_id"
     confidence: float = 0.5
+    contrast: tuple[str, str] | None = None
+    contrast_remark: str = ""
+    group_of_others: str = "far"
 
 
 @dataclass(frozen=True)
@@ -69,26 +81,30 @@ class OODSet:
     """One OOD set of a benchmark, and the group whose mean it enters."""
 
     spec: DatasetSpec
-    group: Group
+    group: str
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether its samples are of the ID classes under other conditions, and no OOD."""
+        return self.group == SHIFTED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Benchmark:
-    """An ID dataset, its near-OOD and far-OOD sets, the preprocessing and the protocol.
+    """An ID dataset, groups of OOD sets, the preprocessing and the protocol.
 
     A benchmark's name never changes its meaning; corrected data gets a new name.
 
     Args:
         name: ``"cifar100"``, or ``"cifar100/palm"`` for another protocol on the same ID set.
         id: the in-distribution dataset.
-        near: OOD sets that resemble the ID set.
+        near: OOD sets that resemble the ID set; short for ``groups={"near": ...}``.
         far: OOD sets that do not.
-        familiar: OOD sets of what the networks were pre-trained on (PT-OOD).
-        unfamiliar: OOD sets of what they were not.
-        shifted: sets of the ID classes under other conditions, which are no OOD: their AUROC tells
-            how much a detector flags the shift, beside the accuracy there. They are not ranked by.
         preprocess: what is done to every image, ID or OOD.
         protocol: how the results are read.
+        groups: OOD sets by the name of their group, whose mean is reported. A group may also be
+            given by its name alone: ``easy=(...)`` is short for ``groups={"easy": (...)}``. Pages
+            and tables have ``near`` and ``far`` first, then the others as they were given.
         backbone: the small network that a quick recipe trains on it.
         citation: where the benchmark is defined.
         validation: OOD sets that hyper-parameters may be chosen on; never tested on. Read from
@@ -96,49 +112,117 @@ class Benchmark:
         task: what is scored: images, the pixels of images whose masks say which are OOD, or boxes
             that a detector predicts. Pixels and boxes keep the size of the image: of ``preprocess``
             only the normalisation counts there, and ``size`` is the crop that is trained on.
-        standard_method: what stands for ``ce``: how a network is had for a detector that was made
-            for any classifier.
+        shifted: sets of the ID classes under other conditions, which are no OOD: their AUROC tells
+            how much a detector flags the shift, beside the accuracy there. They are not ranked by.
+        standard_method: the method that takes the place of the standard one: how a network is
+            obtained for a detector that was made for any classifier.
         own_inputs: whether networks that were pre-trained see images in their own preprocessing,
             each at its own size, so that rows of different sizes are of the same images.
-        known_classes: ID classes that are also classes of what networks are pre-trained on, with
-            their names there.
+        measures: names of registered measures (``oodbench.measures``): figures that tell of a
+            network's outputs on each OOD set, whatever the detector.
+        caveats: called with the ID test samples; gives the warnings that a reader of the figures
+            needs, beyond those that every benchmark has. None for none.
         background: in segmentation, ID classes that are no objects. Figures of OOD pixels against
             the pixels of the other ID classes are then given beside those against all.
         presets: named settings of detectors, those of a paper or of another suite:
             ``{"openood": {"knn": {"k": 50}}}``. Detectors that one does not name keep theirs.
         remarks: what a reader of its leaderboard should know of it, a sentence or a few each; they
             stand at the page's head.
+        more: further groups by name.
 
     Raises:
-        OptionError: a set that is tested on as well as chosen on, or a ranking by shifted sets.
+        OptionError: no ``preprocess``, a set that is tested on as well as chosen on, a ranking by
+            shifted sets, or a protocol that names a group that there is not.
     """
 
     name: str
     id: DatasetSpec
-    near: tuple[DatasetSpec, ...]
-    far: tuple[DatasetSpec, ...]
+    groups: Mapping[str, tuple[DatasetSpec, ...]]
     preprocess: Preprocess | MultimodalPreprocess
-    protocol: Protocol = field(default_factory=Protocol)
-    backbone: str = "resnet20"
-    citation: str = ""
-    validation: tuple[DatasetSpec, ...] = ()
-    task: Task = "classification"
-    familiar: tuple[DatasetSpec, ...] = ()
-    unfamiliar: tuple[DatasetSpec, ...] = ()
-    shifted: tuple[DatasetSpec, ...] = ()
-    standard_method: str = "ce"
-    own_inputs: bool = False
-    known_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    background: tuple[str, ...] = ()
-    presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    protocol: Protocol
+    backbone: str
+    citation: str
+    validation: tuple[DatasetSpec, ...]
+    task: Task
+    shifted: tuple[DatasetSpec, ...]
+    standard_method: str
+    own_inputs: bool
+    measures: tuple[str, ...]
+    caveats: Caveats | None
+    background: tuple[str, ...]
+    presets: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    remarks: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        if self.protocol.rank_group == "shifted":
+    # written out: a group may be given by its name, so the constructor takes more than the fields
+    def __init__(
+        self,
+        name: str,
+        id: DatasetSpec,  # noqa: A002
+        near: Sequence[DatasetSpec] | None = None,
+        far: Sequence[DatasetSpec] | None = None,
+        preprocess: Preprocess | MultimodalPreprocess | None = None,
+        protocol: Protocol | None = None,
+        *,
+        groups: Mapping[str, Sequence[DatasetSpec]] | None = None,
+        backbone: str = "resnet20",
+        citation: str = "",
+        validation: tuple[DatasetSpec, ...] = (),
+        task: Task = "classification",
+        shifted: tuple[DatasetSpec, ...] = (),
+        standard_method: str = "ce",
+        own_inputs: bool = False,
+        measures: tuple[str, ...] = (),
+        caveats: Caveats | None = None,
+        background: tuple[str, ...] = (),
+        presets: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+        remarks: tuple[str, ...] = (),
+        **more: Sequence[DatasetSpec],
+    ) -> None:
+        if preprocess is None:
+            raise OptionError(
+                f"benchmark {name}: say what is done to every image, `preprocess=Preprocess(...)`."
+            )
+        named = {"near": near, "far": far, **more}
+        sets = _groups(name, {**STANDARD_GROUPS, **(groups or {})}, named)
+        protocol = protocol or Protocol()
+        if not protocol.rank_group:
+            first = next((group for group, members in sets.items() if members), "near")
+            protocol = replace(protocol, rank_group=first)
+        vars(self).update(
+            name=name,
+            id=id,
+            groups=sets,
+            preprocess=preprocess,
+            protocol=protocol,
+            backbone=backbone,
+            citation=citation,
+            validation=validation,
+            task=task,
+            shifted=shifted,
+            standard_method=standard_method,
+            own_inputs=own_inputs,
+            measures=measures,
+            caveats=caveats,
+            background=background,
+            presets=presets or {},
+            remarks=remarks,
+        )
+        self._check()
+
+    def _check(self) -> None:
+        protocol = self.protocol
+        if protocol.rank_group == SHIFTED:
             raise OptionError(
                 f"benchmark {self.name}: shifted sets are of the ID classes, so detectors are not "
                 "ranked by them. Rank by a group of OOD sets."
             )
+        for group in (protocol.rank_group, protocol.group_of_others, *(protocol.contrast or ())):
+            if group not in self.groups:
+                known = ", ".join(map(repr, self.groups))
+                raise OptionError(
+                    f"benchmark {self.name}: its protocol names the group {group!r}, but its "
+                    f"groups of OOD sets are {known}."
+                )
         tested = {chosen.spec.name for chosen in self.ood}
         both = sorted(tested & {spec.name for spec in self.validation})
         if both:
@@ -148,9 +232,29 @@ class Benchmark:
             )
 
     @property
+    def near(self) -> tuple[DatasetSpec, ...]:
+        """OOD sets that resemble the ID set."""
+        return self.groups["near"]
+
+    @property
+    def far(self) -> tuple[DatasetSpec, ...]:
+        """OOD sets that do not."""
+        return self.groups["far"]
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of all groups in the order of pages and tables; the last is that of shifted sets.
+
+        The groups ``near`` and ``far`` are among them even without sets, so that any other OOD set
+        can be counted as one of them.
+        """
+        return (*self.groups, SHIFTED)
+
+    @property
     def ood(self) -> tuple[OODSet, ...]:
-        """All sets that are told from ID, group by group in the order of ``GROUPS``."""
-        return tuple(OODSet(spec, group) for group in GROUPS for spec in getattr(self, group))
+        """All sets that are told from ID, group by group in the order of ``group_names``."""
+        groups = {**self.groups, SHIFTED: self.shifted}
+        return tuple(OODSet(spec, group) for group, sets in groups.items() for spec in sets)
 
     def preset(self, name: str | None) -> Mapping[str, Mapping[str, Any]]:
         """Options by detector of the settings of that name; none for None.
@@ -164,11 +268,6 @@ class Benchmark:
             there = f"its presets: {', '.join(self.presets)}" if self.presets else "it has none"
             raise UnknownNameError(f"benchmark {self.name} has no preset {name!r}; {there}.")
         return self.presets[name]
-
-    @property
-    def group_of_others(self) -> Group:
-        """The group of an OOD set that is not the benchmark's own and named without one."""
-        return "unfamiliar" if self.familiar else "far"
 
     def without_test(self) -> Benchmark:
         """What hyper-parameters may be chosen on: no OOD set to test on, and no ID test split.
@@ -185,15 +284,15 @@ class Benchmark:
             return load(split)
 
         splits = tuple(split for split in self.id.splits if split in ("train", "val"))
-        groups: dict[str, Any] = dict.fromkeys(GROUPS, ())
-        return replace(self, id=replace(self.id, load=load_untested, splits=splits), **groups)
+        untested = replace(self.id, load=load_untested, splits=splits)
+        return replace(self, id=untested, groups=dict.fromkeys(self.groups, ()), shifted=())
 
     def choose(self, names: str | Sequence[str] | None) -> tuple[OODSet, ...]:
         """The OOD sets of those names; all of the benchmark's for None.
 
         A name is one of the benchmark's own sets, a registered dataset, ``folder:PATH``, or a
         folder of images below the data folder. Sets that are not the benchmark's own count as
-        far (as unfamiliar, in a benchmark of familiar sets), unless written ``near=NAME``.
+        far (or as what its protocol says), unless written ``near=NAME`` or ``GROUP=NAME``.
 
         Raises:
             UnknownNameError: a name that is none of these.
@@ -207,16 +306,16 @@ class Benchmark:
         for name in names:
             group, equals, bare = name.partition("=")
             is_path = ":" in group  # folder:PATH, whose path has an = in it
-            if not equals or is_path or (group not in GROUPS and name_is_there(name)):
+            if not equals or is_path or (group not in self.group_names and _is_folder(name)):
                 group, bare = "", name
-            elif group not in GROUPS:
-                known = ", ".join(map(repr, GROUPS))
+            elif group not in self.group_names:
+                known = ", ".join(map(repr, self.group_names))
                 raise OptionError(f"`ood={name}`: the group is one of {known}, not {group!r}.")
             found = own.get(bare) or OODSet(
-                resolve_dataset(bare, known=list(own)), self.group_of_others
+                resolve_dataset(bare, known=list(own)), self.protocol.group_of_others
             )
             if group:
-                found = replace(found, group=cast(Group, group))
+                found = replace(found, group=group)
             if found.spec.name in chosen:
                 raise OptionError(f"`ood` names {found.spec.name!r} twice.")
             chosen[found.spec.name] = found
@@ -224,13 +323,44 @@ class Benchmark:
             raise OptionError("`ood` names no dataset.")
         return tuple(chosen.values())
 
-    def is_complete(self, group: Group, names: Sequence[str]) -> bool:
+    def is_complete(self, group: str, names: Sequence[str]) -> bool:
         """Whether those sets are the whole group, so that their mean may bear its name.
 
         Where the benchmark defines no sets itself (``folder:PATH``) whatever was chosen is whole.
         """
         defined = [chosen.spec.name for chosen in self.ood if chosen.group == group]
         return set(names) == set(defined) if self.ood else True
+
+
+STANDARD_GROUPS: Mapping[str, tuple[DatasetSpec, ...]] = {"near": (), "far": ()}
+"""Groups that every benchmark has, be they empty: the two that the field reports."""
+
+
+def _groups(
+    benchmark: str,
+    groups: Mapping[str, Sequence[DatasetSpec]],
+    named: Mapping[str, Sequence[DatasetSpec] | None],
+) -> dict[str, tuple[DatasetSpec, ...]]:
+    """Groups of OOD sets, with those that were given by name in the place of those in a mapping.
+
+    Raises:
+        OptionError: a group that can have no such name, or that holds anything but datasets.
+    """
+    merged = {**groups, **{name: sets for name, sets in named.items() if sets is not None}}
+    for name, sets in merged.items():
+        are_sets = isinstance(sets, list | tuple) and all(isinstance(s, DatasetSpec) for s in sets)
+        if not are_sets:
+            raise OptionError(
+                f"benchmark {benchmark}: {name!r} is no option of a benchmark, and no group of OOD "
+                "sets either, which is a tuple of DatasetSpec."
+            )
+        if name == SHIFTED or not re.fullmatch(r"[^\W\d][\w-]*", name):
+            raise OptionError(
+                f"benchmark {benchmark}: a group of OOD sets cannot be called {name!r}. Its name "
+                f"has letters, digits, '-' and '_' alone, and is not {SHIFTED!r}: sets of the ID "
+                f"classes are given as `{SHIFTED}=(...)`."
+            )
+    return {name: tuple(sets) for name, sets in merged.items()}
 
 
 def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
@@ -256,9 +386,12 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
 
 
 def name_is_there(name: str) -> bool:
-    """Whether a dataset's name is that of a folder which exists, below the data folder or not."""
-    group, equals, bare = name.partition("=")
-    name = bare if equals and group in GROUPS else name
+    """Whether ``NAME`` or ``GROUP=NAME`` is that of a folder which exists, wherever it is."""
+    _, equals, bare = name.partition("=")
+    return _is_folder(name) or bool(equals and _is_folder(bare))
+
+
+def _is_folder(name: str) -> bool:
     if ":" not in name:
         return bool(name) and "/" not in name and (files.data_dir() / name).is_dir()
     head, _, path = name.partition(":")

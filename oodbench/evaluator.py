@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from oodbench import files, metrics
-from oodbench.benchmark import GROUPS, Benchmark, Group, get_benchmark
+from oodbench import files, measures, metrics
+from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.checks import doubts, overlap, sanity
 from oodbench.contenders import (
     Contender,
@@ -31,8 +30,6 @@ from oodbench.data.transforms import MultimodalPreprocess, Transform, content_ke
 from oodbench.detector import Detector
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.hardware import Hardware, is_first_process
-from oodbench.networks import linear
-from oodbench.outputs import Outputs
 from oodbench.reporting import (
     Report,
     noting,
@@ -41,11 +38,9 @@ from oodbench.reporting import (
     reason_of,
     track,
 )
+from oodbench.results.means import Difference, Intervals, rows_of_means
 from oodbench.results.rows import (
     COLUMNS,
-    ENDS,
-    FOREGROUND,
-    METRICS,
     SCHEMA,
     Results,
     Row,
@@ -69,8 +64,9 @@ from oodbench.tune import tune as choose_options
 @dataclass
 class _OOD:
     name: str
-    group: Group
+    group: str
     samples: Samples
+    is_shifted: bool
 
 
 class Evaluator:
@@ -133,7 +129,7 @@ class Evaluator:
         self.errors: list[Exception] = []
         self.keep: Callable[[list[Row]], object] = lambda _: None
         self.missing: dict[str, str] = {}
-        self._missing_from: dict[Group, list[str]] = {group: [] for group in GROUPS}
+        self._incomplete: set[str] = set()
         self.warnings: list[str] = []
         chosen = benchmark.choose(ood)
         if not chosen:
@@ -141,7 +137,7 @@ class Evaluator:
                 f'benchmark {benchmark.name} has no OOD sets of its own; name some: `ood="mnist"`.'
             )
         for choice in chosen:
-            if choice.spec.name in GROUPS:
+            if choice.spec.name in benchmark.group_names:
                 raise OptionError(
                     f"the OOD set {choice.spec.name!r} bears the name of a group's mean; rename it."
                 )
@@ -154,28 +150,29 @@ class Evaluator:
                     samples = choice.spec.load(choice.spec.splits[-1])
             except MissingDataError as error:
                 self.missing[choice.spec.name] = str(error)
-                self._missing_from[choice.group].append(choice.spec.name)
+                self._incomplete.add(choice.group)
                 self.report(f"missing: {error}")
                 continue
-            self._check_shifted(choice.group, samples)
-            self.ood.append(_OOD(choice.spec.name, choice.group, samples))
+            if choice.is_shifted:
+                self._check_shifted(samples)
+            self.ood.append(_OOD(choice.spec.name, choice.group, samples, choice.is_shifted))
         if not self.ood:
             raise MissingDataError(
                 "none of the OOD sets is there. " + " ".join(self.missing.values())
             )
         self._compared: set[tuple[str, str]] = set()
         self._warn_of_overlap()
-        self._warn_of_known_classes()
+        if benchmark.caveats is not None:
+            for text in benchmark.caveats(self.test):
+                self._warn(text)
 
-    def _check_shifted(self, group: Group, samples: Samples) -> None:
+    def _check_shifted(self, samples: Samples) -> None:
         """Check that a shifted set is one.
 
         Raises:
             OptionError: the benchmark does not classify whole samples.
             DataError: its classes are not the ID set's.
         """
-        if group != "shifted":
-            return
         if self.benchmark.task != "classification":
             raise OptionError(
                 f"{samples.name} is given as a shifted set, which there is where whole samples are "
@@ -231,20 +228,6 @@ class Evaluator:
                 self._compared.add((samples.name, who))
                 for text in overlap.with_learned(self.test, ood, samples, who):
                     self._warn(text)
-
-    def _warn_of_known_classes(self) -> None:
-        known = {c: names for c, names in self.benchmark.known_classes.items() if names}
-        if not known:
-            return
-        told = [
-            f"{c} ({', '.join(names[:3])}{' …' * (len(names) > 3)})" for c, names in known.items()
-        ]
-        rest = f" and {len(told) - 12} more" if len(told) > 12 else ""
-        self._warn(
-            f"{len(known)} of the {len(self.test.classes)} ID classes of {self.benchmark.id.name} "
-            f"are also in the pre-training set: {', '.join(told[:12])}{rest}. Images of these are "
-            "in no familiar OOD set, but a network that was pre-trained on them knows the ID class."
-        )
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
@@ -366,35 +349,26 @@ class Evaluator:
         """Sets of one sample, where a gap between groups is asked for."""
         names = ["the ID test set", *(ood.name for ood in self.ood)]
         alone = [name for name, seen in zip(names, tested, strict=True) if len(seen.samples) == 1]
-        if alone and {"familiar", "unfamiliar"} <= {ood.group for ood in self.ood}:
+        contrast = self.benchmark.protocol.contrast
+        if alone and contrast and {*contrast} <= {ood.group for ood in self.ood}:
+            nor = "".join(f", nor has it a {name}" for name in self.benchmark.measures)
             yield (
                 f"the gap has no interval: of {', '.join(alone)} there is one image, which says "
-                "nothing of how scores vary, nor has it a separability. Give each set two or more."
+                f"nothing of how scores vary{nor}. Give each set two or more."
             )
-
-    def _separability(self, tested: Sequence[Outputs]) -> list[float | None]:
-        """Of each OOD set's features from those of the ID test set, where the benchmark asks it."""
-        test, *ood = tested
-        if not self.benchmark.familiar or test.features is None:
-            return [None] * len(ood)
-        return [
-            linear.separability(test.features, outputs.features)
-            if min(len(test), len(outputs)) > 1
-            else None
-            for outputs in ood
-        ]
 
     def _about_sets(self, subject: Subject, tested: Sequence[Seen]) -> list[Row]:
         """What rows tell of each OOD set on a network, whatever the detector."""
-        separable = self._separability([seen.outputs for seen in tested])
+        test, *outputs = [seen.outputs for seen in tested]
+        figures = measures.of_sets(self.benchmark.measures, test, outputs)
         return [
             {
-                "separability": separability,
+                **about,
                 "shifted_accuracy": subject.quality(seen)["id_accuracy"]
-                if ood.group == "shifted"
+                if ood.is_shifted
                 else None,
             }
-            for ood, seen, separability in zip(self.ood, tested[1:], separable, strict=True)
+            for ood, seen, about in zip(self.ood, tested[1:], figures, strict=True)
         ]
 
     def _subject(self, contender: Contender) -> Subject:
@@ -516,8 +490,8 @@ class Evaluator:
             measured,
             shared,
             lambda members: metrics.mean_intervals(id_scores, [ood_scores[i] for i in members]),
-            lambda easier, harder: metrics.auroc_gap(
-                id_scores, [ood_scores[i] for i in easier], [ood_scores[i] for i in harder]
+            lambda first, second: metrics.auroc_gap(
+                id_scores, [ood_scores[i] for i in first], [ood_scores[i] for i in second]
             ),
         )
 
@@ -526,8 +500,8 @@ class Evaluator:
         detector: Detector,
         measured: Sequence[Row],
         shared: Row,
-        intervals: Callable[[list[int]], Mapping[str, float]] | None = None,
-        gap: Callable[[list[int], list[int]], tuple[float, float, float]] | None = None,
+        intervals: Intervals | None = None,
+        difference: Difference | None = None,
     ) -> list[Row]:
         """Rows of what was measured on each OOD set, and of the groups' means; they are kept.
 
@@ -535,9 +509,8 @@ class Evaluator:
             detector: what was measured.
             measured: figures and counts, an OOD set each.
             shared: what all rows have in common.
-            intervals: of the means of some of the sets' figures, ``<metric>_low`` and
-                ``<metric>_high``; the sets are given by position. None if there are none.
-            gap: between the mean AUROCs of two such lists, with its interval.
+            intervals: of the means of some of the sets' figures; None if there are none.
+            difference: of two groups' mean AUROCs, with its interval.
         """
         about = {
             "detector": detector.label,
@@ -545,60 +518,22 @@ class Evaluator:
             "tuned": detector.tuned,
             **shared,
         }
-        rows: list[Row] = []
-        for ood, figures in zip(self.ood, measured, strict=True):
-            rows.append(
-                {
-                    **about,
-                    "ood": ood.name,
-                    "group": ood.group,
-                    "is_mean": False,
-                    "ood_sets": [ood.name],
-                    "ood_fingerprint": ood.samples.fingerprint,
-                    **figures,
-                }
-            )
-        single = list(rows)
-        by_group = {
-            group: [i for i, row in enumerate(single) if row["group"] == group] for group in GROUPS
-        }
-        for group, members in by_group.items():
-            if not members:
-                continue
-            names = [single[i]["ood"] for i in members]
-            whole = self.benchmark.is_complete(group, names) and not self._missing_from[group]
-            mean: Row = {
+        rows = [
+            {
                 **about,
-                "ood": group if whole else f"{group}({', '.join(names)})",
-                "group": group,
-                "is_mean": True,
-                "ood_sets": names,
-                "n_id": max(single[i]["n_id"] for i in members),
-                "n_ood": sum(single[i]["n_ood"] for i in members),
-                "ood_fingerprint": "+".join(single[i]["ood_fingerprint"][:16] for i in members),
+                "ood": ood.name,
+                "group": ood.group,
+                "is_mean": False,
+                "ood_sets": [ood.name],
+                "ood_fingerprint": ood.samples.fingerprint,
+                **figures,
             }
-            if len(members) == 1:  # the mean of one set is that set, intervals and all
-                mean |= {name: single[members[0]].get(name) for name in ENDS}
-            elif intervals is not None:
-                mean |= intervals(members)
-            for metric in METRICS:
-                mean[metric] = float(np.mean([single[i][metric] for i in members]))
-            errors = [e for i in members if (e := single[i].get("binning_error")) is not None]
-            mean["binning_error"] = max(errors, default=None)
-            for name in ("separability", "shifted_accuracy"):
-                found = [value for i in members if (value := single[i].get(name)) is not None]
-                if found:
-                    mean[name] = float(np.mean(found))
-            objects = [n for i in members if (n := single[i].get("n_id_foreground"))]
-            if len(objects) == len(members):
-                mean["n_id_foreground"] = max(objects)
-                for name in (f"{metric}_foreground" for metric in FOREGROUND):
-                    mean[name] = float(np.mean([single[i][name] for i in members]))
-            if gap is not None and group == "familiar" and by_group["unfamiliar"]:
-                mean["gap"], *ends = gap(by_group["unfamiliar"], members)
-                mean["gap_low"], mean["gap_high"] = (None if math.isnan(e) else e for e in ends)
-            rows.append(mean)
-        whole_rows = [{name: row.get(name) for name in COLUMNS} for row in rows]
+            for ood, figures in zip(self.ood, measured, strict=True)
+        ]
+        incomplete = self._incomplete
+        rows += rows_of_means(self.benchmark, about, rows, incomplete, intervals, difference)
+        columns = (*COLUMNS, *self.benchmark.measures)
+        whole_rows = [{name: row.get(name) for name in columns} for row in rows]
         for row in whole_rows:
             row["row_id"] = row_id(row)
         self.keep(whole_rows)

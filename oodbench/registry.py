@@ -28,6 +28,7 @@ from oodbench.errors import OODBenchError, PluginError, UnknownNameError, did_yo
 if TYPE_CHECKING:
     from oodbench.benchmark import Benchmark, DatasetSpec
     from oodbench.detector import Detector
+    from oodbench.measures import Measure
     from oodbench.method import Method
 
 T = TypeVar("T")
@@ -322,6 +323,7 @@ DATASETS: Registry[DatasetSpec | Callable[..., DatasetSpec]] = Registry(
 )
 BACKBONES: Registry[Callable[..., Any]] = Registry("backbone", "oodbench.backbones")
 TASKS: Registry[Any] = Registry("task", "oodbench.tasks", "oodbench.Task")
+MEASURES: Registry[type[Measure]] = Registry("measure", "oodbench.measures", "oodbench.Measure")
 PREPARATIONS: Registry[Callable[..., None]] = Registry("preparation", "oodbench.preparations")
 """Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
 
@@ -330,6 +332,7 @@ register_method = METHODS.register
 register_benchmark = BENCHMARKS.register
 register_dataset = DATASETS.register
 register_task = TASKS.register
+register_measure = MEASURES.register
 register_preparation = PREPARATIONS.register
 
 
@@ -389,6 +392,11 @@ def list_backbones() -> list[str]:
 def list_tasks() -> list[str]:
     """Names of all tasks: kinds of things that are scored, such as images or pixels."""
     return TASKS.names()
+
+
+def list_measures() -> list[str]:
+    """Names of all measures of a network's outputs."""
+    return MEASURES.names()
 
 
 def list_preparations() -> list[str]:

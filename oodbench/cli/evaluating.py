@@ -215,7 +215,9 @@ def compare_command(
     leaderboards: Leaderboards = "leaderboards",
     plot: Annotated[
         str | None,
-        typer.Option("--plot", help="PNG of AUROC against linear separability, for ptood/<id>."),
+        typer.Option(
+            "--plot", help="PNG of AUROC against the benchmark's measure, such as separability."
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,

@@ -29,7 +29,16 @@ def _list(kind: str) -> Callable[[], None]:
     return command
 
 
-KINDS = ("detectors", "methods", "benchmarks", "datasets", "backbones", "tasks", "preparations")
+KINDS = (
+    "detectors",
+    "methods",
+    "benchmarks",
+    "datasets",
+    "backbones",
+    "tasks",
+    "measures",
+    "preparations",
+)
 for _kind in KINDS:
     list_app.command(_kind)(_list(_kind))
 

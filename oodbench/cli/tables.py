@@ -67,6 +67,7 @@ def show_rows(results: Results, task: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from oodbench.registry import MEASURES
     from oodbench.results.rows import QUALITY
 
     quality, quality_name = QUALITY[task]
@@ -74,10 +75,10 @@ def show_rows(results: Results, task: str) -> None:
     table = Table(title=None)
     for column in ("detector", "method", "seed", "OOD", "AUROC %", "95 % interval"):
         table.add_column(column, overflow="fold")
-    # of benchmarks with familiar OOD sets, or with shifted sets, alone
-    names = {"separability": "separability", "gap": "gap", "shifted_accuracy": "shifted accuracy"}
-    extras = [c for c in names if any(r[c] is not None for r in results.rows)]
-    titles = [names[c] for c in extras]
+    # benchmarks with measures, two groups to compare, or shifted sets have further columns
+    columns = (*MEASURES.names(), "gap", "shifted_accuracy")
+    extras = [c for c in columns if any(r.get(c) is not None for r in results.rows)]
+    titles = [c.replace("_", " ") for c in extras]
     figures = ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", *titles, quality_name, counted)
     for column in figures:
         table.add_column(column, justify="right")
@@ -109,7 +110,7 @@ def show_rows(results: Results, task: str) -> None:
 
 def _with_interval(row: Mapping[str, Any], column: str) -> str:
     """A figure in percent, and its interval if it has one."""
-    if row[column] is None:
+    if row.get(column) is None:
         return "–"
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
     interval = "" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]"

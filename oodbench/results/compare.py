@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from oodbench import files
-from oodbench.benchmark import GROUPS, Benchmark, get_benchmark
+from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import evaluate
+from oodbench.registry import MEASURES
 from oodbench.reporting import (
     Report,
     reason_of,
@@ -133,10 +135,11 @@ def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[
     """Header and cells, percent with two decimals: each group's mean, the gap, the ID accuracy.
 
     AUROC and gap have their 95 % intervals beside them, over images, and over seeds if several.
-    ``separability`` is that of the group's features from ID, of the network and no detector's.
+    The benchmark's measures stand beside them, which are the network's and no detector's.
     """
     ranked = lines(results, benchmark)
-    groups = [group for group in GROUPS if any(group in line.means for line in ranked)]
+    means = {group for line in ranked for group in line.means}
+    groups = [group for group in benchmark.group_names if group in means]
     fpr = benchmark.protocol.fpr
     quality, quality_name = QUALITY[benchmark.task]
     positive = {"fpr95_id": "ID+", "fpr95_ood": "OOD+"}[fpr]
@@ -146,15 +149,17 @@ def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[
         for column, title in (
             ("auroc", "AUROC"),
             (fpr, f"FPR@95 {positive}"),
-            ("separability", "separability"),
+            *((measure, measure) for measure in benchmark.measures),
             ("shifted_accuracy", "accuracy"),
         ):
             if any(line.figure(group, column) is not None for line in ranked):
                 columns.append((group, column))
                 header.append(f"{group} {title}")
-    if any(line.figure("familiar", "gap") is not None for line in ranked):
-        columns.append(("familiar", "gap"))
-        header.append("gap")
+    if benchmark.protocol.contrast is not None:
+        _, group = benchmark.protocol.contrast
+        if any(line.figure(group, "gap") is not None for line in ranked):
+            columns.append((group, "gap"))
+            header.append("gap")
     header.append(quality_name)
     cells = []
     for line in ranked:
@@ -172,16 +177,19 @@ def _shown(figure: Figure | None, column: str) -> str:
 
 
 def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
-    """Draw AUROC against linear separability, a point a network and OOD set, a panel a detector.
+    """Draw AUROC against the benchmark's measure of the network's outputs.
+
+    There is a point for each network and OOD set, coloured by the set's group, in a panel for each
+    detector.
 
     Args:
-        results: rows with ``separability``; see ``oodbench.results.rows``.
+        results: rows with the first of the benchmark's ``measures``.
         benchmark: that they are of.
         path: the PNG file.
 
     Raises:
         OODBenchError: matplotlib is not installed.
-        OptionError: no row tells how separable the features are.
+        OptionError: the benchmark has no measure, or no row has it.
     """
     try:
         from matplotlib.figure import Figure
@@ -191,51 +199,56 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
         ) from error
 
     ranked = lines(results, benchmark)
-    points = [
-        (line, row)
-        for line in ranked
-        for row in line.singles
-        if row.get("separability") is not None
-    ]
+    if not benchmark.measures:
+        raise OptionError(
+            f"benchmark {benchmark.name} has no measure of a network's outputs to plot AUROC "
+            "against. Plot a benchmark with `measures`."
+        )
+    name = benchmark.measures[0]
+    measure = MEASURES.get(name)
+    points = [(line, row) for line in ranked for row in line.singles if row.get(name) is not None]
     if not points:
         raise OptionError(
-            f"benchmark {benchmark.name} has no familiar OOD sets, so linear separability was not "
-            "measured. Plot a benchmark ptood/<id>."
+            f"no row of benchmark {benchmark.name} has its measure {name}, so there is nothing to "
+            "plot. Compare networks that give what it reads: "
+            f"{', '.join(sorted(measure.needs))}."
         )
     detectors = list(dict.fromkeys(line.detector for line, _ in points))
     networks = sorted({line.backbone for line, _ in points})
-    groups = [group for group in GROUPS if any(row["group"] == group for _, row in points)]
+    drawn = {row["group"] for _, row in points}
+    groups = [group for group in benchmark.group_names if group in drawn]
+    colours = dict(zip(groups, itertools.cycle(_COLOURS), strict=False))
     across = min(4, len(detectors))
     down = -(-len(detectors) // across)
     figure = Figure(figsize=(3.2 * across + 2.6, 2.9 * down + 0.6), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    for panel, name in zip(panels.flat, detectors, strict=False):
-        panel.set_title(name, fontsize=10)
+    for panel, detector in zip(panels.flat, detectors, strict=False):
+        panel.set_title(detector, fontsize=10)
         panel.axhline(50, color="0.8", linewidth=0.8)
         for line, row in points:
-            if line.detector == name:
+            if line.detector == detector:
                 panel.plot(
-                    100 * row["separability"],
+                    100 * row[name],
                     100 * row["auroc"],
                     marker=_MARKERS[networks.index(line.backbone) % len(_MARKERS)],
-                    color=_COLOURS[row["group"]],
+                    color=colours[row["group"]],
                     linestyle="none",
                 )
     for panel in list(panels.flat)[len(detectors) :]:
         panel.remove()
-    figure.supxlabel("linear separability from ID, AUROC %", fontsize=10)
+    figure.supxlabel(measure.axis or measure.title, fontsize=10)
     figure.supylabel("OOD detection, AUROC %", fontsize=10)
     figure.suptitle(benchmark.name, fontsize=11)
     from matplotlib.lines import Line2D
 
     legend = [
-        Line2D([], [], color=_COLOURS[g], marker="s", linestyle="none", label=g) for g in groups
+        Line2D([], [], color=colours[g], marker="s", linestyle="none", label=g) for g in groups
     ]
     legend += [
         Line2D(
-            [], [], color="0.3", marker=_MARKERS[i % len(_MARKERS)], linestyle="none", label=name
+            [], [], color="0.3", marker=_MARKERS[i % len(_MARKERS)], linestyle="none", label=network
         )
-        for i, name in enumerate(networks)
+        for i, network in enumerate(networks)
     ]
     figure.legend(handles=legend, loc="outside right upper", fontsize=8, frameon=False)
     path = files.user_path(path)
@@ -246,10 +259,4 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
 
 
 _MARKERS = "osD^vPX*<>"
-_COLOURS = {
-    "familiar": "tab:orange",
-    "unfamiliar": "tab:blue",
-    "near": "tab:green",
-    "far": "tab:purple",
-    "shifted": "tab:gray",
-}
+_COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:purple", "tab:gray", "tab:red", "tab:cyan")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from oodbench.results.entries import Entry
@@ -32,9 +32,11 @@ class Marks:
 
     Args:
         unit: what is counted in ``n_id`` and ``n_ood``.
+        aurocs: columns that are AUROCs, of which one far below one half is marked.
     """
 
     unit: str = "images"
+    aurocs: Collection[str] = ("auroc", "auroc_foreground")
     _reversed: list[Entry] = field(default_factory=list)
     _small: dict[str, int] = field(default_factory=dict)
     _flat: dict[str, None] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class Marks:
         return lines
 
     def _of_value(self, entry: Entry, column: str, value: float) -> Iterator[str]:
-        if column in ("auroc", "auroc_foreground", "separability") and value < REVERSED:
+        if column in self.aurocs and value < REVERSED:
             self._reversed.append(entry)
             yield _BACKWARDS
 

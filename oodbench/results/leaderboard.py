@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from oodbench import files, metrics
-from oodbench.benchmark import GROUPS, Benchmark
+from oodbench.benchmark import SHIFTED, Benchmark
+from oodbench.registry import MEASURES
 from oodbench.results import footnotes
 from oodbench.results.entries import Entry, entries_of, note_twins
 from oodbench.results.footnotes import Marks
@@ -156,9 +157,14 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     # by name, from all entries: one whose writing was interrupted does not have every row
     rows = {name: row for entry in entries for (_, name), row in entry.rows.items()}
     own = [choice.spec.name for choice in benchmark.ood]
+    groups = benchmark.group_names
     ordered = sorted(
         rows.values(),
-        key=lambda r: (GROUPS.index(r["group"]), (*own, r["ood"]).index(r["ood"]), r["ood"]),
+        key=lambda r: (
+            (*groups, r["group"]).index(r["group"]),
+            (*own, r["ood"]).index(r["ood"]),
+            r["ood"],
+        ),
     )
     singles = [row for row in ordered if not row["is_mean"]]
     means = {row["group"]: row["ood"] for row in ordered if row["is_mean"]}
@@ -182,7 +188,8 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     lines += _overview(benchmark, entries, means)
     lines += _of_seeds(benchmark, entries, means or {"": ranking})
     lines += _foreground(benchmark, entries, [*means.values()] or ood_names)
-    lines += _separability(benchmark, entries, ordered)
+    for measure in benchmark.measures:
+        lines += _measure(benchmark, entries, ordered, measure)
     for name in [*means.values(), *ood_names]:
         marks = Marks(_unit(benchmark))
         lines += [f"### {markdown(name)}", ""]
@@ -216,15 +223,18 @@ def _overview(
 ) -> list[str]:
     """The section's first table: settings, and the groups' means."""
     lines: list[str] = []
-    familiar = means.get("familiar") if "unfamiliar" in means else None
-    if familiar:
+    first, second = benchmark.protocol.contrast or ("", "")
+    contrasted = means.get(second) if first in means else None
+    if contrasted:
+        remark = benchmark.protocol.contrast_remark
         lines += [
-            "Gap: AUROC of the unfamiliar sets' mean minus that of the familiar sets' mean; above "
-            "zero the familiar sets have the lower one. The sets differ in more than what the "
-            f"network was pre-trained on: the gap names no cause. {_gaps(entries, familiar)}",
+            f"Gap: AUROC of the {first} sets' mean minus that of the {second} sets' mean; above "
+            f"zero the {second} sets have the lower one. "
+            + (f"{markdown(remark)} " if remark else "")
+            + _gaps(entries, contrasted),
             "",
         ]
-    shifted = means.get("shifted")
+    shifted = means.get(SHIFTED)
     if shifted:
         lines += [
             "Shifted: the ID classes under other conditions. They are not OOD, and nothing is "
@@ -236,7 +246,7 @@ def _overview(
     quality, quality_name = QUALITY[benchmark.task]
     header = ["#", "Detector", "Settings", "Method", "Backbone"]
     header += [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
-    header += [*(["Gap"] if familiar else []), quality_name]
+    header += [*(["Gap"] if contrasted else []), quality_name]
     header += [*([f"{markdown(shifted)} accuracy"] if shifted else []), "Seeds"]
     marks = Marks(_unit(benchmark))
     table = []
@@ -248,8 +258,8 @@ def _overview(
         about = (footnotes.name(entry), _settings(row), _method(row), backbone)
         cells = [str(number), *map(markdown, about)]
         cells += [marks.cell(entry, entry.of(name), metric) for name, metric in columns]
-        if familiar:
-            cells.append(marks.cell(entry, entry.of(familiar), "gap"))
+        if contrasted:
+            cells.append(marks.cell(entry, entry.of(contrasted), "gap"))
         cells.append(marks.cell(entry, entry.one_each(), quality))
         if shifted:
             cells.append(marks.cell(entry, entry.of(shifted), "shifted_accuracy"))
@@ -268,9 +278,9 @@ def _of_seeds(
     columns = [(name, metric) for name in means.values() for metric in shown]
     header = ["#", "Detector", "Seeds"]
     header += [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
-    if "shifted" in means:
-        columns.append((means["shifted"], "shifted_accuracy"))
-        header.append(f"{markdown(means['shifted'])} accuracy")
+    if SHIFTED in means:
+        columns.append((means[SHIFTED], "shifted_accuracy"))
+        header.append(f"{markdown(means[SHIFTED])} accuracy")
     quality, quality_name = QUALITY[benchmark.task]
     marks = Marks(_unit(benchmark))
     table = [
@@ -326,28 +336,28 @@ def _made_with(row: Row) -> str:
     return f"{versions}, {row['accelerator']}, {row['processor']}, {row['threads']} threads"
 
 
-def _separability(
-    benchmark: Benchmark, entries: Sequence[Entry], ordered: Sequence[Row]
+def _measure(
+    benchmark: Benchmark, entries: Sequence[Entry], ordered: Sequence[Row], name: str
 ) -> list[str]:
-    """How linearly separable the OOD sets are from ID, a line a network."""
+    """A measure of each network on each OOD set and group, one line for each network."""
     sets = [row["ood"] for row in ordered]
     networks: dict[str, Entry] = {}
     for entry in entries:
-        if any(row.get("separability") is not None for row in entry.rows.values()):
-            # the features are those of the backbone, whatever was learned on them
+        if any(row.get(name) is not None for row in entry.rows.values()):
+            # the outputs are those of the backbone, whatever was learned on them
             networks.setdefault(entry.first["backbone"], entry)
     if not networks:
         return []
-    marks = Marks(_unit(benchmark))
+    measure = MEASURES.get(name)
+    marks = Marks(_unit(benchmark), aurocs=(name,) if measure.is_auroc else ())
     table = [
-        [markdown(name), *(marks.cell(entry, entry.of(ood), "separability") for ood in sets)]
-        for name, entry in sorted(networks.items())
+        [markdown(backbone), *(marks.cell(entry, entry.of(ood), name) for ood in sets)]
+        for backbone, entry in sorted(networks.items())
     ]
     return [
-        "### Linear separability of features",
+        f"### {markdown(measure.title)}",
         "",
-        "AUROC of a linear classifier of ID test against OOD features, cross-validated. It is "
-        "given OOD samples: it tells how far apart the features are, and is no detector.",
+        markdown(measure.about),
         "",
         *_table(["Backbone", *map(markdown, sets)], table),
         *marks.lines(),
@@ -387,9 +397,9 @@ def _foreground(benchmark: Benchmark, entries: Sequence[Entry], sets: Sequence[s
     ]
 
 
-def _gaps(entries: Sequence[Entry], familiar: str) -> str:
-    """On how many lines' measurements familiar OOD is surely harder, and on how many easier."""
-    rows = [row for entry in entries for row in entry.of(familiar)]
+def _gaps(entries: Sequence[Entry], mean: str) -> str:
+    """In how many measurements the group of that mean is surely harder, and in how many easier."""
+    rows = [row for entry in entries for row in entry.of(mean)]
     known = [row for row in rows if row.get("gap_low") is not None]
     harder = sum(row["gap_low"] > 0 for row in known)
     easier = sum(row["gap_high"] < 0 for row in known)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from oodbench.benchmark import GROUPS
+from oodbench.registry import MEASURES
 
 Row = Mapping[str, Any]
 TOLERANCE = 1e-6
@@ -75,7 +75,7 @@ _DIFFERENCE: _Kind = (
 _AMOUNT: _Kind = ("a number of 0 or more", False, lambda value: _is_number(value) and value >= 0)
 _KINDS: dict[str, _Kind] = {
     **dict.fromkeys(
-        "detector method backbone id benchmark ood oodbench torch python".split(), _NAME
+        "detector method backbone id benchmark ood group oodbench torch python".split(), _NAME
     ),
     **dict.fromkeys(
         "precision weights id_fingerprint ood_fingerprint selection device row_id".split(), _TEXT
@@ -86,7 +86,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
     **dict.fromkeys(
-        "id_accuracy id_miou id_map binning_error separability shifted_accuracy "
+        "id_accuracy id_miou id_map binning_error shifted_accuracy "
         "auroc_foreground fpr95_id_foreground fpr95_ood_foreground".split(),
         _MAYBE_SHARE,
     ),
@@ -98,7 +98,6 @@ _KINDS: dict[str, _Kind] = {
     **dict.fromkeys("gap gap_low gap_high".split(), _DIFFERENCE),
     **dict.fromkeys("n_id n_ood".split(), _COUNT),
     **dict.fromkeys("detector_options recipe_options".split(), _OPTIONS),
-    "group": (f"one of {', '.join(GROUPS)}", False, lambda value: value in GROUPS),
     "seed": ("a whole number of 0 or more", False, is_whole),
     "seconds": _AMOUNT,
     "is_mean": ("true or false", False, lambda value: isinstance(value, bool)),
@@ -151,8 +150,9 @@ def fault(row: Row, required: Iterable[str]) -> str | None:
     """
     if missing := [name for name in required if name not in row]:
         return f"it has no {', '.join(missing[:3])}{' …' * (len(missing) > 3)}"
+    kinds = {**dict.fromkeys(MEASURES.names(), _MAYBE_SHARE), **_KINDS}
     for name, value in row.items():
-        words, may_be_none, is_right = _KINDS.get(name, ("", True, lambda _: True))
+        words, may_be_none, is_right = kinds.get(name, ("", True, lambda _: True))
         if not (is_right(value) if value is not None else may_be_none):
             return f"{name} must be {words}, not {json.dumps(value)[:60]}"
     for name in _INTERVALS:
@@ -177,7 +177,8 @@ def _fault_of_interval(row: Row, name: str) -> str | None:
 def fault_of_means(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[int, str] | None:
     """The first row of a mean that is not the mean of its OOD sets' rows: position, and words.
 
-    Only means are looked at whose sets are all there, once or with the same figures.
+    Only means are looked at whose sets are all there, once or with the same figures. A row of a set
+    that is of another group than the mean is a fault as well.
 
     Args:
         rows: of one benchmark, each without a :func:`fault`.
@@ -185,6 +186,8 @@ def fault_of_means(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[int, st
     """
     figures: dict[str, dict[str, set[tuple[float, ...]]]] = {}
     keys = [_evaluation(row) for row in rows]
+    if fault := _fault_of_groups(rows, keys):
+        return fault
     for key, row in zip(keys, rows, strict=True):
         if not row["is_mean"]:
             of_sets = figures.setdefault(key, {})
@@ -203,6 +206,21 @@ def fault_of_means(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[int, st
                     f"{metric} is {row[metric]}, which is not the mean {mean} of "
                     f"{', '.join(row['ood_sets'])}"
                 )
+    return None
+
+
+def _fault_of_groups(rows: Sequence[Row], keys: Sequence[str]) -> tuple[int, str] | None:
+    groups: dict[tuple[str, str], set[str]] = {}
+    for key, row in zip(keys, rows, strict=True):
+        for name in row["ood_sets"] if row["is_mean"] else ():
+            groups.setdefault((key, name), set()).add(row["group"])
+    for i, (key, row) in enumerate(zip(keys, rows, strict=True)):
+        known = groups.get((key, row["ood"]))
+        if not row["is_mean"] and known and row["group"] not in known:
+            return i, (
+                f"group is {row['group']}, but {row['ood']} is in the mean of "
+                f"{' and '.join(sorted(known))}"
+            )
     return None
 
 

@@ -29,7 +29,7 @@ COLUMNS = tuple(
     fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
     aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
     seconds device oodbench torch python git_commit created command schema row_id tuned
-    id_miou id_map binning_error modality separability gap gap_low gap_high
+    id_miou id_map binning_error modality gap gap_low gap_high
     accelerator processor threads notes shifted_accuracy
     auroc_foreground fpr95_id_foreground fpr95_ood_foreground n_id_foreground
     """.split()
@@ -55,10 +55,11 @@ and ``n_ood`` are pixels, in detection predicted boxes.
 ``modality`` is the one whose predictions were scored, of a network of several; None for the joint
 ones, and where there are no modalities.
 
-``separability`` is the AUROC of a cross-validated linear classifier of ID test against OOD
-features, which tells of the network and not of the detector (``oodbench.networks.linear``), where a
-benchmark has familiar OOD sets. ``gap``, in the row of their mean, is the AUROC of the unfamiliar
-sets' mean minus that row's, with its interval.
+``gap``, where a protocol compares two groups (``contrast``), is the AUROC of the first one's mean
+minus that of the second one's, with its interval; it is in the row of the second one's mean.
+
+A benchmark's ``measures`` are further columns, each under its name: figures that tell of the
+network and not of the detector (``oodbench.measures``).
 
 ``weights`` is a digest of the network's; ``unknown:`` and a digest of its outputs where they cannot
 be read. ``accelerator`` is the one that was used, where ``device`` is what was asked for;
@@ -83,7 +84,6 @@ QUALITY = {
 
 _ALWAYS = COLUMNS[: COLUMNS.index("tuned")]
 _MACHINE = ("device", "accelerator", "processor", "threads")
-_LATER = COLUMNS[COLUMNS.index("tuned") :]
 
 Row = dict[str, Any]
 
@@ -96,7 +96,7 @@ def row_id(row: Row) -> str:
     """
     volatile = {"created", "seconds", "command", "row_id", "git_commit", *_MACHINE}
     # rows from before there was such a column keep their id
-    volatile |= {name for name in _LATER if row.get(name) is None}
+    volatile |= {name for name, value in row.items() if value is None and name not in _ALWAYS}
     return files.digest({key: row[key] for key in sorted(row) if key not in volatile})[:32]
 
 
@@ -132,10 +132,11 @@ class Results:
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """A table with ``COLUMNS``."""
+        """A table with ``COLUMNS``, and those of the benchmarks' measures."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        columns = dict.fromkeys((*COLUMNS, *(name for row in self.rows for name in row)))
+        return pd.DataFrame(self.rows, columns=list(columns))
 
     def to_json(self) -> str:
         """``{"rows": [...], "missing": {...}, "warnings": [...], "failures": {...}}``."""

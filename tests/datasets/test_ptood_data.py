@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 import oodbench
-from oodbench import Benchmark, files, get_benchmark
+from oodbench import Benchmark, Protocol, files, get_benchmark
 from oodbench.benchmark import resolve_dataset
 from oodbench.data.samples import Samples, content_digest
 from oodbench.datasets.imagenet import OVERLAP, by_name, overlap
@@ -330,18 +330,21 @@ def test_folders_are_matched_by_name(tmp_path: Path) -> None:
     for path in (f"folder:{tmp_path}", f"folder:{tmp_path}@64"):
         found = get_benchmark(benchmark=f"ptood/{path}")
         assert found.name == f"ptood/{path}"
-        assert [part.name for part in found.familiar] == [f"imagenet-without:{path}"]
-        assert set(found.known_classes) == {"Goldfish", "tench", "n02123045_x", "Persian-Cats"}
-        assert found.known_classes["Goldfish"] == ("goldfish",)
+        assert [part.name for part in found.groups["familiar"]] == [f"imagenet-without:{path}"]
+        known = found.caveats.names
+        assert set(known) == {"Goldfish", "tench", "n02123045_x", "Persian-Cats"}
+        assert known["Goldfish"] == ("goldfish",)
     with pytest.raises(OptionError, match="ptood/folder:PATH"):
         get_benchmark(benchmark="ptood/folder")
     assert by_name(["n01440764_x"]) == {"n01440764_x": {"n01440764": "tench"}}
     assert len(by_name(["crane"])["crane"]) == 2, "the bird and the machine"
     assert by_name(["x_n01440764", "n99999999", "goldfish bowl"]) == {}
-    ood = ["familiar=imagenet500-without:cifar10", f"near={nested}", "imagenet500-without:pets"]
+    ood = ["near=imagenet500-without:cifar10", f"near={nested}", "imagenet500-without:pets"]
     evaluator = Evaluator(get_benchmark(f"folder:{tmp_path}"), ood=ood)
     chosen = [(one.group, len(one.samples)) for one in evaluator.ood]
-    assert chosen == [("familiar", 2), ("near", 1), ("far", 2)]
+    assert chosen == [("near", 2), ("near", 1), ("far", 2)]
+    with pytest.raises(OptionError, match="'near', 'far', 'shifted', not 'familiar'"):
+        get_benchmark(f"folder:{tmp_path}").choose(["familiar=imagenet500-without:cifar10"])
 
 
 def record(name: str, *tones: tuple[float, float], rate: int = 8000) -> Path:
@@ -395,25 +398,31 @@ def test_every_benchmark_is_whole_without_any_data(name: str) -> None:
     table = name.removeprefix("ptood/")
     assert found.name == name
     assert found.id.name == {"textures10": "textures10-halves"}.get(table, table)
-    assert [part.name.partition("-without:")[2] for part in found.familiar] == [table]
+    assert [part.name.partition("-without:")[2] for part in found.groups["familiar"]] == [table]
     signs = {"mnist", "fsdd-spectrograms"}  # which are no photographs
     if table in ("dtd", "textures10"):
-        assert (signs <= {part.name for part in found.unfamiliar}, found.far) == (True, ())
+        assert (signs <= {part.name for part in found.groups["unfamiliar"]}, found.far) == (
+            True,
+            (),
+        )
     else:
-        (unfamiliar,) = found.unfamiliar
+        (unfamiliar,) = found.groups["unfamiliar"]
         small = table == "cifar10-small"
         assert unfamiliar.name == ("textures10-without-imagenet" if small else "textures")
         assert signs <= {part.name for part in found.far}
     assert (found.near, found.standard_method) == ((), "linear-probe")
     assert found.preprocess.native == NATIVE[table]
     assert any(f"{NATIVE[table]} x {NATIVE[table]} pixels" in text for text in found.remarks)
-    assert (found.protocol.rank_group, found.group_of_others) == ("familiar", "unfamiliar")
+    protocol = found.protocol
+    assert (protocol.rank_group, protocol.group_of_others) == ("familiar", "unfamiliar")
+    assert protocol.contrast == ("unfamiliar", "familiar")
+    assert found.measures == ("separability",)
     assert found.own_inputs
     assert bool(found.validation) == ("val" in found.id.splits)
     known = overlap(table)
     assert {key for same in known.values() for key in same} == ids(table) != set()
     named = {c: tuple(dict.fromkeys(same.values())) for c, same in known.items()}
-    assert found.known_classes == named
+    assert found.caveats.names == named
     for part in (found.id, *(chosen.spec for chosen in found.ood)):
         assert resolve_dataset(part.name).name == part.name
         assert all([part.description, part.source, part.licence, part.citation])
@@ -442,11 +451,12 @@ def test_groups_are_told() -> None:
 
 def toy(*groups: str) -> Benchmark:
     sets = {group: (spec(f"{group}1"), spec(f"{group}2")) for group in groups}
-    return replace(without_own_groups((), ()), **sets)
+    others = "unfamiliar" if "unfamiliar" in groups else "far"
+    return replace(without_own_groups((), ()), protocol=Protocol(group_of_others=others), **sets)
 
 
 ORDER = ("near", "far", "familiar", "unfamiliar", "shifted")
-ALL_GROUPS = toy(*reversed(ORDER))
+ALL_GROUPS = toy("shifted", "far", "familiar", "near", "unfamiliar")
 
 
 def test_groups_are_in_their_order() -> None:
@@ -458,8 +468,7 @@ def test_groups_are_in_their_order() -> None:
     assert [one.group for one in ALL_GROUPS.choose(picked)] == groups
     with pytest.raises(OptionError, match="'unfamiliar', 'shifted', not 'known'"):
         ALL_GROUPS.choose(["known=near1"])
-    for there, group in (((), "far"), (("unfamiliar",), "far"), (("familiar",), "unfamiliar")):
-        assert toy(*there).group_of_others == group
+    for there, group in (((), "far"), (("familiar",), "far"), (("unfamiliar",), "unfamiliar")):
         assert [one.group for one in toy(*there).choose(["mnist", "near=svhn"])] == [group, "near"]
 
 
@@ -473,7 +482,8 @@ def test_each_group_is_whole_with_all_its_sets_and_out_of_reach_of_choices(group
     with pytest.raises(OptionError, match=f"{group}1 is among the sets"):
         replace(ALL_GROUPS, validation=(spec(f"{group}1"),))
     chosen_on = replace(ALL_GROUPS, validation=(spec("v"),)).without_test()
-    assert chosen_on.ood == getattr(chosen_on, group) == ()
+    sets = {**chosen_on.groups, "shifted": chosen_on.shifted}
+    assert chosen_on.ood == sets[group] == ()
     assert [one.name for one in chosen_on.validation] == ["v"]
     assert chosen_on.id.splits == ("train",)
     with pytest.raises(OptionError, match="toy/test is tested on"):

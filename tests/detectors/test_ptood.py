@@ -18,9 +18,10 @@ from torchvision import transforms
 
 import oodbench
 import oodbench.extract as extraction
-from oodbench import Benchmark, DatasetSpec, Outputs, Preprocess, Protocol, metrics
+from oodbench import Benchmark, DatasetSpec, Outputs, Preprocess, metrics
 from oodbench.caching import probe as second_look
 from oodbench.data.samples import ImageArrays, Subset
+from oodbench.datasets.ptood import PROTOCOL, KnownClasses
 from oodbench.detectors.ptood import PTOOD, Frozen, LinearProbe
 from oodbench.errors import DataError, MissingOutputError, OptionError
 from oodbench.evaluator import Evaluator
@@ -74,11 +75,12 @@ def benchmark(**changes: Any) -> Benchmark:
         familiar=(of("seen", 24, 2, 0.4),),
         unfamiliar=(of("unseen", 20, 3, 1.0), of("other", 18, 4, -1.0)),
         preprocess=Preprocess(24, (0.5,) * 3, (0.5,) * 3),
-        protocol=Protocol(rank_group="familiar", fpr="fpr95_ood"),
+        protocol=PROTOCOL,
         backbone=NETWORK,
         standard_method="linear-probe",
         own_inputs=True,
-        known_classes={"a": ("tabby", "tiger cat", "lynx", "cougar")},
+        measures=("separability",),
+        caveats=KnownClasses("toy", {"a": ("tabby", "tiger cat", "lynx", "cougar"), "b": ()}),
     )
     return dataclasses.replace(made, **changes)
 
@@ -533,9 +535,10 @@ def test_the_page_counts_where_familiar_ood_is_harder(checkpoint: Path, tmp_path
 
 
 def test_benchmarks_without_familiar_sets_measure_no_separability(checkpoint: Path) -> None:
-    given = benchmark(familiar=(), unfamiliar=(), near=(of("near-by", 20, 3, 1.0),))
+    near = (of("near-by", 20, 3, 1.0),)
+    given = benchmark(familiar=(), unfamiliar=(), near=near, measures=())
     rows = evaluated(checkpoint, ["ptood"], benchmark=given, backbone=NETWORK).rows
-    assert {(row["separability"], row["gap"]) for row in rows} == {(None, None)}
+    assert {(row.get("separability"), row["gap"]) for row in rows} == {(None, None)}
 
 
 def test_an_id_class_that_was_pre_trained_on_is_warned_of(checkpoint: Path) -> None:

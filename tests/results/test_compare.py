@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -41,11 +42,17 @@ def toy() -> Benchmark:
         (),
         (),
         Preprocess(16, (0.5,) * 3, (0.5,) * 3),
-        Protocol(rank_group="familiar", fpr="fpr95_ood"),
+        Protocol(
+            rank_group="familiar",
+            fpr="fpr95_ood",
+            contrast=("unfamiliar", "familiar"),
+            group_of_others="unfamiliar",
+        ),
         familiar=(seen,),
         unfamiliar=(unseen,),
         standard_method="linear-probe",
         own_inputs=True,
+        measures=("separability",),
     )
 
 
@@ -195,8 +202,11 @@ def test_a_plot_without_what_it_shows_is_an_error(
     bare = rows("net", "msp", 0.6, 0.8)
     for row in bare:
         row["separability"] = None
-    with pytest.raises(OptionError, match="no familiar OOD sets"):
+    with pytest.raises(OptionError, match=r"has its measure separability.*reads: features"):
         compare.scatter(Results(bare), toy(), tmp_path / "x.png")
+    unmeasured = dataclasses.replace(toy(), measures=())
+    with pytest.raises(OptionError, match="no measure of a network's outputs"):
+        compare.scatter(Results(bare), unmeasured, tmp_path / "x.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(OODBenchError, match=re.escape("oodbench[plots]")):
         compare.scatter(Results(rows("net", "msp", 0.6, 0.8)), toy(), tmp_path / "x.png")

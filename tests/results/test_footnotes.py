@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oodbench.benchmark import DatasetSpec
+from oodbench.datasets.ptood import PROTOCOL
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS, row_id
 from oodbench.results.seeds import interval
@@ -299,7 +300,12 @@ def test_aupr_is_said_to_be_average_precision() -> None:
 def test_the_gap_is_arithmetic() -> None:
     spec = lambda name: DatasetSpec(name, lambda _: None)  # type: ignore[arg-type,return-value]
     benchmark = dataclasses.replace(
-        PAGE, near=(), far=(), familiar=(spec("seen"),), unfamiliar=(spec("new"),)
+        PAGE,
+        near=(),
+        far=(),
+        familiar=(spec("seen"),),
+        unfamiliar=(spec("new"),),
+        protocol=PROTOCOL,
     )
     other = {"near": "familiar", "far": "unfamiliar", "near-a": "seen", "far-a": "new"}
     rows = changed(

@@ -213,8 +213,8 @@ def test_rows_from_before_a_column_was_there_keep_their_id() -> None:
     made = evaluate().rows[0]
     of_tasks = ("tuned", "id_miou", "id_map", "binning_error", "modality")
     added = COLUMNS[COLUMNS.index("tuned") :]  # whatever came after these came at the end
-    assert added[:9] == (*of_tasks, "separability", "gap", "gap_low", "gap_high")
-    assert added[9:13] == ("accelerator", "processor", "threads", "notes")
+    assert added[:8] == (*of_tasks, "gap", "gap_low", "gap_high")
+    assert added[8:12] == ("accelerator", "processor", "threads", "notes")
     for later, value in (("tuned", TUNED), ("id_miou", 0.5), ("modality", "audio"), ("gap", 0.1)):
         assert made[later] is None
         assert row_id({k: v for k, v in made.items() if k != later}) == made["row_id"]
@@ -442,7 +442,8 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "no number": ({"seed": "0"}, "seed must be a whole number"),
     "seconds": ({"seconds": -1}, "seconds must be"),
     "mean or not": ({"is_mean": 0}, "is_mean must be true or false"),
-    "another group": ({"group": "nearer"}, "group must be one of near, far"),
+    "another group": ({"group": "nearer"}, "group is nearer, but far-a is in the mean of far"),
+    "no group": ({"group": ""}, "group must be text that is not empty"),
     "options": ({"detector_options": [1]}, "detector_options must be an object"),
     "time": ({"created": "yesterday"}, "created must be a time"),
     "low above high": ({"auroc_low": 0.9, "auroc_high": 0.1}, "outside of its interval"),
