@@ -183,7 +183,7 @@ def test_boxes_are_flipped_with_their_image() -> None:
 def test_a_backbone_that_predicts_no_boxes() -> None:
     with pytest.raises(OptionError, match=r"predicts no boxes.*scenes-frcnn"):
         CEDetection(nn.Identity(), 6, Recipe())
-    with pytest.raises(OptionError, match="predicts no boxes"):
+    with pytest.raises(OptionError, match=r"gives features, but boxes are needed.*scenes-frcnn"):
         plan(get_benchmark("scenes", task="detection"), "ce", backbone="digits-cnn").build()
 
 
