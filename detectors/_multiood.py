@@ -30,7 +30,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from oodbench.detector import Paper
-from oodbench.networks import clips as _clips  # noqa: F401  (registers backbones)
 
 PAPER = Paper(
     title="MultiOOD: Scaling Out-of-Distribution Detection for Multiple Modalities",

@@ -28,6 +28,7 @@ KINDS = (
     registry.DATASETS,
     registry.BACKBONES,
     registry.TASKS,
+    registry.MEASURES,
     registry.PREPARATIONS,
 )
 
