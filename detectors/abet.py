@@ -93,7 +93,7 @@ from oodbench.method import Method, Recipe
 from oodbench.networks.backbones import CIFARResNet
 from oodbench.options import check_choices
 from oodbench.outputs import Head, Outputs
-from oodbench.registry import register_detector, register_method
+from oodbench.registry import register_detector, register_method, register_need
 from oodbench.training import boxes, pixels
 
 from ._numerics import (
@@ -337,12 +337,37 @@ class AbeTDetection(boxes.DetectionMethod):
         return head
 
 
+@register_need("cosine_head")
+def has_cosine_head(outputs: Outputs) -> bool:
+    """Whether there is a head that gives cosines of features and weights."""
+    return outputs.head is not None and outputs.head.norm_eps is not None
+
+
+def cosines_over_temperature(
+    columns: dict[str, Tensor], head: Head
+) -> tuple[dict[str, Tensor], Head]:
+    """The check suite's toy problem as cosines over a temperature; see ``Detector.toy``.
+
+    The temperature falls with the units that classes light, and so it is high for OOD.
+    """
+    dtype = columns["logits"].dtype
+    head = Head(head.weight, norm_eps=NORM_EPS)
+    z = columns["features"].float()
+    lit = (head.weight != 0).any(dim=0)  # [D]
+    temperature = 0.3 * torch.sigmoid(2 - z[:, lit].mean(dim=1) * 4)
+    cosine = head(z)
+    logits = (cosine / temperature[:, None]).to(dtype)
+    extra = {"temperature": temperature.to(dtype), "cosine": cosine.to(dtype)}
+    return {**columns, "logits": logits, **extra}, head
+
+
 @register_detector("abet")
 @dataclass
 class AbeT(Detector):
     """Minus the logsumexp of cosines over temperatures. Higher = more OOD; unbounded."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "temperature"})
+    toy = staticmethod(cosines_over_temperature)
     method: ClassVar[str] = "abet"
     paper: ClassVar[Paper | None] = PAPER
 
@@ -365,6 +390,7 @@ class AbeTEnergy(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "temperature"})
+    toy = staticmethod(cosines_over_temperature)
     method: ClassVar[str] = "abet"
     paper: ClassVar[Paper | None] = dataclasses.replace(
         PAPER, formula="s(x) = -T(x) log sum_c exp(cos(h(x), w_c) / T(x))"
@@ -387,6 +413,7 @@ class AbeTTemperature(Detector):
     """The learned temperature alone. Higher = more OOD; range (0, 1]."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"temperature"})
+    toy = staticmethod(cosines_over_temperature)
     method: ClassVar[str] = "abet"
     paper: ClassVar[Paper | None] = dataclasses.replace(PAPER, formula="s(x) = T(x)")
 
@@ -401,6 +428,7 @@ class AbeTMSP(Detector):
     """MSP of the cosines over temperatures. Higher = more OOD; range [0, log C]."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "temperature"})
+    toy = staticmethod(cosines_over_temperature)
     method: ClassVar[str] = "abet"
     paper: ClassVar[Paper | None] = dataclasses.replace(
         PAPER, formula="s(x) = -log max_c softmax(cos(h(x), w) / T(x))_c"
@@ -416,6 +444,7 @@ class _ShapedAbeT(Detector):
     """AbeT's score with shaped features in the cosine; the temperature stays as it is."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "temperature", "cosine_head"})
+    toy = staticmethod(cosines_over_temperature)
     method: ClassVar[str] = "abet"
 
     def _cosine(self, z: Tensor, head: Head) -> Tensor:

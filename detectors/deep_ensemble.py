@@ -55,6 +55,7 @@ from oodbench.method import Method, Recipe
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector, register_method
 
+from ._modalities import two_opinions
 from ._numerics import precise
 
 PAPER = Paper(
@@ -197,6 +198,7 @@ class MeanProbability(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits/*"})
+    toy = staticmethod(two_opinions)
     method: ClassVar[str] = "deep-ensemble"
     paper: ClassVar[Paper | None] = dataclasses.replace(
         PAPER, formula="s(x) = -log max_c mean_m softmax(f_m(x))_c"

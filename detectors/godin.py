@@ -46,6 +46,7 @@ from oodbench.detector import Detector, Paper
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.method import Method, Recipe
 from oodbench.options import check_choice, check_choices
+from oodbench.outputs import Head
 from oodbench.registry import register_detector, register_method
 
 Similarity = Literal["cosine", "inner", "euclid"]
@@ -192,6 +193,13 @@ class GODIN(Detector):
         if not 0 <= self.noise < math.inf:
             raise OptionError(f"godin: noise must be 0 or more, not {self.noise}.")
         check_choices(self, "godin")
+
+    @staticmethod
+    def toy(columns: dict[str, Tensor], head: Head) -> tuple[dict[str, Tensor], Head]:
+        """The logits as a quotient whose denominator is 1."""
+        logits = columns["logits"]
+        quotient = {"numerator": logits, "denominator": torch.ones_like(logits[:, 0])}
+        return {**columns, **quotient}, head
 
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of preprocessed inputs ``[B, ...]``; one or two forward passes."""

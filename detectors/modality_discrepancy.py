@@ -30,6 +30,7 @@ from oodbench.options import check_choices
 from oodbench.outputs import Outputs
 from oodbench.registry import register_detector
 
+from ._modalities import two_opinions
 from ._multiood import PAPER
 from ._numerics import at_work
 from .a2d import hellinger
@@ -53,6 +54,7 @@ class ModalityDiscrepancy(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits/*"})
+    toy = staticmethod(two_opinions)
     method: ClassVar[str] = "multimodal-ce"
     paper: ClassVar[Paper | None] = dataclasses.replace(
         PAPER, formula="s(x) = mean_{i<j} d(softmax f_i(x), softmax f_j(x))"

@@ -72,6 +72,9 @@ if TYPE_CHECKING:
         list_methods as list_methods,
     )
     from oodbench.registry import (
+        list_needs as list_needs,
+    )
+    from oodbench.registry import (
         list_preparations as list_preparations,
     )
     from oodbench.registry import (
@@ -94,6 +97,9 @@ if TYPE_CHECKING:
     )
     from oodbench.registry import (
         register_method as register_method,
+    )
+    from oodbench.registry import (
+        register_need as register_need,
     )
     from oodbench.registry import (
         register_preparation as register_preparation,
@@ -126,6 +132,7 @@ _HOME = {
         "list_detectors",
         "list_measures",
         "list_methods",
+        "list_needs",
         "list_preparations",
         "list_tasks",
         "register_backbone",
@@ -134,6 +141,7 @@ _HOME = {
         "register_detector",
         "register_measure",
         "register_method",
+        "register_need",
         "register_preparation",
         "register_task",
     ),

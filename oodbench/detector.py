@@ -15,7 +15,7 @@ from oodbench.checks import level
 from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError
 from oodbench.networks.door import single_precision
 from oodbench.options import build, option_fields
-from oodbench.outputs import Outputs
+from oodbench.outputs import Head, Outputs
 from oodbench.registry import DETECTORS
 
 
@@ -144,6 +144,23 @@ class Detector:
         the inputs (its ``std`` tells how large a step in them is in pixels).
         """
         raise NotImplementedError(f"{self.label} has no score_batch(model, batch).")
+
+    @staticmethod
+    def toy(columns: dict[str, Tensor], head: Head) -> tuple[dict[str, Tensor], Head]:
+        """What the network that the detector is for says of the check suite's toy problem.
+
+        A detector that reads more than features, logits and a linear head overrides it, so that
+        ``oodbench.testing`` can make that for it.
+
+        Args:
+            columns: what an ordinary network says, ``features [N, D]`` and ``logits [N, C]``, and
+                ``labels [N]``, which are not there for a detector that needs the network itself.
+            head: the linear head between features and logits.
+
+        Returns:
+            Columns (extras are columns too, by their names) and the head.
+        """
+        return columns, head
 
     def options(self) -> dict[str, Any]:
         """Hyper-parameters and their values, as JSON has them (a tuple is a list)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from oodbench import files
 from oodbench.disk import full, leftovers, mapped
 from oodbench.disk.digests import file_digest
 from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError, StorageError
+from oodbench.registry import NEEDS
 
 FORMAT = 2
 """Version of the on-disk layout; a reader takes 1, which has no digests, and refuses others."""
@@ -43,8 +45,7 @@ class Head:
     """The layer from penultimate features to logits: ``features @ weight.T + bias``.
 
     With ``norm_eps`` it is one of cosines: rows of features and of the weight are divided by (their
-    L2 norm + norm_eps) first. A detector that needs ``"head"`` gets a linear one, one that needs
-    ``"cosine_head"`` one of cosines.
+    L2 norm + norm_eps) first. A detector that needs ``"head"`` gets a linear one.
 
     Args:
         weight: ``[C, D]``.
@@ -130,6 +131,10 @@ class Outputs:
         for key, value in self.extra.items():
             yield f"extra/{key}", value
 
+    def columns(self) -> Iterator[tuple[str, Tensor]]:
+        """All tensors of N rows that there are, by name; extras by theirs."""
+        return ((name.removeprefix("extra/"), value) for name, value in self._columns())
+
     def _set(self, name: str, value: Tensor) -> None:
         if name.startswith("extra/"):
             self.extra[name.removeprefix("extra/")] = value
@@ -149,18 +154,19 @@ class Outputs:
         return whole.hexdigest()
 
     def has(self, need: str) -> bool:
-        """Whether features, logits, labels, a head (see :class:`Head`) or an extra is there.
+        """Whether features, logits, labels, a linear head or an extra is there.
 
-        ``"logits/*"`` stands for at least two extras of that kind: those of several modalities,
-        or of an ensemble's members.
+        ``"kind/*"`` stands for at least two extras whose names begin with ``kind/``: those of
+        several modalities, or of an ensemble's members. Another word is what was registered for it
+        with ``@register_need``.
         """
         if need.endswith("/*"):
             return len(self.of_kind(need)) > 1
-        if need in ("head", "cosine_head"):
-            return self.head is not None and (self.head.norm_eps is None) == (need == "head")
+        if need == "head":
+            return self.head is not None and self.head.norm_eps is None
         if need in ("features", "logits", "labels"):
             return getattr(self, need) is not None
-        return need in self.extra
+        return need in self.extra or (need in NEEDS and NEEDS.get(need)(self))
 
     @property
     def decisions(self) -> Tensor | None:
@@ -174,7 +180,7 @@ class Outputs:
         return own if fits else self.logits
 
     def of_kind(self, need: str) -> dict[str, Tensor]:
-        """Extras that ``"logits/*"`` stands for, by what stands for the star."""
+        """Extras that ``"kind/*"`` stands for, by what stands for the star."""
         kind = need.removesuffix("*")
         return {
             key.removeprefix(kind): value
@@ -190,8 +196,8 @@ class Outputs:
         """
         missing = sorted(need for need in needs if need != "model" and not self.has(need))
         if missing:
-            known = ("features", "logits", "labels", "head", "cosine_head")
-            there = [name for name in known if self.has(name)]
+            there = [name for name in ("features", "logits", "labels", "head") if self.has(name)]
+            there += self._registered()
             told = (self.notes.get(need) for need in missing if not (need == "head" and self.head))
             why = " ".join(dict.fromkeys(f"{note[:1].upper()}{note[1:]}" for note in told if note))
             raise MissingOutputError(
@@ -202,6 +208,14 @@ class Outputs:
                     or "Extract them from a network that gives them, or choose another detector."
                 )
             )
+
+    def _registered(self) -> list[str]:
+        """Registered needs that are met; one whose package is damaged is not."""
+        met = []
+        for name in NEEDS.names():
+            with contextlib.suppress(OODBenchError):
+                met += [name] if self.has(name) else []
+        return met
 
     def require_finite(self, needs: frozenset[str] | set[str], who: str) -> None:
         """Check that no value of these columns is NaN or infinite, block by block.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from oodbench.detector import Detector
     from oodbench.measures import Measure
     from oodbench.method import Method
+    from oodbench.outputs import Outputs
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -324,6 +325,8 @@ DATASETS: Registry[DatasetSpec | Callable[..., DatasetSpec]] = Registry(
 BACKBONES: Registry[Callable[..., Any]] = Registry("backbone", "oodbench.backbones")
 TASKS: Registry[Any] = Registry("task", "oodbench.tasks", "oodbench.Task")
 MEASURES: Registry[type[Measure]] = Registry("measure", "oodbench.measures", "oodbench.Measure")
+NEEDS: Registry[Callable[[Outputs], bool]] = Registry("need", "oodbench.needs")
+"""Functions that say whether outputs have what a detector means by such a word in its ``needs``."""
 PREPARATIONS: Registry[Callable[..., None]] = Registry("preparation", "oodbench.preparations")
 """Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
 
@@ -333,6 +336,7 @@ register_benchmark = BENCHMARKS.register
 register_dataset = DATASETS.register
 register_task = TASKS.register
 register_measure = MEASURES.register
+register_need = NEEDS.register
 register_preparation = PREPARATIONS.register
 
 
@@ -397,6 +401,11 @@ def list_tasks() -> list[str]:
 def list_measures() -> list[str]:
     """Names of all measures of a network's outputs."""
     return MEASURES.names()
+
+
+def list_needs() -> list[str]:
+    """Names of all needs that are more than a column of outputs."""
+    return NEEDS.names()
 
 
 def list_preparations() -> list[str]:

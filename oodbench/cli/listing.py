@@ -37,6 +37,7 @@ KINDS = (
     "backbones",
     "tasks",
     "measures",
+    "needs",
     "preparations",
 )
 for _kind in KINDS:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from oodbench.testing.untouched import network_checks as network_checks
 from oodbench.testing.untouched import untouched as untouched
 
 Check = Callable[[Detector], None]
+Toy = Callable[[dict[str, Tensor], Head], tuple[dict[str, Tensor], Head]]
 CLASSES, DIM, UNITS = 4, 64, 8
 
 
@@ -74,43 +75,31 @@ def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
 
 def _problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:
     """The toy problem as the network shows it that the detector was designed for."""
-    toy = blobs(dtype=dtype)
-    if "logits/*" in detector.needs:
-        return Blobs(_in_halves(toy.train), _in_halves(toy.test), _in_halves(toy.ood, turn=1))
-    if not detector.needs & {"temperature", "cosine", "cosine_head"}:
-        return toy
+    plain = blobs(dtype=dtype)
 
-    def scaled(outputs: Outputs) -> Outputs:
-        """Cosines over a temperature that falls with the units that classes light."""
+    def shown(outputs: Outputs) -> Outputs:
         assert outputs.head is not None
-        head = Head(outputs.head.weight, norm_eps=1e-4)
-        z = outputs.features.float()
-        temperature = 0.3 * torch.sigmoid(2 - z[:, : CLASSES * UNITS].mean(dim=1) * 4)
-        cosine = head(z)
-        extra = {"temperature": temperature.to(dtype), "cosine": cosine.to(dtype)}
-        logits = (cosine / temperature[:, None]).to(dtype)
-        return Outputs(outputs.features, logits, outputs.labels, head, extra)
+        columns, head = detector.toy(dict(outputs.columns()), outputs.head)
+        named = {name: columns.get(name) for name in ("features", "logits", "labels")}
+        extra = {name: value for name, value in columns.items() if name not in named}
+        return Outputs(**named, head=head, extra=extra)  # type: ignore[arg-type]
 
-    return Blobs(scaled(toy.train), scaled(toy.test), scaled(toy.ood))
-
-
-def _in_halves(outputs: Outputs, turn: int = 0) -> Outputs:
-    """Two modalities that see what the network says; with ``turn`` one of them by other classes."""
-    extra = {"logits/one": 4 * outputs.logits, "logits/two": 4 * outputs.logits.roll(turn, dims=1)}
-    if turn:  # OOD: sure of themselves, and of different classes
-        sure = 8 * torch.eye(CLASSES)[torch.arange(len(outputs)) % CLASSES].to(outputs.logits)
-        extra = {"logits/one": sure, "logits/two": sure.roll(turn, dims=1)}
-    return Outputs(outputs.features, outputs.logits, outputs.labels, outputs.head, extra)
+    return Blobs(shown(plain.train), shown(plain.test), shown(plain.ood))
 
 
 class _Toy(nn.Module):
     """The toy problem's network, for detectors that need one.
 
     An image is a ``[D, 2, 2]`` map whose spatial mean is the features; see :func:`_images`.
+
+    Args:
+        head: the linear one.
+        shown: what else it says, and how; see :meth:`Detector.toy`.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, shown: Toy = Detector.toy) -> None:
         super().__init__()
+        self.shown = shown
         self.conv = nn.Conv2d(DIM, DIM, 1, bias=False)
         self.relu = nn.ReLU()
         self.linear = nn.Linear(DIM, CLASSES)
@@ -119,10 +108,8 @@ class _Toy(nn.Module):
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         features = self.relu(self.conv(images)).mean(dim=(2, 3))
-        logits = self.linear(features)
-        # the quotient of decomposed logits, with a denominator of 1
-        quotient = {"numerator": logits, "denominator": torch.ones_like(logits[:, 0])}
-        return {"features": features, "logits": logits, **quotient}
+        columns = {"features": features, "logits": self.linear(features)}
+        return self.shown(columns, self.head())[0]
 
     def head(self) -> Head:
         return Head(self.linear.weight, self.linear.bias)
@@ -138,24 +125,24 @@ def _images(outputs: Outputs) -> Tensor:
     return outputs.features.float()[:, :, None, None] * pattern
 
 
-def _network(outputs: Outputs) -> _Toy:
+def _network(detector: Detector, outputs: Outputs) -> _Toy:
     assert outputs.head is not None
     with torch.random.fork_rng(devices=[]):  # layers draw weights before they get these
-        return _Toy(outputs.head).to(outputs.head.weight.device).eval()
+        return _Toy(outputs.head, detector.toy).to(outputs.head.weight.device).eval()
 
 
 def _fit(detector: Detector, train: Outputs) -> Detector:
     if detector.needs_fit_batches:
         images = _images(train)
         batches = zip(images.split(64), train.labels.split(64), strict=True)
-        return detector.fit_batches(_network(train), batches)
+        return detector.fit_batches(_network(detector, train), batches)
     return detector.fit(train)
 
 
 def _score(detector: Detector, outputs: Outputs) -> Tensor:
     if "model" not in detector.needs:
         return detector.score(outputs)
-    return detector.score_batch(_network(outputs), _images(outputs)).detach()
+    return detector.score_batch(_network(detector, outputs), _images(outputs)).detach()
 
 
 def _close(one: Tensor, other: Tensor, what: str, tolerance: float = 1e-5) -> None:
@@ -236,7 +223,7 @@ def check_inputs_untouched(detector: Detector) -> None:
             assert torch.equal(given[name], value), f"{detector.label} changed {name}"
     if "model" in detector.needs:
         images, same = _images(reference.test), _images(reference.test)
-        detector.score_batch(_network(reference.test), images)
+        detector.score_batch(_network(detector, reference.test), images)
         assert torch.equal(images, same), f"{detector.label} changed the images"
 
 
@@ -325,20 +312,34 @@ def check_fit_comes_first(detector: Detector) -> None:
         raise AssertionError(f"{detector.label}: score() came before fit(), and nothing was said")
 
 
+def _parts(outputs: Outputs) -> set[str]:
+    """What can be removed from outputs: their columns, by name, and the head."""
+    return {name for name, _ in outputs.columns()} | ({"head"} if outputs.head else set())
+
+
+def _without(outputs: Outputs, parts: Set[str]) -> Outputs:
+    bare = outputs[:]
+    bare.extra = {name: value for name, value in bare.extra.items() if name not in parts}
+    for name in parts & {"features", "logits", "labels", "head"}:
+        setattr(bare, name, None)
+    return bare
+
+
+def _behind(need: str, outputs: Outputs) -> set[str]:
+    """The parts of outputs that a need stands on."""
+    if need.endswith("/*"):
+        return {name for name in outputs.extra if name.startswith(need.removesuffix("*"))}
+    parts = _parts(outputs)
+    return {need} & parts or {part for part in parts if not _without(outputs, {part}).has(need)}
+
+
 def check_missing_needs(detector: Detector) -> None:
     """Outputs without what it needs are a MissingOutputError that names detector and need."""
     toy = _problem(detector)
     _fit(detector, toy.train)
     for need in detector.needs - {"model"}:
-        bare = toy.test[:]
-        if need.endswith("/*"):
-            bare.extra.clear()
-        elif need in bare.extra:
-            del bare.extra[need]
-        else:
-            setattr(bare, "head" if need == "cosine_head" else need, None)
         try:
-            detector.score(bare)
+            detector.score(_without(toy.test, _behind(need, toy.test)))
         except MissingOutputError as error:
             for word in (detector.label, need):
                 assert word in str(error), f"the error does not name {word}: {error}"
@@ -352,16 +353,8 @@ def check_needs_are_honest(detector: Detector) -> None:
     expected = _score(_fit(detector, toy.train), toy.test)
     if "model" in detector.needs:
         return
-    test = toy.test
-    bare = Outputs(
-        **{name: getattr(test, name) for name in detector.needs & {"features", "logits", "labels"}},
-        head=test.head if detector.needs & {"head", "cosine_head"} else None,
-        extra={
-            name: value
-            for name, value in test.extra.items()
-            if {name, f"{name.partition('/')[0]}/*"} & detector.needs
-        },
-    )
+    read = set[str]().union(*(_behind(need, toy.test) for need in detector.needs))
+    bare = _without(toy.test, _parts(toy.test) - read)
     _close(detector.score(bare), expected, detector.label)
 
 
