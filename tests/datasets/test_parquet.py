@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from timm.data import ImageNetInfo
 
 import oodbench
 from oodbench import files
+from oodbench.benchmark import resolve_dataset
 from oodbench.data.samples import Samples
 from oodbench.errors import DataError, MissingDataError
 from oodbench.registry import DATASETS
 from oodbench.training.train import id_samples
 from tests.conftest import write_images
-from tests.helpers.datasets import images_of, png
+from tests.helpers.datasets import images_of, png, write_parquet
 
 IMAGES = images_of(4)
 
@@ -414,3 +416,77 @@ def test_large_files_are_not_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not samples.digests_are_cheap
     _ = samples.digests
     assert samples.digests_are_cheap
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "label"),
+    [
+        ("cifar10", "img", "label"),
+        ("cifar100", "img", "fine_label"),
+        ("mnist", "image", "label"),
+        ("svhn", "image", "label"),
+    ],
+)
+@pytest.mark.parametrize("classes", [[], ["cat", "dog", "eel"]])
+def test_parquet_snapshot(name: str, column: str, label: str, classes: list[str]) -> None:
+    images = images_of(4)
+    snapshot = files.data_dir() / name / "snapshots" / "abc" / "data"
+    for shard, labels in enumerate(([2, 0], [1, 2])):
+        write_parquet(
+            snapshot / f"test-0000{shard}-of-00002.parquet",
+            images[2 * shard : 2 * shard + 2],
+            column,
+            label,
+            labels,
+            classes,
+        )
+    samples = DATASETS.get(name).load("test")
+    assert samples.name == f"{name}/test"
+    assert samples.labels.tolist() == [2, 0, 1, 2]
+    assert samples.classes == tuple(classes or ["0", "1", "2"])
+    for i in range(4):
+        assert np.array_equal(np.asarray(samples[i]), images[i])
+    # the same content as image files has the same digests, so overlap is found across layouts
+    folder = files.data_dir() / "as-files"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(png(images[0]))
+    assert resolve_dataset("as-files").load("test").digests[0] == samples.digests[0]
+
+
+def test_parquet_that_is_damaged() -> None:
+    shard = files.data_dir() / "mnist" / "test-00000-of-00001.parquet"
+    write_parquet(shard, images_of(2), "image", "label", [0, 1], [])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="damaged") as error:
+        DATASETS.get("mnist").load("test")
+    assert str(shard) in str(error.value)
+    write_parquet(shard, images_of(2), "picture", "label", [0, 1], [])
+    with pytest.raises(DataError, match="no column") as error:
+        DATASETS.get("mnist").load("test")
+    assert str(shard) in str(error.value)
+
+
+def test_parquet_with_a_damaged_image() -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    shard = files.data_dir() / "mnist" / "test-00000-of-00001.parquet"
+    shard.parent.mkdir(parents=True)
+    good = png(images_of(1)[0])
+    records = [{"bytes": good, "path": None}, {"bytes": good[:99], "path": None}]
+    parquet.write_table(pa.table({"image": records, "label": [0, 1]}), shard)
+    samples = DATASETS.get("mnist").load("test")
+    assert samples[0].size == (32, 32)
+    with pytest.raises(DataError, match=r"mnist/test: image 1 is damaged"):
+        samples[1]
+
+
+def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = files.data_dir() / "mnist" / "test-00000-of-00001.parquet"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingDataError, match=r"oodbench\[parquet\]"):
+        DATASETS.get("mnist").load("test")

@@ -39,14 +39,8 @@ def toy(near: Sequence[str] = ("n1", "n2"), far: Sequence[str] = ("f1",)) -> Ben
     )
 
 
-# Benchmark.choose
-
-
 def names(chosen) -> list[tuple[str, str]]:
     return [(one.spec.name, one.group) for one in chosen]
-
-
-# Hugging Face snapshots
 
 
 def png(image: np.ndarray) -> bytes:

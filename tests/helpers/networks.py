@@ -23,9 +23,6 @@ class Counter:
         self.n += n
 
 
-# Interrupted
-
-
 class Breaks(ImageArrays):
     """Cannot read one image, once."""
 

@@ -12,8 +12,6 @@ from tests.helpers.rows import (
     TOY,
 )
 
-# The page
-
 
 def tables(page: str) -> list[list[dict[str, str]]]:
     """The tables of a page, as rows by column."""

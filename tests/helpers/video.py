@@ -105,3 +105,6 @@ def write_clip(
                 container.mux(sound.encode(frame))
             container.mux(sound.encode(None))
     return path
+
+
+RGB = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
