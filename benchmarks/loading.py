@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from oodbench.data.samples import MultimodalSamples
 from oodbench.data.video import FlowFiles, VideoFile
-from oodbench.datasets.multiood import near_hmdb
+from oodbench.datasets.multiood.benchmarks import near_hmdb
 from oodbench.detectors.a2d import A2D, A2DRecipe
 from oodbench.networks.backbones import create_backbone
 from oodbench.training.train import _Views

@@ -41,7 +41,7 @@ from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.errors import DataError, MissingDataError, OptionError
 
 from .images import MNIST
-from .multiood import posthoc_preset
+from .multiood.benchmarks import posthoc_preset
 
 ID_CLASSES = tuple(str(digit) for digit in range(5))
 OOD_CLASSES = tuple(str(digit) for digit in range(5, 10))

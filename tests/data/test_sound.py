@@ -22,9 +22,10 @@ from oodbench import Benchmark, Hardware, Head, files
 from oodbench.data.audio import AudioFile, LogSpectrogram, Waveform
 from oodbench.data.transforms import MultimodalPreprocess
 from oodbench.data.video import ClipPreprocess, VideoFile
-from oodbench.datasets import multiood
-from oodbench.datasets._multiood_prepare import extract_audio, write_flow
-from oodbench.datasets.multiood import LAYOUTS, SPLIT_FILES, read_split, split_path
+from oodbench.datasets.multiood.benchmarks import near_kinetics_audio
+from oodbench.datasets.multiood.derive import extract_audio, write_flow
+from oodbench.datasets.multiood.layouts import FOLDER, LAYOUTS
+from oodbench.datasets.multiood.splits import SPLIT_FILES, read_split, split_path
 from oodbench.errors import DataError, OODBenchWarning
 from oodbench.extract import CLIPS, extract
 from oodbench.networks.backbones import create_backbone
@@ -70,7 +71,7 @@ def lay_out(
 
     Flow is that of the first frames, which saves most of the time.
     """
-    base = files.data_dir() / multiood.FOLDER
+    base = files.data_dir() / FOLDER
     lists: dict[str, list[str]] = {split: [] for split in (*SPLITS, "eval")}
     for label, (name, paths) in enumerate({**clips, "other": ood}.items()):
         known = [split for split, count in SPLITS.items() for _ in range(count)]
@@ -98,7 +99,7 @@ def lay_out(
             count = min(VideoFile(video).frame_count, 8)
             start = record(base / "start.mp4", list(VideoFile(video).frames(range(count))))
             write_flow(start, *flow, Brighter())
-    return replace(multiood.near_kinetics_audio(), preprocess=small())
+    return replace(near_kinetics_audio(), preprocess=small())
 
 
 @pytest.fixture

@@ -22,16 +22,13 @@ import oodbench
 from oodbench import Benchmark, DatasetSpec, files
 from oodbench.data.audio import AudioFile
 from oodbench.data.video import FlowFiles, VideoFile
-from oodbench.datasets import _multiood_prepare as preparing
-from oodbench.datasets import multiood
-from oodbench.datasets._multiood_prepare import (
-    compute_flow,
-    encode_flow,
-    extract_audio,
-    prepare,
-    write_flow,
-)
-from oodbench.datasets.multiood import LAYOUTS, SPLIT_FILES, Clip, Clips, read_split, split_path
+from oodbench.datasets.multiood import benchmarks, sets
+from oodbench.datasets.multiood import prepare as preparing
+from oodbench.datasets.multiood.derive import compute_flow, encode_flow, extract_audio, write_flow
+from oodbench.datasets.multiood.layouts import FOLDER, LAYOUTS
+from oodbench.datasets.multiood.prepare import prepare
+from oodbench.datasets.multiood.samples import Clips, ListedClips
+from oodbench.datasets.multiood.splits import SPLIT_FILES, Clip, read_split, split_path, split_url
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError, StorageError
 from tests.helpers.video import write_clip
 
@@ -39,32 +36,32 @@ av = pytest.importorskip("av")
 pytest.importorskip("soundfile")
 
 BENCHMARKS = (
-    multiood.near_hmdb,
-    multiood.near_ucf,
-    multiood.near_kinetics,
-    multiood.near_kinetics_audio,
-    multiood.near_epic,
-    multiood.near_epic_audio,
-    multiood.far_hmdb,
-    multiood.far_kinetics,
-    multiood.hmdb,
-    multiood.hmdb_near,
-    multiood.ucf,
-    multiood.kinetics,
-    multiood.kinetics_near,
+    benchmarks.near_hmdb,
+    benchmarks.near_ucf,
+    benchmarks.near_kinetics,
+    benchmarks.near_kinetics_audio,
+    benchmarks.near_epic,
+    benchmarks.near_epic_audio,
+    benchmarks.far_hmdb,
+    benchmarks.far_kinetics,
+    benchmarks.hmdb,
+    benchmarks.hmdb_near,
+    benchmarks.ucf,
+    benchmarks.kinetics,
+    benchmarks.kinetics_near,
 )
 
 
-def sets(benchmark: Benchmark) -> list[DatasetSpec]:
+def sets_of(benchmark: Benchmark) -> list[DatasetSpec]:
     return [benchmark.id, *benchmark.near, *benchmark.far]
 
 
-ALL_SETS = {spec.name: spec for make in BENCHMARKS for spec in sets(make())}
+ALL_SETS = {spec.name: spec for make in BENCHMARKS for spec in sets_of(make())}
 
 
 @pytest.fixture
 def base() -> Path:
-    return files.data_dir() / multiood.FOLDER
+    return files.data_dir() / FOLDER
 
 
 @pytest.fixture
@@ -119,15 +116,18 @@ class Shift(nn.Module):
 
 
 def test_all_lists_are_pinned() -> None:
-    named = {
-        name
-        for listed in multiood._SETS.values()
-        for names in listed.lists.values()
-        for name in names
-    }
+    named = set()
+    for spec in ALL_SETS.values():
+        load = spec.load
+        assert isinstance(load, ListedClips)
+        names = {name for listed in load.lists.values() for name in listed}
+        assert names <= set(LAYOUTS[load.layout].listed_in())
+        named |= names
     assert named == set(SPLIT_FILES)
+    each = [name for place in LAYOUTS.values() for name in place.listed_in()]
+    assert sorted(each) == sorted(SPLIT_FILES), "a split file is of one dataset"
     assert all(len(found) == 64 and int(found, 16) for found in SPLIT_FILES.values())
-    assert multiood.split_url("D3_test.pkl") == (
+    assert split_url("D3_test.pkl") == (
         "https://raw.githubusercontent.com/donghao51/MultiOOD/"
         "ab7b221e42a598dada7fb702c08dcb4292610d8e/EPIC-rgb-flow/splits/D3_test.pkl"
     )
@@ -293,7 +293,7 @@ def test_near_ood_labels_begin_at_zero(base: Path, put: Any) -> None:
     put("HMDB_eval_near_ood.txt", ["wave/c.avi 50", "pour/a.avi 25", "pour/b.avi 25"])
     for path in ("pour/a", "pour/b", "wave/c"):
         fill(base, f"HMDB51/video/{path}.avi")
-    samples = multiood.HMDB_26.load("test")
+    samples = sets.HMDB_26.load("test")
     assert samples.labels.tolist() == [1, 0, 0]
     assert samples.classes == ("pour", "wave")
     assert samples.name == "hmdb51-26/test"
@@ -302,7 +302,7 @@ def test_near_ood_labels_begin_at_zero(base: Path, put: Any) -> None:
 def test_far_ood_labels_with_gaps(base: Path, put: Any) -> None:
     put("ID_HMDB_OOD_UCF.txt", ["v_YoYo_g01_c01.avi 94", "v_PlayingDaf_g02_c01.avi 53"])
     fill(base, "UCF101/video/v_YoYo_g01_c01.avi", "UCF101/video/v_PlayingDaf_g02_c01.avi")
-    samples = multiood.UCF_VS_HMDB.load("test")
+    samples = sets.UCF_VS_HMDB.load("test")
     assert samples.labels.tolist() == [1, 0]
     assert samples.classes == ("PlayingDaf", "YoYo")
 
@@ -311,15 +311,15 @@ def test_classes_are_those_of_the_training_split(base: Path, put: Any) -> None:
     put("HMDB_train.txt", ["a/1.avi 0", "b/2.avi 1", "c/3.avi 2"])
     put("HMDB_val.txt", ["c/4.avi 2"])
     fill(base, *(f"HMDB51/video/{p}.avi" for p in ("a/1", "b/2", "c/3", "c/4")))
-    assert multiood.HMDB.load("train").classes == ("a", "b", "c")
-    samples = multiood.HMDB.load("val")
+    assert sets.HMDB.load("train").classes == ("a", "b", "c")
+    samples = sets.HMDB.load("val")
     assert (samples.classes, samples.labels.tolist()) == (("a", "b", "c"), [2])
     put("HMDB_val.txt", ["d/4.avi 3"])
     with pytest.raises(DataError, match="no training sample has the label 3"):
-        multiood.HMDB.load("val")
+        sets.HMDB.load("val")
     put("HMDB_val.txt", ["d/4.avi 2"])
     with pytest.raises(DataError, match="hmdb51/val: label 2 is both 'c' and 'd'"):
-        multiood.HMDB.load("val")
+        sets.HMDB.load("val")
 
 
 def test_sets_of_several_lists(base: Path, put: Any) -> None:
@@ -327,7 +327,7 @@ def test_sets_of_several_lists(base: Path, put: Any) -> None:
         for split in ("test", "train"):
             put(f"HAC_{split}_only_{domain}.csv", f"{split}.mp4,4\r\nother.mp4,0\r\n".encode())
             fill(base, *(f"HAC/{domain}/videos/{name}.mp4" for name in (split, "other")))
-    samples = multiood.HAC.load("test")
+    samples = sets.HAC.load("test")
     assert isinstance(samples, Clips)
     assert [clip.path for clip in samples.clips][:4] == [
         "human/test.mp4",
@@ -342,7 +342,7 @@ def test_sets_of_several_lists(base: Path, put: Any) -> None:
 def test_names_that_are_none_of_ucf(base: Path, put: Any) -> None:
     put("UCF_eval_near_ood.txt", ["PlayingDaf.avi 53"])
     with pytest.raises(DataError, match=r"'PlayingDaf\.avi' is no name of a video of UCF101"):
-        multiood.UCF_51.load("test")
+        sets.UCF_51.load("test")
 
 
 # samples
@@ -356,7 +356,7 @@ def test_samples_of_three_modalities(base: Path, put: Any) -> None:
         write_wave(base / f"Kinetics-600/video/{name}.wav")
         for part in "xy":
             write_clip(base / f"Kinetics-600/flow/{name}_flow_{part}.mp4", count, (32, 32))
-    benchmark = multiood.near_kinetics_audio()
+    benchmark = benchmarks.near_kinetics_audio()
     samples = benchmark.id.load("train")
     assert isinstance(samples, Clips)
     assert samples.modalities == tuple(benchmark.preprocess.modalities)  # type: ignore[union-attr]
@@ -391,7 +391,7 @@ def test_samples_of_frames(base: Path, put: Any) -> None:
             image = image if "flow" in folder else image.convert("RGB")
             image.save(root / folder / f"frame_{i:010d}.jpg", quality=95)
     write_wave(root / "rgb/test/D3/P22_01.wav")
-    samples = multiood.MULTIOOD_EPIC_4_7_AUDIO.load("test")
+    samples = sets.MULTIOOD_EPIC_4_7_AUDIO.load("test")
     assert samples.classes == ("mix",)
     sample: Any = samples[0]
     assert sample["video"].frame_count == 5
@@ -409,7 +409,7 @@ def test_digests_are_of_names_and_sizes(base: Path, put: Any) -> None:
     paths = [f"HMDB51/{p}" for p in ("video/pour/a.avi", "video/pour/b.avi")]
     flow = [f"HMDB51/flow/{n}_flow_{part}.mp4" for n in "ab" for part in "xy"]
     fill(base, *paths, *flow)
-    load = lambda: multiood.MULTIOOD_HMDB_26.load("test")
+    load = lambda: sets.MULTIOOD_HMDB_26.load("test")
     before = load()
     assert before.digests.dtype == np.uint64
     assert len(set(before.digests.tolist())) == 2
@@ -418,7 +418,7 @@ def test_digests_are_of_names_and_sizes(base: Path, put: Any) -> None:
     fill(base, flow[1], content=b"longer than before")
     after = load()
     assert (after.digests == before.digests).tolist() == [False, True]
-    assert multiood.HMDB_26.load("test").fingerprint != after.fingerprint
+    assert sets.HMDB_26.load("test").fingerprint != after.fingerprint
     gone = load()
     (base / flow[3]).unlink()
     with pytest.raises(DataError, match=r"b_flow_y\.mp4 is gone"):
@@ -444,7 +444,7 @@ def incomplete(base: Path, put: Any) -> Path:
 
 def test_missing_files_are_named(incomplete: Path) -> None:
     with pytest.raises(DataError) as error:
-        multiood.MULTIOOD_HMDB_26.load("test")
+        sets.MULTIOOD_HMDB_26.load("test")
     message = str(error.value)
     assert not isinstance(error.value, MissingDataError)
     assert message.startswith("multiood-hmdb51-26/test: 3 of 6 samples lack files")
@@ -453,7 +453,7 @@ def test_missing_files_are_named(incomplete: Path) -> None:
     assert "OODBENCH_SKIP_MISSING" in message
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(multiood.HMDB_26.load("test")) == 6, "the videos are all there"
+        assert len(sets.HMDB_26.load("test")) == 6, "the videos are all there"
 
 
 def test_missing_files_are_left_out_where_asked_for(
@@ -461,28 +461,28 @@ def test_missing_files_are_left_out_where_asked_for(
 ) -> None:
     monkeypatch.setenv("OODBENCH_SKIP_MISSING", "1")
     with pytest.warns(OODBenchWarning, match="3 of 6 samples lack files"):
-        some = multiood.MULTIOOD_HMDB_26.load("test")
+        some = sets.MULTIOOD_HMDB_26.load("test")
     assert isinstance(some, Clips)
     assert [clip.path for clip in some.clips] == ["pour/0.avi", "pour/3.avi", "pour/5.avi"]
     for i in (1, 2, 4):
         (incomplete / f"HMDB51/flow/{i}_flow_x.mp4").unlink(missing_ok=True)
         fill(incomplete, *(f"HMDB51/flow/{i}_flow_{part}.mp4" for part in "xy"))
-    whole = multiood.MULTIOOD_HMDB_26.load("test")
+    whole = sets.MULTIOOD_HMDB_26.load("test")
     assert len(whole) == 6
     assert whole.fingerprint != some.fingerprint
     for i in range(6):
         (incomplete / f"HMDB51/flow/{i}_flow_x.mp4").unlink()
     with pytest.raises(DataError, match="6 of 6 samples lack files"):
-        multiood.MULTIOOD_HMDB_26.load("test")
+        sets.MULTIOOD_HMDB_26.load("test")
     monkeypatch.setenv("OODBENCH_SKIP_MISSING", "0")
     with pytest.raises(DataError, match="6 of 6 samples lack files"):
-        multiood.MULTIOOD_HMDB_26.load("test")
+        sets.MULTIOOD_HMDB_26.load("test")
 
 
 def test_nothing_is_there_but_the_lists(base: Path, put: Any) -> None:
     put("HMDB_eval_near_ood.txt", ["pour/a.avi 25"])
     with pytest.raises(MissingDataError) as error:
-        multiood.MULTIOOD_HMDB_26.load("test")
+        sets.MULTIOOD_HMDB_26.load("test")
     for part in (str(files.data_dir()), "Get it:", "OODBENCH_DATA", "multiood-hmdb51-26/test"):
         assert part in str(error.value)
 
@@ -513,8 +513,8 @@ def test_benchmarks(make: Callable[[], Benchmark]) -> None:
     assert benchmark.id.splits == ("train", "val", "test")
     assert all(ood.spec.splits[-1] == "test" for ood in benchmark.ood)
     modalities = ", ".join(benchmark.preprocess.modalities)  # type: ignore[union-attr]
-    assert all(spec.description.endswith(f"; {modalities}") for spec in sets(benchmark))
-    for spec in sets(benchmark):
+    assert all(spec.description.endswith(f"; {modalities}") for spec in sets_of(benchmark))
+    for spec in sets_of(benchmark):
         assert spec.name.startswith("multiood-") == (modalities != "video")
         assert spec.name.endswith("-audio") == ("audio" in modalities)
         assert spec.source
@@ -541,7 +541,7 @@ def test_an_evaluation(base: Path, put: Any) -> None:
         put(f"HMDB_{split}_near_ood.txt", lines(0, 2) + lines(1, 2))
     put("HMDB_eval_near_ood.txt", lines(2, 3))
     results = oodbench.evaluate(
-        benchmark=multiood.near_hmdb(),
+        benchmark=benchmarks.near_hmdb(),
         detectors=["msp", "modality-discrepancy"],
         method="a2d-npmix",
         recipe="quick",
@@ -607,10 +607,10 @@ def test_from_videos_to_rows(
                 lines.append(f"c{label}/v{number}.avi {label}")
         name, content = f"HMDB_{split}_near_ood.txt", "\n".join(lines).encode()
         monkeypatch.setitem(SPLIT_FILES, name, hashlib.sha256(content).hexdigest())
-        published[multiood.split_url(name)] = content
+        published[split_url(name)] = content
     missing = prepare(files.data_dir(), Fetcher(published), flow=GlobalShift())
     assert (missing["HMDB51 video"], missing["HMDB51 flow"]) == (1, 2)  # that of the other lists
-    benchmark = multiood.near_hmdb()
+    benchmark = benchmarks.near_hmdb()
     flow = benchmark.id.load("train")[0]["flow"].frames([4])  # type: ignore[index]
     assert abs(float(flow[..., 0].mean()) - (128 + 5 * 255 / 40)) < 3
     assert abs(float(flow[..., 1].mean()) - 128) < 3
@@ -643,7 +643,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         else:
             content = b"a b/loud.mp4 0\na b/silent.mp4 0\n"
         monkeypatch.setitem(SPLIT_FILES, name, hashlib.sha256(content).hexdigest())
-        found[multiood.split_url(name)] = content
+        found[split_url(name)] = content
     return found
 
 
@@ -670,7 +670,7 @@ def test_lists_are_fetched_once(base: Path, published: dict[str, bytes]) -> None
     changed.write_bytes(b"other")
     again = Fetcher(published)
     prepare(files.data_dir(), again)
-    assert again.asked == [multiood.split_url("HMDB_val.txt")]
+    assert again.asked == [split_url("HMDB_val.txt")]
     prepare(files.data_dir(), Fetcher({}, up_to=0), lines.append)
     assert "split files: all 34 are there" in lines
 
@@ -685,7 +685,7 @@ def test_offline(base: Path, published: dict[str, bytes]) -> None:
     assert len(there) == 3
     for name in SPLIT_FILES:
         assert (f"{base / split_path(name)}\n" in message) == (name not in there)
-        assert (multiood.split_url(name) in message) == (name not in there)
+        assert (split_url(name) in message) == (name not in there)
     rest = Fetcher(published)
     prepare(files.data_dir(), rest)
     assert len(rest.asked) == 31

@@ -1,22 +1,14 @@
-"""What ``oodbench data prepare multiood`` does: fetch, derive and check MultiOOD's files.
-
-The split files are fetched, 5 MB. Videos, published flow and recordings are too large, or want an
-account: what is missing is listed, with its address and its place. Sound is taken from videos, and
-optical flow computed where asked for. What is there is never made again, so that an interrupted
-run goes on where it was.
-"""
+"""What is derived from MultiOOD's videos: their sound as WAV, and their optical flow."""
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 import wave
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,35 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench import files
-from oodbench.errors import DataError, MissingDataError, OODBenchError, OptionError
+from oodbench.errors import DataError, OODBenchError
 
-from .multiood import (
-    _SETS,
-    FOLDER,
-    LAYOUTS,
-    SPLIT_FILES,
-    Clip,
-    Layout,
-    Tree,
-    read_split,
-    sha256,
-    split_path,
-    split_url,
-)
-
-Fetch = Callable[[str], bytes]
-"""``fetch(url)`` gives the content; an ``OSError`` where it cannot be had."""
+from .layouts import Layout
+from .samples import Tree
+from .splits import Clip
 
 Report = Callable[[str], object]
+"""Is called with each line of a report."""
 
 RATE = 16000
 """Of the recordings that are taken from videos, in Hz, as in MultiOOD."""
 
 BOUND = 20.0
 """Largest flow that is kept, in pixels from a frame to the next, as in MultiOOD."""
-
-MISSING = "missing.txt"
-"""In the folder ``multiood``: every file that a split file names and that is not there."""
 
 STEP = 100
 """Files after which a long run says that it still runs."""
@@ -61,153 +38,8 @@ _SMALLEST = 128
 """RAFT's correlation pyramid needs frames of at least this side."""
 
 
-def prepare(
-    root: Path,
-    fetch: Fetch | None = None,
-    report: Report | None = None,
-    *,
-    audio: bool = True,
-    flow: nn.Module | Literal["small", "large"] | None = None,
-    batch: int = 8,
-    device: str = "cpu",
-) -> dict[str, int]:
-    """Fetches the split files, derives what can be derived, and lists what is missing.
-
-    Args:
-        root: the data folder.
-        fetch: gives the content of an address; over the network if None.
-        report: is called with each line of the report; nobody if None.
-        audio: whether sound is taken from videos, where it belongs beside them (Kinetics-600).
-        flow: computes optical flow where the published one is missing, but for EPIC-Kitchens.
-            None for nothing; torchvision's RAFT with its weights (which it downloads) of that size;
-            or a network called with two batches ``[B, 3, H, W]`` in [-1, 1], that gives flow
-            ``[B, 2, H, W]`` in pixels, or a list of such whose last is the best.
-        batch: pairs of frames that the network sees at once.
-        device: where it runs.
-
-    Returns:
-        How many files are missing, by ``"<folder> <modality>"``.
-
-    Raises:
-        MissingDataError: split files cannot be fetched; the message says where to put them.
-        DataError: what was fetched is not the published file.
-        OptionError: a ``flow`` or ``batch`` that cannot be.
-        StorageError: the folder cannot be written to.
-    """
-    say = report or _nobody
-    if batch < 1:
-        raise OptionError(f"batch must be at least 1, not {batch}.")
-    if isinstance(flow, str) and flow not in ("small", "large"):
-        raise OptionError(f"flow is 'small', 'large' or a network, not {flow!r}.")
-    base = files.writable_dir(
-        root / FOLDER, "Set OODBENCH_DATA to a folder for datasets that you may write."
-    )
-    _fetch_splits(base, fetch or _download, say)
-    everything = {name: _all_clips(base, name) for name in LAYOUTS}
-    if audio:
-        for name in ("kinetics600",):
-            _extract_all(base, LAYOUTS[name], everything[name], say)
-    if flow is not None:
-        network = _raft(flow) if isinstance(flow, str) else flow
-        network = network.eval().to(device)
-        for name in ("hmdb51", "ucf101", "hac", "kinetics600"):
-            _flow_all(base, LAYOUTS[name], everything[name], network, batch, say)
-    return _check(base, everything, say)
-
-
-def _nobody(_: str) -> None:
-    return
-
-
-def _download(url: str) -> bytes:
-    if not url.startswith("https://"):
-        raise OptionError(f"{url} is no https address.")
-    with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 (https, see above)
-        content: bytes = answer.read()
-    return content
-
-
-def _fetch_splits(base: Path, fetch: Fetch, say: Report) -> None:
-    """Fetches those that are not there, or not the published ones."""
-    wanted = []
-    for name, wanted_sum in SPLIT_FILES.items():
-        path = base / split_path(name)
-        if not path.is_file() or sha256(path.read_bytes()) != wanted_sum:
-            wanted.append(name)
-    if not wanted:
-        say(f"split files: all {len(SPLIT_FILES)} are there")
-        return
-    for done, name in enumerate(wanted):
-        url = split_url(name)
-        try:
-            content = fetch(url)
-        except OSError as error:  # urllib's own are OSErrors; one failure is enough
-            rest = "\n".join(
-                f"  {base / split_path(n)}\n    from {split_url(n)}" for n in wanted[done:]
-            )
-            raise MissingDataError(
-                f"cannot fetch {url} ({error}). On a machine without network, put these "
-                f"{len(wanted) - done} files there (or clone github.com/donghao51/MultiOOD and "
-                f"copy its folders HMDB-rgb-flow/splits and EPIC-rgb-flow/splits), then run this "
-                f"again:\n{rest}"
-            ) from error
-        if sha256(content) != SPLIT_FILES[name]:
-            raise DataError(
-                f"what {url} gave is not the published file (its sha256 is another). "
-                "Is a proxy in between? Nothing was written; try again."
-            )
-        with files.replacing(base / split_path(name)) as temporary:
-            temporary.write_bytes(content)
-    say(f"split files: {len(wanted)} fetched")
-
-
-def _all_clips(base: Path, layout: str) -> list[Clip]:
-    """Every clip of a dataset that any split file names, once."""
-    names = dict.fromkeys(
-        name
-        for listed in _SETS.values()
-        if listed.layout == layout
-        for names in listed.lists.values()
-        for name in names
-    )
-    # a clip is in several lists, under different labels
-    found = {
-        (c.path, c.first, c.end, c.start, c.stop): c for n in names for c in read_split(base, n)
-    }
-    return list(found.values())
-
-
-def _check(base: Path, everything: Mapping[str, Sequence[Clip]], say: Report) -> dict[str, int]:
-    """Counts what is missing, reports it, and writes the whole list to a file."""
-    counts: dict[str, int] = {}
-    lines: list[str] = []
-    tree = Tree(base)
-    for name, clips in everything.items():
-        place = LAYOUTS[name]
-        lacking = 0
-        for modality in place.modalities:
-            paths = dict.fromkeys(p for c in clips for p in place.paths(base, c, modality))
-            missing = [path for path in paths if not tree.size(path)]
-            counts[f"{place.folder} {modality}"] = len(missing)
-            lacking += len(missing)
-            whole = not (base / place.folder).is_dir()  # a line each would be a million
-            lines += [f"{place.folder}/ ({modality}, {len(paths)} files)"] if whole else missing
-            state = f"{len(missing):,} of {len(paths):,} files missing" if missing else "complete"
-            first = f": {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-            say(f"{place.folder} {modality}: {state}{first if missing else ''}")
-        if lacking:
-            for how in place.how:
-                say(f"  get {base / place.folder}/{how}")
-    files.write_text(base / MISSING, "".join(f"{line}\n" for line in lines))
-    if lines:
-        say(f"all that is missing: {base / MISSING}")
-    return counts
-
-
-# sound ------------------------------------------------------------------------------------------
-
-
-def _extract_all(base: Path, place: Layout, clips: Iterable[Clip], say: Report) -> None:
+def extract_all(base: Path, place: Layout, clips: Iterable[Clip], say: Report) -> None:
+    """Takes the sound from the videos of all clips that have none yet, and reports on it."""
     tree, made, failed = Tree(base), 0, []
     for clip in clips:
         (video,), (sound,) = (place.paths(base, clip, part) for part in ("video", "audio"))
@@ -283,7 +115,7 @@ def _reading(path: Path) -> Iterator[Any]:
     """PyAV's container; its errors become a DataError that names the file."""
     av = _av()
     try:
-        # a playlist under a video's name must not make the decoder fetch anything
+        # A playlist under a video's name must not make the decoder fetch anything
         options = {"protocol_whitelist": "file"}
         with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
             yield container
@@ -294,17 +126,19 @@ def _reading(path: Path) -> Iterator[Any]:
 # flow -------------------------------------------------------------------------------------------
 
 
-def _raft(size: str) -> nn.Module:
+def raft(size: str) -> nn.Module:
+    """Torchvision's RAFT with its weights, which are downloaded; ``"small"`` or ``"large"``."""
     from torchvision.models import optical_flow
 
     build = optical_flow.raft_small if size == "small" else optical_flow.raft_large
-    found: nn.Module = build(weights="DEFAULT")
-    return found
+    network: nn.Module = build(weights="DEFAULT")
+    return network
 
 
-def _flow_all(
+def flow_all(
     base: Path, place: Layout, clips: Iterable[Clip], network: nn.Module, batch: int, say: Report
 ) -> None:
+    """Computes the flow of all clips that have a video and no flow yet, and reports on it."""
     tree, made, failed = Tree(base), 0, []
     for clip in clips:
         (video,), (x, y) = (place.paths(base, clip, part) for part in ("video", "flow"))
@@ -380,7 +214,7 @@ def _decoded(video: Path) -> tuple[Fraction, Iterator[np.ndarray]]:
     def frames() -> Iterator[np.ndarray]:
         with _reading(video) as container:
             stream = _pictures(container, video)
-            stream.codec_context.thread_count = 1  # the network wants the cores
+            stream.codec_context.thread_count = 1  # The network needs the cores.
             for frame in container.decode(stream):
                 yield frame.to_ndarray(format="rgb24")
 
@@ -410,10 +244,12 @@ def compute_flow(network: nn.Module, pairs: Sequence[tuple[np.ndarray, np.ndarra
         return F.interpolate(whole, inside, mode="bilinear", align_corners=False)
 
     with torch.inference_mode():
-        found = network(tensor(0), tensor(1))
-        if isinstance(found, list | tuple):  # RAFT gives its estimate after each update
-            found = found[-1]
-        flow = F.interpolate(found.float(), (height, width), mode="bilinear", align_corners=False)
+        estimate = network(tensor(0), tensor(1))
+        if isinstance(estimate, list | tuple):  # RAFT gives its estimate after each update.
+            estimate = estimate[-1]
+        flow = F.interpolate(
+            estimate.float(), (height, width), mode="bilinear", align_corners=False
+        )
         scale = torch.tensor([width / inside[1], height / inside[0]], device=device)
         whole: np.ndarray = (flow * scale[:, None, None]).cpu().numpy()
     return whole
@@ -440,15 +276,16 @@ def _grey_video(
         raise OODBenchError(
             "this PyAV cannot write H.264; that of PyPI can: pip install --force-reinstall av."
         ) from error
-    # the format is named because the temporary file's suffix tells nothing
+    # The format is named because the temporary file's suffix tells nothing.
     with av.open(str(path), "w", format="mp4") as container:
-        # levels of grey alone, so that an odd side needs no padding, as colours at half size would
+        # Frames have levels of grey alone: an odd side then needs no padding, as colours at half
+        # size would.
         stream = container.add_stream(
             "libx264", rate=rate, options={"crf": "18", "preset": "veryfast"}
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "gray"
         stream.codec_context.thread_count = 1
-        # else readers take levels for those of television, 16 to 235, and stretch them
+        # Readers would otherwise take levels for those of television, 16 to 235, and stretch them.
         stream.codec_context.color_range = 2
 
         def add(pixels: np.ndarray) -> None:
