@@ -16,9 +16,8 @@ from tests.conftest import REPOSITORY
 
 HOUSE = House(REPOSITORY)
 CORE = sorted((REPOSITORY / "oodbench").rglob("*.py"))
-PLUGINS = sorted(
-    [*(REPOSITORY / "detectors").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")]
-)
+FOLDERS = ("detectors", "datasets")
+PLUGINS = sorted(path for name in FOLDERS for path in (REPOSITORY / name).rglob("*.py"))
 HELPERS = {"validation.py"}  # what other packages' benchmarks may import too, but no plug-in
 
 
@@ -108,7 +107,7 @@ def test_core_knows_no_plugin(path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_neighbours_are_imported_relatively(path: Path) -> None:
     assert not [
         n for n in imported(path) if n.startswith(("oodbench.detectors", "oodbench.datasets"))
@@ -127,10 +126,14 @@ def test_entry_points_name_what_the_folders_hold() -> None:
             if group == "oodbench.datasets" and hasattr(thing, "name"):
                 assert thing.name == name
     used = {target.partition(":")[0] for table in points.values() for target in table.values()}
-    for path in PLUGINS:
-        if not path.name.startswith("_") and path.name not in HELPERS:
-            module = f"oodbench.{path.parent.name}.{path.stem}"
-            assert module in used, f"{path} has no entry point in pyproject.toml"
+    families = {".".join(module.split(".")[:3]) for module in used}
+    for folder in FOLDERS:
+        for path in (REPOSITORY / folder).iterdir():
+            if path.name.startswith("_") or path.name in HELPERS:
+                continue
+            if path.suffix == ".py" or (path / "__init__.py").is_file():
+                module = f"oodbench.{folder}.{path.stem}"
+                assert module in families, f"{path} has no entry point in pyproject.toml"
 
 
 def test_installed_metadata_is_that_of_the_project() -> None:
