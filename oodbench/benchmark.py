@@ -387,8 +387,9 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
 
 def name_is_there(name: str) -> bool:
     """Whether ``NAME`` or ``GROUP=NAME`` is that of a folder which exists, wherever it is."""
-    _, equals, bare = name.partition("=")
-    return _is_folder(name) or bool(equals and _is_folder(bare))
+    group, equals, bare = name.partition("=")
+    is_grouped = bool(equals) and "," not in group  # a comma there ends another name
+    return _is_folder(name) or (is_grouped and _is_folder(bare))
 
 
 def _is_folder(name: str) -> bool:

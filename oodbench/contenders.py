@@ -45,6 +45,7 @@ from oodbench.registry import METHODS
 from oodbench.reporting import Report, noting
 from oodbench.runtime import isolation
 from oodbench.runtime.process import undisturbed
+from oodbench.settings import NetworkSettings
 from oodbench.training.train import check_classes, is_frozen, method_name, plan, train
 
 
@@ -260,24 +261,16 @@ def _check_images(detector: Detector, samples: Samples) -> None:
 
 
 @dataclass(frozen=True)
-class Networks:
+class Networks(NetworkSettings):
     """Which networks detectors are put on: yours, a checkpoint, or ones that are trained now.
 
-    The fields are arguments of :func:`oodbench.evaluate`, where they are told. The networks may be
-    gone through more than once; each is trained, and told of, the first time only.
+    The fields, those of :class:`~oodbench.settings.NetworkSettings` among them, are arguments of
+    :func:`oodbench.evaluate`, where they are told. The networks may be gone through more than once;
+    each is trained, and told of, the first time only.
     """
 
     model: nn.Module | None = None
-    method: str | None = None
-    recipe: str | None = None
-    recipe_options: dict[str, Any] | None = None
-    backbone: str | None = None
-    checkpoint: str | Path | None = None
-    seeds: tuple[int, ...] = (0,)
-    retrain: bool = False
     preprocess: Transform | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
     layer: str | None = None
     _told: set[str] = field(default_factory=set, compare=False, repr=False)
 

@@ -28,6 +28,7 @@ from oodbench.runtime import launchers, signals
 from oodbench.runtime.process import ProcessState
 from oodbench.runtime.restore import NetworkState
 from oodbench.runtime.workers import is_cut_off, worker_failure
+from oodbench.settings import HardwareSettings
 
 
 def spare_cores() -> int:
@@ -44,7 +45,7 @@ def precision_name(precision: str | int) -> str:
 
 
 @dataclass(frozen=True)
-class Hardware:
+class Hardware(HardwareSettings):
     """How Lightning runs a network; passed through to ``Trainer``.
 
     Args:
@@ -57,11 +58,6 @@ class Hardware:
         progress: whether to show progress bars.
     """
 
-    accelerator: str = "auto"
-    devices: str = "auto"
-    strategy: str = "auto"
-    precision: str = "32-true"
-    workers: int | None = None
     batch_size: int = 256
     progress: bool = False
 

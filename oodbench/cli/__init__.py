@@ -10,7 +10,7 @@ import typer
 
 from oodbench.cli import evaluating, failures, listing, pages, terminal, training, tuning
 from oodbench.cli.failures import SOME_FAILED
-from oodbench.cli.options import Debug
+from oodbench.cli.options import Debug, spelled_out
 from oodbench.errors import OODBenchError
 from oodbench.runtime import signals
 from oodbench.runtime.workers import worker_failure
@@ -26,18 +26,17 @@ app = typer.Typer(
 )
 app.add_typer(listing.list_app, name="list")
 app.add_typer(listing.data_app, name="data")
-app.command("eval")(evaluating.eval_command)
-app.command("compare")(evaluating.compare_command)
-app.command("tune")(tuning.tune_command)
-app.command("train")(training.train)
-app.command("leaderboard")(pages.leaderboard)
+app.command("eval")(spelled_out(evaluating.eval_command))
+app.command("compare")(spelled_out(evaluating.compare_command))
+app.command("tune")(spelled_out(tuning.tune_command))
+app.command("train")(spelled_out(training.train))
+app.command("leaderboard")(spelled_out(pages.leaderboard))
 app.command("info")(listing.info)
 
 
 @app.callback()
 def root(debug: Debug = False) -> None:
     """A benchmark suite for out-of-distribution (OOD) detection."""
-    failures.show_traceback(debug)
 
 
 def main() -> None:

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import re
 
-NAMES = frozenset(
-    "accelerator backbone batch_size benchmark checkpoint detector devices epochs id leaderboards "
-    "lr mean method modality ood pictures plot precision preset recipe retrain seed std strategy "
-    "task tune workers".split()
-)
-"""Options that are called the same in both places."""
+from oodbench import settings
 
-OTHERS = {"recipe_options": "recipe-set"}
-"""Those that the command line calls otherwise, by their names in Python."""
+FLAGS = settings.flags()
+"""Options by their names in Python."""
 
 
 def as_flags(message: str) -> str:
@@ -23,9 +18,8 @@ def as_flags(message: str) -> str:
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", _flag, message)
 
 
-def _flag(found: re.Match[str]) -> str:
-    name, value = found.groups()
-    if name not in NAMES and name not in OTHERS:
-        return found[0]
-    flag = f"--{OTHERS.get(name, name).replace('_', '-')}"
-    return flag if value is None else f"{flag} {value.strip(chr(34))}"
+def _flag(spoken: re.Match[str]) -> str:
+    name, value = spoken.groups()
+    if name not in FLAGS:
+        return spoken[0]
+    return FLAGS[name] if value is None else f"{FLAGS[name]} {value.strip(chr(34))}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from oodbench.cli import failures, terminal
+from oodbench.cli import terminal
 from oodbench.cli.options import Debug
 from oodbench.errors import OODBenchError
 from oodbench.results.plain import visible
@@ -89,10 +89,9 @@ def data_prepare(
         str | None,
         typer.Option("--flow", help="Compute missing optical flow with RAFT: small or large."),
     ] = None,
-    debug: Debug = False,
+    debug: Debug = False,  # noqa: ARG001  (its callback has seen it)
 ) -> None:
     """Fetch what may be fetched, derive what can be derived, and list what is missing."""
-    failures.show_traceback(debug)
     from oodbench import files
     from oodbench.registry import PREPARATIONS
 

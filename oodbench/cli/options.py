@@ -1,95 +1,150 @@
-"""The options of commands, each declared once."""
+"""Options of commands, made of the dataclasses of :mod:`oodbench.settings`.
+
+A command says in its signature which of them it takes, and what it takes besides::
+
+    @spelled_out
+    def train(selection: Selection, hardware: HardwareSettings) -> None:
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import typer
 
-Id = Annotated[
-    str | None,
+from oodbench.cli import failures, parsing
+from oodbench.settings import GROUPS, Form, Setting, settings_of
+
+Debug = Annotated[
+    bool,
     typer.Option(
-        "--id", help="ID set: cifar10, cifar100, digits, folder:PATH. Its default benchmark."
+        "--debug",
+        help="Print a traceback when something fails.",
+        callback=failures.show_traceback,
+        expose_value=False,
     ),
 ]
-BenchmarkName = Annotated[
-    str | None, typer.Option("--benchmark", help="Another protocol, such as cifar100/palm.")
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option("--task", help="classification (default), segmentation or detection."),
-]
-Option = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A detector's option: --set k=20, or --set knn.k=20."),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        help="The benchmark's named settings of detectors, such as multiood; --set goes over them.",
-    ),
-]
-Checkpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint",
-        help="A trained classifier (safetensors, .pt), or with --method frozen or linear-probe "
-        "pre-trained weights; needs --backbone.",
-    ),
-]
-Mean = Annotated[
-    str | None,
-    typer.Option("--mean", help="The network's own channel means: 0.485,0.456,0.406."),
-]
-Std = Annotated[str | None, typer.Option("--std", help="Its channel deviations.")]
-Method = Annotated[
-    str | None,
-    typer.Option("--method", help="How to train. Default: what the detector was designed for."),
-]
-RecipeName = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        help="published, quick … Default: the published one where the paper has the ID set.",
-    ),
-]
-RecipeSet = Annotated[
-    list[str] | None,
-    typer.Option("--recipe-set", help="Change a recipe's field: --recipe-set weight_decay=1e-4."),
-]
-Backbone = Annotated[
-    str | None,
-    typer.Option("--backbone", help="Network: resnet20, resnet34-cifar … or any timm name."),
-]
-Seed = Annotated[str, typer.Option("--seed", help="Seed, or several: 0,1,2.")]
-Epochs = Annotated[
-    int | None, typer.Option("--epochs", min=1, help="Override the recipe's epochs.")
-]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="Override the recipe's batch size.")
-]
-LR = Annotated[float | None, typer.Option("--lr", help="Override the recipe's learning rate.")]
-Accelerator = Annotated[str, typer.Option("--accelerator", help="Lightning's: auto, cpu, gpu …")]
-Devices = Annotated[str, typer.Option("--devices", help="Lightning's: auto, a number, or 0,1.")]
-Strategy = Annotated[str, typer.Option("--strategy", help="Lightning's: auto, ddp …")]
-Precision = Annotated[
-    str, typer.Option("--precision", help="Lightning's: 32-true, 16-mixed, bf16-mixed …")
-]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=0, help="Processes that read images. Default: by dataset."),
-]
-Retrain = Annotated[
-    bool, typer.Option("--retrain", help="Train although a finished run is in the cache.")
-]
-Leaderboards = Annotated[
-    str,
-    typer.Option(
-        "--leaderboards",
-        envvar="OODBENCH_LEADERBOARDS",
-        help="Folder of the result rows and pages.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable results alone.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback when something fails.")]
+
+_KINDS: Mapping[Form, Any] = {
+    "names": list[str] | None,
+    "sets": list[str] | None,
+    "pairs": list[str] | None,
+    "seeds": str,
+    "channels": str | None,
+}
+"""What typer reads of each form that is not a value as it is."""
+
+
+@dataclass(frozen=True)
+class But:
+    """How a command takes a dataclass of settings: whole, but for this.
+
+    Args:
+        without: fields that mean nothing to it.
+        required: fields that it has no default for.
+        help: what it says of a field instead.
+    """
+
+    without: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    help: Mapping[str, str] = field(default_factory=dict)
+
+
+def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer: its dataclasses of settings are options, read when it runs.
+
+    Raises:
+        OptionError: when it runs, of a text that cannot be read.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups: dict[str, tuple[type, But]] = {}
+    parameters = []
+    for own in inspect.signature(command).parameters.values():
+        kind, *extras = typing.get_args(hints[own.name]) or (hints[own.name],)
+        if kind in GROUPS:
+            groups[own.name] = kind, next((e for e in extras if isinstance(e, But)), But())
+            parameters += _parameters(*groups[own.name])
+        else:
+            parameters.append(_parameter(own.name, hints[own.name], own.default))
+    parameters.append(_parameter("debug", Debug, False))
+
+    def run(**given: Any) -> None:
+        given.pop("debug")
+        made = {name: _read(*group, given) for name, group in groups.items()}
+        command(**made, **given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _asked(group: type, but: But) -> dict[str, Setting]:
+    """How a command asks for the fields of a dataclass that it takes."""
+    return {
+        name: dataclasses.replace(
+            asked,
+            help=but.help.get(name, asked.help),
+            is_required=asked.is_required or name in but.required,
+        )
+        for name, asked in settings_of(group).items()
+        if name not in but.without
+    }
+
+
+def _parameters(group: type, but: But) -> list[inspect.Parameter]:
+    """The options of a dataclass, in the order of its fields; short forms behind their mapping."""
+    hints = typing.get_type_hints(group)
+    defaults = {f.name: f.default for f in dataclasses.fields(group)}
+    made = []
+    for name, asked in _asked(group, but).items():
+        default = defaults[name] if asked.written is None else asked.written
+        option = typer.Option(
+            flag_of(name, asked), help=asked.help, min=asked.minimum, envvar=asked.variable
+        )
+        kind = _KINDS.get(asked.form) or _text(hints[name])
+        missing = inspect.Parameter.empty
+        made.append(
+            _parameter(name, Annotated[kind, option], missing if asked.is_required else default)
+        )
+        for entry, short in asked.short.items():
+            option = typer.Option(_dashed(entry), help=short.help, min=short.minimum)
+            made.append(_parameter(entry, Annotated[short.kind | None, option], None))
+    return made
+
+
+def _text(hint: Any) -> Any:
+    """A field's type, where a path is text."""
+    kinds = set(typing.get_args(hint) or (hint,))
+    return (str | None) if str in kinds and type(None) in kinds else hint
+
+
+def _read(group: type, but: But, given: dict[str, Any]) -> Any:
+    """The dataclass, of what typer read; that is taken out of ``given``."""
+    values = {}
+    for name, asked in _asked(group, but).items():
+        value = parsing.read(given.pop(name), asked.form, flag_of(name, asked))
+        entries = {entry: given.pop(entry) for entry in asked.short}
+        if any(entry is not None for entry in entries.values()):
+            value = {**(value or {}), **{k: v for k, v in entries.items() if v is not None}}
+        values[name] = value
+    return group(**values)
+
+
+def flag_of(name: str, asked: Setting) -> str:
+    """A field's option, with its dashes."""
+    return _dashed(asked.flag or name)
+
+
+def _dashed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

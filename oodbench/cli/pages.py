@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from oodbench.cli import failures
-from oodbench.cli.options import (
-    BenchmarkName,
-    Debug,
-    Id,
-    Leaderboards,
-    TaskName,
-)
+from oodbench.cli.options import But
+from oodbench.settings import Reporting, Selection
 
 
 def leaderboard(
-    id_name: Id = None,
-    benchmark: BenchmarkName = None,
-    task: TaskName = None,
-    leaderboards: Leaderboards = "leaderboards",
-    debug: Debug = False,
+    selection: Annotated[
+        Selection,
+        But(without=("ood", "modality")),  # a page is of the benchmark as it is
+    ],
+    reporting: Annotated[Reporting, But(without=("pictures", "json"))],
 ) -> None:
     """Write a benchmark's page from the stored rows."""
-    failures.show_traceback(debug)
     from oodbench.benchmark import get_benchmark
     from oodbench.results import leaderboard as pages
 
-    typer.echo(pages.write(get_benchmark(id_name, benchmark, task), leaderboards))
+    benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
+    typer.echo(pages.write(benchmark, reporting.leaderboards or "leaderboards"))

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from oodbench.cli.names import split_names
 from oodbench.errors import OptionError
+from oodbench.settings import Form, Scoring
 
 if TYPE_CHECKING:
     from oodbench.benchmark import Benchmark
+    from oodbench.detector import Detector
 
 
-def split_detectors(values: list[str], option: str = "--detector") -> list[str]:
-    """The names of detectors."""
-    return split_names(values, option)
+def read(value: Any, form: Form, option: str) -> Any:
+    """What typer read of an option, as the value that it stands for.
+
+    Args:
+        value: a text, or several; None where there is none.
+        form: how it is written.
+        option: with its dashes, for messages.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    readers: dict[Form, Callable[[Any, str], Any]] = {
+        "names": split_names,
+        "sets": split_sets,
+        "pairs": pairs,
+        "seeds": seeds,
+        "channels": channels,
+    }
+    return readers[form](value, option) if value and form in readers else value or None
 
 
-def split_sets(values: list[str] | None) -> list[str] | None:
+def split_sets(values: list[str], option: str) -> list[str]:
     """The names of OOD sets, of which some are folders."""
     from oodbench.benchmark import name_is_there
 
-    return split_names(values, "--ood", name_is_there) if values else None
+    return split_names(values, option, name_is_there)
 
 
 def split_networks(values: list[str]) -> list[str]:
@@ -34,69 +53,62 @@ def split_networks(values: list[str]) -> list[str]:
     return split_names(values, "--backbone", is_there)
 
 
-def seeds_of(text: str) -> list[int]:
+def seeds(text: str, option: str) -> tuple[int, ...]:
     """Seeds that are separated by commas."""
     try:
-        seeds = [int(part) for part in text.split(",")]
+        seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
-        seeds = [-1]
+        seeds = (-1,)
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise OptionError(
-            f"--seed {text}: give different non-negative whole numbers, such as 0,1,2."
+            f"{option} {text}: give different non-negative whole numbers, such as 0,1,2."
         )
     return seeds
 
 
-def floats(text: str | None, option: str) -> list[float] | None:
-    """Numbers in [0, 1] that are separated by commas."""
+def channels(text: str, option: str) -> list[float]:
+    """Numbers in [0, 1], one for each channel, that are separated by commas."""
     try:
-        values = None if text is None else [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        values = [-1]
-    if values is not None and not all(0 <= value <= 1 for value in values):
+        numbers = [-1]
+    if not all(0 <= number <= 1 for number in numbers):
         raise OptionError(f"{option} {text}: give numbers in [0, 1], one a channel.")
-    return values
+    return numbers
 
 
-def pairs(values: list[str], option: str) -> list[tuple[str, str]]:
-    """Values of the form ``NAME=VALUE``."""
-    pairs = []
+def pairs(values: list[str], option: str) -> dict[str, str]:
+    """Values of the form ``NAME=VALUE``; of one name the last."""
+    pairs = {}
     for value in values:
         name, equals, text = value.partition("=")
         if not equals or not name:
             raise OptionError(f"{option} {value}: write {option} NAME=VALUE.")
-        pairs.append((name.strip(), text.strip()))
+        pairs[name.strip()] = text.strip()
     return pairs
 
 
 def chosen_detectors(
-    names: list[str],
-    options: list[str],
-    benchmark: Benchmark,
-    method: str | None,
-    preset: str | None,
-) -> tuple[list[Any], dict[str, set[str]]]:
+    scoring: Scoring, benchmark: Benchmark, method: str | None
+) -> tuple[list[Detector], dict[str, set[str]]]:
     """The detectors, and by name the options that were set."""
     from oodbench.detector import create_detector
     from oodbench.options import option_types
     from oodbench.registry import DETECTORS
-    from oodbench.selection import (
-        named,
-        options_on,
-    )
+    from oodbench.selection import named, options_on
 
     chosen: dict[str, dict[str, Any]] = {
-        str(name): options_on(benchmark, str(name), preset)
-        for name in named(names, method, benchmark)
+        str(name): options_on(benchmark, str(name), scoring.preset)
+        for name in named(scoring.detectors, method, benchmark)
     }
-    given = benchmark.preset(preset)
-    fixed: dict[str, set[str]] = {name: set(given.get(name, ())) for name in chosen}
-    for key, text in pairs(options, "--set"):
+    preset = benchmark.preset(scoring.preset)
+    fixed: dict[str, set[str]] = {name: set(preset.get(name, ())) for name in chosen}
+    for key, text in (scoring.detector_options or {}).items():
         owner, dot, option = key.partition(".")
         if dot:
             if owner not in chosen:
                 raise OptionError(
-                    f"--set {key}: {owner!r} is not among --detector {','.join(names)}."
+                    f"--set {key}: {owner!r} is not among --detector {','.join(scoring.detectors)}."
                 )
             chosen[owner][option] = text
             fixed[owner].add(option)
@@ -105,15 +117,4 @@ def chosen_detectors(
         for name in owners or list(chosen)[:1]:
             chosen[name][key] = text
             fixed[name].add(key)
-    return [create_detector(name, **given) for name, given in chosen.items()], fixed
-
-
-def overrides_of(
-    recipe_set: list[str] | None, epochs: int | None, batch_size: int | None, lr: float | None
-) -> dict[str, Any]:
-    """Fields of a recipe to change, with those that have an option of their own."""
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-    return {
-        **dict(pairs(recipe_set or [], "--recipe-set")),
-        **{name: value for name, value in given.items() if value is not None},
-    }
+    return [create_detector(name, **options) for name, options in chosen.items()], fixed

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from oodbench.cli import terminal
 from oodbench.errors import OODBenchError
+from oodbench.settings import HardwareSettings, Reporting, values
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from oodbench.benchmark import Benchmark
     from oodbench.hardware import Hardware
 
 
@@ -33,9 +37,21 @@ def command_line() -> str:
     return shlex.join(["oodbench", *sys.argv[1:]])
 
 
-def hardware_of(
-    accelerator: str, devices: str, strategy: str, precision: str, workers: int | None, quiet: bool
-) -> Hardware:
+def typed(context: typer.Context, without: Collection[str] = ()) -> list[str]:
+    """The options that a command was given, as they would be typed, but for some."""
+    words = []
+    for option in context.command.params:
+        name = option.name or ""
+        source = context.get_parameter_source(name)
+        if name in without or source is None or source.name == "DEFAULT":
+            continue
+        value = context.params.get(name)
+        for each in value if isinstance(value, list | tuple) else (value,):
+            words += [option.opts[0]] if each is True else [option.opts[0], str(each)]
+    return words
+
+
+def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
     """Where to run.
 
     Raises:
@@ -47,7 +63,7 @@ def hardware_of(
     from oodbench.hardware import Hardware, quiet_lightning
 
     progress = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
-    hardware = Hardware(accelerator, devices, strategy, precision, workers, progress=progress)
+    hardware = Hardware(**values(asked), progress=progress)
     try:
         with quiet_lightning():  # refused now, not when the data is read and folders are made
             hardware.trainer(logger=False)
@@ -55,14 +71,28 @@ def hardware_of(
         raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise OptionError(
-            f"--accelerator {accelerator} --devices {devices} --strategy {strategy} "
-            f"--precision {precision}: Lightning refuses them: {error}"
+            f"--accelerator {asked.accelerator} --devices {asked.devices} --strategy "
+            f"{asked.strategy} --precision {asked.precision}: Lightning refuses them: {error}"
         ) from error
     return hardware
 
 
+def leaderboards_of(reporting: Reporting) -> Path:
+    """The folder of the rows and pages.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    from oodbench import files
+
+    folder = files.user_path(reporting.leaderboards or "leaderboards")
+    hint = "Choose a folder that you may write with --leaderboards."
+    files.writable_dir(folder / "results", hint, make=False)
+    return folder
+
+
 @contextlib.contextmanager
-def page_of_kept(benchmark: Any, leaderboards: str, hardware: Hardware) -> Iterator[None]:
+def page_of_kept(benchmark: Benchmark, leaderboards: Path, hardware: Hardware) -> Iterator[None]:
     """Writes the page of the rows that are kept also where the block ends in an error."""
     from oodbench.hardware import is_first_process
     from oodbench.results import leaderboard
@@ -83,6 +113,6 @@ def page_of_kept(benchmark: Any, leaderboards: str, hardware: Hardware) -> Itera
         raise
 
 
-def sets_line(benchmark: Any, names: list[str] | None) -> str:
+def sets_line(benchmark: Benchmark, names: Sequence[str] | None) -> str:
     """The OOD sets and their groups, for people."""
     return ", ".join(f"{choice.spec.name} ({choice.group})" for choice in benchmark.choose(names))

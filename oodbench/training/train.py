@@ -11,7 +11,7 @@ import contextlib
 import csv
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -203,7 +203,7 @@ def plan(
     recipe: str | None = None,
     backbone: str | None = None,
     seed: int = 0,
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
     precision: str = "32-true",
 ) -> Run:

@@ -17,6 +17,7 @@ from oodbench import cli, files, get_benchmark
 from oodbench.benchmark import name_is_there
 from oodbench.cli.names import split_names
 from oodbench.errors import OODBenchError, OptionError
+from oodbench.results.compare import compare
 from tests.conftest import write_images
 
 
@@ -190,9 +191,7 @@ def test_what_contradicts_a_benchmark_is_refused(given_: dict[str, str], told: l
 
 def test_compare_refuses_it_too() -> None:
     with pytest.raises(OptionError, match="cifar10"):
-        oodbench.results.compare.compare(
-            "cifar10", ["digits-cnn"], benchmark=get_benchmark("digits")
-        )
+        compare("cifar10", ["digits-cnn"], benchmark=get_benchmark("digits"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,220 @@
+"""What is asked of an evaluation: the one list of options.
+
+The fields of these dataclasses are arguments of :func:`oodbench.evaluate` and options of the
+commands that take the class. A field that is added here with :func:`setting` is an option of each
+of them, with its default and its help. Nothing heavy is imported: ``oodbench --help`` reads this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Form = Literal["value", "names", "sets", "pairs", "seeds", "channels"]
+"""How the command line writes a value: as it is; as names by commas (of which sets may be paths);
+as ``NAME=VALUE``, repeated; as whole numbers by commas; as numbers in [0, 1] by commas."""
+
+
+@dataclass(frozen=True)
+class Short:
+    """An entry of a mapping that has an option of its own: ``--lr 1`` for ``--recipe-set lr=1``.
+
+    Args:
+        help: a sentence for ``--help``.
+        kind: the type of its value.
+        minimum: the least value.
+    """
+
+    help: str
+    kind: type = str
+    minimum: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the command line asks for a field.
+
+    Args:
+        help: a sentence for ``--help``.
+        flag: the option without its dashes; ``""`` for the field's name.
+        keyword: the argument of ``evaluate``; ``""`` for the field's name, None if it has none.
+        form: how its value is written.
+        is_required: whether the command line has no default.
+        written: the command line's default, where it is written otherwise than Python's.
+        minimum: the least value.
+        variable: the environment variable that is its default.
+        short: of a mapping, the entries that have an option of their own.
+    """
+
+    help: str
+    flag: str = ""
+    keyword: str | None = ""
+    form: Form = "value"
+    is_required: bool = False
+    written: str | None = None
+    minimum: int | None = None
+    variable: str | None = None
+    short: Mapping[str, Short] = field(default_factory=dict)
+
+
+def setting(default: Any, help: str, **more: Any) -> Any:  # noqa: A002
+    """A field that is an option of the command line; see :class:`Setting`."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(help, **more)})
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is scored."""
+
+    id: str | None = setting(
+        None, "ID set: cifar10, cifar100, digits, folder:PATH. Its default benchmark."
+    )
+    benchmark: str | None = setting(None, "Another protocol, such as cifar100/palm.")
+    task: str | None = setting(None, "classification (default), segmentation or detection.")
+    ood: Sequence[str] | None = setting(
+        None,
+        "OOD sets instead of the benchmark's: mnist,near=folder:PATH. A name with commas stands in "
+        "double quotes.",
+        form="sets",
+    )
+    modality: str | None = setting(
+        None, "Of several, the one that is scored: video, flow, audio … or fused."
+    )
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """By what it is scored: detectors, and where their options come from."""
+
+    detectors: Sequence[str] = setting(
+        ("msp",),
+        "Detectors, separated by commas: msp,energy,knn; or all.",
+        flag="detector",
+        form="names",
+        is_required=True,
+    )
+    detector_options: Mapping[str, str] | None = setting(
+        None,
+        "A detector's option: --set k=20, or --set knn.k=20.",
+        flag="set",
+        keyword=None,
+        form="pairs",
+    )
+    preset: str | None = setting(
+        None,
+        "The benchmark's named settings of detectors, such as multiood; --set goes over them.",
+    )
+    tune: bool = setting(
+        False, "Choose the values of each detector's grid first, on validation data alone."
+    )
+    fixed: Mapping[str, Collection[str]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """Which networks detectors are put on, as far as text can tell it; see ``Networks``."""
+
+    method: str | None = setting(None, "How to train. Default: what the detector was designed for.")
+    recipe: str | None = setting(
+        None, "published, quick … Default: the published one where the paper has the ID set."
+    )
+    recipe_options: Mapping[str, Any] | None = setting(
+        None,
+        "Change a recipe's field: --recipe-set weight_decay=1e-4.",
+        flag="recipe-set",
+        form="pairs",
+        short={
+            "epochs": Short("Override the recipe's epochs.", int, minimum=1),
+            "batch_size": Short("Override the recipe's batch size.", int, minimum=1),
+            "lr": Short("Override the recipe's learning rate.", float),
+        },
+    )
+    backbone: str | None = setting(None, "Network: resnet20, resnet34-cifar … or any timm name.")
+    checkpoint: str | Path | None = setting(
+        None,
+        "A trained classifier (safetensors, .pt), or with --method frozen or linear-probe "
+        "pre-trained weights; needs --backbone.",
+    )
+    mean: Sequence[float] | None = setting(
+        None, "The network's own channel means: 0.485,0.456,0.406.", form="channels"
+    )
+    std: Sequence[float] | None = setting(None, "Its channel deviations.", form="channels")
+    seeds: tuple[int, ...] = setting(
+        (0,),
+        "Seed, or several: 0,1,2.",
+        flag="seed",
+        keyword="seed",
+        form="seeds",
+        written="0",
+    )
+    retrain: bool = setting(False, "Train although a finished run is in the cache.")
+
+
+@dataclass(frozen=True)
+class HardwareSettings:
+    """Where networks run."""
+
+    accelerator: str = setting("auto", "Lightning's: auto, cpu, gpu …")
+    devices: str = setting("auto", "Lightning's: auto, a number, or 0,1.")
+    strategy: str = setting("auto", "Lightning's: auto, ddp …")
+    precision: str = setting("32-true", "Lightning's: 32-true, 16-mixed, bf16-mixed …")
+    workers: int | None = setting(
+        None, "Processes that read images. Default: by dataset.", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Where figures and pictures go, and who is told."""
+
+    leaderboards: str | Path | None = setting(
+        None,
+        "Folder of the result rows and pages.",
+        written="leaderboards",
+        variable="OODBENCH_LEADERBOARDS",
+    )
+    pictures: str | Path | None = setting(None, "Folder for pictures of scored pixels or boxes.")
+    json: bool = setting(False, "Print machine-readable results alone.", keyword=None)
+    report: Callable[[str], None] | None = None
+    command: str | None = None
+
+
+GROUPS: tuple[type, ...] = (Scoring, Selection, NetworkSettings, HardwareSettings, Reporting)
+
+
+def settings_of(group: type) -> dict[str, Setting]:
+    """The fields of a dataclass that are options of the command line, and how they are."""
+    return {
+        f.name: f.metadata["setting"] for f in dataclasses.fields(group) if "setting" in f.metadata
+    }
+
+
+def values(group: Any) -> dict[str, Any]:
+    """The values of a dataclass by the names of its fields."""
+    return {f.name: getattr(group, f.name) for f in dataclasses.fields(group)}
+
+
+def keywords(group: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """The values of a dataclass as arguments of ``evaluate``, but for some of its fields."""
+    told = settings_of(type(group))
+    names = {name: told[name].keyword if name in told else "" for name in values(group)}
+    return {
+        keyword or name: getattr(group, name)
+        for name, keyword in names.items()
+        if keyword is not None and name not in without
+    }
+
+
+def flags() -> dict[str, str]:
+    """Arguments of ``evaluate`` and their short forms, as options of the command line."""
+    spelled: dict[str, str] = {}
+    for group in GROUPS:
+        for name, asked in settings_of(group).items():
+            flag = f"--{asked.flag or name.replace('_', '-')}"
+            if asked.keyword is not None:
+                spelled |= {asked.keyword or name: flag, name: flag}
+            spelled |= {short: f"--{short.replace('_', '-')}" for short in asked.short}
+    return spelled
