@@ -299,8 +299,9 @@ def _chord(rng: np.random.Generator) -> Waveform:
 def _spec(
     name: str,
     make: Callable[[str], AVDigits],
-    description: str,
     splits: tuple[str, ...] = ("test",),
+    *,
+    description: str,
 ) -> DatasetSpec:
     return DatasetSpec(
         name=name,
@@ -313,17 +314,21 @@ def _spec(
     )
 
 
-AVDIGITS = _spec("avdigits", _id, "digits 0-4, seen and heard", SPLITS)
-AVDIGITS_5_9 = _spec("avdigits-5-9", _near, "digits 5-9, seen and heard")
+AVDIGITS = _spec("avdigits", _id, SPLITS, description="digits 0-4, seen and heard")
+AVDIGITS_5_9 = _spec("avdigits-5-9", _near, description="digits 5-9, seen and heard")
 SPEAKERS_SHIFTED = _spec(
-    "avdigits-speakers", _other_speakers, "digits 0-4, seen and heard, by other speakers"
+    "avdigits-speakers",
+    _other_speakers,
+    description="digits 0-4, seen and heard, by other speakers",
 )
-MISMATCH = _spec("avdigits-mismatch", _mismatch, "a digit 0-4 is seen, another one heard")
+MISMATCH = _spec(
+    "avdigits-mismatch", _mismatch, description="a digit 0-4 is seen, another one heard"
+)
 IMAGE_REPLACED = _spec(
-    "avdigits-image-replaced", _image_replaced, "digits 0-4 are heard, photographs seen"
+    "avdigits-image-replaced", _image_replaced, description="digits 0-4 are heard, photographs seen"
 )
 AUDIO_REPLACED = _spec(
-    "avdigits-audio-replaced", _audio_replaced, "digits 0-4 are seen, chords heard"
+    "avdigits-audio-replaced", _audio_replaced, description="digits 0-4 are seen, chords heard"
 )
 
 

@@ -16,7 +16,6 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -209,14 +208,10 @@ def _spec(
     how: str,
     *,
     ood: bool = False,
-    **about: Any,
+    **about: str,
 ) -> DatasetSpec:
-    return DatasetSpec(
-        name=name,
-        load=partial(_load, name, folder, where, classes, ood, how),
-        splits=tuple(where),
-        **about,
-    )
+    load = partial(_load, name, folder, where, classes, ood, how)
+    return DatasetSpec(name, load, tuple(where), **about)
 
 
 _VOS = "VOS's files are linked from github.com/deeplearning-wisc/vos."

@@ -67,7 +67,7 @@ VALIDATION_SHARE = 0.1
 """Share of a split that hyper-parameters are chosen on."""
 
 
-def _spec(name: str, cls: str, marker: str, label: str) -> DatasetSpec:
+def _spec(name: str, cls: str, marker: str, label: str, *, description: str) -> DatasetSpec:
     readers = (
         folders(f"{name}/{{split}}", f"images_classic/{name}/{{split}}"),
         torchvision_arrays(marker, _torchvision(cls)),
@@ -84,7 +84,7 @@ def _spec(name: str, cls: str, marker: str, label: str) -> DatasetSpec:
         name=name,
         load=load,
         splits=("train", "val", "test"),
-        description=f"{cls[5:]} classes of natural images, 32x32",
+        description=description,
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
         licence="not stated by its authors",
         citation="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
@@ -118,8 +118,20 @@ def _openood(spec: DatasetSpec) -> DatasetSpec:
     )
 
 
-CIFAR10 = _spec("cifar10", "CIFAR10", "cifar-10-batches-py", "label")
-CIFAR100 = _spec("cifar100", "CIFAR100", "cifar-100-python", "fine_label")
+CIFAR10 = _spec(
+    "cifar10",
+    "CIFAR10",
+    "cifar-10-batches-py",
+    "label",
+    description="10 classes of natural images, 32x32",
+)
+CIFAR100 = _spec(
+    "cifar100",
+    "CIFAR100",
+    "cifar-100-python",
+    "fine_label",
+    description="100 classes of natural images, 32x32",
+)
 
 CIFAR10_PREPROCESS = Preprocess(32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100_PREPROCESS = Preprocess(32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))

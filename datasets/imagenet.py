@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -79,20 +80,18 @@ def _wordnet_id(folder: str) -> str | None:
 IMAGENET = DatasetSpec(
     "imagenet",
     partial(_load, "imagenet"),
-    ("test",),
-    "ImageNet-1k validation images",
-    "https://image-net.org",
-    "non-commercial research",
-    CITATION,
+    description="ImageNet-1k validation images",
+    source="https://image-net.org",
+    licence="non-commercial research",
+    citation=CITATION,
 )
 IMAGENET500 = DatasetSpec(
     "imagenet500",
     partial(_load, "imagenet500"),
-    ("test",),
-    "one photograph of each of 500 ImageNet-1k classes, short side 180",
-    "https://image-net.org",
-    "non-commercial research",
-    CITATION,
+    description="one photograph of each of 500 ImageNet-1k classes, short side 180",
+    source="https://image-net.org",
+    licence="non-commercial research",
+    citation=CITATION,
 )
 
 
@@ -192,22 +191,23 @@ def _without(name: str, id_name: str) -> DatasetSpec:
             raise DataError(f"{name}: every class that is there is also in {id_name}.")
         return Subset(samples, rows, f"{name}-without:{id_name}/{split}")
 
-    return DatasetSpec(
-        f"{name}-without:{id_name}",
-        load,
-        ("test",),
-        f"{whole.description}, but those of {len(removed)} classes that are also in {id_name}",
-        whole.source,
-        whole.licence,
-        CITATION,
+    return replace(
+        whole,
+        name=f"{name}-without:{id_name}",
+        load=load,
+        description=f"{whole.description}, but those of {len(removed)} classes that are also in "
+        f"{id_name}",
     )
 
 
 def imagenet_without(id_name: str) -> DatasetSpec:
-    """ImageNet-1k validation images of classes that an ID set has not: imagenet-without:cifar10."""
+    """ImageNet-1k validation images of classes that an ID set lacks: imagenet-without:cifar10."""
     return _without("imagenet", id_name)
 
 
 def imagenet500_without(id_name: str) -> DatasetSpec:
-    """The same of one photograph each of 500 classes: imagenet500-without:cifar10."""
+    """One photograph of each of 500 ImageNet-1k classes, of those that an ID set lacks.
+
+    As ``imagenet500-without:cifar10``.
+    """
     return _without("imagenet500", id_name)

@@ -46,76 +46,72 @@ def build_svhn(root: Path, split: str) -> Any:
 
 def _ood(
     name: str,
-    description: str,
     readers: Sequence[Reader],
     how_to_get: str,
-    source: str,
-    citation: str,
-    licence: str = "see source",
     splits: tuple[str, ...] = ("test",),
+    **about: str,
 ) -> DatasetSpec:
     def load(split: str) -> Samples:
         return find(name, split, readers, how_to_get)
 
-    return DatasetSpec(name, load, splits, description, source, licence, citation)
+    return DatasetSpec(name, load, splits, **about)
 
 
 MNIST = _ood(
     "mnist",
-    "handwritten digits, 28x28 grey",
     (
         folders("mnist/{split}", "images_classic/mnist/{split}"),
         torchvision_arrays("MNIST/raw", _build_mnist),
         parquet(),
     ),
     "torchvision.datasets.MNIST(root, download=True)",
-    "http://yann.lecun.com/exdb/mnist/",
-    "LeCun et al. 1998",
-    "CC BY-SA 3.0",
-    ("train", "test"),
+    splits=("train", "test"),
+    description="handwritten digits, 28x28 grey",
+    source="http://yann.lecun.com/exdb/mnist/",
+    licence="CC BY-SA 3.0",
+    citation="LeCun et al. 1998",
 )
 SVHN = _ood(
     "svhn",
-    "street-view house numbers, 32x32",
     (
         folders("svhn/{split}", "images_classic/svhn/{split}"),
         torchvision_arrays("test_32x32.mat", build_svhn, ("test",)),
         parquet(config="cropped_digits", refused=("full_numbers",)),
     ),
     "torchvision.datasets.SVHN(root, split='test', download=True)",
-    "http://ufldl.stanford.edu/housenumbers/",
-    "Netzer et al. 2011",
-    "non-commercial use",
+    description="street-view house numbers, 32x32, the test split",
+    source="http://ufldl.stanford.edu/housenumbers/",
+    licence="non-commercial use",
+    citation="Netzer et al. 2011",
 )
 TEXTURES = _ood(
     "textures",
-    "Describable Textures Dataset, 47 classes, 5,640 images",
     (
         folders("textures/{split}"),
         parquet(published=("train", "validation", "val", "test"), together=True),
         folders("textures", "dtd/dtd/images", "dtd/images", "images_classic/texture"),
     ),
     "torchvision.datasets.DTD(root, download=True)",
-    "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-    "Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
-    "research use",
+    description="Describable Textures Dataset, 47 classes, 5,640 images",
+    source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    licence="research use",
+    citation="Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
 )
 PLACES365 = _ood(
     "places365",
-    "scenes",
     (
         folders("places365/{split}"),
         parquet(published=_VALIDATION),
         folders("places365", "images_classic/places365", "places365_standard/val", "val_256"),
     ),
     "torchvision.datasets.Places365(root, split='val', small=True, download=True)",
-    "http://places2.csail.mit.edu",
-    "Zhou et al. 2018, Places: A 10 Million Image Database, TPAMI",
-    "CC BY",
+    description="photographs of places, from Places365's validation images",
+    source="http://places2.csail.mit.edu",
+    licence="CC BY",
+    citation="Zhou et al. 2018, Places: A 10 Million Image Database, TPAMI",
 )
 TIN = _ood(
     "tin",
-    "TinyImageNet validation images, 64x64",
     (
         folders("tin/{split}"),
         parquet(published=_VALIDATION),
@@ -123,22 +119,26 @@ TIN = _ood(
         folders("tiny-imagenet-200/val/images", "tiny-imagenet-200/val"),
     ),
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip, unpacked there",
-    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-    "Le and Yang 2015, Tiny ImageNet visual recognition challenge",
+    description="TinyImageNet validation images, 64x64",
+    source="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    licence="see source",
+    citation="Le and Yang 2015, Tiny ImageNet visual recognition challenge",
 )
 LSUN_C = _ood(
     "lsun-c",
-    "random crops of LSUN test images",
     (folders("lsun-c/{split}"), parquet(), folders("lsun-c", "LSUN")),
     "the LSUN archive of the ODIN authors, unpacked there",
-    "https://github.com/facebookresearch/odin",
-    "Yu et al. 2015, LSUN, arXiv:1506.03365",
+    description="random crops of LSUN test images",
+    source="https://github.com/facebookresearch/odin",
+    licence="see source",
+    citation="Yu et al. 2015, LSUN, arXiv:1506.03365",
 )
 ISUN = _ood(
     "isun",
-    "iSUN images, 32x32",
     (folders("isun/{split}"), parquet(), folders("isun", "iSUN")),
     "the iSUN archive of the ODIN authors, unpacked there",
-    "https://github.com/facebookresearch/odin",
-    "Xu et al. 2015, TurkerGaze, arXiv:1504.06755",
+    description="iSUN images, 32x32",
+    source="https://github.com/facebookresearch/odin",
+    licence="see source",
+    citation="Xu et al. 2015, TurkerGaze, arXiv:1504.06755",
 )

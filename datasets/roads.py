@@ -252,20 +252,10 @@ def _spec(
     how: str,
     *,
     splits: tuple[str, ...] = ("test",),
-    description: str,
-    source: str,
-    licence: str,
-    citation: str,
+    **about: str,
 ) -> DatasetSpec:
-    return DatasetSpec(
-        name=name,
-        load=partial(_load, name, folder, find, table, tuple(classes), how, splits),
-        splits=splits,
-        description=description,
-        source=source,
-        licence=licence,
-        citation=citation,
-    )
+    load = partial(_load, name, folder, find, table, tuple(classes), how, splits)
+    return DatasetSpec(name, load, splits, **about)
 
 
 _NOT_OOD = ("not OOD",)
@@ -292,7 +282,7 @@ LOST_AND_FOUND = _spec(
     _NOT_OOD,
     "leftImg8bit.zip and gtCoarse.zip of LostAndFound from 6d-vision.com/lostandfounddataset.",
     splits=("train", "test"),
-    description="small objects on the road; OOD against free road",
+    description="LostAndFound: streets with small lost objects, which are OOD against free road",
     source="http://www.6d-vision.com/lostandfounddataset",
     licence="own terms, non-commercial",
     citation="Pinggera et al., IROS 2016",
@@ -316,7 +306,7 @@ ROAD_ANOMALY = _spec(
     _ROAD_ANOMALY,
     _NOT_OOD,
     "RoadAnomaly.zip from epfl.ch/labs/cvlab/data/road-anomaly.",
-    description="60 photographs of animals, rocks and other dangers on roads",
+    description="60 photographs of roads with animals, rocks and other dangers, which are OOD",
     source="https://www.epfl.ch/labs/cvlab/data/road-anomaly",
     licence="own terms",
     citation="Lis et al., ICCV 2019",
@@ -341,7 +331,7 @@ STREETHAZARDS_OBJECTS = _spec(
     _STREETHAZARDS,
     STREETHAZARDS_CLASSES,
     "streethazards_test.tar (github.com/hendrycks/anomaly-seg).",
-    description="its test set: simulated street scenes with objects that no other split has",
+    description="simulated street scenes with objects that StreetHazards does not train on",
     source="https://github.com/hendrycks/anomaly-seg",
     licence="MIT",
     citation="Hendrycks et al., ICML 2022",

@@ -230,10 +230,16 @@ def _digests(parts: list[tuple[np.ndarray, ...]]) -> np.ndarray:
     )
 
 
-def _masks(name: str, content: Content, description: str) -> DatasetSpec:
+def _spec(
+    name: str,
+    kind: type[SceneMasks] | type[SceneBoxes],
+    content: Content,
+    *,
+    description: str,
+) -> DatasetSpec:
     return DatasetSpec(
         name=name,
-        load=lambda split: SceneMasks(f"{name}/{split}", scenes(split, content)),
+        load=lambda split: kind(f"{name}/{split}", scenes(split, content)),
         splits=tuple(COUNTS) if content == "id" else ("test",),
         description=description,
         source="sklearn.datasets.load_digits, load_sample_images",
@@ -242,17 +248,33 @@ def _masks(name: str, content: Content, description: str) -> DatasetSpec:
     )
 
 
-def _boxes(name: str, content: Content, description: str) -> DatasetSpec:
-    return DatasetSpec(
-        name=name,
-        load=lambda split: SceneBoxes(f"{name}/{split}", scenes(split, content)),
-        splits=tuple(COUNTS) if content == "id" else ("test",),
-        description=description,
-        source="sklearn.datasets.load_digits, load_sample_images",
-        licence="CC BY 4.0, CC BY 2.0",
-        citation=CITATION,
-    )
-
+MASKS = _spec(
+    "scenes", SceneMasks, "id", description="digits 0-5 on photographs, 64x64 grey, masks"
+)
+MASKS_6_9 = _spec(
+    "scenes-6-9",
+    SceneMasks,
+    "id+near",
+    description="digits 0-5 and one digit 6-9 on photographs, 64x64 grey, masks",
+)
+MASKS_SHAPES = _spec(
+    "scenes-shapes",
+    SceneMasks,
+    "id+far",
+    description="digits 0-5 and one patterned shape on photographs, 64x64 grey, masks",
+)
+BOXES = _spec(
+    "scenes", SceneBoxes, "id", description="digits 0-5 on photographs, 64x64 grey, boxes"
+)
+BOXES_6_9 = _spec(
+    "scenes-6-9", SceneBoxes, "near", description="digits 6-9 on photographs, 64x64 grey, boxes"
+)
+BOXES_SHAPES = _spec(
+    "scenes-shapes",
+    SceneBoxes,
+    "far",
+    description="patterned shapes on photographs, 64x64 grey, boxes",
+)
 
 SEGMENTATION_REMARKS = (
     "Of the ID pixels of these images 92 % are background, of a photograph: against all of them a "
@@ -275,9 +297,9 @@ def segmentation() -> Benchmark:
     """Scenes of digits 0-5 with one digit 6-9 (near) or one patterned shape (far); embedded."""
     return Benchmark(
         name="scenes/segmentation",
-        id=_masks("scenes", "id", "digits 0-5 on photographs, 64x64 grey, masks"),
-        near=(_masks("scenes-6-9", "id+near", "the same with one digit 6-9"),),
-        far=(_masks("scenes-shapes", "id+far", "the same with one patterned shape"),),
+        id=MASKS,
+        near=(MASKS_6_9,),
+        far=(MASKS_SHAPES,),
         preprocess=PREPROCESS,
         protocol=Protocol(fpr="fpr95_ood"),  # as papers on pixels have it; see roads.py
         backbone="scenes-unet",
@@ -292,9 +314,9 @@ def detection() -> Benchmark:
     """Scenes of digits 0-5; of digits 6-9 (near) and of patterned shapes (far); embedded."""
     return Benchmark(
         name="scenes/detection",
-        id=_boxes("scenes", "id", "digits 0-5 on photographs, 64x64 grey, boxes"),
-        near=(_boxes("scenes-6-9", "near", "digits 6-9 alone"),),
-        far=(_boxes("scenes-shapes", "far", "patterned shapes alone"),),
+        id=BOXES,
+        near=(BOXES_6_9,),
+        far=(BOXES_SHAPES,),
         preprocess=PREPROCESS,
         backbone="scenes-frcnn",
         citation="oodbench",

@@ -5,8 +5,6 @@ Images that no photographer took: ordinary OOD for networks that were pre-traine
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from PIL import Image
 
@@ -54,8 +52,9 @@ def _load(split: str) -> Samples:
     return Spectrograms(f"fsdd-spectrograms/{split}", found)
 
 
-FSDD_SPECTROGRAMS = replace(
-    DatasetSpec("fsdd-spectrograms", _load),
+FSDD_SPECTROGRAMS = DatasetSpec(
+    "fsdd-spectrograms",
+    _load,
     description="log-mel spectrograms of spoken digits, grey, 101x64",
     source="https://github.com/Jakobovski/free-spoken-digit-dataset",
     licence="CC BY-SA 4.0",

@@ -110,10 +110,7 @@ def _spec(
     label: str,
     how: str,
     splits: tuple[str, ...],
-    description: str,
-    source: str,
-    licence: str,
-    citation: str,
+    **about: str,
 ) -> DatasetSpec:
     snapshot = parquet("image", label)
     readers = (folders(f"{name}/{{split}}"), reader, snapshot, _validation_as_test(snapshot))
@@ -123,7 +120,7 @@ def _spec(
             raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}.")
         return find(name, split, readers, f"torchvision.datasets.{how}(root, download=True)")
 
-    return DatasetSpec(name, load, splits, description, source, licence, citation)
+    return DatasetSpec(name, load, splits, **about)
 
 
 DTD = _spec(
@@ -137,10 +134,10 @@ DTD = _spec(
     "label",
     "DTD",
     ("train", "val", "test"),
-    "Describable Textures, 47 classes, the first of its ten official splits",
-    "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-    "research use",
-    "Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
+    description="Describable Textures, 47 classes, the first of its ten official splits",
+    source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    licence="research use",
+    citation="Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
 )
 FOOD101 = _spec(
     "food101",
@@ -153,10 +150,11 @@ FOOD101 = _spec(
     "label",
     "Food101",
     ("train", "test"),
-    "101 dishes, 1,000 photographs each",
-    "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
-    "see source",
-    "Bossard et al. 2014, Food-101: Mining Discriminative Components with Random Forests, ECCV",
+    description="101 dishes, 1,000 photographs each",
+    source="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+    licence="see source",
+    citation="Bossard et al. 2014, Food-101: Mining Discriminative Components with Random "
+    "Forests, ECCV",
 )
 PETS = _spec(
     "pets",
@@ -169,10 +167,10 @@ PETS = _spec(
     "label",
     "OxfordIIITPet",
     ("train", "test"),
-    "37 breeds of cats and dogs (Oxford-IIIT)",
-    "https://www.robots.ox.ac.uk/~vgg/data/pets/",
-    "CC BY-SA 4.0",
-    "Parkhi et al. 2012, Cats and Dogs, CVPR",
+    description="37 breeds of cats and dogs (Oxford-IIIT)",
+    source="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+    licence="CC BY-SA 4.0",
+    citation="Parkhi et al. 2012, Cats and Dogs, CVPR",
 )
 
 CALTECH_TRAIN = 30
@@ -211,10 +209,10 @@ CALTECH101 = _spec(
     "label",
     "Caltech101",
     ("train", "test"),
-    "101 objects, 40 to 800 images each; 30 of each for training",
-    "https://data.caltech.edu/records/mzrjq-6wc02",
-    "CC BY 4.0",
-    "Fei-Fei et al. 2004, Learning Generative Visual Models from Few Training Examples",
+    description="101 objects, 40 to 800 images each; 30 of each for training",
+    source="https://data.caltech.edu/records/mzrjq-6wc02",
+    licence="CC BY 4.0",
+    citation="Fei-Fei et al. 2004, Learning Generative Visual Models from Few Training Examples",
 )
 
 
@@ -258,8 +256,9 @@ TEXTURES10 = DatasetSpec(
     "textures10-halves",
     _half,
     ("train", "test"),
-    "ten classes of Describable Textures, 40 images each, short side 160; a half for training",
-    "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-    "research use",
-    "Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
+    description="ten classes of Describable Textures, 40 images each, short side 160; "
+    "a half for training",
+    source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    licence="research use",
+    citation="Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
 )

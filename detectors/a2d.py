@@ -234,7 +234,7 @@ class A2DRecipe(MultimodalRecipe):
 
 @register_method("a2d")
 class A2D(MultimodalMethod):
-    """Agree-to-Disagree: the modalities' predictions without the true class are pushed apart."""
+    """A2D: the modalities' predictions without the true class are pushed apart."""
 
     recipe: A2DRecipe
     paper: ClassVar[Paper | None] = PAPER

@@ -234,7 +234,7 @@ class AbeTRecipe(Recipe):
 
 @register_method("abet")
 class AbeTMethod(Method):
-    """Cross-entropy on cosines over a learned temperature."""
+    """AbeT: cross-entropy on cosines over a learned temperature."""
 
     paper: ClassVar[Paper | None] = PAPER
     recipes: ClassVar[Mapping[str, Recipe]] = {

@@ -178,7 +178,7 @@ class CIDERRecipe(ContrastiveRecipe):
 
 @register_method("cider")
 class CIDER(ContrastiveMethod):
-    """Compactness and dispersion on a projection head."""
+    """CIDER: samples close to their class prototype, prototypes far apart, on a projection head."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": CIDERRecipe(),

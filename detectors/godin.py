@@ -125,7 +125,7 @@ class GODINRecipe(Recipe):
 
 @register_method("godin")
 class GODINMethod(Method):
-    """Cross-entropy on logits h / g."""
+    """GODIN: cross-entropy on class scores over a confidence, h / g, both learned."""
 
     paper: ClassVar[Paper | None] = PAPER
     recipes: ClassVar[Mapping[str, Recipe]] = {

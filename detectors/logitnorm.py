@@ -61,7 +61,7 @@ class LogitNormRecipe(Recipe):
 
 @register_method("logitnorm")
 class LogitNorm(CrossEntropy):
-    """Cross-entropy on normalised logits of a linear head."""
+    """LogitNorm: cross-entropy on normalised logits of a linear head."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": LogitNormRecipe(backbone="resnet18-cifar"),

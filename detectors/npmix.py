@@ -354,7 +354,7 @@ class NPMixRecipe(A2DRecipe):
 
 @register_method("npmix")
 class NPMixMethod(A2D):
-    """Outliers mixed between classes, without A2D on ID samples."""
+    """NP-Mix: outliers mixed between classes, on which the modalities are to be unsure."""
 
     recipe: NPMixRecipe
     recipes: ClassVar[Mapping[str, Recipe]] = {

@@ -329,7 +329,7 @@ classes from the others, never by the benchmark's OOD sets.
 
 @register_method("palm")
 class PALMMethod(ContrastiveMethod):
-    """Mixture of prototypes on a projection head: PALM's training."""
+    """PALM: a mixture of prototypes for each class, learned on a projection head."""
 
     recipe: PALMRecipe
     paper: ClassVar[Paper | None] = PAPER

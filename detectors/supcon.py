@@ -98,7 +98,7 @@ class SupConRecipe(ContrastiveRecipe):
 
 @register_method("supcon")
 class SupCon(ContrastiveMethod):
-    """Supervised contrast on a projection head, and a linear classifier beside it."""
+    """SupCon: supervised contrast on a projection head, and a linear classifier beside it."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": SupConRecipe(),

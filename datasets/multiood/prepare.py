@@ -41,7 +41,7 @@ def prepare(
     batch: int = 8,
     device: str = "cpu",
 ) -> dict[str, int]:
-    """Fetches the split files, derives what can be derived, and lists what is missing.
+    """MultiOOD: fetches its split files, derives sound and flow, and lists what is missing.
 
     Args:
         root: the data folder.
