@@ -96,6 +96,7 @@ from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_detector, register_method, register_need
 from oodbench.training import boxes, pixels
 
+from ._dense import BOX_RECIPE_IDS, BOX_RECIPES, PIXEL_RECIPE_IDS, PIXEL_RECIPES
 from ._numerics import (
     at_work,
     blocks,
@@ -303,8 +304,8 @@ class AbeTSegmentation(pixels.SegmentationMethod):
     """Cross-entropy of each pixel, on cosines over a learned temperature."""
 
     paper: ClassVar[Paper | None] = PAPER
-    recipes: ClassVar[Mapping[str, Recipe]] = pixels.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = pixels.RECIPE_IDS
+    recipes: ClassVar[Mapping[str, Recipe]] = PIXEL_RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = PIXEL_RECIPE_IDS
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         super().__init__(backbone, num_classes, recipe)
@@ -324,8 +325,8 @@ class AbeTDetection(boxes.DetectionMethod):
     """Faster R-CNN with cross-entropy of each box on cosines over a learned temperature."""
 
     paper: ClassVar[Paper | None] = PAPER
-    recipes: ClassVar[Mapping[str, Recipe]] = boxes.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = boxes.RECIPE_IDS
+    recipes: ClassVar[Mapping[str, Recipe]] = BOX_RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = BOX_RECIPE_IDS
 
     def classifier(self, features: int, classes: int) -> nn.Module:
         """The head that is that of images, with background as one class more.

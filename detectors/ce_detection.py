@@ -12,13 +12,15 @@ from oodbench.networks.boxes import LinearBoxHead
 from oodbench.registry import register_method
 from oodbench.training import boxes
 
+from ._dense import BOX_RECIPE_IDS, BOX_RECIPES
+
 
 @register_method("ce-detection")
 class CEDetection(boxes.DetectionMethod):
     """Faster R-CNN as it is: cross-entropy of each box, on a linear layer."""
 
-    recipes: ClassVar[Mapping[str, Recipe]] = boxes.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = boxes.RECIPE_IDS
+    recipes: ClassVar[Mapping[str, Recipe]] = BOX_RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = BOX_RECIPE_IDS
 
     def classifier(self, features: int, classes: int) -> nn.Module:
         """The linear layer."""

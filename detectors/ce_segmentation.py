@@ -11,13 +11,15 @@ from oodbench.method import Recipe
 from oodbench.registry import register_method
 from oodbench.training import pixels
 
+from ._dense import PIXEL_RECIPE_IDS, PIXEL_RECIPES
+
 
 @register_method("ce-segmentation")
 class CESegmentation(pixels.SegmentationMethod):
     """Cross-entropy of each pixel, on a 1x1 convolution."""
 
-    recipes: ClassVar[Mapping[str, Recipe]] = pixels.RECIPES
-    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = pixels.RECIPE_IDS
+    recipes: ClassVar[Mapping[str, Recipe]] = PIXEL_RECIPES
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = PIXEL_RECIPE_IDS
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         super().__init__(backbone, num_classes, recipe)

@@ -48,11 +48,10 @@ from torch import Tensor, nn
 from oodbench import metrics
 from oodbench.detector import Detector, Paper, learned
 from oodbench.errors import DataError, OptionError
-from oodbench.measures import Measure
 from oodbench.method import FrozenMethod, FrozenRecipe
 from oodbench.networks import linear
 from oodbench.outputs import Outputs
-from oodbench.registry import register_detector, register_measure, register_method
+from oodbench.registry import register_detector, register_method
 
 from ._covariance import warn_of_span
 from ._neighbours import MANY, check_k, most_similar
@@ -201,25 +200,6 @@ class LinearProbe(FrozenMethod):
             rows = fold == held
             if rows.any() and not rows.all():
                 yield ~rows, train[rows.nonzero().flatten()]
-
-
-@register_measure("separability")
-class Separability(Measure):
-    """How linearly separable the features of an OOD set are from those of the ID test set."""
-
-    title: ClassVar[str] = "Linear separability of features"
-    about: ClassVar[str] = (
-        "AUROC of a linear classifier of ID test against OOD features, cross-validated. It is "
-        "given OOD samples: it tells how far apart the features are, and is no detector."
-    )
-    axis: ClassVar[str] = "linear separability from ID, AUROC %"
-    is_auroc: ClassVar[bool] = True
-
-    def of(self, test: Outputs, ood: Outputs) -> float | None:
-        """See :func:`oodbench.networks.linear.separability`; None for fewer than two samples."""
-        if min(len(test), len(ood)) < 2:
-            return None
-        return linear.separability(test.features, ood.features)
 
 
 @register_detector("ptood")

@@ -373,8 +373,7 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
         found = DATASETS.resolve(name)
         if isinstance(found, DatasetSpec):
             return found
-        wanted = "PATH" if name == "folder" else "ID"
-        raise UnknownNameError(f"the dataset {name!r} wants an argument: {name}:{wanted}.")
+        raise UnknownNameError(f"the dataset {name!r} wants an argument: {_with_argument(name)}.")
     root = files.data_dir() / name
     if "/" not in name and ":" not in name and name not in ("", ".", "..") and root.is_dir():
         return folder_spec(name, root)
@@ -383,6 +382,13 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
         f"no dataset named {name!r}, and no folder {root}.{guess} "
         "See `oodbench list datasets`; your own images: folder:PATH."
     )
+
+
+def _with_argument(name: str) -> str:
+    """How a dataset that wants an argument is written, ``folder:PATH``."""
+    parameters = inspect.signature(DATASETS.get(name)).parameters  # type: ignore[arg-type]
+    argument = next(iter(parameters), "argument")
+    return f"{name}:{argument.removesuffix('_name').upper()}"
 
 
 def name_is_there(name: str) -> bool:

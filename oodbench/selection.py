@@ -103,8 +103,8 @@ def _is_of_all(name: str, method: str | None) -> bool:
 
 def _suits(detector: type[Detector], method: str | None) -> bool:
     """Whether a detector was designed for a method, or for one whose detectors fit it as well."""
-    if method is None or method == "ce":
-        return detector.method == "ce"
+    if method is None or method == Detector.method:
+        return detector.method == Detector.method
     cls = METHODS.get(method)
     known = detector.method in (method, *cls.suits)
     return known and (cls.gives is None or detector.needs <= cls.gives)

@@ -149,7 +149,7 @@ def of_methods(detectors: Sequence[Detector], claimed: str | None) -> Iterator[s
         claimed: the method that its owner names; None for none.
     """
     for detector in detectors:
-        if detector.method not in ("ce", claimed):
+        if detector.method not in (Detector.method, claimed):
             yield (
                 f"{detector.label} was designed for networks of the method {detector.method}, and "
                 "nothing says that this network is one: the row tells of the score on this "

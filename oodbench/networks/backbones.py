@@ -441,5 +441,5 @@ def _unfit(
     reason = misfit(renamed, wanted).replace("linear.", f"{head}.") or "its head is not clear"
     return (
         f"{checkpoint} does not fit {name} with {classes} classes; {reason}. "
-        f"{like} One without a head for these classes is for the methods frozen and linear-probe."
+        f"{like} One without a head for these classes is for methods for pre-trained networks."
     )

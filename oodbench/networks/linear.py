@@ -1,4 +1,4 @@
-r"""Multinomial logistic regression on features, in one solver: linear probes and separability.
+r"""Multinomial logistic regression on features, in one solver.
 
 .. math:: \min_{W, b}\ \frac1n \sum_i -\log \operatorname{softmax}(W \tilde x_i + b)_{y_i}
     + \frac{\lambda}{2} \lVert W \rVert_2^2, \qquad \tilde x = (x - \mu) / s
@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench import metrics
 from oodbench.errors import DataError
 from oodbench.outputs import Head
 
@@ -196,52 +195,3 @@ def fit(
         solver.step(objective)
         w = weight()
     return Fit(weight_decay, w, b, Head(w / scale, b - w @ mean / scale), passes)
-
-
-SEPARABILITY_DECAY = 1e-3
-"""Weight decay of :func:`separability`; nothing is chosen there, as it describes test sets."""
-
-SEPARABILITY_SAMPLES = 5_000
-"""Samples of a side that :func:`separability` looks at, at most."""
-
-
-def separability(id_features: Tensor, ood_features: Tensor, folds: int = 5) -> float:
-    """How linearly separable OOD features are from ID ones: a classifier's AUROC on unseen samples.
-
-    A linear classifier of ID against OOD (:func:`fit`, both sides weighing the same, weight decay
-    ``SEPARABILITY_DECAY``) is fitted on all folds but one and ranks that one; the mean AUROC over
-    the folds is returned. Samples take turns in the folds, as they stand. 1 where a hyperplane
-    tells the two apart, about 0.5 where none helps. It sees OOD samples, so it describes the
-    features, and detects nothing.
-
-    Args:
-        id_features: ``[N, D]``; of more than ``SEPARABILITY_SAMPLES`` as many in even steps count.
-        ood_features: ``[M, D]`` likewise.
-        folds: at least 2, and at most N and M; fewer where there are fewer samples.
-
-    Raises:
-        DataError: a side has fewer than two samples.
-    """
-    sides = [_evenly(side, SEPARABILITY_SAMPLES) for side in (id_features, ood_features)]
-    n, m = map(len, sides)
-    folds = min(folds, n, m)
-    if folds < 2:
-        raise DataError(f"separability wants two samples a side, but there are {n} and {m}.")
-    x = torch.cat([side.to(torch.float32) for side in sides])
-    y = torch.arange(n + m, device=x.device).ge(n).long()
-    turn = torch.cat([torch.arange(n), torch.arange(m)]).to(x.device) % folds
-    aurocs = []
-    for fold in range(folds):
-        held = turn == fold
-        head = fit(Regression(x, y, 2, ~held, balanced=True), SEPARABILITY_DECAY).head
-        logits = head(x[held])
-        score = (logits[:, 1] - logits[:, 0]).cpu()
-        is_ood = y[held].bool().cpu()
-        aurocs.append(metrics.auroc(score[~is_ood], score[is_ood]))
-    return sum(aurocs) / folds
-
-
-def _evenly(features: Tensor, most: int) -> Tensor:
-    if len(features) <= most:
-        return features
-    return features[torch.linspace(0, len(features) - 1, most).long().to(features.device)]

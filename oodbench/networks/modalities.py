@@ -271,7 +271,7 @@ class MultimodalMethod(Method):
         if not isinstance(backbone, MultimodalEncoders):
             raise OptionError(
                 f"{type(backbone).__name__} is no network of several modalities. This method wants "
-                "a benchmark of several, such as avdigits, and a backbone for it."
+                "a benchmark of several, and a backbone for it."
             )
         super().__init__(backbone, num_classes, recipe)
         self.heads = ModalityHeads(backbone.dims, num_classes)

@@ -146,8 +146,9 @@ def _what_text(text: str) -> str:
         )
     return (
         f"the model is the text {text!r}, not a PyTorch module. A network by its name: "
-        f"backbone={text!r} trains it, with checkpoint=FILE it has your weights, and with "
-        "method='linear-probe' its published ones; timm.create_model makes it yourself."
+        f"backbone={text!r} trains it, with checkpoint=FILE it has your weights, and with a method "
+        "for pre-trained networks its published ones (`oodbench list methods`); timm.create_model "
+        "makes it yourself."
     )
 
 

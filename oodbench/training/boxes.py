@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -110,22 +110,3 @@ class FlipBoxes:
 @dataclass(frozen=True)
 class DetectionRecipe(Recipe):
     """How a detection network is trained."""
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "published": DetectionRecipe(
-        backbone="fasterrcnn-resnet50-fpn",
-        epochs=18,
-        batch_size=16,
-        lr=0.02,
-        nesterov=False,
-        weight_decay=1e-4,
-        warmup_epochs=0.1,
-        schedule="step",
-        milestones=(12, 16),
-    ),
-    "quick": DetectionRecipe(epochs=15, batch_size=8, lr=0.02, warmup_epochs=1),
-}
-"""``published`` is VOS's for VOC: 18,000 steps of 16 images, x0.1 after 12,000 and 16,000."""
-
-RECIPE_IDS: Mapping[str, tuple[str, ...]] = {"published": ("voc", "bdd")}

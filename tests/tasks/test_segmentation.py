@@ -26,6 +26,7 @@ from oodbench import metrics as exact
 from oodbench.data.samples import OOD, VOID, ImageArrays, MaskedSamples, Samples
 from oodbench.data.transforms import to_tensor
 from oodbench.datasets import scenes as embedded
+from oodbench.detectors._dense import PIXEL_RECIPES
 from oodbench.detectors.abet import AbeTMethod, AbeTRecipe, AbeTSegmentation
 from oodbench.detectors.ce_segmentation import (
     CESegmentation,
@@ -52,7 +53,6 @@ from oodbench.tasks.segmentation import (
     segment,
 )
 from oodbench.training.pixels import (
-    RECIPES,
     CropFlipMask,
     SegmentationMethod,
     SegmentationRecipe,
@@ -447,9 +447,11 @@ def test_recipes() -> None:
         for name, recipe in (("cityscapes", "published"), ("scenes", "quick")):
             assert method.default_recipe(name) == recipe
             assert isinstance(method.get_recipe(recipe), SegmentationRecipe)
-    assert RECIPES["published"].backbone == "deeplabv3-resnet50"
-    assert RECIPES["quick"].backbone is None, "the benchmark's own"
-    chosen = {name: (r.lr, r.weight_decay, r.nesterov, r.epochs) for name, r in RECIPES.items()}
+    assert PIXEL_RECIPES["published"].backbone == "deeplabv3-resnet50"
+    assert PIXEL_RECIPES["quick"].backbone is None, "the benchmark's own"
+    chosen = {
+        name: (r.lr, r.weight_decay, r.nesterov, r.epochs) for name, r in PIXEL_RECIPES.items()
+    }
     assert chosen["quick"] == (0.1, 5e-4, False, 20), "the best on ID validation"
     assert chosen["slow"] == (0.01, 1e-4, False, 20)
 
