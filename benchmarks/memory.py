@@ -28,7 +28,8 @@ def make(folder: Path, n: int, dim: int, classes: int) -> None:
     """Outputs on disk, written in blocks: rectified Gaussian blobs and a linear head."""
     import torch
 
-    from oodbench.outputs import FORMAT, files
+    from oodbench import files
+    from oodbench.caching.arrays import FORMAT
 
     folder.mkdir()
     rng = np.random.default_rng(0)

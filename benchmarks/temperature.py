@@ -17,7 +17,10 @@ from oodbench.data.samples import OOD, VOID, Samples
 from oodbench.tasks.segmentation import (
     segment,
 )
-from oodbench.training.train import plan, train
+from oodbench.training.train import (
+    plan,
+    train,
+)
 
 
 def temperatures(

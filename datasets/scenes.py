@@ -305,7 +305,7 @@ def segmentation() -> Benchmark:
         backbone="scenes-unet",
         citation="oodbench",
         task="segmentation",
-        background=("background",),
+        task_options={"background": ("background",)},
         remarks=SEGMENTATION_REMARKS,
     )
 

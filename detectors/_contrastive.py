@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, Preprocess, SimCLR
-from oodbench.method import Method, Recipe
+from oodbench.method import (
+    Method,
+    Recipe,
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.training.boxes import DetectionRecipe
 from oodbench.training.pixels import SegmentationRecipe
 

@@ -37,10 +37,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from oodbench.detector import Paper
 from oodbench.errors import OptionError
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.modalities import MultimodalMethod, MultimodalRecipe
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_method
 
 from ._multiood import FROZEN, PAPER, QUICK, RECIPE_IDS, WARM

@@ -87,12 +87,21 @@ from oodbench.data.transforms import (
     TrivialAugment,
     TrivialResizedCrop,
 )
-from oodbench.detector import Detector, Paper, learned
+from oodbench.detector import (
+    Detector,
+    learned,
+)
 from oodbench.errors import OptionError
-from oodbench.method import Method, Recipe
-from oodbench.networks.backbones import CIFARResNet
+from oodbench.method import (
+    Method,
+    Recipe,
+)
+from oodbench.networks.backbones import CIFARResNet, starting_backbone
 from oodbench.options import check_choices
 from oodbench.outputs import Head, Outputs
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector, register_method, register_need
 from oodbench.training import boxes, pixels
 
@@ -270,7 +279,7 @@ class AbeTMethod(Method):
         Raises:
             CheckpointError: the checkpoint lacks weights of the backbone.
         """
-        backbone = super().make_backbone(name, recipe, preprocess, checkpoint)
+        backbone = starting_backbone(name, preprocess.channels, checkpoint)
         if checkpoint is None and isinstance(backbone, CIFARResNet):
             backbone.reset_parameters("fan_in")
         return backbone
@@ -304,6 +313,8 @@ class AbeTSegmentation(pixels.SegmentationMethod):
     """Cross-entropy of each pixel, on cosines over a learned temperature."""
 
     paper: ClassVar[Paper | None] = PAPER
+    stands_for: ClassVar[str | None] = "abet"
+    gives: ClassVar[frozenset[str] | None] = frozenset({"logits", "temperature", "cosine"})
     recipes: ClassVar[Mapping[str, Recipe]] = PIXEL_RECIPES
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = PIXEL_RECIPE_IDS
 
@@ -325,6 +336,7 @@ class AbeTDetection(boxes.DetectionMethod):
     """Faster R-CNN with cross-entropy of each box on cosines over a learned temperature."""
 
     paper: ClassVar[Paper | None] = PAPER
+    stands_for: ClassVar[str | None] = "abet"
     recipes: ClassVar[Mapping[str, Recipe]] = BOX_RECIPES
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = BOX_RECIPE_IDS
 

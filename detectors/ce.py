@@ -18,9 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
-from oodbench.detector import Paper
-from oodbench.method import Method, Recipe
+from oodbench.method import (
+    Method,
+    Recipe,
+)
 from oodbench.outputs import Head
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_method
 
 

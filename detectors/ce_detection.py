@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.boxes import LinearBoxHead
 from oodbench.registry import register_method
 from oodbench.training import boxes
@@ -19,6 +21,7 @@ from ._dense import BOX_RECIPE_IDS, BOX_RECIPES
 class CEDetection(boxes.DetectionMethod):
     """Faster R-CNN as it is: cross-entropy of each box, on a linear layer."""
 
+    stands_for: ClassVar[str | None] = "ce"
     recipes: ClassVar[Mapping[str, Recipe]] = BOX_RECIPES
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = BOX_RECIPE_IDS
 

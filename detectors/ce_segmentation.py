@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.registry import register_method
 from oodbench.training import pixels
 
@@ -18,6 +20,7 @@ from ._dense import PIXEL_RECIPE_IDS, PIXEL_RECIPES
 class CESegmentation(pixels.SegmentationMethod):
     """Cross-entropy of each pixel, on a 1x1 convolution."""
 
+    stands_for: ClassVar[str | None] = "ce"
     recipes: ClassVar[Mapping[str, Recipe]] = PIXEL_RECIPES
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = PIXEL_RECIPE_IDS
 

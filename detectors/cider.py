@@ -45,10 +45,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.detector import Paper
 from oodbench.errors import OptionError
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.outputs import Head
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_method
 
 from ._contrastive import ContrastiveMethod, ContrastiveRecipe

@@ -49,10 +49,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
-from oodbench.detector import Detector, Paper
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import OptionError
-from oodbench.method import Method, Recipe
+from oodbench.method import (
+    Method,
+    Recipe,
+)
 from oodbench.outputs import Outputs
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector, register_method
 
 from ._modalities import two_opinions

@@ -14,9 +14,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector
 
 from ._numerics import in_blocks, log_sum_exp

@@ -34,8 +34,14 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import Detector, Paper, learned
+from oodbench.detector import (
+    Detector,
+    learned,
+)
 from oodbench.errors import BadScoresError, MissingOutputError, OptionError
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector
 
 from ._figures import openood

@@ -26,9 +26,13 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.detector import Paper
 from oodbench.errors import OptionError
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_method
 
 from .ce import CrossEntropy

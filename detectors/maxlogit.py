@@ -15,8 +15,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.outputs import Outputs
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector
 
 

@@ -21,8 +21,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import MissingOutputError, OptionError
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector
 
 from ._network import hooked

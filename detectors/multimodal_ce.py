@@ -21,9 +21,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from oodbench.detector import Paper
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.modalities import MultimodalMethod, MultimodalRecipe
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_method
 
 from ._multiood import FROZEN, HEARD, PAPER, QUICK, RECIPE_IDS, WARM
@@ -37,6 +41,7 @@ class MultimodalCE(MultimodalMethod):
     ``modality-discrepancy`` and ``--modality`` have nothing to score.
     """
 
+    stands_for: ClassVar[str | None] = "ce"
     paper: ClassVar[Paper | None] = PAPER
     trains_single: ClassVar[tuple[str, ...]] = ("a2d", "npmix", "a2d-npmix")
     recipes: ClassVar[Mapping[str, Recipe]] = {

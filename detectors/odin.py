@@ -21,8 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import OptionError
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector
 
 from ._figures import openood

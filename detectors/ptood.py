@@ -11,8 +11,7 @@ repairs it. Here:
 
 - ``frozen``: the network as it is; features, and no classifier.
 - ``linear-probe``: a linear layer on the frozen features (``oodbench.networks.linear``), whose
-weight decay
-  is chosen on ID validation data:
+  weight decay is chosen on ID validation data:
 
 .. math:: \min_{W, b}\ \frac1n \sum_i -\log \operatorname{softmax}(W \tilde z_i + b)_{y_i}
     + \frac{\lambda}{2} \lVert W \rVert_2^2
@@ -46,12 +45,21 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import metrics
-from oodbench.detector import Detector, Paper, learned
+from oodbench.detector import (
+    Detector,
+    learned,
+)
 from oodbench.errors import DataError, OptionError
-from oodbench.method import FrozenMethod, FrozenRecipe
 from oodbench.networks import linear
 from oodbench.outputs import Outputs
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector, register_method
+from oodbench.training.frozen import (
+    FrozenMethod,
+    FrozenRecipe,
+)
 
 from ._covariance import warn_of_span
 from ._neighbours import MANY, check_k, most_similar
@@ -119,6 +127,7 @@ class LinearProbe(FrozenMethod):
     """
 
     paper: ClassVar[Paper | None] = PAPER
+    compares: ClassVar[bool] = True
     recipes: ClassVar[Mapping[str, Any]] = {"default": ProbeRecipe()}
     suits: ClassVar[tuple[str, ...]] = ("ce", "frozen")
 

@@ -26,8 +26,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import Detector, Paper
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import OptionError
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector
 
 from ._figures import openood

@@ -21,8 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.detector import Detector, Paper, learned
+from oodbench.detector import (
+    Detector,
+    learned,
+)
 from oodbench.outputs import Outputs
+from oodbench.papers import (
+    Paper,
+)
 from oodbench.registry import register_detector
 
 from ._figures import openood

@@ -25,18 +25,12 @@ if TYPE_CHECKING:
         get_benchmark as get_benchmark,
     )
     from oodbench.contenders import (
-        Contender as Contender,
-    )
-    from oodbench.contenders import (
         Networks as Networks,
     )
     from oodbench.data.samples import Samples as Samples
     from oodbench.data.transforms import Preprocess as Preprocess
     from oodbench.detector import (
         Detector as Detector,
-    )
-    from oodbench.detector import (
-        Paper as Paper,
     )
     from oodbench.detector import (
         create_detector as create_detector,
@@ -49,10 +43,17 @@ if TYPE_CHECKING:
     )
     from oodbench.hardware import Hardware as Hardware
     from oodbench.measures import Measure as Measure
-    from oodbench.method import Method as Method
-    from oodbench.method import Recipe as Recipe
+    from oodbench.method import (
+        Method as Method,
+    )
+    from oodbench.method import (
+        Recipe as Recipe,
+    )
     from oodbench.outputs import Head as Head
     from oodbench.outputs import Outputs as Outputs
+    from oodbench.papers import (
+        Paper as Paper,
+    )
     from oodbench.registry import (
         list_backbones as list_backbones,
     )
@@ -109,6 +110,9 @@ if TYPE_CHECKING:
     )
     from oodbench.results.rows import Results as Results
     from oodbench.results.store import ResultStore as ResultStore
+    from oodbench.tasks.contender import (
+        Contender as Contender,
+    )
 
 # Python started in a checkout finds this package here before the installed one; its sub-packages
 # oodbench.detectors and oodbench.datasets are the folders beside it.
@@ -118,7 +122,9 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "detectors").is_dir
 
 _HOME = {
     "benchmark": ("Benchmark", "DatasetSpec", "Protocol", "get_benchmark"),
-    "contenders": ("Contender", "Networks"),
+    "contenders": ("Networks",),
+    "tasks.contender": ("Contender",),
+    "tasks.task": ("Task",),
     "detector": ("Detector", "Paper", "create_detector"),
     "evaluator": ("Evaluator", "evaluate"),
     "hardware": ("Hardware",),

@@ -7,15 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from oodbench import files
 from oodbench.data.samples import Samples, image_folder
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError, did_you_mean
-from oodbench.registry import BENCHMARKS, DATASETS
+from oodbench.registry import BENCHMARKS, DATASETS, TASKS
 
-Task = Literal["classification", "segmentation", "detection"]
 SHIFTED = "shifted"
 """What rows call the group of shifted ID sets; no group of OOD sets bears that name."""
 
@@ -58,7 +57,6 @@ class Protocol:
         fpr: the FPR@95 that its papers print: ``"fpr95_id"`` (ID positive: threshold keeps 95 %
             of ID, share of OOD accepted) or ``"fpr95_ood"`` (OOD positive: threshold catches 95 %
             of OOD, share of ID rejected). Both are always computed.
-        confidence: in detection, the smallest softmax value from which a predicted box is scored.
         contrast: two groups. The mean AUROC of the first minus that of the second (the ``gap``) is
             reported with its interval, in the row of the second group's mean; None for no such
             comparison.
@@ -70,7 +68,6 @@ class Protocol:
     rank_by: str = "auroc"
     rank_group: str = ""
     fpr: Literal["fpr95_id", "fpr95_ood"] = "fpr95_id"
-    confidence: float = 0.5
     contrast: tuple[str, str] | None = None
     contrast_remark: str = ""
     group_of_others: str = "far"
@@ -109,9 +106,9 @@ class Benchmark:
         citation: where the benchmark is defined.
         validation: OOD sets that hyper-parameters may be chosen on; never tested on. Read from
             their ``val`` split, or the last if there is none.
-        task: what is scored: images, the pixels of images whose masks say which are OOD, or boxes
-            that a detector predicts. Pixels and boxes keep the size of the image: of ``preprocess``
-            only the normalisation counts there, and ``size`` is the crop that is trained on.
+        task: the name of what is scored (``oodbench list tasks``): whole images by default, or
+            samples of several modalities where the preprocessing is of these.
+        task_options: options of the task that differ from its own.
         shifted: sets of the ID classes under other conditions, which are no OOD: their AUROC tells
             how much a detector flags the shift, beside the accuracy there. They are not ranked by.
         standard_method: the method that takes the place of the standard one: how a network is
@@ -122,8 +119,6 @@ class Benchmark:
             network's outputs on each OOD set, whatever the detector.
         caveats: called with the ID test samples; gives the warnings that a reader of the figures
             needs, beyond those that every benchmark has. None for none.
-        background: in segmentation, ID classes that are no objects. Figures of OOD pixels against
-            the pixels of the other ID classes are then given beside those against all.
         presets: named settings of detectors, those of a paper or of another suite:
             ``{"openood": {"knn": {"k": 50}}}``. Detectors that one does not name keep theirs.
         remarks: what a reader of its leaderboard should know of it, a sentence or a few each; they
@@ -143,13 +138,13 @@ class Benchmark:
     backbone: str
     citation: str
     validation: tuple[DatasetSpec, ...]
-    task: Task
+    task: str
+    task_options: Mapping[str, Any]
     shifted: tuple[DatasetSpec, ...]
     standard_method: str
     own_inputs: bool
     measures: tuple[str, ...]
     caveats: Caveats | None
-    background: tuple[str, ...]
     presets: Mapping[str, Mapping[str, Mapping[str, Any]]]
     remarks: tuple[str, ...]
 
@@ -167,13 +162,13 @@ class Benchmark:
         backbone: str = "resnet20",
         citation: str = "",
         validation: tuple[DatasetSpec, ...] = (),
-        task: Task = "classification",
+        task: str = "",
+        task_options: Mapping[str, Any] | None = None,
         shifted: tuple[DatasetSpec, ...] = (),
         standard_method: str = "ce",
         own_inputs: bool = False,
         measures: tuple[str, ...] = (),
         caveats: Caveats | None = None,
-        background: tuple[str, ...] = (),
         presets: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
         remarks: tuple[str, ...] = (),
         **more: Sequence[DatasetSpec],
@@ -197,13 +192,13 @@ class Benchmark:
             backbone=backbone,
             citation=citation,
             validation=validation,
-            task=task,
+            task=task or preprocess.task,
+            task_options=task_options or {},
             shifted=shifted,
             standard_method=standard_method,
             own_inputs=own_inputs,
             measures=measures,
             caveats=caveats,
-            background=background,
             presets=presets or {},
             remarks=remarks,
         )
@@ -453,15 +448,16 @@ def get_benchmark(
 ) -> Benchmark:
     """The default benchmark of an ID set and a task, or the benchmark of that name.
 
-    A task's benchmark on an ID set is named ``<id>/<task>``, but for classification. A benchmark
+    Where the ID set's default benchmark is of another task, that of the task is named
+    ``<id>/<task>``. A benchmark
     that is given itself is given back, if ID set and task are its own.
 
     Raises:
         UnknownNameError: no such benchmark.
         OptionError: neither was given, no such task, or what was given contradicts itself.
     """
-    if task is not None and task not in get_args(Task):
-        raise OptionError(f"the task is one of {', '.join(get_args(Task))}, not {task!r}.")
+    if task is not None and task not in TASKS:
+        raise OptionError(f"the task is one of {', '.join(TASKS.names())}, not {task!r}.")
     if isinstance(benchmark, Benchmark):
         return _agreeing(benchmark, id, task)
     if benchmark is not None:
@@ -470,8 +466,17 @@ def get_benchmark(
         raise OptionError(
             'name an ID set (`id="cifar10"`) or a benchmark (`benchmark="cifar100/palm"`).'
         )
-    is_default = task in (None, "classification") or id.endswith(f"/{task}")
-    return _agreeing(_resolved(id if is_default else f"{id}/{task}"), None, task)
+    name = f"{id}/{task}"
+    if task is None or id.endswith(f"/{task}"):
+        return _agreeing(_resolved(id), None, task)
+    if name not in BENCHMARKS and id in BENCHMARKS and _is_of(_resolved(id), task):
+        return _resolved(id)
+    return _agreeing(_resolved(name), None, task)
+
+
+def _is_of(found: Benchmark, task: str) -> bool:
+    """Whether a benchmark is of a task, or of one that is a kind of it."""
+    return found.task == task or issubclass(TASKS.get(found.task), TASKS.get(task))
 
 
 def _resolved(name: str) -> Benchmark:
@@ -497,6 +502,6 @@ def _agreeing(found: Benchmark, id_name: str | None, task: str | None) -> Benchm
         raise OptionError(
             f"benchmark {found.name!r} has ID set {found.id.name!r}, not {id_name!r}."
         )
-    if task not in (None, found.task):
+    if task is not None and not _is_of(found, task):
         raise OptionError(f"benchmark {found.name!r} is one of {found.task}, not of {task}.")
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,39 +15,8 @@ from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError
 from oodbench.networks.door import single_precision
 from oodbench.options import build, option_fields
 from oodbench.outputs import Head, Outputs
+from oodbench.papers import Paper
 from oodbench.registry import DETECTORS
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method comes from; ``oodbench info`` and the leaderboard read it.
-
-    Args:
-        title: as published.
-        authors: as cited in BibTeX.
-        venue: ``"ICLR"``.
-        year: of publication.
-        url: paper or arXiv page.
-        formula: the score or the loss in one line of plain text.
-        figures: published figures, one line each, with the protocol they hold for.
-    """
-
-    title: str
-    authors: str
-    venue: str
-    year: int
-    url: str
-    formula: str = ""
-    figures: tuple[str, ...] = ()
-
-    def bibtex(self, key: str) -> str:
-        """A BibTeX entry."""
-        return (
-            f"@inproceedings{{{key},\n  title = {{{self.title}}},\n"
-            f"  author = {{{self.authors}}},\n"
-            f"  booktitle = {{{self.venue}}},\n  year = {{{self.year}}},\n"
-            f"  url = {{{self.url}}}\n}}"
-        )
 
 
 def learned() -> Any:

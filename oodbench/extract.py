@@ -31,7 +31,10 @@ from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.store import Store, discard, stored
 from oodbench.data.samples import MultimodalSamples, Samples
 from oodbench.data.transforms import Transform
-from oodbench.detector import Detector, check_scores
+from oodbench.detector import (
+    Detector,
+    check_scores,
+)
 from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
 from oodbench.errors import (

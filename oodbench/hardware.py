@@ -103,6 +103,12 @@ class Hardware(HardwareSettings):
             devices = int(devices) if devices.lstrip("-").isdigit() else devices
         return {"accelerator": self.accelerator, "devices": devices, "strategy": self.strategy}
 
+    @property
+    def asks_for_several(self) -> bool:
+        """Whether several devices were asked for, by number or by list."""
+        listed = [number for number in str(self.devices).split(",") if number.strip()]
+        return len(listed) > 1 or listed[0] not in ("auto", "0", "1")
+
     def trainer(self, **options: Any) -> pl.Trainer:
         """A trainer on this hardware.
 

@@ -8,30 +8,26 @@ the run.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import default_collate
 
 from oodbench.data.transforms import Augmentation, Preprocess
-from oodbench.detector import Paper
-from oodbench.errors import CheckpointError, OptionError, UnknownNameError
-from oodbench.networks.backbones import create_backbone
-from oodbench.networks.checkpoints import misfit, parts_of, read_checkpoint
-from oodbench.networks.lookalikes import looks_like
-from oodbench.networks.pretrained import LAYERS, PretrainedEncoder, create_pretrained
+from oodbench.errors import OptionError, UnknownNameError
 from oodbench.options import check_choices
-from oodbench.outputs import Head, Outputs
+from oodbench.outputs import Head
+from oodbench.papers import (
+    Paper,
+)
 
-JointAugmentation = Callable[[Image.Image, Any, random.Random], tuple[Tensor, Any]]
+STANDARD_METHOD = "ce"
+"""The method that detectors name which were designed for any classifier."""
 
 
 @dataclass(frozen=True)
@@ -104,42 +100,19 @@ class Recipe:
         return self.final_lr + (1 - self.final_lr) * cosine
 
 
-@dataclass(frozen=True)
-class FrozenRecipe:
-    """All that determines what a pre-trained network gives.
-
-    Args:
-        backbone: name of the network; None for the benchmark's.
-        input_size: side of the images in pixels; None for the one that it was trained at.
-        layers: how many inner layers' features are kept beside the last ones.
-    """
-
-    backbone: str | None = None
-    input_size: int | None = None
-    layers: int = LAYERS
-
-    def __post_init__(self) -> None:
-        if self.input_size is not None and self.input_size < 1:
-            raise OptionError(f"recipe: input_size must be at least 1, not {self.input_size}.")
-        if self.layers < 0:
-            raise OptionError(f"recipe: layers must not be negative, not {self.layers}.")
-
-    def effort(self, samples: str) -> str:
-        """What training takes, for messages, on that many samples of a split."""
-        return "nothing to train"
-
-
 class Method(pl.LightningModule):
     """How a network is trained, and what it outputs.
 
     A subclass names its ``recipes``, and implements ``loss`` and ``outputs``. The first recipe
     whose ``ids`` (in ``recipe_ids``) contain the ID set is that set's default; else ``"quick"``.
-    ``found`` tells people what training chose.
+    ``summary`` tells people what training chose.
+
+    ``task`` is the name of the task that its networks are for. ``stands_for`` names a method of
+    another task whose place it takes there, so that a detector which was designed for that one
+    finds it. ``compares`` says that networks are compared by it where nothing else is asked for.
 
     ``suits`` names methods whose detectors fit its networks as well as its own detectors do, and
     ``gives`` what its networks output where that is less than features, logits and a head.
-    ``backbone_gives`` is the word for what it trains on (see ``register_backbone``); a backbone
-    that declares another one is refused. None takes any.
 
     Args:
         backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
@@ -151,11 +124,14 @@ class Method(pl.LightningModule):
     paper: ClassVar[Paper | None] = None
     recipes: ClassVar[Mapping[str, Any]] = {}
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    task: ClassVar[str] = "classification"
+    stands_for: ClassVar[str | None] = None
+    compares: ClassVar[bool] = False
     views: ClassVar[int] = 1
     suits: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[frozenset[str] | None] = None
     backbone_gives: ClassVar[str | None] = "features"
-    found: str = ""
+    summary: str = ""
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
         super().__init__()
@@ -171,8 +147,8 @@ class Method(pl.LightningModule):
     @classmethod
     def make_backbone(
         cls, name: str, recipe: Any, preprocess: Any, checkpoint: str | Path | None = None
-    ) -> nn.Module:
-        """The network that training starts from.
+    ) -> nn.Module | None:
+        """The network that training starts from, where the method makes one of its own.
 
         Args:
             name: of the backbone.
@@ -180,20 +156,10 @@ class Method(pl.LightningModule):
             preprocess: of what it sees.
             checkpoint: weights to start from; a classifier's head in it is left out.
 
-        Raises:
-            CheckpointError: the checkpoint lacks weights of the backbone.
+        Returns:
+            None for the registered backbone; see ``oodbench.networks.backbones.starting_backbone``.
         """
-        backbone = create_backbone(name, preprocess.channels, gives=cls.backbone_gives)
-        if checkpoint is not None:
-            state, _ = read_checkpoint(checkpoint)
-            parts = parts_of(state, backbone.state_dict())
-            if not parts:
-                reason = misfit(state, backbone.state_dict())
-                raise CheckpointError(
-                    f"{checkpoint} does not fit {name}; {reason}. {looks_like(state, name)}".strip()
-                )
-            backbone.load_state_dict(parts[0].state, strict=False)
-        return backbone
+        return None
 
     @classmethod
     def get_recipe(cls, name: str) -> Any:
@@ -280,123 +246,3 @@ class Method(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def describe(self) -> dict[str, Any]:
-        """The recipe's fields, for cache keys and rows."""
-        return asdict(self.recipe)
-
-
-class FrozenMethod(Method):
-    """A method whose backbone was trained before, and stays as it is.
-
-    The backbone is a :class:`~oodbench.networks.pretrained.PretrainedEncoder`. It sees each image
-    once, in its own preprocessing; what the method learns, it learns from the cached features.
-    ``found`` tells people what ``learn`` chose.
-    """
-
-    @classmethod
-    def default_recipe(cls, id_name: str) -> str:
-        """The first recipe."""
-        return next(iter(cls.recipes))
-
-    @classmethod
-    def make_backbone(
-        cls, name: str, recipe: Any, preprocess: Any, checkpoint: str | Path | None = None
-    ) -> PretrainedEncoder:
-        """The encoder with the weights of its pre-training, or of the checkpoint."""
-        return create_pretrained(
-            name,
-            checkpoint=checkpoint,
-            input_size=recipe.input_size,
-            layers=recipe.layers,
-            preprocess=preprocess,
-        )
-
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
-        super().__init__(backbone, num_classes, recipe)
-        self.backbone.requires_grad_(False)
-
-    @property
-    def trunk(self) -> PretrainedEncoder:
-        """What need not see an image twice; see ``oodbench.extract``."""
-        return cast(PretrainedEncoder, self.backbone)
-
-    @property
-    def own_preprocess(self) -> Preprocess:
-        """The encoder's."""
-        return self.trunk.own_preprocess
-
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """What the encoder gives, with ``logits [B, C]`` where there is a head."""
-        given = self.trunk.outputs(images)
-        head = self.layer()
-        return given if head is None else {**given, "logits": head(given["features"])}
-
-    def layer(self) -> nn.Linear | None:
-        """What was learned, a linear layer on the features; None if nothing is."""
-        return None
-
-    def head(self) -> Head | None:
-        """The linear layer, where there is one."""
-        layer = self.layer()
-        return None if layer is None else Head(layer.weight, layer.bias)
-
-    def learn(
-        self,
-        train: Outputs,
-        fitted: Tensor | None = None,
-        val: Outputs | None = None,
-        seed: int = 0,
-    ) -> dict[str, str]:
-        """Learn from the encoder's outputs; nothing here.
-
-        Args:
-            train: of the ID training split.
-            fitted: ``[N]`` bool, the rows that are not among the validation images; None for all.
-            val: of the ID validation split; None where the ID set has none.
-            seed: of whatever is random.
-
-        Returns:
-            What was found, for people.
-        """
-        return {}
-
-    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """There is none: nothing is trained image by image."""
-        raise OptionError(f"{self.name} is not trained on images; it learns from outputs.")
-
-
-class DenseMethod(Method):
-    """A method that learns from what is in an image: from masks or boxes.
-
-    Its name ends in the task, ``"abet-segmentation"``. The backbone is a network of that task.
-    ``pretrained_recipes`` are those that were published for one which starts from weights that were
-    trained on other images; ours start from random ones, which is said.
-    """
-
-    pretrained_recipes: ClassVar[tuple[str, ...]] = ("published",)
-
-    @classmethod
-    def caveats(cls, recipe: str, checkpoint: str | Path | None) -> tuple[str, ...]:
-        """Random weights where the published network had others."""
-        if recipe not in cls.pretrained_recipes or checkpoint is not None:
-            return ()
-        return (
-            f"the recipe {recipe!r} was published for a network that starts from weights trained "
-            "on other images (ImageNet and more); this one started from random weights, so its "
-            "figures cannot be compared with the published ones.",
-        )
-
-    @staticmethod
-    def target(samples: Any, index: int) -> Any:
-        """What is to be learned of one image."""
-        raise NotImplementedError
-
-    def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:
-        """What is done to a training image and its target, together."""
-        raise NotImplementedError
-
-    @staticmethod
-    def collate(examples: Sequence[tuple[Tensor, Any]]) -> tuple[Any, Any]:
-        """A batch: images and targets, as ``loss`` takes them."""
-        return default_collate(list(examples))

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench import files
-from oodbench.disk import full, leftovers, mapped
-from oodbench.disk.digests import file_digest
-from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError, StorageError
+from oodbench.disk import mapped
+from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError
 from oodbench.registry import NEEDS
-
-FORMAT = 2
-"""Version of the on-disk layout; a reader takes 1, which has no digests, and refuses others."""
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -338,29 +330,12 @@ class Outputs:
             FileExistsError: there is something at ``path`` already.
             StorageError: there is no room.
         """
-        path = files.user_path(path)
-        if path.exists():
-            raise FileExistsError(f"{path} exists; save Outputs to a new folder.")
-        temporary = path.with_name(leftovers.temporary_name(path.name))
-        arrays = {name: to_numpy(value) for name, value in self._columns()}
-        wanted = sum(array.nbytes for array in arrays.values())
-        try:
-            temporary.mkdir(parents=True)
-            with full.telling(path, wanted):
-                # no two names are the same file
-                columns = {name: f"{quote(name, safe='')}.npy" for name in arrays}
-                for name, array in arrays.items():
-                    _write(temporary / columns[name], array)
-                save_head(temporary, self.head)
-                about = {**head_meta(self.head), "notes": self.notes}
-                write_description(temporary, columns, about, key)
-            _into_place(temporary, path)
-        except OSError as error:
-            if isinstance(error, StorageError) or path.exists():
-                raise
-            raise full.storage_error(path, error, wanted) from error
-        finally:
-            leftovers.remove(temporary)
+        # a detector is loaded without all that writes to disk
+        from oodbench.caching import arrays
+
+        columns = {name: to_numpy(value) for name, value in self._columns()}
+        about = {**head_meta(self.head), "notes": self.notes}
+        arrays.write(path, columns, head_arrays(self.head), about, key)
 
     @classmethod
     def load(cls, path: str | Path, mmap: bool = True, key: str | None = None) -> Outputs:
@@ -371,135 +346,21 @@ class Outputs:
         Raises:
             OODBenchError: no such folder, another format, another key, or a file that is damaged.
         """
-        path = files.user_path(path)
-        try:
-            meta = _description(path, key)
-            arrays = {
-                name: torch.from_numpy((mapped.load if mmap else np.load)(path / Path(file).name))
-                for name, file in meta["columns"].items()
-            }
+        from oodbench.caching import arrays
+
+        with arrays.readable(path) as folder:
+            stored, head_columns, meta = arrays.read(folder, mmap, key)
+            columns = {name: torch.from_numpy(value) for name, value in stored.items()}
             head = None
-            if meta["head"]:
-                head = Head(
-                    torch.from_numpy(np.load(path / "head.weight.npy")),
-                    torch.from_numpy(np.load(path / "head.bias.npy")),
-                    meta.get("head_norm_eps"),
-                )
+            if head_columns is not None:
+                weight, bias = (torch.from_numpy(head_columns[name]) for name in ("weight", "bias"))
+                head = Head(weight, bias, meta.get("head_norm_eps"))
             extra = {
-                name.removeprefix("extra/"): arrays.pop(name)
-                for name in list(arrays)
+                name.removeprefix("extra/"): columns.pop(name)
+                for name in list(columns)
                 if "/" in name
             }
-            notes = dict(meta.get("notes") or {})
-            return cls(**arrays, head=head, extra=extra, notes=notes)
-        except OODBenchError as error:
-            if str(path) in str(error):
-                raise
-            raise OODBenchError(f"{path} holds no readable Outputs ({error})") from error
-        except Exception as error:  # damaged files have as many errors as bytes
-            raise OODBenchError(f"{path} holds no readable Outputs ({error}).") from error
-
-
-class _Sink:
-    """A file that NumPy does not take for one: its own writer loses the end on a full disk."""
-
-    def __init__(self, handle: BinaryIO) -> None:
-        self.handle = handle
-
-    def write(self, content: bytes) -> None:
-        """Write all of it, or raise."""
-        full.write_all(self.handle, content)
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    with path.open("wb", buffering=0) as handle:
-        np.save(cast(Any, _Sink(cast(BinaryIO, handle))), array, allow_pickle=False)
-
-
-def _into_place(temporary: Path, path: Path) -> None:
-    try:
-        temporary.rename(path)
-    except OSError:
-        if path.exists():
-            raise
-        # some file systems rename no folders: what makes it whole comes last
-        path.mkdir()
-        for file in sorted(temporary.iterdir(), key=lambda f: f.name == "outputs.json"):
-            file.replace(path / file.name)
-
-
-def save_head(folder: Path, head: Head | None) -> None:
-    """Write a head's two arrays, if there is one.
-
-    Raises:
-        StorageError: there is no room.
-    """
-    if head is not None:
-        for name, value in (("weight", head.weight), ("bias", head.bias)):
-            buffer = io.BytesIO()
-            np.save(buffer, to_numpy(value), allow_pickle=False)
-            files.write_bytes(folder / f"head.{name}.npy", buffer.getvalue())
-
-
-def write_description(
-    folder: Path, columns: Mapping[str, str], about: Mapping[str, Any], key: str | None = None
-) -> None:
-    """Write ``outputs.json``, which makes a folder of arrays complete, with their digests.
-
-    The arrays are on disk before it.
-
-    Args:
-        folder: where they are.
-        columns: their files, by name.
-        about: what else there is to say: what :func:`head_meta` does, whose arrays are there too,
-            and ``notes``.
-        key: of the cache, so that a folder cannot pass for another.
-
-    Raises:
-        StorageError: there is no room.
-    """
-    names = [*columns.values(), *(["head.weight.npy", "head.bias.npy"] if about["head"] else [])]
-    meta = {"format": FORMAT, "columns": dict(columns), "key": key, **about}
-    for name in names:
-        with full.telling(folder / name), (folder / name).open("r+b") as handle:
-            full.flush(handle)
-    meta["digests"] = {name: file_digest(folder / name) for name in names}
-    files.write_json(folder / "outputs.json", {**meta, "seal": files.digest(meta)})
-
-
-_verified: dict[Path, tuple[Any, ...]] = {}
-"""Folders whose files were compared with their digests, and how the files looked then."""
-
-
-def _description(folder: Path, key: str | None) -> dict[str, Any]:
-    """What ``outputs.json`` says, once it and the files that it names are found to be whole.
-
-    Raises:
-        OODBenchError: they are not; the message says how.
-    """
-    content = (folder / "outputs.json").read_bytes()
-    meta = json.loads(content)
-    if meta["format"] == 1 and key is None:  # written before there were digests
-        return meta
-    if meta["format"] != FORMAT:
-        raise OODBenchError(
-            f"{folder} has Outputs of format {meta['format']}; this version reads {FORMAT}."
-        )
-    if meta.pop("seal") != files.digest(meta):
-        raise OODBenchError("outputs.json was changed.")
-    if key is not None and meta["key"] != key:
-        raise OODBenchError("these are the outputs of another network or other data.")
-    digests: dict[str, str] = meta["digests"]
-    if bare := {Path(name).name for name in meta["columns"].values()} - set(digests):
-        raise OODBenchError(f"{', '.join(sorted(bare))} has no digest.")
-    stats = [(folder / name).stat() for name in digests]
-    looks = (content, *((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats))
-    if _verified.get(folder.absolute()) != looks:
-        for name, digest in digests.items():
-            if file_digest(folder / name) != digest:
-                raise OODBenchError(f"{name} is damaged: it is not what was written.")
-        _verified[folder.absolute()] = looks
-    return meta
+            return cls(**columns, head=head, extra=extra, notes=dict(meta.get("notes") or {}))
 
 
 def _by_field(columns: dict[str, Tensor]) -> dict[str, Any]:
@@ -528,3 +389,10 @@ def to_numpy(value: Tensor) -> np.ndarray:
     """A NumPy array on the CPU; bfloat16, which NumPy lacks, becomes float32."""
     value = value.detach().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def head_arrays(head: Head | None) -> dict[str, np.ndarray] | None:
+    """The two arrays of a head, by name, where there is one."""
+    if head is None:
+        return None
+    return {"weight": to_numpy(head.weight), "bias": to_numpy(head.bias)}

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from oodbench.detector import Detector
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import (
     OODBenchError,
     OODBenchWarning,

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from oodbench.benchmark import Benchmark
-from oodbench.detector import Detector, create_detector, id_options
+from oodbench.detector import (
+    Detector,
+    create_detector,
+    id_options,
+)
 from oodbench.errors import (
     OODBenchWarning,
     OptionError,
@@ -16,7 +20,7 @@ from oodbench.errors import (
 )
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.reporting import own_failure, reason_of
-from oodbench.tasks.scorable import left_out, why_not
+from oodbench.tasks.task import task_of
 
 
 def create_detectors(
@@ -65,7 +69,7 @@ def named(
             spelled += [
                 name
                 for name in _all(method)
-                if benchmark is None or why_not(DETECTORS.get(name), benchmark) is None
+                if benchmark is None or task_of(benchmark).why_not(DETECTORS.get(name)) is None
             ]
         else:
             spelled.append(detector)
@@ -78,7 +82,7 @@ def left_out_of(
     """What is to be said of what ``"all"``, if it is among the detectors, does not stand for."""
     listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
     asks_for_all = any(isinstance(d, str) and d == "all" for d in listed)
-    return left_out(_all(method), benchmark) if asks_for_all else None
+    return task_of(benchmark).left_out(_all(method)) if asks_for_all else None
 
 
 def _all(method: str | None) -> list[str]:

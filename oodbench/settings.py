@@ -73,15 +73,19 @@ class Selection:
         None, "ID set: cifar10, cifar100, digits, folder:PATH. Its default benchmark."
     )
     benchmark: str | None = setting(None, "Another protocol, such as cifar100/palm.")
-    task: str | None = setting(None, "classification (default), segmentation or detection.")
+    task: str | None = setting(None, "What is scored, such as segmentation: oodbench list tasks.")
     ood: Sequence[str] | None = setting(
         None,
         "OOD sets instead of the benchmark's: mnist,near=folder:PATH. A name with commas stands in "
         "double quotes.",
         form="sets",
     )
-    modality: str | None = setting(
-        None, "Of several, the one that is scored: video, flow, audio … or fused."
+    task_options: Mapping[str, Any] | None = setting(
+        None,
+        "An option of what is scored: --task-set confidence=0.3.",
+        flag="task-set",
+        form="pairs",
+        short={"modality": Short("Of several, the one that is scored: video, audio … or fused.")},
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,26 +19,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodbench import files, metrics
+from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
-from oodbench.checks import doubts
+from oodbench.checks.classes import check_classes, id_samples
 from oodbench.contenders import (
     Networks,
-    Seen,
-    Subject,
-    learns,
 )
 from oodbench.data.samples import Samples, Subset, positions
-from oodbench.detector import Detector
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import BadScoresError, DataError, MissingDataError, OptionError
 from oodbench.hardware import Hardware
 from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.reporting import (
     Report,
-    noting,
     of_a_kind,
-    own_failure,
     reason_of,
     track,
 )
@@ -46,8 +43,8 @@ from oodbench.runtime.process import undisturbed
 from oodbench.selection import (
     create_detectors,
 )
-from oodbench.tasks import scorable
-from oodbench.training.train import check_classes, id_samples
+from oodbench.tasks.runner import NetworkRunner, SampleOutputs, Scored, fit_split, learns
+from oodbench.tasks.task import Task, task_of
 
 
 class Validation:
@@ -243,6 +240,7 @@ def tune(
     fixed: Mapping[str, Collection[str]] | None = None,
     hardware: Hardware | None = None,
     report: Report | None = None,
+    task_options: Mapping[str, Any] | None = None,
 ) -> Tuning:
     """Choose the values of detectors' grids on a benchmark's validation data.
 
@@ -261,23 +259,33 @@ def tune(
         fixed: further options to keep, by detector.
         hardware: where and how networks run.
         report: told what happens, line by line.
+        task_options: options of the benchmark's task, over those of the benchmark.
 
     Raises:
         OptionError: no detector at all, or no validation data in the benchmark.
         Exception: what the first detector raised, if all that were searched failed.
     """
     whole = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(benchmark=benchmark)
-    search = _Search(whole.without_test(), networks or Networks(), hardware or Hardware(), report)
+    task = task_of(whole, task_options)
+    search = _Search(
+        whole.without_test(), task, networks or Networks(), hardware or Hardware(), report
+    )
     made = create_detectors(detectors, search.networks.method, whole)
-    scorable.check(made, whole)
+    task.check(whole, made)
     return search.run(made, fixed or {})
 
 
 class _Search:
     def __init__(
-        self, benchmark: Benchmark, networks: Networks, hardware: Hardware, report: Report | None
+        self,
+        benchmark: Benchmark,
+        task: Task,
+        networks: Networks,
+        hardware: Hardware,
+        report: Report | None,
     ) -> None:
-        self.benchmark, self.networks, self.hardware = benchmark, networks, hardware
+        self.benchmark, self.task = benchmark, task
+        self.networks, self.hardware = networks, hardware
         self.report = report or (lambda _: None)
         self.result = Tuning(benchmark.name)
         self.errors: list[Exception] = []
@@ -308,26 +316,45 @@ class _Search:
 
     def _search(self, detectors: list[Detector]) -> None:
         validation = self.result.validation = Validation(self.benchmark, self.report)
-        for contender, mine in self.networks.contenders(
+        for contender, its_detectors in self.networks.contenders(
             self.benchmark, detectors, validation.val, self.hardware, self.report
         ):
-            subject = Subject(contender, self.benchmark.preprocess, self.hardware)
-            stage = _Stage(subject, validation, mine)
-            turns = [(detector, trial) for detector in mine for trial in self.trials[id(detector)]]
+            runner = self.task.start(
+                contender, self.benchmark, self.hardware, classes=validation.val.classes
+            )
+            stage = _Stage(runner, validation, its_detectors)
+            for on_halves in (False, True):
+                turns = [
+                    (detector, trial)
+                    for detector in its_detectors
+                    if (learns(detector) and fit_split(detector) == "val") == on_halves
+                    for trial in self.trials[id(detector)]
+                ]
+                if turns:
+                    self._try(stage, turns, on_halves)
+
+    def _try(self, stage: _Stage, turns: Sequence[tuple[Detector, Trial]], on_halves: bool) -> None:
+        """Score each combination of values; what one of them raises is its own failure."""
+        tried: list[tuple[Detector, Trial]] = []
+
+        def taken() -> Iterator[Detector]:
             bar = track([detector for detector, _ in turns], self.hardware.progress)
             for (detector, trial), _ in zip(turns, bar, strict=True):
-                if any(detector is failed for failed in self.result._failed) or trial.refused:
+                if trial.refused or any(detector is failed for failed in self.result._failed):
                     continue
-                try:
-                    with noting(trial.warnings.append):
-                        trial.aurocs.append(stage.auroc(_with(detector, trial.values)))
-                except (OptionError, BadScoresError) as error:  # this value is not for this data
-                    trial.refused = reason_of(error)
-                    self.report(
-                        f"skipped: {detector.label}, {words(trial.values)}: {trial.refused}"
-                    )
-                except BaseException as error:  # one's failure must not end the others' search
-                    self._fail(detector, own_failure(error))
+                tried.append((detector, trial))
+                yield _with(detector, trial.values)
+
+        for number, scored in enumerate(stage.score(taken(), on_halves)):
+            detector, trial = tried[number]
+            trial.warnings += scored.notes
+            if scored.failure is None:
+                trial.aurocs.append(float(np.mean([row["auroc"] for row in scored.figures])))
+            elif isinstance(scored.failure, OptionError | BadScoresError):  # not for this data
+                trial.refused = reason_of(scored.failure)
+                self.report(f"skipped: {detector.label}, {words(trial.values)}: {trial.refused}")
+            else:
+                self._fail(detector, scored.failure)
 
     def _choose(self, detector: Detector) -> None:
         trials = self.trials[id(detector)]
@@ -366,64 +393,69 @@ class _Stage:
     """One network and the validation data; it sees each image once, whatever is tried."""
 
     def __init__(
-        self, subject: Subject, validation: Validation, detectors: Sequence[Detector]
+        self, runner: NetworkRunner, validation: Validation, detectors: Sequence[Detector]
     ) -> None:
-        self.subject, self.validation = subject, validation
-        self.reads_train = any(d.needs_fit and _fit_split(d) == "train" for d in detectors)
-        self.ood = [subject.sees(samples) for samples in validation.ood.values()]
+        self.runner, self.validation = runner, validation
+        self.reads_train = any(d.needs_fit and fit_split(d) == "train" for d in detectors)
+        self.ood = [runner.outputs_of(samples) for samples in validation.ood.values()]
 
     @cached_property
-    def train(self) -> Seen:
-        return self.subject.sees(self.validation.train)
+    def train(self) -> SampleOutputs:
+        return self.runner.outputs_of(self.validation.train)
 
     @cached_property
-    def fitted_on(self) -> Seen:
+    def fitted_on(self) -> SampleOutputs:
         samples = self.validation.fitted_on
-        return self.train if samples is self.train.samples else _part(self.train, samples)
+        is_whole = samples is self.validation.train
+        return self.train if is_whole else self._part(self.train, samples)
 
     @cached_property
-    def val(self) -> Seen:
+    def val(self) -> SampleOutputs:
         data = self.validation
         try:
             rows = data.rows_in_train
         except MissingDataError:  # of no matter to a detector that is not fitted
             rows = None
-        if rows is None or not (self.reads_train or self.subject.saw(data.train)):
-            return self.subject.sees(data.val)
-        return Seen(data.val, lambda: _rows(self.train.outputs, rows, data.val))
+        if rows is None or not self.runner.rows_are_samples:
+            return self.runner.outputs_of(data.val)
+        if not (self.reads_train or self.runner.is_cached(data.train)):
+            return self.runner.outputs_of(data.val)
+        return SampleOutputs(data.val, lambda: _rows(self.train.outputs, rows, data.val))
 
     @cached_property
-    def halves(self) -> tuple[Seen, Seen]:
+    def halves(self) -> tuple[SampleOutputs, SampleOutputs]:
         first, second = self.validation.halves
-        return _part(self.val, first), _part(self.val, second)
+        return self._part(self.val, first), self._part(self.val, second)
 
-    def auroc(self, detector: Detector) -> float:
-        """Mean AUROC of ``val`` against the OOD sets."""
-        known = self.val
-        if detector.reads_level:
-            doubts.check_level(known.outputs, detector)
-        if learns(detector):
-            on = self.fitted_on
-            if _fit_split(detector) == "val":
-                on, known = self.halves
-            self.subject.fit(detector, on)
-        id_scores = self.subject.scores(detector, known)
-        return float(
-            np.mean(
-                [metrics.auroc(id_scores, self.subject.scores(detector, ood)) for ood in self.ood]
-            )
-        )
+    def _part(self, whole: SampleOutputs, samples: Samples) -> SampleOutputs:
+        """What the network outputs for some of the samples that it saw already."""
+        if not self.runner.rows_are_samples:
+            return self.runner.outputs_of(samples)
+        assert isinstance(samples, Subset)  # noqa: S101 - for the type checker
+        rows = samples.rows
+        return SampleOutputs(samples, lambda: _rows(whole.outputs, rows, samples))
 
+    def score(self, detectors: Iterable[Detector], on_halves: bool) -> Iterator[Scored]:
+        """Figures of ``val`` against the OOD sets.
 
-def _fit_split(detector: Detector) -> str:
-    return getattr(detector, "fit_split", "train")
+        Args:
+            detectors: what is tried.
+            on_halves: whether they learn from one half of ``val`` and are scored on the other.
+        """
+        known = self.halves[1] if on_halves else self.val
+        tested = [known, *self.ood]
+        yield from self.runner.score(detectors, _Learned(self), tested, with_intervals=False)
 
 
-def _part(whole: Seen, samples: Samples) -> Seen:
-    """Some rows of what was seen already."""
-    assert isinstance(samples, Subset)  # noqa: S101 - for the type checker
-    rows = samples.rows
-    return Seen(samples, lambda: _rows(whole.outputs, rows, samples))
+class _Learned(dict[str, SampleOutputs]):
+    """What detectors learn from, by split; looked up when one does."""
+
+    def __init__(self, stage: _Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def __missing__(self, split: str) -> SampleOutputs:
+        return self.stage.halves[0] if split == "val" else self.stage.fitted_on
 
 
 def _rows(outputs: Outputs, rows: np.ndarray, samples: Samples) -> Outputs:

@@ -22,16 +22,16 @@ import numpy as np
 from torch import Tensor
 
 from oodbench import files
+from oodbench.caching.arrays import write_description, write_head
 from oodbench.disk import full, leftovers
 from oodbench.disk.digests import file_digest
 from oodbench.errors import OODBenchError, OODBenchWarning, StorageError
 from oodbench.outputs import (
     Head,
     Outputs,
+    head_arrays,
     head_meta,
-    save_head,
     to_numpy,
-    write_description,
 )
 
 LAYOUT = 2
@@ -159,7 +159,7 @@ class Store:
             checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
         about = _sealed(self._described)
         if about is None:
-            save_head(self.folder, head)
+            write_head(self.folder, head_arrays(head))
             about = {"columns": {_column(n): _file(n) for n in columns}, **head_meta(head)}
             about["notes"] = dict(notes or {})
             about["digests"] = {f: file_digest(self.folder / f) for f in _HEAD if head is not None}

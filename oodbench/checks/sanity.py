@@ -28,12 +28,12 @@ MOST = 4096
 """Classes up to which their order is looked into: all pairs of them are counted."""
 
 
-def described(preprocess: Any, task: str = "classification") -> str:
+def described(preprocess: Any, *, keeps_size: bool = False) -> str:
     """What a network sees, in one line: mode, size, normalisation.
 
     Args:
         preprocess: from a raw image to the network's input.
-        task: pixels and boxes keep the size of the image.
+        keeps_size: whether images are seen in their own size all the same.
     """
     if isinstance(preprocess, MultimodalPreprocess):
         parts = (f"{name}: {described(part)}" for name, part in preprocess.parts.items())
@@ -42,7 +42,7 @@ def described(preprocess: Any, task: str = "classification") -> str:
         text = " ".join(repr(preprocess).split())
         return text if len(text) <= 300 else f"{text[:299]}…"
     size = f"{preprocess.size} x {preprocess.size} pixels"
-    if task != "classification":
+    if keeps_size:
         size = "images in their own size"
     elif preprocess.resize == "centre":
         size += " (the middle, not resized)"

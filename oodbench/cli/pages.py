@@ -13,7 +13,7 @@ from oodbench.settings import Reporting, Selection
 def leaderboard(
     selection: Annotated[
         Selection,
-        But(without=("ood", "modality")),  # a page is of the benchmark as it is
+        But(without=("ood", "task_options")),  # a page is of the benchmark as it is
     ],
     reporting: Annotated[Reporting, But(without=("pictures", "json"))],
 ) -> None:

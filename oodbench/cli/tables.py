@@ -67,11 +67,10 @@ def show_rows(results: Results, task: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from oodbench.registry import MEASURES
-    from oodbench.results.rows import QUALITY
+    from oodbench.registry import MEASURES, TASKS
 
-    quality, quality_name = QUALITY[task]
-    counted = {"segmentation": "pixels", "detection": "boxes"}.get(task, "images")
+    quality, quality_name = TASKS.get(task).quality
+    counted = TASKS.get(task).unit
     table = Table(title=None)
     for column in ("detector", "method", "seed", "OOD", "AUROC %", "95 % interval"):
         table.add_column(column, overflow="fold")

@@ -21,14 +21,18 @@ def train(
     ],
     selection: Annotated[
         Selection,
-        But(without=("ood", "modality")),  # nothing is scored
+        But(without=("ood", "task_options")),  # nothing is scored
     ],
     hardware: HardwareSettings,
 ) -> None:
     """Train a method on an ID set; the run stays in the cache, where `eval` finds it."""
     from oodbench.benchmark import get_benchmark
-    from oodbench.training.train import plan
-    from oodbench.training.train import train as fit
+    from oodbench.training.train import (
+        plan,
+    )
+    from oodbench.training.train import (
+        train as fit,
+    )
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     machine = hardware_of(hardware, quiet=False)

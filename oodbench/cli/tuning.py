@@ -32,7 +32,7 @@ def tune_command(
     scoring: Annotated[Scoring, But(without=("tune",))],
     selection: Annotated[
         Selection,
-        But(without=("ood", "modality")),  # it is chosen on the benchmark's validation sets
+        But(without=("ood",)),  # it is chosen on the benchmark's validation sets
     ],
     networks: NetworkSettings,
     hardware: HardwareSettings,
@@ -43,7 +43,9 @@ def tune_command(
 ) -> None:
     """Choose detectors' options on validation data alone; test images are never read."""
     from oodbench.benchmark import get_benchmark
-    from oodbench.contenders import Networks
+    from oodbench.contenders import (
+        Networks,
+    )
     from oodbench.hardware import is_first_process
     from oodbench.tune import tune
 
@@ -58,6 +60,7 @@ def tune_command(
         fixed=fixed,
         hardware=machine,
         report=say,
+        task_options=selection.task_options,
     )
     if not is_first_process(machine):
         return

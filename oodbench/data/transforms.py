@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ class Preprocess:
             bicubic filter, antialiased), so that OOD images are not told by being sharper. Images
             that have the size stay as they are. None for images in their own sizes.
     """
+
+    task: ClassVar[str] = "classification"
+    """What is scored where nothing else is said: the name of a task."""
 
     size: int
     mean: tuple[float, ...]
@@ -149,6 +152,9 @@ class MultimodalPreprocess:
             modality of a sample and gives a tensor; it has ``augment(sample, random generator)``
             for training and ``channels`` for the encoder.
     """
+
+    task: ClassVar[str] = "multimodal"
+    """What is scored where nothing else is said: the name of a task."""
 
     parts: Mapping[str, Any]
 

@@ -443,3 +443,29 @@ def _unfit(
         f"{checkpoint} does not fit {name} with {classes} classes; {reason}. "
         f"{like} One without a head for these classes is for methods for pre-trained networks."
     )
+
+
+def starting_backbone(
+    name: str, channels: int | Mapping[str, int], checkpoint: str | Path | None = None
+) -> nn.Module:
+    """The network that training starts from: random weights, or those of a checkpoint.
+
+    Args:
+        name: of the backbone.
+        channels: of its input; by modality for one that takes several.
+        checkpoint: weights to start from; a classifier's head in it is left out.
+
+    Raises:
+        CheckpointError: the checkpoint lacks weights of the backbone.
+    """
+    backbone = create_backbone(name, channels)
+    if checkpoint is not None:
+        state, _ = read_checkpoint(checkpoint)
+        parts = parts_of(state, backbone.state_dict())
+        if not parts:
+            reason = misfit(state, backbone.state_dict())
+            raise CheckpointError(
+                f"{checkpoint} does not fit {name}; {reason}. {looks_like(state, name)}".strip()
+            )
+        backbone.load_state_dict(parts[0].state, strict=False)
+    return backbone

@@ -17,7 +17,10 @@ from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, MultimodalPreprocess
 from oodbench.errors import OptionError
-from oodbench.method import Method, Recipe
+from oodbench.method import (
+    Method,
+    Recipe,
+)
 from oodbench.outputs import Head
 from oodbench.registry import register_backbone
 
@@ -264,6 +267,7 @@ class MultimodalMethod(Method):
     messages.
     """
 
+    task: ClassVar[str] = "multimodal"
     recipes: ClassVar[Mapping[str, Recipe]] = {}
     trains_single: ClassVar[tuple[str, ...]] = ()
 

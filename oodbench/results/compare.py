@@ -12,24 +12,37 @@ from typing import Any
 
 from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
-from oodbench.detector import Detector
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import evaluate
-from oodbench.registry import MEASURES
+from oodbench.method import (
+    STANDARD_METHOD,
+)
+from oodbench.registry import MEASURES, METHODS, TASKS
 from oodbench.reporting import (
     Report,
     reason_of,
 )
-from oodbench.results.rows import QUALITY, Results, Row
+from oodbench.results.rows import Results, Row
 from oodbench.results.seeds import Figure
 from oodbench.selection import (
     create_detectors,
 )
+from oodbench.tasks.task import task_of
 
 
 def standard_method(benchmark: Benchmark) -> str:
-    """How networks are compared if nothing else is asked for: as they are, with a linear probe."""
-    return "linear-probe" if benchmark.standard_method == "ce" else benchmark.standard_method
+    """How networks are compared if nothing else is asked for: as they are, where that is possible.
+
+    That is the benchmark's own method, or else the one that says that it ``compares`` networks of
+    the benchmark's task.
+    """
+    if benchmark.standard_method != STANDARD_METHOD:
+        return benchmark.standard_method
+    able = task_of(benchmark).methods()
+    return next((name for name in able if METHODS.get(name).compares), STANDARD_METHOD)
 
 
 def compare(
@@ -141,7 +154,7 @@ def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[
     means = {group for line in ranked for group in line.means}
     groups = [group for group in benchmark.group_names if group in means]
     fpr = benchmark.protocol.fpr
-    quality, quality_name = QUALITY[benchmark.task]
+    quality, quality_name = TASKS.get(benchmark.task).quality
     positive = {"fpr95_id": "ID+", "fpr95_ood": "OOD+"}[fpr]
     header = ["backbone", "detector"]
     columns: list[tuple[str, str]] = []

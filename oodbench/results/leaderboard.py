@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 from oodbench import files, metrics
 from oodbench.benchmark import SHIFTED, Benchmark
-from oodbench.registry import MEASURES
+from oodbench.registry import MEASURES, TASKS
 from oodbench.results import footnotes
 from oodbench.results.entries import Entry, entries_of, note_twins
 from oodbench.results.footnotes import Marks
 from oodbench.results.plain import code, markdown
-from oodbench.results.rows import QUALITY, Row
+from oodbench.results.rows import Row
 from oodbench.results.store import ResultStore, page_name
 
 NAMES = {
@@ -84,18 +84,15 @@ def _intervals(benchmark: Benchmark, sections: Mapping[str, Sequence[Row]]) -> s
     """What the page says of its intervals: those that its rows have, over what is counted."""
     rows = [row for part in sections.values() for row in part]
     has_intervals = any(row.get("auroc_low") is not None for row in rows)
-    if not has_intervals and (rows or benchmark.task == "segmentation"):
-        why = {"segmentation": ": the pixels of an image are far from independent"}
+    task = TASKS.get(benchmark.task)
+    if not has_intervals and (rows or task.no_intervals):
+        because = f": {task.no_intervals}" if task.no_intervals else ""
         return (
             "AUROC, FPR@95 and AUPR have no confidence intervals"
-            f"{why.get(benchmark.task, '')}; several seeds have mean ± sample standard deviation "
+            f"{because}; several seeds have mean ± sample standard deviation "
             "over seeds, which tells of other trainings and not of other images, and each seed's "
             f"figures are under Seeds. {_AVERAGE_PRECISION}"
         )
-    unit = {
-        "segmentation": "pixels",
-        "detection": "predicted boxes, as if those of one image were independent,",
-    }.get(benchmark.task, "images")
     counted = _unit(benchmark)
     older = any(
         row["is_mean"] and row.get("auroc_low") is not None and row.get("fpr95_id_low") is None
@@ -103,7 +100,7 @@ def _intervals(benchmark: Benchmark, sections: Mapping[str, Sequence[Row]]) -> s
     )
     return (
         "AUROC, FPR@95 and AUPR are given with 95 % confidence intervals "
-        f"over {unit} in brackets ({metrics.INTERVALS})"
+        f"over {task.intervals_over} in brackets ({metrics.INTERVALS})"
         + (
             "; older rows, which have none of a group's FPR@95 and AUPR, have others, those of "
             "AUPR near 100 too wide"
@@ -243,7 +240,7 @@ def _overview(
             "",
         ]
     columns = [(name, m) for name in means.values() for m in ("auroc", "fpr95_id", "fpr95_ood")]
-    quality, quality_name = QUALITY[benchmark.task]
+    quality, quality_name = TASKS.get(benchmark.task).quality
     header = ["#", "Detector", "Settings", "Method", "Backbone"]
     header += [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
     header += [*(["Gap"] if contrasted else []), quality_name]
@@ -281,7 +278,7 @@ def _of_seeds(
     if SHIFTED in means:
         columns.append((means[SHIFTED], "shifted_accuracy"))
         header.append(f"{markdown(means[SHIFTED])} accuracy")
-    quality, quality_name = QUALITY[benchmark.task]
+    quality, quality_name = TASKS.get(benchmark.task).quality
     marks = Marks(_unit(benchmark))
     table = [
         [
@@ -384,11 +381,12 @@ def _foreground(benchmark: Benchmark, entries: Sequence[Entry], sets: Sequence[s
         for number, entry in enumerate(entries, start=1)
     ]
     header = [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
+    background = benchmark.task_options.get("background", ())
     return [
         "### OOD pixels against ID objects",
         "",
         "All other figures compare OOD pixels with all ID pixels of their images, most of which "
-        f"are background ({markdown(', '.join(benchmark.background))}): to tell objects from "
+        f"are background ({markdown(', '.join(background))}): to tell objects from "
         f"background goes far there. These compare them with the {max(counts):,} pixels of ID "
         "objects.",
         "",
@@ -410,12 +408,11 @@ def _gaps(entries: Sequence[Entry], mean: str) -> str:
 
 
 def _count(benchmark: Benchmark, n: int) -> str:
-    counted = {"segmentation": "ID pixels in OOD images", "detection": "predicted boxes"}
-    return f"{n:,} {counted.get(benchmark.task, 'images')}"
+    return f"{n:,} {TASKS.get(benchmark.task).id_unit}"
 
 
 def _unit(benchmark: Benchmark) -> str:
-    return {"segmentation": "pixels", "detection": "boxes"}.get(benchmark.task, "images")
+    return str(TASKS.get(benchmark.task).unit)
 
 
 def _method(row: Row) -> str:

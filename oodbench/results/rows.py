@@ -75,13 +75,6 @@ benchmark has no background, or there is no such pixel.
 ``notes`` are the warnings that a reader of the row has to know, a list of sentences; None for none.
 """
 
-QUALITY = {
-    "classification": ("id_accuracy", "ID accuracy"),
-    "segmentation": ("id_miou", "ID mIoU"),
-    "detection": ("id_map", "ID mAP@50"),
-}
-"""By task: the column that says how well the network does what it was trained for, and its name."""
-
 _ALWAYS = COLUMNS[: COLUMNS.index("tuned")]
 _MACHINE = ("device", "accelerator", "processor", "threads")
 

@@ -12,11 +12,11 @@ Metrics and their intervals count boxes, as if boxes of one image were independe
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -31,25 +31,33 @@ from oodbench.caching.description import describe
 from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.store import discard, stored
 from oodbench.checks.doubts import more_classes
-from oodbench.contenders import (
-    Contender,
-    Seen,
-    Subject,
-)
 from oodbench.data.dense import boxed, check_labels
 from oodbench.data.samples import BoxedSamples, Samples, Subset
-from oodbench.data.transforms import Preprocess, Transform, in_mode, to_tensor
-from oodbench.detector import Detector
+from oodbench.data.transforms import Preprocess, in_mode, to_tensor
+from oodbench.detector import (
+    Detector,
+)
 from oodbench.disk import leftovers
 from oodbench.disk.digests import read_arrays, write_arrays
 from oodbench.disk.locks import alone
 from oodbench.errors import BadScoresError, DataError, OODBenchWarning, OptionError
 from oodbench.hardware import Hardware, Running, is_first_process, quiet_lightning
+from oodbench.method import (
+    Method,
+)
 from oodbench.networks import single_stage
 from oodbench.networks.boxes import BoxNetwork, forget_sizes
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Outputs
+from oodbench.registry import register_task
+from oodbench.results.rows import Row
 from oodbench.tasks.pictures import MOST_PICTURES, heat, panel, save_picture, scale
+from oodbench.tasks.runner import NetworkRunner, SampleOutputs
+from oodbench.tasks.task import Task
+from oodbench.training.dense import (
+    DenseMethod,
+)
+from oodbench.training.epochs import Examples
 
 VERSION = 2
 """Part of every key of cached boxes; raised when the same network would give others."""
@@ -162,19 +170,10 @@ def _table_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.npz")
 
 
-class DetectionSubject(Subject):
+class BoxRunner(NetworkRunner):
     """A network that predicts boxes, at work.
 
     What it predicts is kept in the cache, so a second evaluation runs nothing.
-
-    Args:
-        contender: the network, or a torchvision detector as it is. One that normalises images
-            itself is given them plain.
-        preprocess: the benchmark's.
-        hardware: where and how it runs.
-        on_forward: called with the number of samples that went through the network.
-        confidence: boxes that are predicted with less do not count.
-        classes: names of the ID classes.
 
     Raises:
         OptionError: a network that predicts no boxes, or another callable than a ``Preprocess``.
@@ -182,37 +181,11 @@ class DetectionSubject(Subject):
 
     PICTURES = MOST_PICTURES
 
-    def __init__(
-        self,
-        contender: Contender,
-        preprocess: Transform,
-        hardware: Hardware,
-        on_forward: Callable[[int], None] | None = None,
-        confidence: float = 0.5,
-        classes: Sequence[str] = (),
-    ) -> None:
-        network = contender.network
-        if isinstance(network, zoo.FasterRCNN):  # Mask and Keypoint R-CNN, too
-            network = BoxNetwork(network)
-        elif isinstance(network, single_stage.KINDS):
-            network = single_stage.SingleStageNetwork(network, len(classes))
-        if not hasattr(network, "detect"):
-            raise OptionError(
-                f"{type(network).__name__} predicts no boxes that oodbench could read. Give a "
-                "torchvision detector (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD), "
-                "or a module with detect() and head() as "
-                "oodbench.tasks.detection.BoxNetwork has them."
-            )
-        forget_sizes(network)
-        super().__init__(
-            dataclasses.replace(contender, network=network, layer=None),
-            preprocess,
-            hardware,
-            on_forward,
-        )
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         if not isinstance(self.preprocess, Preprocess):
             raise OptionError("detection wants an oodbench Preprocess, not another callable.")
-        self.confidence, self.class_names = confidence, tuple(classes)
+        self.confidence = cast(Detection, self.task).confidence
         self._tables: dict[str, dict[str, np.ndarray]] = {}
 
     def _folder(self, samples: Samples) -> Path | None:
@@ -223,20 +196,19 @@ class DetectionSubject(Subject):
         name = files.digest({"key": key, "version": VERSION, "confidence": self.confidence})
         return files.cache_dir() / "boxes" / name
 
-    def sees(self, samples: Samples) -> Seen:
-        """Samples, with the boxes that the network predicts on them.
-
-        Any images will do for OOD ones: what is predicted on them is wrong, wherever it is.
-        Asking for the outputs raises a ``DataError`` where nothing is predicted.
-        """
-        return Seen(samples, lambda: self._look(samples))
-
-    def saw(self, samples: Samples) -> bool:
+    def is_cached(self, samples: Samples) -> bool:
         """Whether the cache has what the network predicts on these samples."""
         folder = self._folder(samples)
         return folder is not None and (folder / "outputs.json").is_file()
 
-    def _look(self, samples: Samples) -> Outputs:
+    def _outputs(self, samples: Samples) -> Outputs:
+        """The boxes that the network predicts on samples, as rows.
+
+        Any images will do for OOD ones: what is predicted on them is wrong, wherever it is.
+
+        Raises:
+            DataError: nothing is predicted.
+        """
         folder = self._folder(samples)
         if folder is None:
             warnings.warn(unknown(self.network) or "", OODBenchWarning, stacklevel=2)
@@ -264,8 +236,8 @@ class DetectionSubject(Subject):
                 f"the {len(samples)} images of {samples.name}: there is nothing to score. Train it "
                 "longer, or leave the set out with `ood`."
             )
-        if self.class_names:
-            note = more_classes(boxes.logits.shape[1], self.class_names, "the ID set")
+        if self.classes:
+            note = more_classes(boxes.logits.shape[1], self.classes, "the ID set")
             self.notes += [] if note is None or note in self.notes else [note]
         return boxes
 
@@ -312,7 +284,7 @@ class DetectionSubject(Subject):
         shape = cast(Preprocess, self.preprocess)
         return detect(self.network, samples, shape, self.hardware, self.confidence)
 
-    def quality(self, test: Seen) -> dict[str, float | None]:
+    def quality(self, test: SampleOutputs) -> Row:
         """Mean average precision on ID test samples.
 
         Raises:
@@ -327,44 +299,18 @@ class DetectionSubject(Subject):
             "id_map": mean_average_precision(every, boxed(test.samples)),
         }
 
-    def fit(self, detector: Detector, seen: Seen) -> None:
-        """Fit a detector on the boxes that are predicted on ID samples, if it learns at all.
-
-        Raises:
-            OptionError: it learns from the network itself.
-        """
-        self._check(detector)
-        super().fit(detector, seen)
-
-    def scores(self, detector: Detector, seen: Seen) -> np.ndarray:
-        """OOD scores ``[n]`` of the boxes.
-
-        Raises:
-            OptionError: a detector that needs the network itself.
-        """
-        self._check(detector)
-        return super().scores(detector, seen)
-
-    @staticmethod
-    def _check(detector: Detector) -> None:
-        if "model" in detector.needs or detector.needs_fit_batches:
-            raise OptionError(
-                f"{detector.label} needs the network itself, with whole images; boxes are scored "
-                "by detectors that read outputs."
-            )
-
-    def pictures(self, seen: Seen, scores: np.ndarray, folder: Path) -> None:
+    def pictures(self, scored: SampleOutputs, scores: np.ndarray, folder: Path) -> None:
         """The first images with their boxes, brighter where they look more OOD, and the scores."""
-        image = seen.outputs.extra["image"].numpy()
-        corners = seen.outputs.extra["corners"].numpy()
+        image = scored.outputs.extra["image"].numpy()
+        corners = scored.outputs.extra["corners"].numpy()
         bright = heat(scores[None])[0]
-        for index in range(min(self.PICTURES, len(seen.samples))):
+        for index in range(min(self.PICTURES, len(scored.samples))):
             mine = np.flatnonzero(image == index)
-            named = dict(enumerate(self.class_names or seen.samples.classes))
-            classes = [named.get(c, f"class {c}") for c in seen.outputs.labels[mine].tolist()]
+            named = dict(enumerate(self.classes or scored.samples.classes))
+            classes = [named.get(c, f"class {c}") for c in scored.outputs.labels[mine].tolist()]
             words = [f"{c} {s:.2f}" for c, s in zip(classes, scores[mine], strict=True)]
-            drawn = picture(seen.samples[index], corners[mine], words, bright[mine])
-            save_picture(drawn, folder / f"{files.file_name(seen.samples.name)}-{index:03}.png")
+            drawn = picture(scored.samples[index], corners[mine], words, bright[mine])
+            save_picture(drawn, folder / f"{files.file_name(scored.samples.name)}-{index:03}.png")
 
 
 def picture(
@@ -430,3 +376,69 @@ def mean_average_precision(found: Mapping[str, np.ndarray], samples: BoxedSample
     metric.update(predicted, truth)
     value = float(metric.compute()["map_50"])
     return value if value >= 0 else None
+
+
+@register_task("detection")
+@dataclass(frozen=True)
+class Detection(Task):
+    """Boxes are scored: those predicted on ID test images, and on images without any ID object.
+
+    Args:
+        confidence: the smallest softmax value from which a predicted box is scored.
+    """
+
+    unit: ClassVar[str] = "boxes"
+    id_unit: ClassVar[str] = "predicted boxes"
+    scored: ClassVar[str] = "Boxes are scored"
+    quality: ClassVar[tuple[str, str]] = ("id_map", "ID mAP@50")
+    columns: ClassVar[tuple[str, ...]] = ("id_map",)
+    intervals_over: ClassVar[str] = "predicted boxes, as if those of one image were independent,"
+    runner: ClassVar[type[NetworkRunner]] = BoxRunner
+    is_classified: ClassVar[bool] = False
+    keeps_size: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
+    draws_id: ClassVar[bool] = True
+    on_one_device: ClassVar[bool] = True
+    rows_are_samples: ClassVar[bool] = False
+    methods_of: ClassVar[str] = "detection"
+
+    confidence: float = 0.5
+
+    def why_not(self, detector: type[Detector]) -> str | None:
+        """Detectors that need the network itself, with whole images, cannot."""
+        if "model" in detector.needs or detector.fit_batches is not Detector.fit_batches:
+            return "needs the network itself, with whole images, which boxes do not have"
+        return None
+
+    def adapt(self, network: nn.Module, layer: str | None, classes: int | None) -> nn.Module:
+        """A torchvision detector, or a module with ``detect`` and ``head``.
+
+        Raises:
+            OptionError: a network that predicts no boxes.
+        """
+        if isinstance(network, zoo.FasterRCNN):  # Mask and Keypoint R-CNN, too
+            network = BoxNetwork(network)
+        elif isinstance(network, single_stage.KINDS):
+            network = single_stage.SingleStageNetwork(network, classes or 0)
+        if not hasattr(network, "detect"):
+            raise OptionError(
+                f"{type(network).__name__} predicts no boxes that oodbench could read. Give a "
+                "torchvision detector (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD), "
+                "or a module with detect() and head() as oodbench.networks.boxes.BoxNetwork has "
+                "them."
+            )
+        forget_sizes(network)
+        return super().adapt(network, None, classes)
+
+    def call(self, network: Any) -> Callable[[Any], Any]:
+        """What runs the network on images, as far as it takes to see what it makes of them."""
+        if hasattr(network, "outputs"):
+            return super().call(network)
+        return lambda images: network.detect(list(images), LEAST)
+
+    def examples(
+        self, method: Method, samples: Samples, preprocess: Any, seed: int
+    ) -> tuple[Dataset[Any], Callable[[Sequence[Any]], Any] | None]:
+        """Images with their boxes, augmented together."""
+        dense = cast(DenseMethod, method)
+        return Examples(samples, dense, preprocess, seed), dense.collate

@@ -6,7 +6,10 @@ photographs are.
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 from oodbench import files
 from oodbench.data.samples import OOD
+from oodbench.reporting import reason_of
 
 SIDE = 512
 """Longest side of a panel, in pixels."""
@@ -23,6 +27,38 @@ MOST_BYTES = 2**19
 
 MOST_PICTURES = 8
 """Of each set of images, for each detector."""
+
+
+@dataclass
+class Drawing:
+    """Where pictures go, and who is told of those that cannot be made.
+
+    Args:
+        folder: the folder; each detector has a subfolder.
+        note: told what went wrong, in a sentence.
+    """
+
+    folder: Path
+    note: Callable[[str], None]
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """What goes wrong with a picture is noted, and loses no result."""
+        try:
+            yield
+        except Exception as error:
+            self.note(f"not all pictures could be made: {reason_of(error)}")
+
+    @staticmethod
+    def announcement(folder: Path, sets: int, detectors: int) -> str:
+        """How many pictures there will be, and how large they are at most."""
+        most = MOST_PICTURES * sets * detectors
+        return (
+            f"pictures: at most {MOST_PICTURES} of each set for each detector, {most} in all, "
+            f"of at most {MOST_BYTES // 1024} KiB ({most * MOST_BYTES / 2**20:.0f} MiB), "
+            f"in {folder}"
+        )
+
 
 _HEAT = np.array(
     [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64

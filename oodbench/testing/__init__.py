@@ -26,7 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import metrics
-from oodbench.detector import Detector, build
+from oodbench.detector import (
+    Detector,
+    build,
+)
 from oodbench.errors import ChangedInputsError, MissingOutputError, NotFittedError, OptionError
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.runtime.process import ProcessState

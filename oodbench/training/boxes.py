@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
@@ -15,11 +15,17 @@ from oodbench.data.dense import boxed, check_labels
 from oodbench.data.samples import Boxes
 from oodbench.data.transforms import Preprocess, in_mode, to_tensor
 from oodbench.errors import OptionError
-from oodbench.method import DenseMethod, JointAugmentation, Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.backbones import backbone_names
 from oodbench.networks.boxes import BOXES, BoxNetwork, BoxPredictor
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Head
+from oodbench.training.dense import (
+    DenseMethod,
+    JointAugmentation,
+)
 
 
 class DetectionMethod(DenseMethod):
@@ -29,6 +35,8 @@ class DetectionMethod(DenseMethod):
     """
 
     backbone_gives = BOXES
+
+    task: ClassVar[str] = "detection"
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         if not isinstance(backbone, BoxNetwork):

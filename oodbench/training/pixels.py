@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,8 +16,14 @@ from torch.nn import functional as F
 from oodbench.data.dense import check_mask, check_size, masked
 from oodbench.data.samples import VOID
 from oodbench.data.transforms import Preprocess, in_mode, to_tensor
-from oodbench.method import DenseMethod, JointAugmentation, Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.pixels import MAPS
+from oodbench.training.dense import (
+    DenseMethod,
+    JointAugmentation,
+)
 
 
 class SegmentationMethod(DenseMethod):
@@ -28,6 +34,9 @@ class SegmentationMethod(DenseMethod):
     """
 
     backbone_gives = MAPS
+
+    task: ClassVar[str] = "segmentation"
+    gives: ClassVar[frozenset[str] | None] = frozenset({"logits"})
 
     def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
         """``logits`` ``[B, C, h, w]``, and what else a detector reads, of ``[B, D, h, w]``.

@@ -23,17 +23,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from oodbench import files
 from oodbench.benchmark import Benchmark
 from oodbench.caching.fingerprint import code_digest, weights_digest
+from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.samples import Samples, positions
-from oodbench.data.transforms import MultimodalPreprocess, content_key
+from oodbench.data.transforms import content_key
 from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
 from oodbench.errors import (
-    DataError,
     MissingDataError,
     OODBenchError,
     OptionError,
@@ -48,15 +48,22 @@ from oodbench.hardware import (
     quiet_lightning,
     spare_cores,
 )
-from oodbench.method import DenseMethod, FrozenMethod, Method
+from oodbench.method import (
+    Method,
+)
+from oodbench.networks.backbones import starting_backbone
 from oodbench.networks.door import single_precision, told_of_sizes
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.registry import METHODS
+from oodbench.tasks.task import method_of, task_of
 from oodbench.training.best import BestEpoch, keeps_best
-from oodbench.training.epochs import EpochSampler, Examples, Views
+from oodbench.training.epochs import EpochSampler
+from oodbench.training.frozen import (
+    FrozenMethod,
+)
 from oodbench.training.weights import SealedCheckpointIO, read_weights, save_weights
 
 VERSION = 2
@@ -185,14 +192,20 @@ class Run:
         if not issubclass(cls, FrozenMethod):
             return None
         preprocess = self.benchmark.preprocess
-        return cls.make_backbone(self.backbone, self.recipe, preprocess, self.checkpoint)
+        encoder: PretrainedEncoder = cls.make_backbone(
+            self.backbone, self.recipe, preprocess, self.checkpoint
+        )
+        return encoder
 
     def build(self) -> Method:
         """The untrained module; the random state must be set before."""
         cls = METHODS.get(self.method)
+        preprocess = self.benchmark.preprocess
         backbone = self.encoder or cls.make_backbone(
-            self.backbone, self.recipe, self.benchmark.preprocess, self.checkpoint
+            self.backbone, self.recipe, preprocess, self.checkpoint
         )
+        if backbone is None:
+            backbone = starting_backbone(self.backbone, preprocess.channels, self.checkpoint)
         return cls(backbone, len(self.samples.classes), self.recipe)
 
 
@@ -225,7 +238,7 @@ def plan(
         DataError: fewer than two ID classes, or no training data.
         MissingDataError: no validation data, where the recipe chooses an epoch on it.
     """
-    method = method_name(method, benchmark)
+    method = method_of(benchmark, method)
     cls = METHODS.get(method)
     recipe_name = recipe or cls.default_recipe(benchmark.id.name)
     base = cls.get_recipe(recipe_name)
@@ -252,49 +265,6 @@ def plan(
 def is_frozen(method: str | None) -> bool:
     """Whether a method takes a pre-trained network as it is."""
     return method is not None and issubclass(METHODS.get(method), FrozenMethod)
-
-
-def method_name(method: str, benchmark: Benchmark) -> str:
-    """The registered name of a method for what a benchmark has: ``"abet-segmentation"``."""
-    task = benchmark.task
-    if method == "ce" and isinstance(benchmark.preprocess, MultimodalPreprocess):
-        return "multimodal-ce"
-    if method == "ce":
-        method = benchmark.standard_method
-    if task == "classification" or method.endswith(f"-{task}"):
-        return method
-    return f"{method}-{task}"
-
-
-def id_samples(benchmark: Benchmark, split: str) -> Samples:
-    """A split of a benchmark's ID set, checked to have at least two classes.
-
-    Raises:
-        DataError: fewer than two classes.
-    """
-    samples = benchmark.id.load(split)
-    if len(samples.classes) < 2:
-        raise DataError(
-            f"{samples.name} has one class ({samples.classes[0]}); an ID set needs at least two "
-            "class folders, PATH/train/<class>/ and PATH/test/<class>/."
-        )
-    return samples
-
-
-def check_classes(train: Samples, reference: Samples) -> None:
-    """Check that a training set has the classes of other ID samples, in the same order.
-
-    Raises:
-        DataError: it has others.
-    """
-    if train.classes != reference.classes:
-        strange = sorted(set(train.classes) ^ set(reference.classes))
-        in_lower_case = [{c.casefold() for c in one.classes} for one in (train, reference)]
-        is_case = strange and in_lower_case[0] == in_lower_case[1]
-        hint = " They differ in case alone: call them the same." if is_case else ""
-        raise DataError(
-            f"{train.name} and {reference.name} have different classes: {strange[:5]}.{hint}"
-        )
 
 
 def train(
@@ -334,7 +304,7 @@ def train(
             found = _written(run)
         method = run.build()
     method.load_state_dict(found[0])
-    method.found = _in_words(found[1])
+    method.summary = _in_words(found[1])
     return method.eval()
 
 
@@ -391,7 +361,7 @@ def _learned(
             finished = _written(run)
     state, told = finished
     layer.load_state_dict(state)
-    method.found = _in_words(told)
+    method.summary = _in_words(told)
     return method.eval()
 
 
@@ -453,14 +423,11 @@ def _fit(run: Run, hardware: Hardware) -> None:
                 f"the batch of {size} samples cannot be shared by {trainer.world_size} processes; "
                 "choose a `batch_size` that is a multiple of that."
             )
-        data: Dataset[Any]
-        if isinstance(method, DenseMethod):
-            data = Examples(run.samples, method, preprocess, run.seed)
-        else:
-            data = Views(run.samples, method.augmentation(preprocess), method.views, run.seed)
+        task = task_of(run.benchmark)
+        data, collate = task.examples(method, run.samples, preprocess, run.seed)
         loader = DataLoader(
             data,
-            collate_fn=method.collate if isinstance(method, DenseMethod) else None,
+            collate_fn=collate,
             batch_size=size // trainer.world_size,
             sampler=EpochSampler(
                 len(run.samples),

@@ -15,7 +15,9 @@ import typer
 import oodbench
 from oodbench import cli, settings
 from oodbench.cli.options import But, spelled_out
-from oodbench.contenders import Networks
+from oodbench.contenders import (
+    Networks,
+)
 from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.results.compare import compare
@@ -43,18 +45,18 @@ LEFT_OUT = {
     },
     "tune": {
         Scoring: {"tune"},
-        Selection: {"ood", "modality"},
+        Selection: {"ood"},
         Reporting: {"leaderboards", "pictures"},
     },
     "train": {
         Scoring: None,
-        Selection: {"ood", "modality"},
+        Selection: {"ood", "task_options"},
         NetworkSettings: {"checkpoint", "mean", "std"},
         Reporting: None,
     },
     "leaderboard": {
         Scoring: None,
-        Selection: {"ood", "modality"},
+        Selection: {"ood", "task_options"},
         NetworkSettings: None,
         HardwareSettings: None,
         Reporting: {"pictures", "json"},
@@ -114,7 +116,8 @@ def test_arguments_of_evaluate_are_the_fields_of_the_dataclasses() -> None:
                 continue
             fields[(asked and asked.keyword) or field.name] = field.default
     parameters = inspect.signature(oodbench.evaluate).parameters
-    assert set(parameters) == {*fields, "hardware"}
+    # a modality is an option of a task, and older than these
+    assert set(parameters) == {*fields, "hardware", "modality"}
     defaults = {name: p.default for name, p in parameters.items() if name in fields}
     # one seed and one detector need no tuple
     assert defaults.pop("seed") == fields.pop("seed")[0]

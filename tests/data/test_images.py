@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from oodbench.checks.classes import (
+    check_classes,
+)
 from oodbench.data import images
 from oodbench.data.images import decode, in_mode
 from oodbench.data.samples import ImageFiles, image_folder
 from oodbench.errors import DataError, OODBenchWarning, OptionError
-from oodbench.training.train import check_classes
 from tests.conftest import write_images
 
 RAMP = np.arange(256).reshape(16, 16)

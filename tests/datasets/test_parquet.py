@@ -17,10 +17,12 @@ from timm.data import ImageNetInfo
 import oodbench
 from oodbench import files
 from oodbench.benchmark import resolve_dataset
+from oodbench.checks.classes import (
+    id_samples,
+)
 from oodbench.data.samples import Samples
 from oodbench.errors import DataError, MissingDataError
 from oodbench.registry import DATASETS
-from oodbench.training.train import id_samples
 from tests.conftest import write_images
 from tests.helpers.datasets import images_of, png, write_parquet
 

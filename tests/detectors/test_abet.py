@@ -31,9 +31,14 @@ from oodbench.detectors.abet import (
     abet_score,
 )
 from oodbench.errors import MissingOutputError, OptionError
-from oodbench.method import Method
+from oodbench.method import (
+    Method,
+)
 from oodbench.networks.backbones import create_backbone
-from oodbench.training.train import plan, train
+from oodbench.training.train import (
+    plan,
+    train,
+)
 
 GREY = Preprocess(8, (0.3,), (0.4,), mode="L")
 

@@ -29,7 +29,10 @@ from oodbench.extract import extract
 from oodbench.hardware import Hardware
 from oodbench.networks.pretrained import PretrainedEncoder, create_pretrained
 from oodbench.results import leaderboard
-from oodbench.training.train import plan, train
+from oodbench.training.train import (
+    plan,
+    train,
+)
 from tests.conftest import SHARED
 from tests.helpers.problems import problem
 

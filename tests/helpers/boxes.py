@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
+import pytest
 import torch
 from torch import nn
 
 from oodbench import Preprocess
-from oodbench.contenders import Contender
+from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.hardware import Hardware
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.boxes import scenes_frcnn
-from oodbench.tasks.detection import DetectionSubject
+from oodbench.tasks.contender import Contender
+from oodbench.tasks.detection import (
+    BoxRunner,
+    Detection,
+)
 from oodbench.training.boxes import DetectionMethod
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
@@ -30,5 +38,16 @@ def few_scenes(n: int, content: Any = "id", split: str = "test") -> SceneBoxes:
     return SceneBoxes(f"{content}/{split}", scenes(split, content)[:n])
 
 
-def subject(network: nn.Module, confidence: float = 0.05, counter: Any = None) -> DetectionSubject:
-    return DetectionSubject(Contender(network), PREPROCESS, CPU, counter, confidence)
+def at_work(
+    network: nn.Module | Contender,
+    confidence: float = 0.05,
+    counter: Any = None,
+    preprocess: Any = PREPROCESS,
+    classes: Sequence[str] = (),
+) -> BoxRunner:
+    """A network that predicts boxes, at work on a benchmark with that preprocessing."""
+    contender = network if isinstance(network, Contender) else Contender(network)
+    nothing = DatasetSpec("nothing", lambda split: pytest.fail(f"{split} was read"))
+    benchmark = Benchmark("toy/detection", nothing, (), (), preprocess, task="detection")
+    task = Detection(confidence=confidence)
+    return cast(BoxRunner, task.start(contender, benchmark, CPU, counter, classes))

@@ -36,7 +36,11 @@ from oodbench.networks.modalities import (
 from oodbench.registry import BACKBONES
 from oodbench.results import leaderboard
 from oodbench.training.best import BestEpoch
-from oodbench.training.train import Run, plan, train
+from oodbench.training.train import (
+    Run,
+    plan,
+    train,
+)
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 

@@ -20,19 +20,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 import oodbench
 from oodbench import Hardware, Preprocess
 from oodbench.benchmark import Benchmark, DatasetSpec
-from oodbench.contenders import (
-    Contender,
-)
 from oodbench.data.samples import OOD, BoxedSamples, Boxes, MaskedSamples
 from oodbench.data.transforms import to_tensor
 from oodbench.networks.boxes import (
     scenes_frcnn,
 )
 from oodbench.networks.normalisation import own_normalisation
-from oodbench.tasks.detection import (
-    DetectionSubject,
+from oodbench.tasks.contender import (
+    Contender,
 )
 from oodbench.testing import untouched
+from tests.helpers.boxes import at_work
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -228,11 +226,9 @@ def test_boxes_of_a_given_detector_are_those_of_torchvision(kind: str) -> None:
     """On each picture alone, however they are batched; every box that it predicts."""
     torch.manual_seed(0)
     network, samples = louder(DETECTORS[kind]()), Photographs("photographs")
-    subject = DetectionSubject(
-        Contender(network), RGB, CPU, confidence=0.05, classes=samples.classes
-    )
+    subject = at_work(network, preprocess=RGB, classes=samples.classes)
     with untouched(network):
-        boxes = subject.sees(samples).outputs
+        boxes = subject.outputs_of(samples).outputs
     total = 0
     for index in range(len(samples)):
         with torch.no_grad():
@@ -262,7 +258,7 @@ def test_boxes_of_a_given_detector_are_those_of_torchvision(kind: str) -> None:
 
 def test_a_detector_that_normalises_nothing_is_given_what_the_benchmark_says() -> None:
     network = scenes_frcnn(3).detector
-    subject = DetectionSubject(Contender(network), RGB, CPU, confidence=0.05)
+    subject = at_work(network, preprocess=RGB)
     assert subject.preprocess == RGB
     assert not subject.notes
 
@@ -270,11 +266,11 @@ def test_a_detector_that_normalises_nothing_is_given_what_the_benchmark_says() -
 def test_what_a_caller_says_of_the_preprocessing_is_done_and_doubted() -> None:
     network = louder(rcnn(zoo.FasterRCNN))
     own = replace(RGB, std=(0.5, 0.5, 0.5))
-    subject = DetectionSubject(Contender(network, preprocess=own), RGB, CPU, confidence=0.05)
+    subject = at_work(Contender(network, preprocess=own), preprocess=RGB)
     assert subject.preprocess == own
     assert "normalised twice" in subject.notes[0]
     plain = replace(RGB, mean=(0.0,) * 3, std=(1.0,) * 3)
-    subject = DetectionSubject(Contender(network, preprocess=plain), RGB, CPU, confidence=0.05)
+    subject = at_work(Contender(network, preprocess=plain), preprocess=RGB)
     assert subject.preprocess == plain
     assert not subject.notes
 
@@ -282,10 +278,10 @@ def test_what_a_caller_says_of_the_preprocessing_is_done_and_doubted() -> None:
 def test_a_threshold_of_the_detectors_own_is_kept() -> None:
     network = cast(Any, louder(rcnn(zoo.FasterRCNN)))
     samples = Photographs("photographs")
-    low = DetectionSubject(Contender(network), RGB, CPU, confidence=0.05).sees(samples).outputs
+    low = at_work(network, preprocess=RGB).outputs_of(samples).outputs
     middle = float(low.extra["confidence"].median())
     network.roi_heads.score_thresh = middle
-    high = DetectionSubject(Contender(network), RGB, CPU, confidence=0.05).sees(samples).outputs
+    high = at_work(network, preprocess=RGB).outputs_of(samples).outputs
     assert float(high.extra["confidence"].min()) >= middle
     assert 0 < len(high) < len(low)
 

@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from oodbench import Outputs, files, outputs
+from oodbench import Outputs, files
+from oodbench.caching import arrays as stored_arrays
 from oodbench.data.samples import ImageFiles, image_folder
 from oodbench.datasets import validation
 from oodbench.detectors.abet import AbeTDetection
@@ -23,7 +24,7 @@ from oodbench.errors import CheckpointError, OODBenchError, OODBenchWarning
 from oodbench.extract import extract, extracted
 from oodbench.training import train
 from tests.conftest import write_images
-from tests.helpers.boxes import few_scenes, subject, untrained
+from tests.helpers.boxes import at_work, few_scenes, untrained
 from tests.helpers.images import CPU, GREY, arrays
 from tests.helpers.networks import Breaks, Counter, flat_model
 from tests.helpers.training import assert_same_weights, interrupted, short, tiny
@@ -34,8 +35,8 @@ DEEP = "[" * 100_000
 @pytest.fixture
 def as_tomorrow() -> Iterator[Callable[[], None]]:
     """Forgets what this process has verified, as another process would not know it."""
-    yield outputs._verified.clear
-    outputs._verified.clear()
+    yield stored_arrays._verified.clear
+    stored_arrays._verified.clear()
 
 
 def held(found: Outputs) -> Outputs:
@@ -161,8 +162,10 @@ def test_an_array_is_read_through_once_a_process(
     model, samples = flat_model(), arrays()
     extract(model, samples, GREY, hardware=CPU)
     looks: list[str] = []
-    digest = outputs.file_digest
-    monkeypatch.setattr(outputs, "file_digest", lambda p: (looks.append(p.name), digest(p))[1])
+    digest = stored_arrays.file_digest
+    monkeypatch.setattr(
+        stored_arrays, "file_digest", lambda p: (looks.append(p.name), digest(p))[1]
+    )
     extract(model, samples, GREY, hardware=CPU)
     assert not looks
     as_tomorrow()
@@ -272,16 +275,16 @@ def test_only_what_never_reached_the_disk_is_done_again() -> None:
 def test_damaged_boxes_are_found_again(damage: Callable[[Path, Path], Any]) -> None:
     counts: list[int] = []
     method, samples = untrained(AbeTDetection), few_scenes(3)
-    first = held(subject(method, counter=counts.append).sees(samples).outputs)
+    first = held(at_work(method, counter=counts.append).outputs_of(samples).outputs)
     (table,) = (files.cache_dir() / "boxes").glob("*.npz")
-    subject(method, counter=counts.append).sees(samples).outputs  # noqa: B018
+    at_work(method, counter=counts.append).outputs_of(samples).outputs  # noqa: B018
     assert sum(counts) == len(samples)
     damage(table.with_suffix(""), table)
     with pytest.warns(OODBenchWarning, match="made again"):
-        again = subject(method, counter=counts.append).sees(samples).outputs
+        again = at_work(method, counter=counts.append).outputs_of(samples).outputs
     assert again.features.equal(first.features)
     assert sum(counts) == 2 * len(samples)
-    subject(method, counter=counts.append).sees(samples).outputs  # noqa: B018
+    at_work(method, counter=counts.append).outputs_of(samples).outputs  # noqa: B018
     assert sum(counts) == 2 * len(samples), "mended once"
 
 

@@ -19,13 +19,13 @@ import oodbench
 from oodbench import Benchmark, DatasetSpec, Detector, Hardware, Head, Outputs, Preprocess
 from oodbench.contenders import (
     Networks,
-    Seen,
 )
 from oodbench.data.samples import ImageArrays, Samples
 from oodbench.disk import mapped
 from oodbench.errors import BadScoresError, ChangedInputsError
 from oodbench.runtime.isolation import kept, lent
 from oodbench.runtime.process import ProcessState
+from oodbench.tasks.runner import SampleOutputs
 from oodbench.testing import detector_checks
 from oodbench.tune import tune
 
@@ -399,7 +399,7 @@ def test_large_arrays_in_memory_are_lent_from_a_file(
     monkeypatch.setattr(mapped, "SMALL", 100)
     monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path))
     values = torch.arange(60).view(20, 3).to(dtype)
-    seen = Seen(ImageArrays("x", np.zeros((1, 4, 4), np.uint8), np.zeros(1, int), ("a",)),
+    seen = SampleOutputs(ImageArrays("x", np.zeros((1, 4, 4), np.uint8), np.zeros(1, int), ("a",)),
                 lambda: Outputs(logits=values))  # fmt: skip
     found = seen.outputs.logits
     assert torch.equal(found, values)

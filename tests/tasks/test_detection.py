@@ -17,10 +17,7 @@ from torchvision.models import detection as zoo
 
 import oodbench
 from oodbench import Detector, Outputs, Preprocess, metrics
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol, get_benchmark
-from oodbench.contenders import (
-    Contender,
-)
+from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
 from oodbench.data.samples import BoxedSamples, Boxes, Subset
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.detectors.abet import AbeTDetection
@@ -29,15 +26,20 @@ from oodbench.detectors.ce_detection import (
 )
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.method import Recipe
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.boxes import (
     BoxNetwork,
     scenes_frcnn,
 )
 from oodbench.results.store import ResultStore
+from oodbench.tasks.contender import (
+    Contender,
+)
 from oodbench.tasks.detection import (
     AT_ONCE,
-    DetectionSubject,
+    BoxRunner,
     detect,
     mean_average_precision,
     picture,
@@ -46,8 +48,11 @@ from oodbench.training.boxes import (
     DetectionMethod,
     FlipBoxes,
 )
-from oodbench.training.train import plan, train
-from tests.helpers.boxes import CPU, PREPROCESS, few_scenes, subject, untrained
+from oodbench.training.train import (
+    plan,
+    train,
+)
+from tests.helpers.boxes import CPU, PREPROCESS, at_work, few_scenes, untrained
 
 
 def tensors(*sizes: tuple[int, int], seed: int = 0) -> list[Tensor]:
@@ -233,11 +238,11 @@ def test_boxes_are_predicted_once_and_kept() -> None:
     looks: list[int] = []
     method = untrained(AbeTDetection)
     samples = few_scenes(AT_ONCE + 3)
-    assert not subject(method).saw(samples)
-    first = subject(method, counter=looks.append).sees(samples).outputs
-    assert subject(method).saw(samples)
-    again = subject(method, counter=looks.append)
-    seen = again.sees(samples)
+    assert not at_work(method).is_cached(samples)
+    first = at_work(method, counter=looks.append).outputs_of(samples).outputs
+    assert at_work(method).is_cached(samples)
+    again = at_work(method, counter=looks.append)
+    seen = again.outputs_of(samples)
     assert looks == [AT_ONCE + 3]
     assert set(first.extra) == {"image", "corners", "confidence", "cosine", "temperature"}
     for name in ("features", "logits", "labels"):
@@ -257,39 +262,41 @@ def test_boxes_are_predicted_once_and_kept() -> None:
 def test_confidence_selects_boxes() -> None:
     method = untrained(CEDetection)
     samples = few_scenes(4)
-    low = subject(method, 0.05).sees(samples).outputs
+    low = at_work(method, 0.05).outputs_of(samples).outputs
     middle = float(low.extra["confidence"].median())
-    high = subject(method, middle).sees(samples).outputs
+    high = at_work(method, middle).outputs_of(samples).outputs
     chosen = low.extra["confidence"] >= middle
     assert 0 < len(high) < len(low)
     assert torch.equal(high.logits, low.logits[chosen])
     # average precision is of all boxes, whatever counts
-    of_high = subject(method, middle)
-    of_low = subject(method, 0.05)
-    assert of_high.quality(of_high.sees(samples)) == of_low.quality(of_low.sees(samples))
+    of_high = at_work(method, middle)
+    of_low = at_work(method, 0.05)
+    assert of_high.quality(of_high.outputs_of(samples)) == of_low.quality(
+        of_low.outputs_of(samples)
+    )
 
 
 def test_no_box_at_all() -> None:
-    found = subject(untrained(CEDetection), 0.999).sees(few_scenes(3))
+    found = at_work(untrained(CEDetection), 0.999).outputs_of(few_scenes(3))
     with pytest.raises(DataError, match=r"no box with a confidence of 0\.999.*id/test.*longer"):
         _ = found.outputs
 
 
 def test_networks_that_predict_no_boxes() -> None:
     with pytest.raises(OptionError, match=r"Sequential predicts no boxes.*FasterRCNN"):
-        subject(nn.Sequential(nn.Flatten()))
+        at_work(nn.Sequential(nn.Flatten()))
     with pytest.raises(OptionError, match="Preprocess"):
-        DetectionSubject(Contender(untrained(CEDetection)), cast(Any, lambda image: image), CPU)
+        at_work(untrained(CEDetection), preprocess=cast(Any, lambda image: image))
 
 
 def test_samples_without_boxes() -> None:
     """They will do as OOD images, but not as ID ones."""
     digits = get_benchmark("digits").id.load("test")
-    at_work = subject(untrained(CEDetection))
-    seen = at_work.sees(Subset(digits, range(5)))
+    runner = at_work(untrained(CEDetection))
+    seen = runner.outputs_of(Subset(digits, range(5)))
     assert len(seen.outputs) > 0
     with pytest.raises(DataError, match="has no boxes"):
-        at_work.quality(seen)
+        runner.quality(seen)
     with pytest.raises(DataError, match="has no boxes"):
         CEDetection.target(digits, 0)
 
@@ -300,7 +307,7 @@ def test_a_network_that_diverged() -> None:
     with torch.no_grad():
         predictor.classify.weight.fill_(float("nan"))
     with pytest.raises(BadScoresError, match=r"on id/test: .* NaN or infinite"):
-        _ = subject(method).sees(few_scenes(2)).outputs
+        _ = at_work(method).outputs_of(few_scenes(2)).outputs
 
 
 def test_somebody_elses_faster_rcnn() -> None:
@@ -308,7 +315,7 @@ def test_somebody_elses_faster_rcnn() -> None:
     torch.manual_seed(0)
     theirs = scenes_frcnn().detector
     theirs.roi_heads.box_predictor = zoo.faster_rcnn.FastRCNNPredictor(128, 7)
-    seen = subject(theirs).sees(few_scenes(3))
+    seen = at_work(theirs).outputs_of(few_scenes(3))
     assert seen.outputs.logits.shape == (len(seen.outputs), 6)
     head = seen.outputs.head
     assert head is not None
@@ -354,9 +361,9 @@ def small() -> Benchmark:
         (spec("small-6-9", "near", 6),),
         (spec("small-pieces", "far", 6),),
         PREPROCESS,
-        Protocol(confidence=0.02),
-        "scenes-frcnn",
+        backbone="scenes-frcnn",
         task="detection",
+        task_options={"confidence": 0.02},
     )
 
 
@@ -385,7 +392,7 @@ class Meddles(Detector):
 
 def test_a_detector_that_changes_its_inputs_harms_no_other(small: Benchmark) -> None:
     network = untrained(CEDetection)
-    few: Any = dataclasses.replace(small, protocol=Protocol(confidence=0.0))
+    few: Any = dataclasses.replace(small, task_options={"confidence": 0.0})
     first = oodbench.evaluate(network, benchmark=few, detectors=["knn", "msp"], hardware=CPU)
     found = oodbench.evaluate(
         network, benchmark=few, detectors=[Meddles(), "knn", "msp"], hardware=CPU
@@ -430,7 +437,7 @@ def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:
             assert row["auroc"] == pytest.approx(metrics.auroc(scores["small/test"], ood))
     for name in ("abet", "knn"):
         drawn = sorted((tmp_path / "pictures" / name).glob("*.png"))
-        assert len(drawn) == 3 * DetectionSubject.PICTURES
+        assert len(drawn) == 3 * BoxRunner.PICTURES
         with Image.open(drawn[0]) as image:
             assert image.size == (384, 384)
     page = ResultStore(tmp_path / "leaderboards").path("small/detection").read_text()
@@ -483,7 +490,7 @@ def test_a_detector_of_more_classes(small: Benchmark, classes: int, tmp_path: Pa
     assert len(said) == 1
     assert sum(said[0] in line for line in told) == 1
     assert {row["detector"] for row in results} == {"msp", "knn"}
-    assert len(list((tmp_path / "msp").glob("*.png"))) == 3 * DetectionSubject.PICTURES
+    assert len(list((tmp_path / "msp").glob("*.png"))) == 3 * BoxRunner.PICTURES
 
 
 @pytest.mark.parametrize("classes", [1, 5])
@@ -526,7 +533,7 @@ def test_a_second_evaluation_runs_nothing(small: Benchmark) -> None:
 
 def test_an_ood_set_without_a_box(small: Benchmark) -> None:
     """It is said, rather than left out of a mean."""
-    sure = replace(small, protocol=Protocol(confidence=0.99))
+    sure = replace(small, task_options={"confidence": 0.99})
     with pytest.raises(DataError, match="no box"):
         oodbench.evaluate(untrained(CEDetection), benchmark=sure, hardware=CPU)
 

@@ -32,7 +32,10 @@ from oodbench.detectors.ce_segmentation import (
     CESegmentation,
 )
 from oodbench.errors import BadScoresError, DataError, OptionError
-from oodbench.method import Recipe
+from oodbench.evaluator import Evaluator
+from oodbench.method import (
+    Recipe,
+)
 from oodbench.networks.backbones import create_backbone
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS, Results, row_id
@@ -46,9 +49,9 @@ from oodbench.tasks.pictures import (
 )
 from oodbench.tasks.segmentation import (
     PixelOutputs,
+    PixelRunner,
     Quality,
-    SegmentationEvaluator,
-    check_detectors,
+    Segmentation,
     picture,
     segment,
 )
@@ -57,7 +60,10 @@ from oodbench.training.pixels import (
     SegmentationMethod,
     SegmentationRecipe,
 )
-from oodbench.training.train import plan, train
+from oodbench.training.train import (
+    plan,
+    train,
+)
 from tests.helpers.cli import CLI
 from tests.helpers.pixels import CPU, GREY, Array, Drawn, Pixelwise, drawn, evaluate, spec, toy
 
@@ -563,10 +569,12 @@ def test_samples_without_masks_are_refused() -> None:
 )
 def test_detectors_that_cannot_score_pixels(name: str, why: str) -> None:
     with pytest.raises(OptionError, match=f"^{name} {why}, which pixels do not have") as error:
-        check_detectors([oodbench.create_detector("msp"), oodbench.create_detector(name)])
+        Segmentation().check(
+            toy(), [oodbench.create_detector("msp"), oodbench.create_detector(name)]
+        )
     able = str(error.value).partition("Pixels are scored by: ")[2].rstrip(".").split(", ")
     assert {"msp", "maxlogit", "energy", "abet"} <= set(able), "what can be used instead"
-    check_detectors([oodbench.create_detector(name) for name in able])
+    Segmentation().check(toy(), [oodbench.create_detector(name) for name in able])
 
 
 def test_detectors_that_can() -> None:
@@ -574,7 +582,7 @@ def test_detectors_that_can() -> None:
 
     def is_able(name: str) -> bool:
         try:
-            check_detectors([oodbench.create_detector(name)])
+            Segmentation().check(toy(), [oodbench.create_detector(name)])
         except OptionError:
             return False
         return True
@@ -590,7 +598,7 @@ def test_a_detector_that_learns_with_the_network_cannot() -> None:
             return self
 
     with pytest.raises(OptionError, match="Learns learns from training outputs"):
-        check_detectors([Learns()])
+        Segmentation().check(toy(), [Learns()])
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -774,7 +782,7 @@ def test_rows_of_a_given_network() -> None:
 def test_ood_pixels_against_those_of_id_objects(background: tuple[str, ...]) -> None:
     """Beside all pixels, from the same look at each image; rows, means, store and page agree."""
     plain = toy()
-    benchmark = dataclasses.replace(plain, background=background)
+    benchmark = dataclasses.replace(plain, task_options={"background": background})
     names = benchmark.id.load("test").classes
     network = Pixelwise()
     results = evaluate(["msp", "abet"], benchmark, model=network)
@@ -815,7 +823,7 @@ FIGURES_OF_OBJECTS = (
 
 
 def test_an_auroc_against_objects_that_is_reversed_is_marked() -> None:
-    benchmark = dataclasses.replace(toy(), background=("ground",))
+    benchmark = dataclasses.replace(toy(), task_options={"background": ("ground",)})
     results = evaluate("msp", benchmark)
     for row in results.rows:
         row["auroc_foreground"] = 0.39
@@ -834,7 +842,8 @@ def test_no_figures_of_objects_where_there_is_no_background() -> None:
 def test_an_ood_set_without_id_objects_has_no_figures_of_them() -> None:
     """As the masks of an OOD set that tell OOD from the rest and nothing else."""
     benchmark = dataclasses.replace(
-        toy(near=drawn("toy-near/test", values=(0, OOD), seed=1)), background=("ground",)
+        toy(near=drawn("toy-near/test", values=(0, OOD), seed=1)),
+        task_options={"background": ("ground",)},
     )
     rows = by_name(evaluate("msp", benchmark))
     for ood in ("toy-near", "near"):
@@ -843,14 +852,14 @@ def test_an_ood_set_without_id_objects_has_no_figures_of_them() -> None:
 
 
 def test_a_background_that_is_no_class_is_refused() -> None:
-    benchmark = dataclasses.replace(toy(), background=("sky",))
+    benchmark = dataclasses.replace(toy(), task_options={"background": ("sky",)})
     with pytest.raises(OptionError, match="background 'sky' is no class of toy"):
         evaluate("msp", benchmark)
 
 
 def test_scenes_tell_objects_from_background() -> None:
     benchmark = oodbench.get_benchmark("scenes", task="segmentation")
-    assert benchmark.background == ("background",)
+    assert benchmark.task_options["background"] == ("background",)
     samples = benchmark.id.load("test")
     assert samples.classes[0] == "background"
 
@@ -859,7 +868,7 @@ def test_each_image_is_seen_once_however_many_the_detectors() -> None:
     benchmark = toy()
     for detectors in (["msp"], ["msp", "energy", "abet", "abet-msp", "entropy"]):
         network = Pixelwise()
-        evaluator = SegmentationEvaluator(benchmark, hardware=CPU)
+        evaluator = Evaluator(benchmark, hardware=CPU)
         evaluator.run(Contender(network), [oodbench.create_detector(d) for d in detectors])
         assert evaluator.forward_passes == 3 + 4 + 2
         assert sum(shape[0] for shape in network.batches) == 3 + 4 + 2
@@ -1058,10 +1067,11 @@ def check_pictures(folder: Path, benchmark: Benchmark, names: dict[str, str]) ->
 def test_a_published_recipe_from_random_weights_is_said(task: str) -> None:
     """The published networks start from ImageNet's weights or more; rows must not look alike."""
     benchmark = oodbench.get_benchmark("scenes", task=task)
-    protocol = dataclasses.replace(benchmark.protocol, confidence=0.01)  # it has hardly learned
+    options = {"confidence": 0.01} if task == "detection" else {}  # it has hardly learned
     for recipe, is_said in (("published", True), ("quick", False)):
         results = oodbench.evaluate(
-            benchmark=dataclasses.replace(benchmark, protocol=protocol),
+            benchmark=benchmark,
+            task_options=options,
             detectors="msp",
             recipe=recipe,
             recipe_options={"epochs": 1, "warmup_epochs": 0},
@@ -1096,7 +1106,7 @@ def test_evaluations_are_repeatable(new_cache: Any) -> None:
 def test_no_more_pictures_than_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SegmentationEvaluator, "PICTURES", 2)
+    monkeypatch.setattr(PixelRunner, "PICTURES", 2)
     evaluate("msp", pictures=tmp_path)
     names = sorted(path.name for path in (tmp_path / "msp").iterdir())
     assert names == [f"toy-{group}-test-00{i}.png" for group in ("far", "near") for i in range(2)]

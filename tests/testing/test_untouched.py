@@ -15,7 +15,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 import oodbench
 from oodbench import Hardware, Preprocess
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.data.samples import ImageArrays
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
 from oodbench.networks.boxes import (
@@ -65,8 +65,8 @@ DETECTION = Benchmark(
     (spec("d-near", lambda: SceneBoxes("d-near/test", scenes("test", "near")[:9])),),
     (),
     GREY,
-    Protocol(confidence=0.01),
     task="detection",
+    task_options={"confidence": 0.01},
 )
 
 

@@ -23,7 +23,11 @@ from oodbench.errors import CheckpointError, DataError, OODBenchError, OptionErr
 from oodbench.extract import extract
 from oodbench.networks.backbones import create_backbone
 from oodbench.registry import METHODS
-from oodbench.training.train import Run, plan, train
+from oodbench.training.train import (
+    Run,
+    plan,
+    train,
+)
 from tests.helpers.training import (
     CPU,
     PREPROCESS,

@@ -15,7 +15,7 @@ from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.errors import OptionError
 from oodbench.results import leaderboard
 from oodbench.results.store import ResultStore
-from oodbench.tasks import scorable
+from oodbench.tasks.task import task_of
 from tests.conftest import REPOSITORY
 
 PAGES = REPOSITORY / "leaderboards"
@@ -23,7 +23,7 @@ PAGES = REPOSITORY / "leaderboards"
 
 @pytest.mark.parametrize("name", oodbench.list_detectors())
 def test_images_are_scored_by_all(name: str) -> None:
-    assert scorable.why_not(oodbench.create_detector(name), get_benchmark("digits")) is None
+    assert task_of(get_benchmark("digits")).why_not(type(oodbench.create_detector(name))) is None
 
 
 def test_samples_of_several_modalities() -> None:
@@ -36,7 +36,7 @@ def test_samples_of_several_modalities() -> None:
     for name in ("odin", "gram"):
         with pytest.raises(OptionError, match=rf"{name} looks into a network of images.* energy"):
             oodbench.evaluate(nn.Identity(), benchmark=clips, detectors=["msp", name])
-    left = scorable.left_out(oodbench.list_detectors(), clips)
+    left = task_of(clips).left_out(oodbench.list_detectors())
     assert left is not None
     assert "odin" in left
     assert "msp" not in left

@@ -1,0 +1,44 @@
+"""Where a row comes from: the network, the machine, the versions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import torch
+
+from oodbench.benchmark import Benchmark
+from oodbench.data.transforms import content_key
+from oodbench.results.rows import SCHEMA, Row
+from oodbench.results.versions import versions
+from oodbench.runtime.machine import accelerator_name, processor_name
+from oodbench.tasks.runner import NetworkRunner
+
+
+def provenance(benchmark: Benchmark, runner: NetworkRunner, command: str | None) -> Row:
+    """Columns that all rows of a network on a benchmark have in common.
+
+    Args:
+        benchmark: the benchmark.
+        runner: the network at work.
+        command: what repeats the evaluation.
+    """
+    contender, hardware = runner.contender, runner.hardware
+    return {
+        "method": contender.method,
+        "backbone": contender.backbone or type(contender.network).__name__,
+        "id": benchmark.id.name,
+        "benchmark": benchmark.name,
+        "seed": contender.seed,
+        "recipe": contender.recipe,
+        "recipe_options": contender.recipe_options,
+        "preprocess": content_key(runner.preprocess),
+        "precision": hardware.precision,
+        "device": hardware.accelerator,
+        "accelerator": accelerator_name(hardware.accelerator),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        **versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "schema": SCHEMA,
+    }

@@ -1,0 +1,52 @@
+"""A network on a leaderboard: what it is, and how it came to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import Transform
+
+
+@dataclass
+class Contender:
+    """A network on a leaderboard: what it is, and how it came to be.
+
+    Args:
+        network: any PyTorch classifier, or a module with ``outputs`` and ``head``.
+        method: how it was trained; ``"external"`` for a network that oodbench did not train.
+        backbone: its architecture's name.
+        recipe: the recipe's name, or None.
+        recipe_options: the recipe's fields.
+        seed: of its training.
+        preprocess: its own preprocessing; None for the benchmark's.
+        layer: the name of its linear head, if that cannot be found.
+        trained_on: the ID training set, where oodbench trained it.
+        claimed: the method that an external network's owner names.
+        notes: what a reader of its rows has to know.
+    """
+
+    network: nn.Module
+    method: str = "external"
+    backbone: str = ""
+    recipe: str | None = None
+    recipe_options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    preprocess: Transform | None = None
+    layer: str | None = None
+    trained_on: Samples | None = None
+    claimed: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_external(self) -> bool:
+        """Whether oodbench did not train it."""
+        return self.method == "external"
+
+    @property
+    def name(self) -> str:
+        """What messages call the network: its class if it is somebody's, else its backbone."""
+        return type(self.network).__name__ if self.is_external else self.backbone

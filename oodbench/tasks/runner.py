@@ -1,0 +1,372 @@
+"""A network at work: its outputs for samples, and detectors that are fitted and scored on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oodbench import files, metrics
+from oodbench.benchmark import Benchmark
+from oodbench.caching import probe
+from oodbench.caching.fingerprint import unknown, unknown_weights, weights_digest
+from oodbench.checks import doubts, sanity
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import Preprocess, Transform, as_shown
+from oodbench.detector import (
+    Detector,
+)
+from oodbench.errors import BadScoresError, OODBenchError
+from oodbench.extract import extract, extracted, fit_with_network, score_with_network
+from oodbench.hardware import Hardware
+from oodbench.networks.classifier import Classifier
+from oodbench.networks.models import copied
+from oodbench.networks.normalisation import fed
+from oodbench.outputs import Outputs, to_numpy
+from oodbench.reporting import noting, of_a_kind, own_failure
+from oodbench.results.rows import Row
+from oodbench.runtime import isolation
+from oodbench.runtime.process import undisturbed
+from oodbench.tasks.contender import Contender
+from oodbench.tasks.pictures import Drawing
+
+if TYPE_CHECKING:
+    from oodbench.tasks.task import Task
+
+
+@dataclass
+class SampleOutputs:
+    """Samples, and what a network outputs for them.
+
+    Args:
+        samples: the samples.
+        load: gives the outputs; called once, when they are asked for.
+    """
+
+    samples: Samples
+    load: Callable[[], Outputs]
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The network's outputs, row by row; large arrays are in files, as they are lent."""
+        outputs = self.load()
+        outputs.spill(files.cache_dir())
+        return outputs
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the outputs have been asked for already."""
+        return "outputs" in vars(self)
+
+
+@dataclass
+class Examined:
+    """What an evaluation knows of a network before any detector is scored.
+
+    Args:
+        quality: columns that say how well the network does what it was trained for.
+        weights: what tells the network in rows.
+        notes: what a reader of all rows of this network has to know.
+    """
+
+    quality: Row
+    weights: str
+    notes: list[str]
+
+
+@dataclass
+class Scored:
+    """What became of one detector.
+
+    Args:
+        detector: the detector.
+        seconds: that it took to fit and score.
+        notes: what it said meanwhile, for the reader of its rows.
+        failure: what it raised; the rest means nothing then.
+        scores: OOD scores ``[N]`` of each set that was scored, the ID test set first; None of
+            scores that were counted as they came.
+        figures: columns of each OOD set's row: metrics and counts.
+    """
+
+    detector: Detector
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+    scores: list[np.ndarray] | None = None
+    figures: list[Row] = field(default_factory=list)
+
+
+class NetworkRunner:
+    """A network at work on a task whose rows fit on disk: whole samples, or predicted boxes.
+
+    Args:
+        task: what is scored.
+        contender: the network.
+        benchmark: whose preprocessing a network sees that has none of its own.
+        hardware: where and how it runs.
+        on_forward: called with the number of samples that went through the network.
+        classes: names of the ID classes, where they are known.
+
+    Attributes:
+        notes: what a reader of the rows has to know of this network.
+    """
+
+    keeps_outputs: ClassVar[bool] = True
+    """Whether there are outputs to come back to, once the network has seen samples."""
+
+    def __init__(
+        self,
+        task: Task,
+        contender: Contender,
+        benchmark: Benchmark,
+        hardware: Hardware,
+        on_forward: Callable[[int], None] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        self.task = task
+        self.contender = contender
+        self.network = task.adapt(contender.network, contender.layer, len(classes) or None)
+        self.classes = tuple(classes)
+        own = getattr(self.network, "own_preprocess", None)
+        self.benchmark = benchmark
+        shown = benchmark.preprocess
+        self.preprocess: Transform = as_shown(contender.preprocess or own or shown, shown)
+        self.hardware = hardware
+        self.on_forward = on_forward
+        self.notes: list[str] = []
+        if contender.is_external:
+            self._feed(given=contender.preprocess is not None or own is not None)
+
+    def _feed(self, given: bool) -> None:
+        """Plain pixels for a network that normalises images itself; see ``normalisation.fed``.
+
+        A copy is looked at: what a network notes of the images that it sees has none of these.
+        """
+        preprocess = self.preprocess
+        if not isinstance(preprocess, Preprocess):
+            return
+        try:
+            network: Any = copied(self.network).eval()
+        except OODBenchError:  # it will be told where that matters
+            return
+        see = network.model if isinstance(network, Classifier) else self.task.call(network)
+        with undisturbed(), torch.inference_mode():
+            self.preprocess, note = fed(
+                lambda images: see(_like_weights(images, network)),
+                preprocess,
+                given,
+                preprocess.size,
+            )
+        self.notes += [] if note is None else [note]
+
+    # --- outputs ------------------------------------------------------------------------------
+
+    def outputs_of(self, samples: Samples) -> SampleOutputs:
+        """What the network outputs for samples; from the cache if it saw them before."""
+        scored = self.task.samples(samples)
+        return SampleOutputs(scored, lambda: self._outputs(scored))
+
+    @property
+    def rows_are_samples(self) -> bool:
+        """Whether a row of outputs is one of the benchmark's samples."""
+        return self.task.rows_are_samples
+
+    def _outputs(self, samples: Samples) -> Outputs:
+        outputs = extract(
+            self.network,
+            samples,
+            self.preprocess,
+            hardware=self.hardware,
+            on_forward=self.on_forward,
+        )
+        return self.task.view(outputs, self.network)
+
+    def is_cached(self, samples: Samples) -> bool:
+        """Whether the cache has what the network outputs for these samples."""
+        scored = self.task.samples(samples)
+        outputs = extracted(self.network, scored, self.preprocess, hardware=self.hardware)
+        return outputs is not None
+
+    # --- the network itself -------------------------------------------------------------------
+
+    def quality(self, test: SampleOutputs) -> Row:
+        """How well the network does on ID samples what it was trained for: columns of a row."""
+        outputs = test.outputs
+        accuracy = low = high = None
+        fits = not self.classes or doubts.fits_classes(outputs, len(self.classes))
+        decisions = outputs.decisions
+        if decisions is not None and outputs.labels is not None and fits:
+            accuracy = metrics.accuracy(decisions, outputs.labels)
+            low, high = metrics.proportion_ci(round(accuracy * len(outputs)), len(outputs))
+        return {"id_accuracy": accuracy, "id_accuracy_low": low, "id_accuracy_high": high}
+
+    def weights(self, test: SampleOutputs) -> str:
+        """What tells the network in rows: a digest of its weights, or that these are unknown."""
+        if self.has_known_weights():
+            return weights_digest(self.network)
+        return unknown_weights(test.outputs.digest())
+
+    def has_known_weights(self) -> bool:
+        """Whether the network's weights can be read, and tell what it outputs."""
+        trunk = getattr(self.network, "trunk", None)
+        parts = [part for part in (self.network, trunk) if isinstance(part, nn.Module)]
+        return not any(map(probe.varies, parts)) and unknown(self.network) is None
+
+    def examine(
+        self,
+        test: SampleOutputs,
+        train: SampleOutputs | None,
+        detectors: Sequence[Detector],
+    ) -> Examined:
+        """Look at the network before detectors are scored on it.
+
+        Args:
+            test: the ID test set.
+            train: the ID training set, where detectors learn from it.
+            detectors: all that will be scored.
+
+        Raises:
+            OptionError: the network's outputs cannot be what the task scores.
+        """
+        self.doubts(test, detectors)  # what cannot be logits is refused before it is measured
+        notes = [*self.notes, *self._oddities(test, train)]
+        return Examined(self.quality(test), self.weights(test), notes)
+
+    def doubts(self, test: SampleOutputs, detectors: Sequence[Detector]) -> list[str]:
+        """What is doubtful of these detectors' figures on the network.
+
+        Raises:
+            OptionError: its outputs cannot be what the task scores.
+        """
+        contender = self.contender
+        texts = list(contender.notes)
+        if contender.is_external:
+            texts += doubts.of_methods(detectors, contender.claimed)
+        texts += self.task.doubts(test.outputs, self.classes, detectors, contender)
+        return list(dict.fromkeys(texts))
+
+    def _oddities(self, test: SampleOutputs, train: SampleOutputs | None) -> list[str]:
+        """What is odd about the ID accuracy; see ``oodbench.checks.sanity``."""
+        decisions = test.outputs.decisions
+        if not self.task.is_classified or decisions is None:
+            return []
+        on_train = None
+        if train is not None and train.is_loaded:
+            on_train = self.quality(train)["id_accuracy"]
+        sees = self.task.input_description(self.preprocess)
+        return list(sanity.of_outputs(decisions, test.outputs.labels, self.classes, sees, on_train))
+
+    # --- detectors ----------------------------------------------------------------------------
+
+    def fit(self, detector: Detector, train: SampleOutputs) -> None:
+        """Fit a detector on ID samples or on their outputs, whichever it learns from, if at all."""
+        self.task.check_detector(detector)
+        if detector.needs_fit:
+            outputs = train.outputs  # not in the block: to run the network is none of its doing
+            with isolation.kept(), isolation.lent(outputs, detector.label) as copy:
+                detector.fit(copy)
+        if detector.needs_fit_batches:
+            with isolation.kept(self.network):
+                fit_with_network(
+                    detector, self.network, train.samples, self.preprocess, hardware=self.hardware
+                )
+
+    def scores(self, detector: Detector, scored: SampleOutputs) -> np.ndarray:
+        """OOD scores ``[N]``, from the network itself if the detector needs it.
+
+        Raises:
+            BadScoresError: scores that cannot be ranked; names the samples.
+            OptionError: a detector that the task cannot score.
+        """
+        self.task.check_detector(detector)
+        try:
+            if "model" in detector.needs:
+                with isolation.kept(self.network):
+                    scores = score_with_network(
+                        detector,
+                        self.network,
+                        scored.samples,
+                        self.preprocess,
+                        hardware=self.hardware,
+                    )
+            else:
+                outputs = scored.outputs
+                with isolation.kept(), isolation.lent(outputs, detector.label) as copy:
+                    scores = detector.score(copy)
+        except BadScoresError as error:
+            raise BadScoresError(f"on {scored.samples.name}: {error}") from error
+        return to_numpy(scores).astype(np.float64)
+
+    def score(
+        self,
+        detectors: Iterable[Detector],
+        train: Mapping[str, SampleOutputs],
+        tested: Sequence[SampleOutputs],
+        draw: Drawing | None = None,
+        *,
+        with_intervals: bool = True,
+    ) -> Iterator[Scored]:
+        """Fit and score detectors; what one of them raises is its own failure.
+
+        Args:
+            detectors: the detectors, each taken when the one before is done.
+            train: what they learn from, by ID split.
+            tested: the ID test set, then the OOD sets.
+            draw: where pictures of what was scored go; None for none.
+            with_intervals: whether figures have their intervals, which take time.
+
+        Yields:
+            Each detector as soon as it is done.
+        """
+        for detector in detectors:
+            result = Scored(detector)
+            began = time.perf_counter()
+            said: list[str] = []
+            try:
+                with noting(said.append):
+                    doubts.check_level(tested[0].outputs, detector)
+                    if learns(detector):
+                        self.fit(detector, train[fit_split(detector)])
+                    scores = [self.scores(detector, one) for one in tested]
+                    detector.options()  # rows have them, and they may be a detector's own
+            except BaseException as error:  # one detector's must not lose the others' results
+                result.failure = own_failure(error)
+                yield result
+                continue
+            result.seconds = time.perf_counter() - began
+            result.notes = of_a_kind(said)
+            result.scores = scores
+            result.figures = [
+                self.task.measure(scores[0], ood, with_intervals=with_intervals)
+                for ood in scores[1:]
+            ]
+            yield result
+            if draw is not None:
+                for one, its_scores in zip(tested, scores, strict=True):
+                    with draw.attempt():
+                        self.pictures(one, its_scores, draw.folder / detector.label)
+
+    def pictures(self, scored: SampleOutputs, scores: np.ndarray, folder: Path) -> None:
+        """Pictures of scored samples, where the task draws some."""
+
+
+def learns(detector: Detector) -> bool:
+    """Whether it learns from ID samples, by their outputs or with the network at hand."""
+    return detector.needs_fit or detector.needs_fit_batches
+
+
+def fit_split(detector: Detector) -> str:
+    """The ID split that a detector learns from: ``"train"``, unless it says another."""
+    return str(getattr(detector, "fit_split", "train"))
+
+
+def _like_weights(images: Tensor, network: nn.Module) -> Tensor:
+    weight = next((p for p in network.parameters() if p.is_floating_point()), images)
+    return images.to(weight.device, weight.dtype)
