@@ -13,16 +13,15 @@ in the same group under a name without it, such as an old name that still works:
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
-import importlib.util
+import sys
 import types
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, distributions, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from oodbench import sources
 from oodbench.errors import OODBenchError, PluginError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
@@ -229,46 +228,41 @@ class Registry(Generic[T]):
         """
         name = self.canonical(name)
         if name in self._objects:
-            return _first_line(_told(self._objects[name]))
+            return sources.first_line(_told(self._objects[name]))
         point = self._declared()[name]
-        try:
-            tree = _source(point.module)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # finding a module runs its parent packages, which may do anything
-            return ""
-        return "" if tree is None else _first_line(_written(tree, point.attr))
+        return str(_read(lambda: sources.description(point.module, point.attr)) or "")
+
+    def family(self, name: str) -> tuple[str, str]:
+        """The module that a thing is in, and the first line of that module's docstring."""
+        name = self.canonical(name)
+        if name in self._objects and name not in self._declared():
+            module = getattr(self._objects[name], "__module__", None) or ""
+            return module, sources.first_line(getattr(sys.modules.get(module), "__doc__", "") or "")
+        module = self._declared()[name].module
+        return module, str(_read(lambda: sources.title(module)) or "")
+
+    def attribute(self, name: str, of: str) -> Any:
+        """A class attribute of a thing, read without importing it; None where that cannot be.
+
+        Args:
+            name: of the thing.
+            of: of the attribute.
+        """
+        name = self.canonical(name)
+        if name in self._objects:
+            return getattr(self._objects[name], of, None)
+        point = self._declared()[name]
+        return _read(lambda: sources.attribute(point.module, point.attr, of))
 
 
-def _source(module: str) -> ast.Module | None:
-    """The source of a module, not run; None where there is none."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+def _read(look: Callable[[], Any]) -> Any:
+    """What is read from a package's source; None where the package is damaged."""
+    try:
+        return look()
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # finding a module runs its parent packages, which may do anything
         return None
-    return _parsed(spec.origin, Path(spec.origin).stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(path: str, _changed: int) -> ast.Module:
-    """A file's source; one family of datasets is asked for it dozens of times."""
-    return ast.parse(Path(path).read_text(encoding="utf-8"))
-
-
-def _written(tree: ast.Module, name: str) -> str:
-    """What a module's source says of the thing that it calls ``name``."""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return ast.get_docstring(node) or ""
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
-        if not any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            continue
-        call = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        for keyword in call.keywords if isinstance(call, ast.Call) else []:
-            value = keyword.value
-            if keyword.arg == "description" and isinstance(value, ast.Constant):
-                return str(value.value)
-    return ast.get_docstring(tree) or ""
 
 
 def _told(thing: object) -> str:
@@ -278,10 +272,6 @@ def _told(thing: object) -> str:
         return description
     thing = thing.func if isinstance(thing, functools.partial) else thing
     return getattr(thing, "__doc__", "") or ""
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0].strip()
 
 
 def _points(group: str) -> list[EntryPoint]:
