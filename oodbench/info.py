@@ -1,14 +1,81 @@
-"""What ``oodbench info NAME`` says of a detector, method, benchmark or dataset."""
+"""What ``oodbench info NAME`` says of whatever has the name, and what of a dataset is here."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
-from oodbench.errors import OptionError, PluginError, UnknownNameError, did_you_mean
-from oodbench.registry import BENCHMARKS, DATASETS, DETECTORS, METHODS
+import torch
+
+from oodbench.benchmark import DatasetSpec, get_benchmark
+from oodbench.data.samples import MultimodalSamples
+from oodbench.detector import Paper
+from oodbench.errors import (
+    MissingDataError,
+    OODBenchError,
+    OptionError,
+    PluginError,
+    UnknownNameError,
+    did_you_mean,
+)
+from oodbench.networks.backbones import feature_width
+from oodbench.registry import (
+    BACKBONES,
+    BENCHMARKS,
+    DATASETS,
+    DETECTORS,
+    MEASURES,
+    METHODS,
+    PREPARATIONS,
+    TASKS,
+    Registry,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A labelled line, or several of them.
+
+    Args:
+        label: what is told.
+        lines: what is told of it.
+        is_block: whether the lines stand below the label, not beside it.
+    """
+
+    label: str
+    lines: tuple[str, ...]
+    is_block: bool = False
+
+    def plain(self) -> Iterator[str]:
+        """The lines of plain text."""
+        if self.is_block:
+            yield f"{self.label}:"
+            yield from (f"  {line}" for line in self.lines)
+        else:
+            yield from (f"{self.label + ':':9} {line}" for line in self.lines)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What is known of one thing.
+
+    Args:
+        title: its kind and name.
+        text: its docstring.
+        entries: facts, options and recipes.
+    """
+
+    title: str = ""
+    text: str = ""
+    entries: tuple[Entry, ...] = ()
+
+    def plain(self) -> str:
+        """All of it as plain text."""
+        lines = [line for line in (self.title, self.text) if line]
+        return "\n".join([*lines, *(line for entry in self.entries for line in entry.plain())])
 
 
 def describe(name: str) -> str:
@@ -18,123 +85,269 @@ def describe(name: str) -> str:
         PluginError: the package that declares it is damaged.
         UnknownNameError: no registry has it; the nearest names are told.
     """
-    parts: list[str] = []
+    return "\n\n".join(sheet.plain() for sheet in sheets(name))
+
+
+def sheets(name: str) -> list[Sheet]:
+    """Everything known under a name: a sheet for each thing that has it, then their papers.
+
+    A paper that several of the things share is told once.
+
+    Raises:
+        PluginError: the package that declares it is damaged.
+        UnknownNameError: no registry has it; the nearest names are told.
+    """
+    found: list[Sheet] = []
     broken: list[PluginError] = []
-    for registry, tell in (
-        (DETECTORS, lambda: _detector(name, DETECTORS.get(name))),
-        (METHODS, lambda: _method(name, METHODS.get(name))),
-        (BENCHMARKS, lambda: _benchmark(name)),
-        (DATASETS, lambda: _dataset(name, DATASETS.get(name))),
-    ):
-        if name in registry:
-            try:
-                parts.append(tell())
-            except PluginError as error:  # the name may be another thing's too
-                broken.append(error)
-    if broken and not parts:
+    papers: dict[Paper, list[str]] = {}
+    for names, tell in _KINDS:
+        if name not in names:
+            continue
+        known = names.canonical(name)
+        try:
+            thing = names.get(known)
+            sheet = tell(known, thing)
+        except PluginError as error:  # the name may be another thing's too
+            broken.append(error)
+            continue
+        others = tuple(alias for alias, other in names.aliases().items() if other == known)
+        also = (Entry("also", (", ".join(others),)),) if others else ()
+        found.append(dataclasses.replace(sheet, entries=(*also, *sheet.entries)))
+        if isinstance(paper := getattr(thing, "paper", None), Paper):
+            papers.setdefault(paper, []).append(f"{names.kind} {known}")
+    if broken and not found:
         raise broken[0]
-    parts += map(str, broken)
-    if not parts:
-        known = sorted({n for r in (DETECTORS, METHODS, BENCHMARKS, DATASETS) for n in r.names()})
+    if not found:
+        found = _of_timm(name)
+    if not found:
+        known_names = sorted({n for names, _ in _KINDS for n in names.names()})
+        kinds = ", ".join(names.plural for names, _ in _KINDS[1:])
         raise UnknownNameError(
-            f"nothing is named {name!r}.{did_you_mean(name, known)} "
-            "See `oodbench list detectors|methods|benchmarks|datasets`."
+            f"nothing is named {name!r}.{did_you_mean(name, known_names)} "
+            f"See `oodbench list {_KINDS[0][0].plural}`, or the lists of {kinds}."
         )
-    return "\n\n".join(parts)
+    for paper, owners in papers.items():
+        title = f"paper of {' and '.join(owners)}" if len(papers) > 1 else ""
+        found.append(Sheet(title, entries=_paper(name, paper)))
+    return [*found, *(Sheet(str(error)) for error in broken)]
 
 
-def _paper(name: str, thing: Any) -> list[str]:
-    paper = getattr(thing, "paper", None)
-    if paper is None:
-        return []
-    lines = [f"paper:    {paper.title}. {paper.authors}. {paper.venue} {paper.year}. {paper.url}"]
-    if paper.formula:
-        lines.append(f"formula:  {paper.formula}")
-    lines += [f"figure:   {figure}" for figure in paper.figures]
-    return [*lines, "bibtex:", *("  " + line for line in paper.bibtex(name).splitlines())]
+def _paper(name: str, paper: Paper) -> tuple[Entry, ...]:
+    cited = f"{paper.title}. {paper.authors}. {paper.venue} {paper.year}. {paper.url}"
+    return (
+        Entry("paper", (cited,)),
+        Entry("formula", (paper.formula,) if paper.formula else ()),
+        Entry("figure", paper.figures),
+        Entry("bibtex", tuple(paper.bibtex(name).splitlines()), is_block=True),
+    )
 
 
-def _options(thing: Any) -> list[str]:
-    fields = [f for f in dataclasses.fields(thing) if f.init]
-    return [
-        f"  {f.metadata.get('option', f.name)}: "
+def _title(kind: str, name: str, thing: Any) -> str:
+    owner = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{kind} {name} ({owner.__module__}.{owner.__qualname__})"
+
+
+def _text(thing: Any) -> str:
+    return inspect.cleandoc(getattr(thing, "__doc__", None) or "")
+
+
+def _detector(name: str, cls: Any) -> Sheet:
+    fields = [f for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
+    options = [
+        f"{f.metadata.get('option', f.name)}: "
         f"{f.type.__name__ if isinstance(f.type, type) else f.type} = {f.default!r}"
         for f in fields
-    ] or ["  none"]
-
-
-def _detector(name: str, cls: Any) -> str:
-    lines = [
-        f"detector {name} ({cls.__module__}.{cls.__qualname__})",
-        inspect.cleandoc(cls.__doc__ or ""),
-        f"needs:    {', '.join(sorted(cls.needs)) or 'nothing'}",
-        f"method:   {cls.method} (trained by, if nothing else is asked for)",
-        "options:",
-        *(_options(cls) if dataclasses.is_dataclass(cls) else ["  none"]),
-        *(f"grid:     {k} in {', '.join(map(str, v))}" for k, v in cls.grid.items()),
-        *_paper(name, cls),
     ]
-    return "\n".join(lines)
+    grid = (f"{k} in {', '.join(map(str, values))}" for k, values in cls.grid.items())
+    return Sheet(
+        _title("detector", name, cls),
+        _text(cls),
+        (
+            Entry("needs", (", ".join(sorted(cls.needs)) or "nothing",)),
+            Entry("method", (f"{cls.method} (trained by, if nothing else is asked for)",)),
+            Entry("options", tuple(options) or ("none",), is_block=True),
+            Entry("grid", tuple(grid)),
+        ),
+    )
 
 
-def _method(name: str, cls: Any) -> str:
-    lines = [
-        f"method {name} ({cls.__module__}.{cls.__qualname__})",
-        inspect.cleandoc(cls.__doc__ or ""),
-    ]
+def _method(name: str, cls: Any) -> Sheet:
+    recipes = []
     for recipe, value in cls.recipes.items():
         ids = cls.recipe_ids.get(recipe)
-        lines.append(_recipe_title(recipe, ids))
-        lines += [f"  {k} = {v!r}" for k, v in dataclasses.asdict(value).items()]
-    return "\n".join([*lines, *_paper(name, cls)])
+        title = f"recipe {recipe} (default for {', '.join(ids)})" if ids else f"recipe {recipe}"
+        fields = tuple(f"{k} = {v!r}" for k, v in dataclasses.asdict(value).items())
+        recipes.append(Entry(title, fields, is_block=True))
+    return Sheet(_title("method", name, cls), _text(cls), tuple(recipes))
 
 
-def _recipe_title(recipe: str, ids: tuple[str, ...] | None) -> str:
-    return f"recipe {recipe} (default for {', '.join(ids)}):" if ids else f"recipe {recipe}:"
-
-
-def _benchmark(name: str) -> str:
-    if not isinstance(found := _try_benchmark(name), Benchmark):
-        return f"benchmark {name}\n{inspect.cleandoc(BENCHMARKS.get(name).__doc__ or '')}"
-    protocol = found.protocol
-    return "\n".join(
-        [
-            f"benchmark {name}",
-            f"ID:       {found.id.name}: {found.id.description}",
-            *(
-                f"{g.group}:{'':{max(8 - len(g.group), 0)}} {g.spec.name}: {g.spec.description}"
-                for g in found.ood
-            ),
-            *(f"chosen on: {spec.name}: {spec.description}" for spec in found.validation),
-            *(
-                f"preset {preset}: {detector} "
-                + ", ".join(f"{name}={value}" for name, value in options.items())
-                for preset, detectors in found.presets.items()
-                for detector, options in detectors.items()
-            ),
-            f"input:    {found.preprocess}",
-            f"ranking:  {protocol.rank_group} mean of {protocol.rank_by}; papers: {protocol.fpr}",
-            f"defined:  {found.citation}",
-        ]
-    )
-
-
-def _try_benchmark(name: str) -> Any:
+def _benchmark(name: str, thing: Any) -> Sheet:
     try:
-        return get_benchmark(name)
+        benchmark = get_benchmark(benchmark=name)
     except OptionError:  # a factory that wants an argument, such as folder:PATH
-        return None
+        return Sheet(f"benchmark {name}", _text(thing))
+    protocol = benchmark.protocol
 
+    def told(spec: DatasetSpec) -> str:
+        return f"{spec.name}: {spec.description}"
 
-def _dataset(name: str, spec: Any) -> str:
-    if not isinstance(spec, DatasetSpec):
-        return f"dataset {name}\n{inspect.cleandoc(spec.__doc__ or '')}"
-    return "\n".join(
-        [
-            f"dataset {name}: {spec.description}",
-            f"splits:   {', '.join(spec.splits)}",
-            f"source:   {spec.source}",
-            f"licence:  {spec.licence}",
-            f"citation: {spec.citation}",
-        ]
+    groups: dict[str, list[str]] = {}
+    for member in benchmark.ood:
+        groups.setdefault(member.group, []).append(told(member.spec))
+    presets = [
+        Entry(
+            f"preset {preset}",
+            tuple(f"{detector} {_pairs(options)}" for detector, options in detectors.items()),
+        )
+        for preset, detectors in benchmark.presets.items()
+    ]
+    return Sheet(
+        f"benchmark {name}",
+        "",
+        (
+            Entry("ID", (told(benchmark.id),)),
+            *(Entry(group, tuple(members)) for group, members in groups.items()),
+            Entry("chosen on", tuple(map(told, benchmark.validation))),
+            *presets,
+            Entry("input", (str(benchmark.preprocess),)),
+            Entry(
+                "ranking",
+                (f"{protocol.rank_group} mean of {protocol.rank_by}; papers: {protocol.fpr}",),
+            ),
+            Entry("defined", (benchmark.citation,)),
+        ),
     )
+
+
+def _pairs(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _dataset(name: str, spec: Any) -> Sheet:
+    if not isinstance(spec, DatasetSpec):
+        return Sheet(f"dataset {name}", _text(spec))
+    states = [state_of(spec, split) for split in spec.splits]
+    here = [f"{state.split}: {state.count}" for state in states if state.is_here]
+    reasons = dict.fromkeys(state.reason for state in states if not state.is_here)
+    return Sheet(
+        f"dataset {name}: {spec.description}",
+        "",
+        (
+            Entry("splits", (", ".join(spec.splits),)),
+            Entry("source", (spec.source,)),
+            Entry("licence", (spec.licence,)),
+            Entry("citation", (spec.citation,)),
+            Entry("here", ("; ".join(here) or "nothing",)),
+            Entry("missing", tuple(reasons)),
+        ),
+    )
+
+
+def _backbone(name: str, factory: Any) -> Sheet:
+    takes, gives = getattr(factory, "takes", None), getattr(factory, "gives", None)
+    description = getattr(factory, "description", None)
+    return Sheet(
+        _title("backbone", name, factory),
+        description if isinstance(description, str) else _text(factory),
+        (
+            Entry("takes", (takes,) if takes else ()),
+            Entry("gives", (gives,) if gives else ()),
+            *(_size(lambda: factory(channels=3)) if takes == "images" else ()),
+        ),
+    )
+
+
+def _of_timm(name: str) -> list[Sheet]:
+    """A network of timm's, which is a backbone by its own name."""
+    import timm
+
+    if not timm.is_model(name):
+        return []
+    size = _size(lambda: timm.create_model(name, pretrained=False, num_classes=0))
+    entries = (Entry("takes", ("images",)), Entry("gives", ("features",)), *size)
+    return [Sheet(f"backbone {name} (timm)", "A network of timm's.", entries)]
+
+
+def _size(make: Callable[[], torch.nn.Module]) -> tuple[Entry, ...]:
+    """The numbers of features and parameters of a network, whose weights are not filled in."""
+    try:
+        with torch.device("meta"):
+            network = make()
+        features = feature_width(network)
+    except Exception:  # whatever a stranger's network does without weights
+        return ()
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return (
+        Entry("features", (f"{features:,}",)),
+        Entry("size", (f"{parameters:,} parameters, for images of 3 channels",)),
+    )
+
+
+def _other(kind: str) -> Callable[[str, Any], Sheet]:
+    def tell(name: str, thing: Any) -> Sheet:
+        return Sheet(_title(kind, name, thing), _text(thing))
+
+    return tell
+
+
+_KINDS: tuple[tuple[Registry[Any], Callable[[str, Any], Sheet]], ...] = (
+    (DETECTORS, _detector),
+    (METHODS, _method),
+    (BENCHMARKS, _benchmark),
+    (DATASETS, _dataset),
+    (BACKBONES, _backbone),
+    (TASKS, _other("task")),
+    (MEASURES, _other("measure")),
+    (PREPARATIONS, _other("preparation")),
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a split of a dataset is on this machine.
+
+    Args:
+        name: of the dataset.
+        split: of it; ``""`` where the dataset itself cannot be had.
+        count: how much is there, such as ``"1,000 images"``; ``""`` if it cannot be used.
+        reason: why it cannot be used, and how to get it.
+        is_missing: whether it is not there, rather than damaged.
+    """
+
+    name: str
+    split: str
+    count: str = ""
+    reason: str = ""
+    is_missing: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be used."""
+        return bool(self.count)
+
+
+def states() -> Iterator[State]:
+    """The state of each split of each dataset whose name is enough to find it."""
+    for name in DATASETS.names():
+        try:
+            spec = DATASETS.get(name)
+        except OODBenchError as error:  # one damaged package must not hide the others' data
+            yield State(name, "", reason=str(error))
+            continue
+        if isinstance(spec, DatasetSpec):
+            yield from (state_of(spec, split, name) for split in spec.splits)
+
+
+def state_of(spec: DatasetSpec, split: str, name: str | None = None) -> State:
+    """Whether a split is on this machine; whatever is wrong with it is told, not raised."""
+    name = name or spec.name
+    try:
+        samples = spec.load(split)
+    except MissingDataError as error:
+        return State(name, split, reason=str(error), is_missing=True)
+    except OODBenchError as error:
+        return State(name, split, reason=str(error))
+    except (Exception, SystemExit) as error:  # of a stranger's code
+        return State(name, split, reason=f"cannot be read ({error!r})")
+    word = "samples" if isinstance(samples, MultimodalSamples) else "images"
+    return State(name, split, count=f"{len(samples):,} {word}")
