@@ -107,7 +107,7 @@ def agreed(value: bool) -> bool:
 
 def drop(folder: Path) -> None:
     """Remove finished outputs; those that another process has begun anew stay."""
-    with files.locked(folder.parent / ".drop.lock"):
+    with files.locked(folder):
         if not (folder / "outputs.json").is_file():
             return
         away = folder.with_name(leftovers.temporary_name(folder.name))

@@ -251,7 +251,7 @@ class _Array:
             raise full.storage_error(path, error) from error
         try:
             if not self._is_made():
-                with files.locked(path.with_name("shards.json")):  # several may come here at once
+                with files.locked(path):  # several may come here at once
                     self._make()
         except BaseException:
             self._handle.close()

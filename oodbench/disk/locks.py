@@ -1,7 +1,8 @@
-"""Locks among processes: the kernel's where the file system has them, else a file of one's own.
+"""Locks among processes: the system's where the file system has them, else a file of one's own.
 
-``filelock`` would do, but falls back on file systems without locks in one case of many, writes into
-the file that it locks, and waits without a word.
+The system's lock is filelock's, on a file beside what it protects. Where a file system refuses it
+(``ENOLCK``, ``ENOTSUP``, some network mounts), a file that only one process can make stands in for
+it; of a process that is dead, or silent for a day, it is removed.
 """
 
 from __future__ import annotations
@@ -15,54 +16,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from oodbench.disk import full, leftovers
-
-fcntl: Any
-msvcrt: Any
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-try:
-    import msvcrt
-except ImportError:  # everywhere else
-    msvcrt = None
 
 _LOG = logging.getLogger("oodbench")
 _PATIENCE = 2.0
 _BEAT = 600.0
-_BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
-_held: set[BinaryIO] = set()
-
-
-def _drop_in_child() -> None:
-    # A data worker that outlives its killed parent must not hold what the parent held.
-    for handle in list(_held):
-        with contextlib.suppress(OSError):
-            handle.close()
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_drop_in_child)
+_BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EDEADLK}
 
 
 class _UnsupportedError(Exception):
-    """This file system, or this Python, has no locks."""
+    """This file system has no locks."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on ``path`` (made if missing) among processes that share it.
+    """Holds an exclusive lock on ``path`` among processes that share its folder.
 
-    The lock ends with the process, however it ends.
+    The lock is a hidden file beside it, ``.NAME.lock``; it ends with the process, however that
+    ends. The folder is made if it is missing, ``path`` itself is not.
 
     Raises:
-        StorageError: the file cannot be made.
+        StorageError: the lock file cannot be made.
     """
-    with _lock(path, own=False, wait=lambda: None):
+    with _lock(path.with_name(f".{path.name}.lock"), owner="", wait=lambda: None):
         yield
 
 
@@ -75,17 +54,17 @@ def alone(path: Path, what: str) -> Iterator[None]:
         what: the work, for the message: ``"the outputs for cifar10/test"``.
 
     Raises:
-        StorageError: the file cannot be made.
+        StorageError: the lock file cannot be made.
     """
 
     def wait() -> None:
-        owner = _read(path) or _read(_soft(path))
-        told = f" ({owner.rpartition('-')[0]})" if owner else ""
-        _LOG.warning("oodbench: another process%s works on %s; waiting for it (%s)", told, what,
+        owner = _read(path) or _read(_stand_in(path))
+        where = f" ({owner.rpartition('-')[0]})" if owner else ""
+        _LOG.warning("oodbench: another process%s works on %s; waiting for it (%s)", where, what,
                      path)  # fmt: skip
 
     try:
-        with _lock(path, own=True, wait=wait):
+        with _lock(path, owner=leftovers.whose(), wait=wait):
             yield
     finally:
         with contextlib.suppress(OSError):
@@ -93,112 +72,79 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, own: bool, wait: Callable[[], None]) -> Iterator[None]:
+def _lock(path: Path, owner: str, wait: Callable[[], None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_native(path, own, wait))
+            stack.enter_context(_by_system(path, owner, wait))
         except _UnsupportedError:
-            stack.enter_context(_by_file(_soft(path), wait))
+            stack.enter_context(_by_file(_stand_in(path), wait))
         yield
 
 
-def _soft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+def _stand_in(path: Path) -> Path:
+    return path.with_name(f".{path.name}.own.lock")
 
 
 @contextlib.contextmanager
-def _native(path: Path, own: bool, wait: Callable[[], None]) -> Iterator[None]:
+def _by_system(path: Path, owner: str, wait: Callable[[], None]) -> Iterator[None]:
+    lock = FileLock(path, timeout=0)
     for _ in _pauses(wait):
-        opened = _opened(path)
-        if opened is None:
-            continue
-        handle = opened
-        try:
-            if _try(handle):
-                if not own or _is_at(handle, path):
-                    break
-                _release(handle)
-        except BaseException as error:
-            handle.close()
-            if own and isinstance(error, _UnsupportedError):
-                leftovers.remove(path)
-            raise
-        handle.close()
-    _held.add(handle)
+        if _try(lock, path):
+            break
     try:
-        if own:
-            with contextlib.suppress(OSError):  # for the message alone
-                handle.truncate(0)
-                handle.write(leftovers.whose().encode())
-                handle.flush()
+        if owner:
+            with contextlib.suppress(OSError):  # it is read for the message alone
+                path.write_bytes(owner.encode())
         yield
     finally:
-        if own:
-            with contextlib.suppress(OSError):  # Windows removes no file that is open
-                path.unlink()
-        _held.discard(handle)
-        _release(handle)
+        # The file goes while it is locked, so that nobody's new one is removed; who waits for the
+        # old one sees that it has no name any more. Windows removes no open file: filelock does.
         with contextlib.suppress(OSError):
-            handle.close()
+            path.unlink()
+        with contextlib.suppress(OSError):
+            lock.release()
 
 
-def _opened(path: Path) -> BinaryIO | None:
-    """The file, made with its folder if it is missing; None if somebody just removed that."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise full.storage_error(path, error) from error
-
-
-def _is_at(handle: BinaryIO, path: Path) -> bool:
-    """Whether the file that is locked is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except OSError:
+def _try(lock: FileLock, path: Path) -> bool:
+    """Take the lock if nobody holds it; False if somebody does, or just removed its folder."""
+    if not _make(path.parent):
         return False
-
-
-_FAR = 2**40
-"""Where Windows locks a byte: behind all content, which stays readable."""
-
-
-def _try(handle: BinaryIO) -> bool:
+    is_new = not path.exists()
     try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        elif msvcrt is not None:
-            handle.seek(_FAR)
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            raise _UnsupportedError
-    except OSError as error:
-        if error.errno in _BUSY:
+        lock.acquire()
+    except (Timeout, FileNotFoundError):
+        return False
+    except PermissionError as error:
+        raise full.storage_error(path, error) from error
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) in _BUSY:
             return False
+        if is_new:
+            leftovers.remove(path)
         raise _UnsupportedError from error
     return True
 
 
-def _release(handle: BinaryIO) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        if fcntl is not None:  # a forked child may have the file open still
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        elif msvcrt is not None:
-            handle.seek(_FAR)
-            msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+def _make(folder: Path) -> bool:
+    """Make the folder of a lock; False if somebody just removed one above it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise full.storage_error(folder, error) from error
+    return True
 
 
 def _pauses(wait: Callable[[], None]) -> Iterator[None]:
     """Endlessly, with longer and longer pauses; calls ``wait`` once when it takes long."""
-    began, told, pause = time.monotonic(), False, 0.005
+    began, was_told, pause = time.monotonic(), False, 0.005
     while True:
         yield
         time.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
         pause = min(0.5, 1.5 * pause)
-        if not told and time.monotonic() - began > _PATIENCE:
-            told = True
+        if not was_told and time.monotonic() - began > _PATIENCE:
+            was_told = True
             wait()
 
 
@@ -210,8 +156,9 @@ def _by_file(path: Path, wait: Callable[[], None]) -> Iterator[None]:
     """
     name = leftovers.whose()
     for _ in _pauses(wait):
+        if not _make(path.parent):
+            continue
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileNotFoundError:  # somebody just removed the folder
             continue

@@ -78,6 +78,7 @@ class ResultStore:
 
     @staticmethod
     def _append(path: Path, rows: Sequence[Row]) -> int:
+        path.touch()
         with path.open("r+b", buffering=0) as handle:
             content = handle.read()
             whole = content.rfind(b"\n") + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oodbench.disk import locks
 from tests.helpers.attempts import Server
 from tests.helpers.jobs import PREPROCESS, samples, tiny
 
@@ -113,7 +113,7 @@ def job(name: str, rank: int, file_system: str) -> None:
     """One process's share; what it found, or why it failed, is written beside the cache."""
     os.link = _no_link
     if file_system != "usual":
-        locks.fcntl.flock = _no_lock
+        fcntl.flock = _no_lock
     if "machines" in file_system:
         socket.gethostname = lambda: f"node{rank}"
     try:
