@@ -35,8 +35,8 @@ NAMES = {
     "signal": set(
         "SIGALRM SIGBUS SIGCHLD SIGCONT SIGHUP SIGIO SIGKILL SIGPIPE SIGPROF SIGPWR SIGQUIT "
         "SIGSTOP SIGSYS SIGTRAP SIGTSTP SIGTTIN SIGTTOU SIGURG SIGUSR1 SIGUSR2 SIGVTALRM "
-        "SIGWINCH SIGXCPU SIGXFSZ alarm getitimer pause pthread_kill pthread_sigmask setitimer siginterrupt "
-        "sigpending sigtimedwait sigwait sigwaitinfo".split()
+        "SIGWINCH SIGXCPU SIGXFSZ alarm getitimer pause pthread_kill pthread_sigmask setitimer "
+        "siginterrupt sigpending sigtimedwait sigwait sigwaitinfo".split()
     ),
 }
 
