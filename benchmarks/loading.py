@@ -30,9 +30,7 @@ from oodbench.data.video import FlowFiles, VideoFile
 from oodbench.datasets.multiood.benchmarks import near_hmdb
 from oodbench.detectors.a2d import A2D, A2DRecipe
 from oodbench.networks.backbones import create_backbone
-from oodbench.training.train import (
-    _Views,
-)
+from oodbench.training.train import _Views
 
 
 def write(path: Path, codec: str, seed: int, frames: int = 60) -> Path:

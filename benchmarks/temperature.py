@@ -14,13 +14,9 @@ import numpy as np
 
 from oodbench import Hardware, get_benchmark, metrics
 from oodbench.data.samples import OOD, VOID, Samples
-from oodbench.tasks.segmentation import (
-    segment,
-)
-from oodbench.training.train import (
-    plan,
-    train,
-)
+from oodbench.tasks.pixels import segment
+from oodbench.training.run import plan
+from oodbench.training.train import train
 
 
 def temperatures(

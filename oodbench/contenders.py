@@ -27,11 +27,8 @@ from oodbench.reporting import Report, noting
 from oodbench.settings import NetworkSettings
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.task import method_of, task_of
-from oodbench.training.train import (
-    is_frozen,
-    plan,
-    train,
-)
+from oodbench.training.run import is_frozen, plan
+from oodbench.training.train import train
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from oodbench.cli import terminal
 
 if TYPE_CHECKING:
     from oodbench.results.rows import Results
-    from oodbench.tune import Tuning
+    from oodbench.tuning import Tuning
 
 
 def show_trials(tuning: Tuning) -> None:

@@ -27,12 +27,8 @@ def train(
 ) -> None:
     """Train a method on an ID set; the run stays in the cache, where `eval` finds it."""
     from oodbench.benchmark import get_benchmark
-    from oodbench.training.train import (
-        plan,
-    )
-    from oodbench.training.train import (
-        train as fit,
-    )
+    from oodbench.training.run import plan
+    from oodbench.training.train import train as fit
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     machine = hardware_of(hardware, quiet=False)

@@ -24,7 +24,7 @@ from oodbench.settings import (
 )
 
 if TYPE_CHECKING:
-    from oodbench.tune import Tuning
+    from oodbench.tuning import Tuning
 
 
 def tune_command(

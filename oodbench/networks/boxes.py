@@ -230,7 +230,7 @@ def fasterrcnn_resnet50_fpn(channels: int = 3) -> BoxNetwork:
     """Faster R-CNN with a ResNet-50 and feature pyramid: 1,024 features per box.
 
     Its weights are random. To start from a ResNet that was trained on ImageNet, give
-    ``oodbench.training.train.Run`` its checkpoint.
+    ``oodbench.training.run.Run`` its checkpoint.
     """
     if channels != 3:
         raise OptionError(f"fasterrcnn-resnet50-fpn takes RGB images, not {channels} channels.")

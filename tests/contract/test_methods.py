@@ -19,10 +19,8 @@ from oodbench.detectors.supcon import SupConRecipe
 from oodbench.errors import DataError, OptionError
 from oodbench.extract import extract
 from oodbench.registry import METHODS
-from oodbench.training.train import (
-    plan,
-    train,
-)
+from oodbench.training.run import plan
+from oodbench.training.train import train
 from tests.helpers.methods import CPU
 from tests.helpers.training import assert_same_weights, short, tiny
 

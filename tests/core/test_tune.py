@@ -37,7 +37,8 @@ from oodbench.disk import mapped
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError
 from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results.store import ResultStore
-from oodbench.tune import Tuning, Validation, candidates, tune, word, words
+from oodbench.tune import candidates, tune, word, words
+from oodbench.tuning import Tuning, Validation
 from tests.conftest import SHARED, write_images
 from tests.helpers.cli import CLI
 

@@ -26,9 +26,7 @@ from oodbench.datasets.roads import (
     MaskFiles,
 )
 from oodbench.errors import DataError, MissingDataError, OptionError
-from oodbench.tasks.segmentation import (
-    segment,
-)
+from oodbench.tasks.pixels import segment
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU = Hardware(accelerator="cpu")

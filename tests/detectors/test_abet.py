@@ -35,10 +35,8 @@ from oodbench.method import (
     Method,
 )
 from oodbench.networks.backbones import create_backbone
-from oodbench.training.train import (
-    plan,
-    train,
-)
+from oodbench.training.run import plan
+from oodbench.training.train import train
 
 GREY = Preprocess(8, (0.3,), (0.4,), mode="L")
 

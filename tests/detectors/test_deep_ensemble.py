@@ -22,10 +22,8 @@ from oodbench.detectors.deep_ensemble import (
 )
 from oodbench.networks.backbones import create_backbone
 from oodbench.outputs import Outputs
-from oodbench.training.train import (
-    plan,
-    train,
-)
+from oodbench.training.run import plan
+from oodbench.training.train import train
 from tests.helpers.distributed import PREPROCESS, Plain, samples
 from tests.helpers.methods import CPU, batch, untrained
 from tests.helpers.training import tiny

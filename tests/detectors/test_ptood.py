@@ -29,10 +29,8 @@ from oodbench.extract import extract
 from oodbench.hardware import Hardware
 from oodbench.networks.pretrained import PretrainedEncoder, create_pretrained
 from oodbench.results import leaderboard
-from oodbench.training.train import (
-    plan,
-    train,
-)
+from oodbench.training.run import plan
+from oodbench.training.train import train
 from tests.conftest import SHARED
 from tests.helpers.problems import problem
 

@@ -18,10 +18,7 @@ from oodbench.method import (
 )
 from oodbench.networks.boxes import scenes_frcnn
 from oodbench.tasks.contender import Contender
-from oodbench.tasks.detection import (
-    BoxRunner,
-    Detection,
-)
+from oodbench.tasks.detection import BoxRunner, Detection
 from oodbench.training.boxes import DetectionMethod
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)

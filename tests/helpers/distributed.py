@@ -28,11 +28,8 @@ from oodbench.hardware import barrier, is_first_process
 from oodbench.networks.modalities import MultimodalEncoders
 from oodbench.outputs import to_numpy
 from oodbench.registry import BACKBONES
-from oodbench.training.train import (
-    Run,
-    plan,
-    train,
-)
+from oodbench.training.run import Run, plan
+from oodbench.training.train import train
 
 PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
 NPMIX = {"optimizer": "sgd", "start_epoch": 1, "queue_size": 5}

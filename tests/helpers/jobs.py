@@ -57,10 +57,8 @@ def tiny() -> Benchmark:
 
 def train(method: str, epochs: int) -> None:
     from oodbench.hardware import Hardware
-    from oodbench.training.train import (
-        plan,
-        train,
-    )
+    from oodbench.training.run import plan
+    from oodbench.training.train import train
 
     overrides = {"epochs": epochs, "batch_size": 16}
     run = plan(tiny(), method, recipe="quick", overrides=overrides)

@@ -14,11 +14,8 @@ from torch import nn
 from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
 from oodbench.data.samples import ImageArrays
 from oodbench.errors import DataError
-from oodbench.training.train import (
-    Run,
-    plan,
-    train,
-)
+from oodbench.training.run import Run, plan
+from oodbench.training.train import train
 
 CPU = Hardware(accelerator="cpu")
 

@@ -36,11 +36,8 @@ from oodbench.networks.modalities import (
 from oodbench.registry import BACKBONES
 from oodbench.results import leaderboard
 from oodbench.training.best import BestEpoch
-from oodbench.training.train import (
-    Run,
-    plan,
-    train,
-)
+from oodbench.training.run import Run, plan
+from oodbench.training.train import train
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 

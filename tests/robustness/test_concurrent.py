@@ -63,10 +63,8 @@ def job_broken(rank: int) -> dict[str, Any]:
 
 def job_train(rank: int) -> dict[str, Any]:
     from oodbench.hardware import Hardware
-    from oodbench.training.train import (
-        plan,
-        train,
-    )
+    from oodbench.training.run import plan
+    from oodbench.training.train import train
 
     run = plan(tiny(), "ce", recipe="quick", overrides={"epochs": 2, "batch_size": 16})
     network = train(run, Hardware(accelerator="cpu", workers=0))
@@ -76,10 +74,8 @@ def job_train(rank: int) -> dict[str, Any]:
 def job_retrain(rank: int) -> dict[str, Any]:
     """One trains again while the others train and read."""
     from oodbench.hardware import Hardware
-    from oodbench.training.train import (
-        plan,
-        train,
-    )
+    from oodbench.training.run import plan
+    from oodbench.training.train import train
 
     run = plan(tiny(), "ce", recipe="quick", overrides={"epochs": 2, "batch_size": 16})
     network = train(run, Hardware(accelerator="cpu", workers=0), retrain=rank == 0)

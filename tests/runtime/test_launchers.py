@@ -15,9 +15,7 @@ from oodbench import Hardware
 from oodbench.errors import OptionError
 from oodbench.hardware import is_first_process
 from oodbench.runtime.launchers import environment
-from oodbench.training.train import (
-    train,
-)
+from oodbench.training.train import train
 from tests.helpers.training import short, tiny
 
 TORCHRUN = (

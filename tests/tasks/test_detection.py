@@ -34,24 +34,17 @@ from oodbench.networks.boxes import (
     scenes_frcnn,
 )
 from oodbench.results.store import ResultStore
+from oodbench.tasks.boxes import AT_ONCE, detect, mean_average_precision, picture
 from oodbench.tasks.contender import (
     Contender,
 )
-from oodbench.tasks.detection import (
-    AT_ONCE,
-    BoxRunner,
-    detect,
-    mean_average_precision,
-    picture,
-)
+from oodbench.tasks.detection import BoxRunner
 from oodbench.training.boxes import (
     DetectionMethod,
     FlipBoxes,
 )
-from oodbench.training.train import (
-    plan,
-    train,
-)
+from oodbench.training.run import plan
+from oodbench.training.train import train
 from tests.helpers.boxes import CPU, PREPROCESS, at_work, few_scenes, untrained
 
 

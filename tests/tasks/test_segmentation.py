@@ -47,23 +47,15 @@ from oodbench.tasks.pictures import (
     heat,
     save_picture,
 )
-from oodbench.tasks.segmentation import (
-    PixelOutputs,
-    PixelRunner,
-    Quality,
-    Segmentation,
-    picture,
-    segment,
-)
+from oodbench.tasks.pixels import PixelOutputs, Quality, picture, segment
+from oodbench.tasks.segmentation import PixelRunner, Segmentation
 from oodbench.training.pixels import (
     CropFlipMask,
     SegmentationMethod,
     SegmentationRecipe,
 )
-from oodbench.training.train import (
-    plan,
-    train,
-)
+from oodbench.training.run import plan
+from oodbench.training.train import train
 from tests.helpers.cli import CLI
 from tests.helpers.pixels import CPU, GREY, Array, Drawn, Pixelwise, drawn, evaluate, spec, toy
 

@@ -28,9 +28,7 @@ from oodbench.networks.pixels import (
 from oodbench.outputs import Head
 from oodbench.runtime.process import ProcessState, undisturbed
 from oodbench.runtime.restore import NetworkState
-from oodbench.tasks.segmentation import (
-    segment,
-)
+from oodbench.tasks.pixels import segment
 from oodbench.testing import network_checks, untouched
 from oodbench.testing.untouched import NetworkCheck
 

@@ -30,10 +30,7 @@ from oodbench.data.samples import ImageArrays
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
 from oodbench.registry import BACKBONES, METHODS
 from oodbench.training import train as training
-from oodbench.training.train import (
-    Run,
-    plan,
-)
+from oodbench.training.run import Run, plan
 from tests.helpers import distributed, jobs
 from tests.helpers.attempts import Server
 from tests.helpers.runs import assert_equal, log_of, weights

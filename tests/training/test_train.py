@@ -23,11 +23,8 @@ from oodbench.errors import CheckpointError, DataError, OODBenchError, OptionErr
 from oodbench.extract import extract
 from oodbench.networks.backbones import create_backbone
 from oodbench.registry import METHODS
-from oodbench.training.train import (
-    Run,
-    plan,
-    train,
-)
+from oodbench.training.run import Run, plan
+from oodbench.training.train import train
 from tests.helpers.training import (
     CPU,
     PREPROCESS,
