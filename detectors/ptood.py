@@ -85,7 +85,7 @@ class Frozen(FrozenMethod):
 
     paper: ClassVar[Paper | None] = PAPER
     recipes: ClassVar[Mapping[str, Any]] = {"default": FrozenRecipe()}
-    suits: ClassVar[tuple[str, ...]] = ("ce",)
+    fits_detectors_of: ClassVar[tuple[str, ...]] = ("ce",)
     gives: ClassVar[frozenset[str] | None] = frozenset({"features"})
 
 
@@ -129,7 +129,7 @@ class LinearProbe(FrozenMethod):
     paper: ClassVar[Paper | None] = PAPER
     compares: ClassVar[bool] = True
     recipes: ClassVar[Mapping[str, Any]] = {"default": ProbeRecipe()}
-    suits: ClassVar[tuple[str, ...]] = ("ce", "frozen")
+    fits_detectors_of: ClassVar[tuple[str, ...]] = ("ce", "frozen")
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
         super().__init__(backbone, num_classes, recipe)

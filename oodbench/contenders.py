@@ -20,14 +20,15 @@ from oodbench.errors import (
     OptionError,
 )
 from oodbench.hardware import Hardware
+from oodbench.method import Method
 from oodbench.networks.backbones import load_classifier
 from oodbench.networks.models import as_module
 from oodbench.registry import METHODS
-from oodbench.reporting import Report, noting
+from oodbench.reporting import Report, warnings_to
 from oodbench.settings import NetworkSettings
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.task import method_of, task_of
-from oodbench.training.run import is_frozen, plan
+from oodbench.training.run import Run, is_frozen, plan
 from oodbench.training.train import train
 
 
@@ -43,9 +44,9 @@ class Networks(NetworkSettings):
     model: nn.Module | None = None
     preprocess: Transform | None = None
     layer: str | None = None
-    _told: set[str] = field(default_factory=set, compare=False, repr=False)
+    _reported: set[str] = field(default_factory=set, compare=False, repr=False)
 
-    def are_given(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> bool:
+    def is_trained_elsewhere(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> bool:
         """Whether there is one network, which is not trained here.
 
         A checkpoint is one of a classifier, unless the methods take it as a pre-trained network.
@@ -55,7 +56,7 @@ class Networks(NetworkSettings):
         return not all(map(is_frozen, self._methods(benchmark, detectors)))
 
     def _methods(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> list[str]:
-        """How the networks are had, each once."""
+        """The methods of the networks, each once."""
         names = (method_of(benchmark, self.method or d.method) for d in detectors)
         return list(dict.fromkeys(names))
 
@@ -85,18 +86,21 @@ class Networks(NetworkSettings):
             DataError: the ID training set has other classes than the reference.
             OODBenchError: what planning, training or loading raises.
         """
-        own = _own_preprocess(benchmark, self.preprocess, self.mean, self.std)
-        if self.are_given(benchmark, detectors):
-            yield self._given(benchmark, len(reference.classes), own, report), list(detectors)
+        preprocess = _own_preprocess(benchmark, self.preprocess, self.mean, self.std)
+        if self.is_trained_elsewhere(benchmark, detectors):
+            yield (
+                self._trained_elsewhere(benchmark, len(reference.classes), preprocess, report),
+                list(detectors),
+            )
             return
         frozen = [name for name in self._methods(benchmark, detectors) if is_frozen(name)]
-        if own is not None and frozen:
+        if preprocess is not None and frozen:
             raise OptionError(
                 f"{frozen[0]} takes a network with the preprocessing that it was trained in, which "
                 "preprocess, mean and std cannot change. Leave them out; another size of the "
                 "images: `recipe_options` input_size=N."
             )
-        with noting(warn or (lambda text: report(f"warning: {text}"))):
+        with warnings_to(warn or (lambda text: report(f"warning: {text}"))):
             runs = [
                 plan(
                     benchmark,
@@ -114,51 +118,27 @@ class Networks(NetworkSettings):
         for run in runs:
             check_classes(run.samples, reference)
         for run in runs:
-            is_new = run.key not in self._told
-            self._told.add(run.key)
+            is_new = run.key not in self._reported
+            self._reported.add(run.key)
             retrain = self.retrain and is_new
-            state = "trained already" if run.weights.is_file() and not retrain else "training"
             if is_new:
-                effort = run.recipe.effort(f"{len(run.samples)} images of {run.samples.name}")
-                if run.start is not None:
-                    before = run.start
-                    first = "trained already" if before.weights.is_file() else "trained first"
-                    effort += f", after {before.method}, recipe {before.recipe_name} ({first})"
-                report(
-                    f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, "
-                    f"seed {run.seed}, {effort}"
-                )
+                report(_announcement(run, retrain))
             network = train(run, hardware, retrain=retrain, on_forward=on_forward)
             if is_new and network.summary:
                 report(f"{run.method}: {network.summary}")
-            file = f" ({Path(run.checkpoint).name})" if run.checkpoint else ""
-            contender = Contender(
-                network,
-                method=run.method,
-                backbone=run.backbone + file,
-                recipe=run.recipe_name,
-                recipe_options=dataclasses.asdict(run.recipe),
-                seed=run.seed,
-                preprocess=own,
-                trained_on=run.samples,
-                notes=METHODS.get(run.method).caveats(run.recipe_name, run.checkpoint),
-            )
-            yield (
-                contender,
-                [
-                    d
-                    for d in detectors
-                    if method_of(benchmark, self.method or d.method) == run.method
-                ],
-            )
+            contender = _contender(run, network, preprocess)
+            its_detectors = [
+                d for d in detectors if method_of(benchmark, self.method or d.method) == run.method
+            ]
+            yield contender, its_detectors
 
-    def _given(
+    def _trained_elsewhere(
         self, benchmark: Benchmark, classes: int, preprocess: Transform | None, report: Report
     ) -> Contender:
         model = self.model
         if model is None:
-            shape = benchmark.preprocess
-            if not task_of(benchmark).is_classified or not isinstance(shape, Preprocess):
+            shown = benchmark.preprocess
+            if not task_of(benchmark).is_classified or not isinstance(shown, Preprocess):
                 raise OptionError(
                     f"a checkpoint is one of an image classifier, which {benchmark.name} is not "
                     "for. Give the network itself in Python: oodbench.evaluate(model, ...)."
@@ -166,30 +146,32 @@ class Networks(NetworkSettings):
             if self.backbone is None or self.checkpoint is None:
                 raise OptionError('a checkpoint needs the network\'s name: `backbone="resnet20"`.')
             model, metadata = load_classifier(
-                self.backbone, self.checkpoint, classes, shape.channels
+                self.backbone, self.checkpoint, classes, shown.channels
             )
             if "entries" in metadata:
-                self._tell(metadata["entries"], report)
+                self._report_once(metadata["entries"], report)
             if preprocess is None and {"mean", "std"} <= set(metadata):
                 mean, std = (
                     tuple(float(v) for v in metadata[name].split(",")) for name in ("mean", "std")
                 )
-                preprocess = dataclasses.replace(shape, mean=mean, std=std)
-                self._tell(f"normalisation of the checkpoint: mean {mean}, std {std}", report)
+                preprocess = dataclasses.replace(shown, mean=mean, std=std)
+                self._report_once(
+                    f"normalisation of the checkpoint: mean {mean}, std {std}", report
+                )
         return Contender(
             model,
             backbone=self.backbone or "",
             preprocess=preprocess,
             layer=self.layer,
             seed=self.seeds[0],
-            claimed=self.method,
+            claimed_method=self.method,
         )
 
-    def _tell(self, text: str, report: Report) -> None:
+    def _report_once(self, text: str, report: Report) -> None:
         """Report once what may be found out several times."""
-        if text not in self._told:
+        if text not in self._reported:
             report(text)
-        self._told.add(text)
+        self._reported.add(text)
 
     def __post_init__(self) -> None:
         """Say at once what a model is that is none."""
@@ -209,3 +191,33 @@ def _own_preprocess(
     if not isinstance(base, Preprocess):
         raise OptionError("mean and std change an oodbench Preprocess; yours is another callable.")
     return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
+
+
+def _announcement(run: Run, retrain: bool) -> str:
+    """A line that says what is trained, or is trained already, and what it takes."""
+    state = "trained already" if run.weights.is_file() and not retrain else "training"
+    effort = run.recipe.effort(f"{len(run.samples)} images of {run.samples.name}")
+    if run.start is not None:
+        before = run.start
+        first = "trained already" if before.weights.is_file() else "trained first"
+        effort += f", after {before.method}, recipe {before.recipe_name} ({first})"
+    return (
+        f"{state}: {run.method}, recipe {run.recipe_name}, {run.backbone}, seed {run.seed}, "
+        f"{effort}"
+    )
+
+
+def _contender(run: Run, network: Method, preprocess: Transform | None) -> Contender:
+    """The network of a run as it stands in rows."""
+    file = f" ({Path(run.checkpoint).name})" if run.checkpoint else ""
+    return Contender(
+        network,
+        method=run.method,
+        backbone=run.backbone + file,
+        recipe=run.recipe_name,
+        recipe_options=dataclasses.asdict(run.recipe),
+        seed=run.seed,
+        preprocess=preprocess,
+        trained_on=run.samples,
+        notes=METHODS.get(run.method).caveats(run.recipe_name, run.checkpoint),
+    )

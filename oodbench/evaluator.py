@@ -21,7 +21,7 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.hardware import Hardware, is_first_process
-from oodbench.reporting import Report, noting, reason_of, track
+from oodbench.reporting import Report, reason_of, track, warnings_to
 from oodbench.results.means import rows_of_means
 from oodbench.results.provenance import provenance
 from oodbench.results.rows import COLUMNS, Results, Row, row_id
@@ -135,7 +135,7 @@ class Evaluator:
         self.tested.warn_of_learned(contender, learned_from)
         tested = [runner.outputs_of(samples) for samples in self.tested.samples]
         if runner.keeps_outputs:
-            with noting(self.warn):
+            with warnings_to(self.warn):
                 for samples in tested:
                     _ = samples.outputs
         doubts_of = partial(runner.doubts, tested[0])
@@ -180,12 +180,12 @@ class Evaluator:
         for detector in detectors:
             split = fit_split(detector)
             if learns(detector) and split not in train:
-                with noting(self.warn):
+                with warnings_to(self.warn):
                     samples = id_samples(self.benchmark, split)
                     train[split] = runner.outputs_of(samples)
                 check_classes(samples, self.test)
             if detector.needs_fit:
-                with noting(self.warn):
+                with warnings_to(self.warn):
                     _ = train[split].outputs  # now, so that no detector's time has it
         return train
 

@@ -111,8 +111,9 @@ class Method(pl.LightningModule):
     another task whose place it takes there, so that a detector which was designed for that one
     finds it. ``compares`` says that networks are compared by it where nothing else is asked for.
 
-    ``suits`` names methods whose detectors fit its networks as well as its own detectors do, and
-    ``gives`` what its networks output where that is less than features, logits and a head.
+    ``fits_detectors_of`` names methods whose detectors fit its networks as well as its own
+    detectors do, and ``gives`` what its networks output where that is less than features, logits
+    and a head.
 
     Args:
         backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
@@ -128,7 +129,7 @@ class Method(pl.LightningModule):
     stands_for: ClassVar[str | None] = None
     compares: ClassVar[bool] = False
     views: ClassVar[int] = 1
-    suits: ClassVar[tuple[str, ...]] = ()
+    fits_detectors_of: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[frozenset[str] | None] = None
     backbone_gives: ClassVar[str | None] = "features"
     summary: str = ""

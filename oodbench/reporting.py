@@ -73,7 +73,7 @@ def of_a_kind(texts: Iterable[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def noting(note: Callable[[str], None]) -> Iterator[None]:
+def warnings_to(note: Callable[[str], None]) -> Iterator[None]:
     """Hands oodbench's warnings to ``note`` when the block ends well; others pass as they are."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", OODBenchWarning)

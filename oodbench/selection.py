@@ -38,7 +38,7 @@ def create_detectors(
     listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
     made = [
         create_detector(d, **options_on(benchmark, d, preset)) if isinstance(d, str) else d
-        for d in named(listed, method, benchmark)
+        for d in expanded(listed, method, benchmark)
     ]
     if not made:
         raise OptionError("name at least one detector.")
@@ -55,7 +55,7 @@ def options_on(benchmark: Benchmark, detector: str, preset: str | None = None) -
     return {**id_options(detector, benchmark.id.name), **chosen}
 
 
-def named(
+def expanded(
     detectors: Sequence[str | Detector], method: str | None, benchmark: Benchmark | None = None
 ) -> list[str | Detector]:
     """The detectors, with ``"all"`` spelled out.
@@ -92,7 +92,7 @@ def _all(method: str | None) -> list[str]:
 def _is_of_all(name: str, method: str | None) -> bool:
     try:
         found: type[Detector] = DETECTORS.get(name)
-        if not _suits(found, method):
+        if not _fits(found, method):
             return False
         with contextlib.suppress(OptionError):  # it has options without a default
             create_detector(name)
@@ -105,10 +105,10 @@ def _is_of_all(name: str, method: str | None) -> bool:
     return True
 
 
-def _suits(detector: type[Detector], method: str | None) -> bool:
+def _fits(detector: type[Detector], method: str | None) -> bool:
     """Whether a detector was designed for a method, or for one whose detectors fit it as well."""
     if method is None or method == Detector.method:
         return detector.method == Detector.method
     cls = METHODS.get(method)
-    known = detector.method in (method, *cls.suits)
+    known = detector.method in (method, *cls.fits_detectors_of)
     return known and (cls.gives is None or detector.needs <= cls.gives)

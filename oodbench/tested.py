@@ -13,7 +13,7 @@ from oodbench.checks import overlap
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.samples import Samples
 from oodbench.errors import MissingDataError, OptionError
-from oodbench.reporting import Report, noting
+from oodbench.reporting import Report, warnings_to
 from oodbench.results.rows import Row
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.task import Task
@@ -81,11 +81,11 @@ class Tested:
                 raise OptionError(
                     f"the OOD set {choice.spec.name!r} bears the name of a group's mean; rename it."
                 )
-        with noting(warn):
+        with warnings_to(warn):
             self.test = id_samples(benchmark, "test")
         for choice in chosen:
             try:
-                with noting(warn):
+                with warnings_to(warn):
                     samples = choice.spec.load(choice.spec.splits[-1])
             except MissingDataError as error:
                 self.missing[choice.spec.name] = str(error)

@@ -99,11 +99,11 @@ def chosen_detectors(
     )
     from oodbench.options import option_types
     from oodbench.registry import DETECTORS
-    from oodbench.selection import named, options_on
+    from oodbench.selection import expanded, options_on
 
     chosen: dict[str, dict[str, Any]] = {
         str(name): options_on(benchmark, str(name), scoring.preset)
-        for name in named(scoring.detectors, method, benchmark)
+        for name in expanded(scoring.detectors, method, benchmark)
     }
     preset = benchmark.preset(scoring.preset)
     fixed: dict[str, set[str]] = {name: set(preset.get(name, ())) for name in chosen}

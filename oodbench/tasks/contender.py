@@ -25,7 +25,7 @@ class Contender:
         preprocess: its own preprocessing; None for the benchmark's.
         layer: the name of its linear head, if that cannot be found.
         trained_on: the ID training set, where oodbench trained it.
-        claimed: the method that an external network's owner names.
+        claimed_method: the method that an external network's owner names.
         notes: what a reader of its rows has to know.
     """
 
@@ -38,7 +38,7 @@ class Contender:
     preprocess: Transform | None = None
     layer: str | None = None
     trained_on: Samples | None = None
-    claimed: str | None = None
+    claimed_method: str | None = None
     notes: tuple[str, ...] = ()
 
     @property

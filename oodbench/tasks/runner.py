@@ -30,7 +30,7 @@ from oodbench.networks.classifier import Classifier
 from oodbench.networks.models import copied
 from oodbench.networks.normalisation import fed
 from oodbench.outputs import Outputs, to_numpy
-from oodbench.reporting import noting, of_a_kind, own_failure
+from oodbench.reporting import of_a_kind, own_failure, warnings_to
 from oodbench.results.rows import Row
 from oodbench.runtime import isolation
 from oodbench.runtime.process import undisturbed
@@ -248,7 +248,7 @@ class NetworkRunner:
         contender = self.contender
         texts = list(contender.notes)
         if contender.is_external:
-            texts += doubts.of_methods(detectors, contender.claimed)
+            texts += doubts.of_methods(detectors, contender.claimed_method)
         texts += self.task.doubts(test.outputs, self.classes, detectors, contender)
         return list(dict.fromkeys(texts))
 
@@ -330,7 +330,7 @@ class NetworkRunner:
             began = time.perf_counter()
             said: list[str] = []
             try:
-                with noting(said.append):
+                with warnings_to(said.append):
                     doubts.check_level(tested[0].outputs, detector)
                     if learns(detector):
                         self.fit(detector, train[fit_split(detector)])

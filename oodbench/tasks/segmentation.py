@@ -37,9 +37,9 @@ from oodbench.networks.pixels import PixelNetwork
 from oodbench.outputs import Outputs
 from oodbench.registry import METHODS, register_task
 from oodbench.reporting import (
-    noting,
     of_a_kind,
     own_failure,
+    warnings_to,
 )
 from oodbench.results.rows import FOREGROUND, Row
 from oodbench.tasks.pictures import (
@@ -165,7 +165,7 @@ class PixelRunner(NetworkRunner):
                 for i in list(alive):
                     began = time.perf_counter()
                     try:
-                        with noting(said[i].append):
+                        with warnings_to(said[i].append):
                             scores = pixels.score(results[i].detector)
                         streams[i].add_map(scores, pixels.mask)
                         if background:

@@ -17,7 +17,7 @@ from oodbench.errors import OODBenchWarning, PluginError
 from oodbench.info import describe
 from oodbench.registry import BENCHMARKS, DATASETS, DETECTORS, METHODS
 from oodbench.selection import (
-    named,
+    expanded,
 )
 
 MODULE = '''
@@ -166,7 +166,7 @@ def test_all_without_the_broken_ones(site: Site) -> None:
     site.add("init", f"import sys\n{GOOD}\n{ENDS}", "Ends")
     site.add("fine", GOOD, "Fine")
     with pytest.warns(OODBenchWarning) as caught:
-        found = named(["all"], None)
+        found = expanded(["all"], None)
     assert "x-fine" in found
     assert "knn" in found
     assert not {f"x-{name}" for name in [*BROKEN, "init"]} & set(found)

@@ -106,7 +106,7 @@ RUNS: dict[str, Callable[[], Run]] = {
 def job_watched(
     what: str, log: str, workers: int, kill: list[int] | None = None, persistent: bool = True
 ) -> None:
-    """Train, noting each batch, and die once.
+    """Train, warnings_to each batch, and die once.
 
     Args:
         what: a key of ``RUNS``.

@@ -485,12 +485,12 @@ def test_loss_in_the_log_is_the_epochs_mean(
 ) -> None:
     sums: list[float] = []
 
-    def noting(self: Spy, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def warnings_to(self: Spy, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         loss = nn.functional.cross_entropy(self.linear(self.backbone(images[:, 0])), labels)
         sums.append(loss.item() * len(labels))
         return {"loss": loss}
 
-    monkeypatch.setattr(Spy, "loss", noting)
+    monkeypatch.setattr(Spy, "loss", warnings_to)
     run = short(tiny()[0], "spy")
     train(run, CPU)
     means = np.reshape(sums, (3, 4)).sum(axis=1) / 50
