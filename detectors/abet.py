@@ -279,7 +279,7 @@ class AbeTMethod(Method):
         Raises:
             CheckpointError: the checkpoint lacks weights of the backbone.
         """
-        backbone = starting_backbone(name, preprocess.channels, checkpoint)
+        backbone = starting_backbone(name, preprocess.channels, checkpoint, cls.backbone_gives)
         if checkpoint is None and isinstance(backbone, CIFARResNet):
             backbone.reset_parameters("fan_in")
         return backbone

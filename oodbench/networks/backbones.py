@@ -446,7 +446,10 @@ def _unfit(
 
 
 def starting_backbone(
-    name: str, channels: int | Mapping[str, int], checkpoint: str | Path | None = None
+    name: str,
+    channels: int | Mapping[str, int],
+    checkpoint: str | Path | None = None,
+    gives: str | None = None,
 ) -> nn.Module:
     """The network that training starts from: random weights, or those of a checkpoint.
 
@@ -454,11 +457,13 @@ def starting_backbone(
         name: of the backbone.
         channels: of its input; by modality for one that takes several.
         checkpoint: weights to start from; a classifier's head in it is left out.
+        gives: what it has to give; see :func:`create_backbone`.
 
     Raises:
         CheckpointError: the checkpoint lacks weights of the backbone.
+        OptionError: the backbone is one of other inputs, or gives something else.
     """
-    backbone = create_backbone(name, channels)
+    backbone = create_backbone(name, channels, gives=gives)
     if checkpoint is not None:
         state, _ = read_checkpoint(checkpoint)
         parts = parts_of(state, backbone.state_dict())

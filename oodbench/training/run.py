@@ -173,7 +173,9 @@ class Run:
             self.backbone, self.recipe, preprocess, self.checkpoint
         )
         if backbone is None:
-            backbone = starting_backbone(self.backbone, preprocess.channels, self.checkpoint)
+            backbone = starting_backbone(
+                self.backbone, preprocess.channels, self.checkpoint, cls.backbone_gives
+            )
         return cls(backbone, len(self.samples.classes), self.recipe)
 
 
