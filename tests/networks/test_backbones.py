@@ -13,7 +13,12 @@ from torch import nn
 
 import oodbench
 from oodbench.errors import OptionError, PluginError, UnknownNameError
-from oodbench.networks.backbones import backbone_names, create_backbone, is_registered
+from oodbench.networks.backbones import (
+    backbone_names,
+    create_backbone,
+    is_registered,
+    starting_backbone,
+)
 from oodbench.networks.pretrained import create_pretrained
 from oodbench.registry import BACKBONES, METHODS
 
@@ -140,9 +145,8 @@ def test_a_method_refuses_what_it_cannot_train(
     method: str, backbone: str, own: str, wanted: str, other: str
 ) -> None:
     cls = METHODS.get(method)
-    preprocess = oodbench.Preprocess(32, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(OptionError) as error:
-        cls.make_backbone(backbone, cls.get_recipe("quick"), preprocess)
+        starting_backbone(backbone, 3, gives=cls.backbone_gives)
     told = str(error.value)
     assert f"the backbone {backbone!r} gives {own}, but {wanted} are needed" in told
     assert other in told
