@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from oodbench.testing.suite import checks_in
+
 Make = Callable[[], nn.Module]
 Use = Callable[[nn.Module], Any]
 NetworkCheck = Callable[[Make, Use], None]
@@ -255,8 +257,4 @@ def check_after_an_error(make: Make, use: Use) -> None:
 
 def network_checks() -> list[NetworkCheck]:
     """All checks; each takes what makes a network, and what uses it."""
-    return [
-        value
-        for name, value in globals().items()
-        if name.startswith("check_") and getattr(value, "__module__", "") == __name__
-    ]
+    return checks_in(globals())

@@ -1,0 +1,130 @@
+"""The toy problem that every detector must solve, as outputs and as a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from oodbench.detector import (
+    Detector,
+)
+from oodbench.outputs import Head, Outputs
+
+Toy = Callable[[dict[str, Tensor], Head], tuple[dict[str, Tensor], Head]]
+CLASSES, DIM, UNITS = 4, 64, 8
+
+
+@dataclass
+class Blobs:
+    """A toy problem that every detector must solve.
+
+    Features are rectified Gaussian blobs: each class lights eight units of its own, and each OOD
+    blob eight units that no class lights. So it is far from every class, in direction as in
+    distance, and the linear head says little of it.
+
+    Args:
+        train: ID training outputs.
+        test: ID test outputs.
+        ood: OOD outputs.
+    """
+
+    train: Outputs
+    test: Outputs
+    ood: Outputs
+
+
+def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
+    """The toy problem, with features, logits, labels and head."""
+    generator = torch.Generator().manual_seed(seed)
+    lit = torch.eye(DIM // UNITS).repeat_interleave(UNITS, dim=1)  # [blobs, D]
+    weight = 0.25 * lit[:CLASSES]
+    head = Head(weight, torch.zeros(CLASSES))
+
+    def outputs(n: int, is_ood: bool) -> Outputs:
+        labels = torch.arange(n) % CLASSES
+        centre = 3.0 * lit[labels + CLASSES if is_ood else labels]
+        features = (centre + 0.5 * torch.randn(n, DIM, generator=generator)).relu()
+        return Outputs(features.to(dtype), head(features).to(dtype), labels, head)
+
+    return Blobs(outputs(1200, False), outputs(200, False), outputs(120, True))
+
+
+def problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:
+    """The toy problem as the network shows it that the detector was designed for."""
+    plain = blobs(dtype=dtype)
+
+    def shown(outputs: Outputs) -> Outputs:
+        assert outputs.head is not None
+        columns, head = detector.toy(dict(outputs.columns()), outputs.head)
+        named = {name: columns.get(name) for name in ("features", "logits", "labels")}
+        extra = {name: value for name, value in columns.items() if name not in named}
+        return Outputs(**named, head=head, extra=extra)  # type: ignore[arg-type]
+
+    return Blobs(shown(plain.train), shown(plain.test), shown(plain.ood))
+
+
+class ToyNetwork(nn.Module):
+    """The toy problem's network, for detectors that need one.
+
+    An image is a ``[D, 2, 2]`` map whose spatial mean is the features; see :func:`images_of`.
+
+    Args:
+        head: the linear one.
+        shown: what else it says, and how; see :meth:`Detector.toy`.
+    """
+
+    def __init__(self, head: Head, shown: Toy = Detector.toy) -> None:
+        super().__init__()
+        self.shown = shown
+        self.conv = nn.Conv2d(DIM, DIM, 1, bias=False)
+        self.relu = nn.ReLU()
+        self.linear = nn.Linear(DIM, CLASSES)
+        self.conv.load_state_dict({"weight": torch.eye(DIM)[:, :, None, None]})
+        self.linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Features, logits and what the detector's own network adds."""
+        features = self.relu(self.conv(images)).mean(dim=(2, 3))
+        columns = {"features": features, "logits": self.linear(features)}
+        return self.shown(columns, self.head())[0]
+
+    def head(self) -> Head:
+        """The linear layer."""
+        return Head(self.linear.weight, self.linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[N, C]``."""
+        return self.outputs(images)["logits"]
+
+
+def images_of(outputs: Outputs) -> Tensor:
+    """Maps ``[N, D, 2, 2]``: features times a pattern of mean 1 that turns with the channel."""
+    quarter = torch.tensor([[1.5, 0.5], [0.5, 1.5]])
+    pattern = torch.stack([quarter, 2 - quarter]).repeat(DIM // 2, 1, 1)
+    return outputs.features.float()[:, :, None, None] * pattern
+
+
+def network_of(detector: Detector, outputs: Outputs) -> ToyNetwork:
+    """The network that the detector was designed for, with the head of such outputs."""
+    assert outputs.head is not None
+    with torch.random.fork_rng(devices=[]):  # layers draw weights before they get these
+        return ToyNetwork(outputs.head, detector.toy).to(outputs.head.weight.device).eval()
+
+
+def fit(detector: Detector, train: Outputs) -> Detector:
+    """Fit a detector on outputs, or on images with the network at hand."""
+    if detector.needs_fit_batches:
+        images = images_of(train)
+        batches = zip(images.split(64), train.labels.split(64), strict=True)
+        return detector.fit_batches(network_of(detector, train), batches)
+    return detector.fit(train)
+
+
+def score(detector: Detector, outputs: Outputs) -> Tensor:
+    """Scores of outputs, or of images with the network at hand."""
+    if "model" not in detector.needs:
+        return detector.score(outputs)
+    return detector.score_batch(network_of(detector, outputs), images_of(outputs)).detach()
