@@ -97,7 +97,7 @@ class Networks(NetworkSettings):
         if preprocess is not None and frozen:
             raise OptionError(
                 f"{frozen[0]} takes a network with the preprocessing that it was trained in, which "
-                "preprocess, mean and std cannot change. Leave them out; another size of the "
+                "`preprocess`, `mean` and `std` cannot change. Leave them out; another size of the "
                 "images: `recipe_options` input_size=N."
             )
         with warnings_to(warn or (lambda text: report(f"warning: {text}"))):
@@ -189,7 +189,9 @@ def _own_preprocess(
         return preprocess
     base = preprocess or benchmark.preprocess
     if not isinstance(base, Preprocess):
-        raise OptionError("mean and std change an oodbench Preprocess; yours is another callable.")
+        raise OptionError(
+            "`mean` and `std` change an oodbench Preprocess; yours is another callable."
+        )
     return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
 
 

@@ -97,8 +97,8 @@ def environment(processes: int) -> ClusterEnvironment | None:
         return LightningEnvironment()
     if tasks != processes:
         raise OptionError(
-            f"SLURM started {tasks} processes of this command, but devices asks for {processes}. "
-            f"Ask for as many of both: srun --ntasks={processes}, or devices={tasks}."
+            f"SLURM started {tasks} processes of this command, but `devices` asks for {processes}. "
+            f"Ask for as many of both: srun --ntasks={processes}, or `devices={tasks}`."
         )
     return Slurm(tasks)
 

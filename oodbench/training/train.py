@@ -314,7 +314,8 @@ class _EveryEpoch(pl.Callback):
         if self.loss is not None and not self.loss.isfinite():
             raise OODBenchError(
                 f"training diverged: the loss is {self.loss.item()} in epoch "
-                f"{trainer.current_epoch}. Try a smaller learning rate (`lr`), or full precision."
+                f"{trainer.current_epoch}. Try a smaller learning rate (`lr`), or full precision "
+                "(`precision=32-true`)."
             )
 
     def _log(self, figures: dict[str, Any]) -> None:

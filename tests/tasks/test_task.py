@@ -45,7 +45,7 @@ def test_samples_of_several_modalities() -> None:
 @pytest.mark.parametrize("name", ["digits", "cifar10", "ptood/textures10"])
 def test_pictures_of_whole_images_are_refused(name: str, tmp_path: Path) -> None:
     """Before anything is read; they were left out without a word."""
-    with pytest.raises(OptionError, match=r"pictures show pixels and boxes.* Leave pictures out"):
+    with pytest.raises(OptionError, match=r"pictures show pixels and boxes.* Leave `pictures` out"):
         oodbench.evaluate(nn.Identity(), benchmark=name, detectors="msp", pictures=tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
