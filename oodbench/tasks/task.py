@@ -144,7 +144,7 @@ class Task:
         if not self.draws:
             raise OptionError(
                 f"pictures show pixels and boxes that were scored; {benchmark.name} scores "
-                "whole samples, of which none are drawn. Leave pictures out."
+                "whole samples, of which none are drawn. Leave `pictures` out."
             )
         return path
 
