@@ -71,8 +71,9 @@ def nearest_names(
 ) -> list[str]:
     """Known names that somebody may have meant, the likeliest first.
 
-    They are alike by :class:`difflib.SequenceMatcher` (a ratio of at least 0.6, whatever the case
-    of letters), begin with what was typed, or have the same characters in another order.
+    They are alike by :class:`difflib.SequenceMatcher` (a ratio of at least 0.6, of at least 0.5
+    where at most three characters were typed, whatever the case of letters), begin with what was
+    typed, or have the same characters in another order.
 
     Args:
         name: what was typed.
@@ -81,6 +82,7 @@ def nearest_names(
         most: how many are returned at most.
     """
     typed = name.lower()
+    least = 0.5 if len(typed) <= 3 else 0.6
     matcher = difflib.SequenceMatcher()
     matcher.set_seq2(typed)
     likeness: dict[str, float] = {}
@@ -88,13 +90,13 @@ def nearest_names(
         for candidate in names:
             matcher.set_seq1(candidate.lower())
             ratio = 0.0
-            if matcher.real_quick_ratio() >= 0.6 and matcher.quick_ratio() >= 0.6:
+            if matcher.real_quick_ratio() >= least and matcher.quick_ratio() >= least:
                 ratio = matcher.ratio()
             if len(typed) > 2 and candidate.lower().startswith(typed):
                 ratio = max(ratio, 0.9)
             if sorted(candidate.lower()) == sorted(typed):
                 ratio = max(ratio, 0.95)
-            if ratio >= 0.6:
+            if ratio >= least:
                 likeness.setdefault(candidate, ratio + bonus)
     return sorted(likeness, key=lambda other: (-likeness[other], len(other), other))[:most]
 

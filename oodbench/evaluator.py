@@ -32,7 +32,7 @@ from oodbench.tasks.contender import Contender
 from oodbench.tasks.pictures import Drawing
 from oodbench.tasks.runner import NetworkRunner, SampleOutputs, Scored, fit_split, learns
 from oodbench.tasks.task import task_of
-from oodbench.tested import Tested
+from oodbench.tested import Tested, TestedSet
 from oodbench.tune import tune as choose_options
 
 
@@ -98,6 +98,11 @@ class Evaluator:
     def missing(self) -> dict[str, str]:
         """OOD sets that are not on this machine, with what was looked for, by name."""
         return self.tested.missing
+
+    @property
+    def ood(self) -> list[TestedSet]:
+        """The OOD sets that are at hand."""
+        return self.tested.ood
 
     def warn(self, text: str) -> None:
         """Report a warning once; it is in the rows from then on."""

@@ -288,7 +288,8 @@ def task_of(benchmark: Benchmark, options: Mapping[str, Any] | None = None) -> T
     """
     cls: type[Task] = TASKS.get(benchmark.task)
     asked = {name: value for name, value in (options or {}).items() if value is not None}
-    task: Task = build(cls, f"task {cls.name}", {**benchmark.task_options, **asked})
+    who = f"task {cls.name} of {benchmark.name}"
+    task: Task = build(cls, who, {**benchmark.task_options, **asked})
     return task
 
 

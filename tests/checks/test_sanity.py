@@ -246,4 +246,4 @@ def test_what_is_seen_is_one_line(preprocess: Any, words: list[str]) -> None:
     text = sanity.described(preprocess)
     assert "\n" not in text
     assert all(word in text for word in words)
-    assert "own size" in sanity.described(GREY, "segmentation")
+    assert "own size" in sanity.described(GREY, keeps_size=True)

@@ -212,7 +212,7 @@ def test_the_probe_is_a_head_on_the_encoders_features(checkpoint: Path) -> None:
     torch.testing.assert_close(direct["logits"], outputs.logits[:4], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(direct["features"], outputs.features[:4], atol=1e-4, rtol=1e-4)
     assert metrics.accuracy(outputs.logits, outputs.labels) > 0.8
-    assert "weight decay" in method.found
+    assert "weight decay" in method.summary
 
 
 def test_detectors_that_look_into_the_network_work_behind_a_probe(checkpoint: Path) -> None:
