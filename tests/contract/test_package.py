@@ -84,6 +84,7 @@ COMMANDS = {
     "tasks": "list tasks",
     "backbones": "list backbones",
     "benchmarks": "list benchmarks",
+    "info": "info quarters",
     "eval": "eval --detector msp,knn --id shades --epochs 2 --json",
     "corner": "eval --detector msp --id shades --epochs 2 --task-set corner=1 --json",
     "wrong": "eval --detector msp --id shades --task-set side=1",
@@ -149,6 +150,7 @@ def test_it_is_listed(runs: dict[str, Any]) -> None:
     assert "Each quarter of an image is scored" in runs["tasks"]["out"]
     assert "A convolution and a mean" in runs["backbones"]["out"]
     assert "shades" in runs["benchmarks"]["out"]
+    assert "corner" in runs["info"]["out"]
 
 
 def test_rows_count_quarters_and_have_the_groups(runs: dict[str, Any]) -> None:
