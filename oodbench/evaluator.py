@@ -273,8 +273,8 @@ class Evaluator:
             None if scored.scores is None else partial(_mean_intervals, scored.scores),
             None if scored.scores is None else partial(_difference, scored.scores),
         )
-        own = [name for name in self.task.columns if name not in COLUMNS]
-        columns = (*COLUMNS, *self.benchmark.measures, *own)
+        of_task = [name for name in self.task.columns if name not in COLUMNS]
+        columns = (*COLUMNS, *self.benchmark.measures, *of_task)
         whole_rows = [{name: row.get(name) for name in columns} for row in rows]
         for row in whole_rows:
             row["row_id"] = row_id(row)
@@ -371,13 +371,13 @@ def evaluate(
     """
     chosen = get_benchmark(id, benchmark, task)
     left = left_out_of(detectors, method, chosen)
-    made = create_detectors(detectors, method, chosen, preset)
+    chosen_detectors = create_detectors(detectors, method, chosen, preset)
     kept = {
         name: {*given, *(fixed or {}).get(name, ())}
         for name, given in chosen.preset(preset).items()
     }
     options = {"modality": modality, **(task_options or {})}
-    task_of(chosen, options).check(chosen, made)
+    task_of(chosen, options).check(chosen, chosen_detectors)
     networks = Networks(
         model,
         method=method,
@@ -403,7 +403,7 @@ def evaluate(
     )
     if left is not None:
         evaluator.warn(left)
-    evaluator.report_pictures(len(made))
+    evaluator.report_pictures(len(chosen_detectors))
     if leaderboards is not None:
         ResultStore(leaderboards).check(chosen.name)
         if is_first_process(evaluator.hardware):
@@ -412,7 +412,7 @@ def evaluate(
     if tune:
         tuning = choose_options(
             chosen,
-            made,
+            chosen_detectors,
             networks,
             fixed={**(fixed or {}), **kept},
             hardware=evaluator.hardware,
@@ -422,12 +422,12 @@ def evaluate(
         if tuning.validation is not None:
             data = tuning.validation
             evaluator.tested.warn_of_validation((data.val, *data.ood.values()))
-        made, failures = tuning.apply(made), tuning.failures
+        chosen_detectors, failures = tuning.apply(chosen_detectors), tuning.failures
     results = Results([], dict(evaluator.missing), list(evaluator.warnings), dict(failures))
     of_all = len(evaluator.warnings)
     for contender, its_detectors in networks.contenders(
         chosen,
-        made,
+        chosen_detectors,
         evaluator.test,
         evaluator.hardware,
         evaluator.report,

@@ -34,13 +34,13 @@ def own_failure(error: BaseException) -> Exception:
 
     A detector that ends the program (``sys.exit``) has failed like any other.
     """
-    told = worker_failure(error) or error
-    if isinstance(told, KeyboardInterrupt):
-        raise told
-    if isinstance(told, Exception):
-        return told
-    failure = OODBenchError(f"it ends the program ({told!r}); a detector has to raise an error.")
-    failure.__cause__ = told
+    cause = worker_failure(error) or error
+    if isinstance(cause, KeyboardInterrupt):
+        raise cause
+    if isinstance(cause, Exception):
+        return cause
+    failure = OODBenchError(f"it ends the program ({cause!r}); a detector has to raise an error.")
+    failure.__cause__ = cause
     return failure
 
 

@@ -36,13 +36,13 @@ def create_detectors(
         UnknownNameError: the benchmark has no such preset.
     """
     listed = [detectors] if isinstance(detectors, str | Detector) else list(detectors)
-    made = [
+    created = [
         create_detector(d, **options_on(benchmark, d, preset)) if isinstance(d, str) else d
         for d in expanded(listed, method, benchmark)
     ]
-    if not made:
+    if not created:
         raise OptionError("name at least one detector.")
-    return made
+    return created
 
 
 def options_on(benchmark: Benchmark, detector: str, preset: str | None = None) -> dict[str, Any]:
@@ -91,16 +91,16 @@ def _all(method: str | None) -> list[str]:
 
 def _is_of_all(name: str, method: str | None) -> bool:
     try:
-        found: type[Detector] = DETECTORS.get(name)
-        if not _fits(found, method):
+        detector: type[Detector] = DETECTORS.get(name)
+        if not _fits(detector, method):
             return False
         with contextlib.suppress(OptionError):  # it has options without a default
             create_detector(name)
     except BaseException as error:  # one broken plug-in must not end the others' evaluation
         reason = reason_of(own_failure(error))
-        told = reason if isinstance(error, PluginError) else f"the detector {name!r}: {reason}"
+        text = reason if isinstance(error, PluginError) else f"the detector {name!r}: {reason}"
         # of this line, so that Python tells it once however often it is asked
-        warnings.warn(f"left out of all: {told}", OODBenchWarning, stacklevel=1)
+        warnings.warn(f"left out of all: {text}", OODBenchWarning, stacklevel=1)
         return False
     return True
 

@@ -288,25 +288,27 @@ def candidates(detector: Detector, fixed: Collection[str], id_name: str) -> list
     Raises:
         OptionError: the grid names what is no option.
     """
-    own = detector.options()
-    unknown = [name for name in detector.grid if name not in own]
+    options = detector.options()
+    unknown = [name for name in detector.grid if name not in options]
     if unknown:
         raise OptionError(
             f"{detector.label}: its grid names {', '.join(unknown)}, but its options are "
-            f"{', '.join(own) or 'none'}."
+            f"{', '.join(options) or 'none'}."
         )
     try:
         defaults = _build(detector, dict(type(detector).id_options.get(id_name, {}))).options()
     except OptionError:  # it has options without a default
-        defaults = own
+        defaults = options
     free = {
         name: [list(value) if isinstance(value, tuple) else value for value in values]
         for name, values in detector.grid.items()
-        if name not in fixed and own[name] == defaults[name]
+        if name not in fixed and options[name] == defaults[name]
     }
-    found = [dict(zip(free, one, strict=True)) for one in itertools.product(*free.values())]
-    mine = {name: own[name] for name in free}
-    return found if mine in found else [*found, mine]
+    combinations = [
+        dict(zip(free, values_, strict=True)) for values_ in itertools.product(*free.values())
+    ]
+    present = {name: options[name] for name in free}
+    return combinations if present in combinations else [*combinations, present]
 
 
 def _with(detector: Detector, values: Mapping[str, Any]) -> Detector:

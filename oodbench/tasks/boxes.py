@@ -78,15 +78,15 @@ def detect(
     try:
         for images in _batches(loader):
             with running:
-                found = cast(Any, network).detect([running.put(i) for i in images], least)
-            found = {
+                predictions = cast(Any, network).detect([running.put(i) for i in images], least)
+            predictions = {
                 name: value.float() if value.is_floating_point() else value
-                for name, value in ((name, value.cpu()) for name, value in found.items())
+                for name, value in ((name, value.cpu()) for name, value in predictions.items())
             }
-            found["image"] = found["image"] + start
-            every.append({name: found[name] for name in TABLE})
-            counts = found["confidence"] >= confidence
-            sure.append({name: value[counts] for name, value in found.items()})
+            predictions["image"] = predictions["image"] + start
+            every.append({name: predictions[name] for name in TABLE})
+            counts = predictions["confidence"] >= confidence
+            sure.append({name: value[counts] for name, value in predictions.items()})
             start += len(images)
     except BadScoresError as error:
         raise BadScoresError(f"on {samples.name}: {error}") from error
@@ -147,11 +147,13 @@ def picture(
     return large
 
 
-def mean_average_precision(found: Mapping[str, np.ndarray], samples: BoxedSamples) -> float | None:
+def mean_average_precision(
+    predictions: Mapping[str, np.ndarray], samples: BoxedSamples
+) -> float | None:
     """Mean over classes of the average precision at an IoU of 0.5, as COCO defines it.
 
     Args:
-        found: ``image``, ``corners``, ``confidence`` and ``predicted`` of all boxes.
+        predictions: ``image``, ``corners``, ``confidence`` and ``predicted`` of all boxes.
         samples: the truth; objects of no class are no part of it.
 
     Returns:
@@ -163,16 +165,16 @@ def mean_average_precision(found: Mapping[str, np.ndarray], samples: BoxedSample
     for index in range(len(samples)):
         check_labels(samples.boxes(index), classes, f"{samples.name}, image {index}")
     metric = MeanAveragePrecision(iou_thresholds=[0.5], backend="pycocotools")
-    order = np.argsort(found["image"], kind="stable")
-    ends = np.searchsorted(found["image"][order], np.arange(len(samples) + 1))
+    order = np.argsort(predictions["image"], kind="stable")
+    ends = np.searchsorted(predictions["image"][order], np.arange(len(samples) + 1))
     predicted, truth = [], []
     for index in range(len(samples)):
-        mine = order[ends[index] : ends[index + 1]]
+        rows = order[ends[index] : ends[index + 1]]
         predicted.append(
             {
-                "boxes": torch.from_numpy(found["corners"][mine]),
-                "scores": torch.from_numpy(found["confidence"][mine]),
-                "labels": torch.from_numpy(found["predicted"][mine]),
+                "boxes": torch.from_numpy(predictions["corners"][rows]),
+                "scores": torch.from_numpy(predictions["confidence"][rows]),
+                "labels": torch.from_numpy(predictions["predicted"][rows]),
             }
         )
         boxes = samples.boxes(index)

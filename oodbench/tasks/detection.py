@@ -112,22 +112,22 @@ class BoxRunner(NetworkRunner):
             warnings.warn(unknown(self.network) or "", OODBenchWarning, stacklevel=2)
         boxes = None if folder is None else self._stored(folder, samples)
         with contextlib.ExitStack() as held:
-            mine = folder if is_first_process(self.hardware) else None
-            if boxes is None and mine is not None:
-                lock = files.writable_cache() / "locks" / f"{mine.name}.lock"
+            target = folder if is_first_process(self.hardware) else None
+            if boxes is None and target is not None:
+                lock = files.writable_cache() / "locks" / f"{target.name}.lock"
                 held.enter_context(alone(lock, f"the boxes on {samples.name}"))
-                boxes = self._stored(mine, samples, mend=True)  # somebody may have been quicker
+                boxes = self._stored(target, samples, mend=True)  # somebody may have been quicker
             if boxes is None:
                 boxes, every = self._detect(samples)
                 self._tables[samples.fingerprint] = every
                 if self.on_forward is not None:
                     self.on_forward(len(samples))
-                if mine is not None:
-                    leftovers.remove(mine)
-                    write_arrays(_table_of(mine), every)
-                    boxes.save(mine, key=mine.name)
+                if target is not None:
+                    leftovers.remove(target)
+                    write_arrays(_table_of(target), every)
+                    boxes.save(target, key=target.name)
                     if probe.varies(self.network):
-                        (mine / probe.VARIES).touch()
+                        (target / probe.VARIES).touch()
         if len(boxes) == 0:
             raise DataError(
                 f"the network predicts no box with a confidence of {self.confidence} or more on "
@@ -168,19 +168,21 @@ class BoxRunner(NetworkRunner):
 
     def _still_detects(self, samples: Samples, every: dict[str, np.ndarray]) -> bool:
         rows = probe.some_of(len(samples))
-        _, found = self._detect(Subset(samples, rows))
+        _, predictions = self._detect(Subset(samples, rows))
         there = np.isin(every["image"], rows)
-        if there.sum() != len(found["image"]):
+        if there.sum() != len(predictions["image"]):
             return False
         limit = probe.tolerance(self.hardware, torch.device("cpu"))
         return all(
-            probe.alike(torch.from_numpy(every[name][there]), torch.from_numpy(found[name]), limit)
+            probe.alike(
+                torch.from_numpy(every[name][there]), torch.from_numpy(predictions[name]), limit
+            )
             for name in ("confidence", "corners")
         )
 
     def _detect(self, samples: Samples) -> tuple[Outputs, dict[str, np.ndarray]]:
-        shape = cast(Preprocess, self.preprocess)
-        return detect(self.network, samples, shape, self.hardware, self.confidence)
+        preprocess = cast(Preprocess, self.preprocess)
+        return detect(self.network, samples, preprocess, self.hardware, self.confidence)
 
     def quality(self, test: SampleOutputs) -> Row:
         """Mean average precision on ID test samples.
@@ -203,11 +205,11 @@ class BoxRunner(NetworkRunner):
         corners = scored.outputs.extra["corners"].numpy()
         bright = heat(scores[None])[0]
         for index in range(min(self.PICTURES, len(scored.samples))):
-            mine = np.flatnonzero(image == index)
-            named = dict(enumerate(self.classes or scored.samples.classes))
-            classes = [named.get(c, f"class {c}") for c in scored.outputs.labels[mine].tolist()]
-            words = [f"{c} {s:.2f}" for c, s in zip(classes, scores[mine], strict=True)]
-            drawn = picture(scored.samples[index], corners[mine], words, bright[mine])
+            rows = np.flatnonzero(image == index)
+            names = dict(enumerate(self.classes or scored.samples.classes))
+            classes = [names.get(c, f"class {c}") for c in scored.outputs.labels[rows].tolist()]
+            words = [f"{c} {s:.2f}" for c, s in zip(classes, scores[rows], strict=True)]
+            drawn = picture(scored.samples[index], corners[rows], words, bright[rows])
             save_picture(drawn, folder / f"{files.file_name(scored.samples.name)}-{index:03}.png")
 
 

@@ -93,10 +93,10 @@ def of_modality(outputs: Outputs, modality: str, head: Head | None = None) -> Ou
             f"those that it has: {', '.join(known) or 'none'}."
         )
     extra = {key: value for key, value in outputs.extra.items() if key != "log_probabilities"}
-    found = Outputs(logits=outputs.extra[name], labels=outputs.labels, extra=extra)
+    alone = Outputs(logits=outputs.extra[name], labels=outputs.labels, extra=extra)
     if f"features/{modality}" in outputs.extra:
-        found = replace(found, features=outputs.extra[f"features/{modality}"])
-        some = found[: doubts.LOOKED_AT]
-        head, notes = checked(head, some.features, some.logits, f"head by {modality}")
-        found = replace(found, head=head, notes=notes)
-    return found
+        alone = replace(alone, features=outputs.extra[f"features/{modality}"])
+        sample = alone[: doubts.LOOKED_AT]
+        head, notes = checked(head, sample.features, sample.logits, f"head by {modality}")
+        alone = replace(alone, head=head, notes=notes)
+    return alone

@@ -101,8 +101,8 @@ def panel(pixels: Image.Image, times: float, smooth: bool = True) -> Image.Image
     size = (max(1, round(pixels.width * times)), max(1, round(pixels.height * times)))
     if pixels.size == size:
         return pixels
-    how = Image.Resampling.BOX if times < 1 and smooth else Image.Resampling.NEAREST
-    return pixels.resize(size, how)
+    filter_ = Image.Resampling.BOX if times < 1 and smooth else Image.Resampling.NEAREST
+    return pixels.resize(size, filter_)
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:
@@ -123,7 +123,7 @@ def save_picture(picture: Image.Image, path: Path) -> Path:
     return path
 
 
-def _encoded(picture: Image.Image, how: str, **options: int) -> bytes:
+def _encoded(picture: Image.Image, format_: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=how, **options)
+    picture.save(buffer, format=format_, **options)
     return buffer.getvalue()

@@ -65,8 +65,8 @@ class PixelOutputs:
         Raises:
             ChangedInputsError: it changed what it was given to read.
         """
-        with isolation.kept(), isolation.lent(self.outputs, detector.label) as mine:
-            scores = detector.score(mine)
+        with isolation.kept(), isolation.lent(self.outputs, detector.label) as copy:
+            scores = detector.score(copy)
         return scores.double().cpu().numpy().reshape(self.mask.shape)
 
     @property
@@ -182,17 +182,17 @@ class Quality:
 # --- pictures --------------------------------------------------------------------------------
 
 
-def picture(image: Image.Image, found: PixelOutputs, scores: np.ndarray) -> Image.Image:
+def picture(image: Image.Image, pixels: PixelOutputs, scores: np.ndarray) -> Image.Image:
     """Input, prediction, score heat map and OOD mask, side by side.
 
     Small ones are enlarged, large ones shrunk; see ``oodbench.tasks.pictures``.
     """
-    height, width = found.mask.shape
+    height, width = pixels.mask.shape
     times = scale(width, height, 192)
     truth = np.zeros((height, width, 3), np.uint8)
-    truth[found.mask == OOD] = 255
-    truth[found.mask == VOID] = 128
-    classes = class_colours(np.minimum(found.prediction, VOID - 2).astype(np.uint8))
+    truth[pixels.mask == OOD] = 255
+    truth[pixels.mask == VOID] = 128
+    classes = class_colours(np.minimum(pixels.prediction, VOID - 2).astype(np.uint8))
     panels = [
         panel(image.convert("RGB"), times),
         panel(Image.fromarray(classes), times, smooth=False),

@@ -261,8 +261,8 @@ class Segmentation(Task):
 
     def why_not(self, detector: type[Detector]) -> str | None:
         """A pixel has what the methods of segmentation give; nothing is learned from pixels."""
-        given = {name for method in self.methods() for name in METHODS.get(method).gives or ()}
-        missing = sorted(detector.needs - given)
+        available = {name for method in self.methods() for name in METHODS.get(method).gives or ()}
+        missing = sorted(detector.needs - available)
         if missing:
             return f"needs {' and '.join(missing)}, which pixels do not have"
         if (detector.fit, detector.fit_batches) != (Detector.fit, Detector.fit_batches):

@@ -59,8 +59,8 @@ class BestEpoch(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look, and keep the weights if they are the best."""
-        found = self._look(trainer, pl_module) if trainer.is_global_zero else 0.0
-        self.latest = float(trainer.strategy.broadcast(found))
+        accuracy = self._look(trainer, pl_module) if trainer.is_global_zero else 0.0
+        self.latest = float(trainer.strategy.broadcast(accuracy))
         if self.latest >= self.accuracy:
             self.accuracy, self.epoch = self.latest, trainer.current_epoch
             state = pl_module.state_dict().items()

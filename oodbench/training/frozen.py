@@ -84,9 +84,9 @@ class FrozenMethod(Method):
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """What the encoder gives, with ``logits [B, C]`` where there is a head."""
-        given = self.trunk.outputs(images)
+        columns = self.trunk.outputs(images)
         head = self.layer()
-        return given if head is None else {**given, "logits": head(given["features"])}
+        return columns if head is None else {**columns, "logits": head(columns["features"])}
 
     def layer(self) -> nn.Linear | None:
         """What was learned, a linear layer on the features; None if nothing is."""

@@ -80,12 +80,12 @@ class SegmentationMethod(DenseMethod):
         Smaller ones are enlarged bilinearly, each by itself.
         """
         size = images.shape[-2:]
-        found = {}
+        enlarged = {}
         for name, value in self.maps(self.backbone(images), size).items():
             whole = value if value.ndim == 4 else value[:, None]
             whole = F.interpolate(whole.float(), size, mode="bilinear", align_corners=False)
-            found[name] = whole if value.ndim == 4 else whole[:, 0]
-        return found
+            enlarged[name] = whole if value.ndim == 4 else whole[:, 0]
+        return enlarged
 
 
 class CropFlipMask:

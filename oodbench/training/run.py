@@ -84,12 +84,12 @@ class Run:
 
     def _after(self) -> dict[str, Any]:
         """The run before it, and what an epoch is chosen on; nothing where there is neither."""
-        found: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
         if self.start is not None:
-            found["start"] = self.start.key
+            parts["start"] = self.start.key
         if self.validation is not None:
-            found["validation"] = self.validation.fingerprint
-        return found
+            parts["validation"] = self.validation.fingerprint
+        return parts
 
     @cached_property
     def start(self) -> Run | None:

@@ -88,42 +88,42 @@ def train(
     with isolate_rng(), single_precision(), contextlib.ExitStack() as held:
         if run.encoder is not None:
             return _learned(run, hardware, retrain, on_forward)
-        found = _finished(run, hardware, retrain, held)
-        if found is None:
+        stored = _finished(run, hardware, retrain, held)
+        if stored is None:
             _fit(run, hardware)
-            found = _written(run)
+            stored = _written(run)
         method = run.build()
-    method.load_state_dict(found[0])
-    method.summary = _in_words(found[1])
+    method.load_state_dict(stored[0])
+    method.summary = _in_words(stored[1])
     return method.eval()
 
 
-def _in_words(told: dict[str, str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in sorted(told))
+def _in_words(notes: dict[str, str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {notes[name]}" for name in sorted(notes))
 
 
 def _finished(
     run: Run, hardware: Hardware, retrain: bool, held: contextlib.ExitStack
 ) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     """The run's weights and notes; or None, and it is ours alone to train until ``held`` ends."""
-    found = None
+    stored = None
     if is_first_process(hardware):
-        found = None if retrain else read_weights(run.weights, run.key)
-        if found is None:
+        stored = None if retrain else read_weights(run.weights, run.key)
+        if stored is None:
             lock = files.writable_cache() / "locks" / f"{run.key}.lock"
             held.enter_context(alone(lock, f"the training run {run.folder.name}"))
             if retrain:
                 shutil.rmtree(run.folder, ignore_errors=True)
-            found = read_weights(run.weights, run.key)  # somebody may have been quicker
+            stored = read_weights(run.weights, run.key)  # somebody may have been quicker
     barrier()
-    return found if is_first_process(hardware) else read_weights(run.weights, run.key)
+    return stored if is_first_process(hardware) else read_weights(run.weights, run.key)
 
 
 def _written(run: Run) -> tuple[dict[str, Tensor], dict[str, str]]:
-    found = read_weights(run.weights, run.key)
-    if found is None:
+    stored = read_weights(run.weights, run.key)
+    if stored is None:
         raise StorageError(f"{run.weights} was removed while it was written. Train again.")
-    return found
+    return stored
 
 
 def _learned(
@@ -136,8 +136,8 @@ def _learned(
         return method.eval()
 
     def see(samples: Samples) -> Outputs:
-        own = method.own_preprocess
-        return extract(method.trunk, samples, own, hardware=hardware, on_forward=on_forward)
+        preprocess = method.own_preprocess
+        return extract(method.trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
 
     with contextlib.ExitStack() as held:
         finished = _finished(run, hardware, retrain, held)
@@ -145,13 +145,13 @@ def _learned(
             train = see(run.samples)
             fitted, val = _validation(run, train, see)
             if is_first_process(hardware):
-                found = method.learn(train, fitted, val, run.seed)
-                save_weights(run.weights, layer.state_dict(), run.key, found)
+                notes = method.learn(train, fitted, val, run.seed)
+                save_weights(run.weights, layer.state_dict(), run.key, notes)
             barrier()
             finished = _written(run)
-    state, told = finished
+    state, notes = finished
     layer.load_state_dict(state)
-    method.summary = _in_words(told)
+    method.summary = _in_words(notes)
     return method.eval()
 
 

@@ -28,7 +28,7 @@ _MARK = b"\noodbench checkpoint "
 
 
 def save_weights(
-    path: Path, state: Mapping[str, Tensor], run: str, told: Mapping[str, str] | None = None
+    path: Path, state: Mapping[str, Tensor], run: str, notes: Mapping[str, str] | None = None
 ) -> None:
     """Write weights as safetensors, whole or not at all.
 
@@ -36,14 +36,14 @@ def save_weights(
         path: the file.
         state: the tensors by name.
         run: the key of their run.
-        told: what else to note of them.
+        notes: what else to note of them.
 
     Raises:
         StorageError: there is no room.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    told = dict(told or {})
-    about = {_RUN: run, _DIGEST: value_digest([state, run, told]), **told}
+    notes = dict(notes or {})
+    about = {_RUN: run, _DIGEST: value_digest([state, run, notes]), **notes}
     # not save_file, which makes a file of its own, without the permissions of others
     files.write_bytes(path, save(state, metadata=about))
 
@@ -58,20 +58,20 @@ def read_weights(path: Path, run: str) -> tuple[dict[str, Tensor], dict[str, str
         return None
     try:
         with safe_open(path, framework="pt") as handle:
-            told = dict(handle.metadata() or {})
+            notes = dict(handle.metadata() or {})
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError:  # trained again at this moment
         return None
     except Exception as error:  # damaged files have as many errors as bytes
         raise _refused(path, f"the file is damaged ({error})") from error
-    key, digest = told.pop(_RUN, None), told.pop(_DIGEST, None)
+    key, digest = notes.pop(_RUN, None), notes.pop(_DIGEST, None)
     if key != run:
         raise _refused(path, "these weights are another run's")
     if digest is None:
         raise _refused(path, "they were not written by this version, and cannot be checked")
-    if digest != value_digest([state, run, told]):
+    if digest != value_digest([state, run, notes]):
         raise _refused(path, "the file is damaged: its tensors are not what was written")
-    return state, told
+    return state, notes
 
 
 def _refused(path: Path, why: str) -> CheckpointError:
