@@ -15,6 +15,7 @@ Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
@@ -41,6 +42,7 @@ from ._numerics import (
     squared_mahalanobis,
     squared_mahalanobis_each,
 )
+from .mahalanobis import PAPER
 
 
 @register_detector("gmm")
@@ -63,14 +65,8 @@ class GMM(Detector):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     grid: ClassVar = {"covariance": ("full", "tied"), "reg": (1e-6, 1e-4, 1e-2)}
-    paper: ClassVar[Paper | None] = Paper(
-        title="A Simple Unified Framework for Detecting Out-of-Distribution Samples and "
-        "Adversarial Attacks",
-        authors="Lee, Kimin and Lee, Kibok and Lee, Honglak and Shin, Jinwoo",
-        venue="NeurIPS",
-        year=2018,
-        url="https://arxiv.org/abs/1807.03888",
-        formula="s(x) = -log sum_c pi_c N(z; mu_c, S_c + reg I)",
+    paper: ClassVar[Paper | None] = dataclasses.replace(
+        PAPER, formula="s(x) = -log sum_c pi_c N(z; mu_c, S_c + reg I)", figures=()
     )
 
     covariance: Literal["full", "tied"] = "full"

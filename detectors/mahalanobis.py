@@ -33,6 +33,20 @@ from oodbench.registry import register_detector
 from ._covariance import Shrinkage, precision
 from ._numerics import in_blocks, moments, squared_mahalanobis
 
+PAPER = Paper(
+    title="A Simple Unified Framework for Detecting Out-of-Distribution Samples and "
+    "Adversarial Attacks",
+    authors="Lee, Kimin and Lee, Kibok and Lee, Honglak and Shin, Jinwoo",
+    venue="NeurIPS",
+    year=2018,
+    url="https://arxiv.org/abs/1807.03888",
+    formula="s(x) = min_c (z - mu_c)^T S^+ (z - mu_c), S shared by the classes",
+    figures=(
+        "OpenOOD v1.5, ResNet-18, CIFAR-10: near-OOD AUROC 84.20, far-OOD AUROC 89.72",
+        "OpenOOD v1.5, ResNet-18, CIFAR-100: near-OOD AUROC 58.69, far-OOD AUROC 69.39",
+    ),
+)
+
 
 @register_detector("mahalanobis")
 @dataclass
@@ -48,19 +62,7 @@ class Mahalanobis(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    paper: ClassVar[Paper | None] = Paper(
-        title="A Simple Unified Framework for Detecting Out-of-Distribution Samples and "
-        "Adversarial Attacks",
-        authors="Lee, Kimin and Lee, Kibok and Lee, Honglak and Shin, Jinwoo",
-        venue="NeurIPS",
-        year=2018,
-        url="https://arxiv.org/abs/1807.03888",
-        formula="s(x) = min_c (z - mu_c)^T S^+ (z - mu_c), S shared by the classes",
-        figures=(
-            "OpenOOD v1.5, ResNet-18, CIFAR-10: near-OOD AUROC 84.20, far-OOD AUROC 89.72",
-            "OpenOOD v1.5, ResNet-18, CIFAR-100: near-OOD AUROC 58.69, far-OOD AUROC 69.39",
-        ),
-    )
+    paper: ClassVar[Paper | None] = PAPER
 
     shrinkage: Shrinkage = "auto"
     means_: Tensor = learned()  # [C, D]
