@@ -36,7 +36,7 @@ Beyond 2 D the papers' own estimate stays, with the papers' figures.
 N and D count samples (of a class, where each has a covariance of its own) and features that are not
 the same for all of them. Both estimates need moments alone, Ledoit-Wolf that of fourth order too:
 one more pass over the features.
-Checked against: scikit-learn (tests/test_covariance.py).
+Checked against: scikit-learn (tests/detectors/test_covariance.py).
 """
 
 from __future__ import annotations

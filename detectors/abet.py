@@ -63,7 +63,7 @@ default for BDD-100k too, for which their code has no settings; (14) every box o
 more is scored, theirs from 0.05; (15) torchvision's network, theirs detectron2's: images have 800
 pixels on the short side in training, theirs 480 to 800 at random; box losses are smooth L1 with
 beta 1/9, theirs L1; 2,000 proposals a training image, theirs 1,000.
-Checked against: hand-computed cases and the definition in float64 (tests/test_abet.py).
+Checked against: hand-computed cases and the definition in float64 (tests/detectors/test_abet.py).
 """
 
 from __future__ import annotations

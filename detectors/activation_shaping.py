@@ -9,7 +9,7 @@ small activations are pruned as the least, and sums tell how much there is. ReAc
 
 Papers and what differs from their codes stand with each class. All work on the pooled penultimate
 features, as OpenOOD does; the ASH and SCALE papers shape the feature map before pooling.
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py, docs/parity.md).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py, docs/parity.md).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ several processes the loss sees the whole batch, in the order that one process w
 the last checkpoint is kept, OpenOOD's is the one with the lowest training loss; (7) convolutions
 start from normal weights of variance 2 / fan-out, OpenOOD's from uniform ones of variance
 1 / (3 fan-in).
-Checked against: the definition, sample by sample (tests/test_methods.py).
+Checked against: the definition, sample by sample (tests/detectors/test_cider.py).
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ latter.
 Differs from OpenOOD's postprocessor ``ensemble``: one run trains all members, theirs reads the
 checkpoints of five.
 Weights that a run starts from (``--checkpoint``) are those of the first member alone.
-Checked against: the mean of the members' softmax, and of their logits (tests/test_methods.py).
+Checked against: the mean of the members' softmax, and of their logits
+(tests/detectors/test_deep_ensemble.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Paper: W. Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020
 
 .. math:: s(x) = -T \log \sum_c \exp(f_c(x) / T)
 
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

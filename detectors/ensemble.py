@@ -15,7 +15,7 @@ are averaged (Stouffer's rule). (2) The default members are one detector of each
 (energy), features (rmds), both (vim). CombOOD (SIAM SDM 2024, doi 10.1137/1.9781611978032.74)
 combines a nearest-neighbour and a Mahalanobis statistic; its details were not at hand, so
 ``members=knn,mahalanobis`` is of its kind, not it.
-Checked against: the formula (tests/test_posthoc.py).
+Checked against: the formula (tests/detectors/test_ensemble.py).
 """
 
 from __future__ import annotations

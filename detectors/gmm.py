@@ -10,7 +10,7 @@ clusters, on several layers and after PCA (``covariance="tied"`` is the nearest 
 out the determinant. Differs from pytorch-ood: eigenvalues are floored, so that a class with fewer
 samples than dimensions is no error; and covariances of few samples are shrunk (``shrinkage``; why
 and how stands in ``_covariance.py``).
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

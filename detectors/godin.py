@@ -27,7 +27,7 @@ dataset's name; (5) norms have no 1e-4 added, and g is at least 1e-12, so that l
 float32; (6) the cosine of the learning rate ends at 0, theirs at 1e-6; (7) the last checkpoint is
 kept, theirs is the one with the best validation accuracy. The paper chooses epsilon on ID data;
 here it is an option.
-Checked against: finite differences of h, and the definition (tests/test_methods.py).
+Checked against: finite differences of h, and the definition (tests/detectors/test_godin.py).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ statistic multiplied back, so that no power overflows; (2) held out is every ten
 2,000 at most, not a random tenth; a class that no training sample is predicted as takes the range
 of all. Differs from pytorch-ood: ranges by predicted class (there: by label), and the division by
 the largest probability (``confidence=False`` there).
-Checked against: pytorch-ood 0.4.0's statistics (tests/test_posthoc.py).
+Checked against: pytorch-ood 0.4.0's statistics (tests/detectors/test_gram.py).
 """
 
 from __future__ import annotations

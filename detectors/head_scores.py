@@ -5,7 +5,8 @@ With :math:`z` the penultimate features, :math:`f = W z + b` the logits,
 training feature.
 
 Papers and what differs from their codes stand with each class.
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py), autograd (tests/test_posthoc.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py), autograd
+(tests/detectors/test_head_scores.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ with :math:`z_{(k)}` the k-th nearest of the normalised training features.
 
 Differs from the reference code: (1) the epsilon is added to the norm, not to the quotient, so that
 a zero feature has a score; (2) the distance, not its square (same order).
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ data, q the fewest that explain a share of the variance, and
 
 Differs from the reference code: (1) the random features are drawn by torch from ``seed``; (2) q is
 the fewest components that explain the share (theirs, one more in places).
-Checked against: NumPy's singular value decomposition (tests/test_posthoc.py).
+Checked against: NumPy's singular value decomposition (tests/detectors/test_kpca.py).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ probabilities, so that confident samples are not tied at a rounded 1 or 0.
 
 Papers and what differs from their codes stand with each class. (MSP, MaxLogit and Energy have
 files of their own.)
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py, docs/parity.md).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py, docs/parity.md).
 """
 
 from __future__ import annotations

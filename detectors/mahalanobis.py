@@ -10,7 +10,7 @@ Differs from the reference code: (1) penultimate features alone, no input pertur
 ensemble over layers (OpenOOD's ``mds`` does the same); (2) a pseudo-inverse, so that dead features
 do no harm; (3) fewer than 2 D samples give a shrunk covariance (``shrinkage``; why and how stands
 in ``_covariance.py``), theirs is singular below D.
-Checked against: pytorch-ood 0.4.0, whose score is N/2 times ours (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0, whose score is N/2 times ours (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

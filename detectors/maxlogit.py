@@ -5,7 +5,7 @@ ICML 2022. arXiv:1911.11132
 
 .. math:: s(x) = -\max_c f_c(x)
 
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Differs from the usual code: (1) the S masks are drawn once, from ``seed``, and 
 all samples, so that a score does not depend on the batch or on the run; (2) a network without
 dropout layers gets one of rate ``p`` before its linear head, as OpenOOD's ``dropout`` does; in
 pytorch-ood all its scores would be zero.
-Checked against: the formula (tests/test_posthoc.py).
+Checked against: the formula (tests/detectors/test_mcdropout.py).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Examples in Neural Networks", ICLR 2017. arXiv:1610.02136
 
 Differs from the paper: (1) the logarithm. It changes no order, but in float32 the probability
 itself saturates at 1 and ties thousands of confident samples.
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Differs from the paper: (1) the penultimate layer alone (the paper adds coverage
 Differs from pytorch-ood: its bins are geometric, finest at 0 and 1 (``bins="geometric"``), and it
 differentiates log(p + 1e-12) (``eps=1e-12``), which cuts off the gradient of all classes whose
 probability is smaller: of every third one, for a confident classifier.
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ dimension of the simplex that collapsed class means span, and at most half of th
 the dimensions that the training samples span;
 (2) the authors' code multiplies by the largest logit for transformers and not for ResNets
 (``maxlogit=False``); and it standardises for ResNets and ViT (``standardize=False`` otherwise).
-Checked against: scikit-learn's StandardScaler and PCA (tests/test_posthoc.py).
+Checked against: scikit-learn's StandardScaler and PCA (tests/detectors/test_neco.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ loader, cut at a whole batch, but as many rows of each class in even steps: it d
 batch size or on a random state (only on the order of the rows within a class, and of classes); it
 has at least k rows; (2) the epsilon is added to the norm, not to the quotient.
 Differs from pytorch-ood: that takes the whole training set and k = 10 (``share=1``, ``k=10``).
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Detection in Neural Networks", ICLR 2018. arXiv:1706.02690
 Differs from the paper: (1) the logarithm, which changes no order: at T = 1000 the probabilities
 of all samples are within 1e-3 of 1/C. The step is the same in every channel of the image before
 normalisation, as in the authors' code: divided by the channel's deviation in the network's input.
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

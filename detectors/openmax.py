@@ -23,7 +23,7 @@ not saturate.
 Differs from pytorch-ood: that takes all training samples, not the correctly classified alone
 (``correct_only=False``), tail 25 and alpha 10, and scipy's generic optimiser. OpenOOD has the
 defaults here (tail 20, alpha 3).
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py, docs/parity.md).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py, docs/parity.md).
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ text was not at hand, so all else is ours: (1) the cosine and the mean over k = 
 whitening, layers and tokens; (3) the solver of the probe, its objective (no augmentation, all
 training images in each step) and how its weight decay is chosen; (4) the benchmarks ``ptood/<id>``.
 With ``k = 1`` the score is half the square of ``knn``'s with ``k = 1``: the same order.
-Checked against: the formulas in NumPy; scikit-learn's LogisticRegression (tests/test_ptood.py,
-benchmarks/probe.py).
+Checked against: the formulas in NumPy; scikit-learn's LogisticRegression
+(tests/detectors/test_ptood.py, benchmarks/probe.py).
 """
 
 from __future__ import annotations

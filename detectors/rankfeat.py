@@ -15,7 +15,7 @@ Differs from the reference code: (1) the singular vectors are found by 100 steps
 (the paper's own acceleration takes 20): for maps after a ReLU, whose first singular value stands
 far apart, that is exact to single precision; (2) ``layers`` names the maps; by default they are
 found by their shapes. pytorch-ood has the last stage alone.
-Checked against: pytorch-ood 0.4.0 and torch's SVD (tests/test_posthoc.py).
+Checked against: pytorch-ood 0.4.0 and torch's SVD (tests/detectors/test_rankfeat.py).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Label Noise and Outlier Data", NeurIPS 2023. arXiv:2301.12321
 over all training samples.
 
 Differs from the reference code: (1) the epsilon is added to the norm, not below the root.
-Checked against: the formula, in NumPy (tests/test_posthoc.py).
+Checked against: the formula, in NumPy (tests/detectors/test_relation.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ Differs from the reference code: (1) pseudo-inverses, so that dead features do n
 than 2 D samples give a shrunk covariance within classes (``shrinkage``; why and how stands in
 ``_covariance.py``), to which the scatter of the class means is added for the overall one: what no
 class tells apart counts the same in both distances, and cancels.
-Checked against: pytorch-ood 0.4.0, whose scatters are not divided by N (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0, whose scatters are not divided by N
+(tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

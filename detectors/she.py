@@ -9,7 +9,7 @@ with :math:`\mu_c` the mean feature of correctly classified training samples of 
 
 Differs from the reference code: (1) a class without a correctly classified sample stores the mean
 of all its samples (the code's mean would be NaN; pytorch-ood raises).
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

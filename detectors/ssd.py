@@ -10,7 +10,7 @@ with one Gaussian over all training features (the paper's choice), or one a clas
 Differs from the paper: (1) clusters are all samples or the classes; the paper also tries k-means
 with m > 1 and finds m = 1 best; (2) a pseudo-inverse; (3) fewer than 2 D samples give a
 shrunk covariance (``shrinkage``; why and how stands in ``_covariance.py``).
-Checked against: the formula, sample by sample, in NumPy (tests/test_posthoc.py).
+Checked against: the formula, sample by sample, in NumPy (tests/detectors/test_ssd.py).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ factor 0.1 / 0.07 = 1.43 on the loss, which is in their code and not in the pape
 without any positive counts for nothing; (4) warm-up rises from 0, theirs from 0.01, and the
 schedule moves every step, theirs every epoch; (5) with several processes the loss sees the whole
 batch, gathered with gradients.
-Checked against: the formula, pair by pair (tests/test_methods.py).
+Checked against: the formula, pair by pair (tests/detectors/test_supcon.py).
 """
 
 from __future__ import annotations

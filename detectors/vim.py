@@ -20,7 +20,7 @@ them in the principal subspace nothing is left of training data but rounding, al
 and ViM the residual alone. A ``dim`` of r or more is refused.
 Differs from OpenOOD: its ``residual`` fits the subspace on validation data (``fit_split="val"``)
 with 512 dimensions, and reads the ID test set during setup; ours never does.
-Checked against: pytorch-ood 0.4.0 (tests/test_parity.py).
+Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 """
 
 from __future__ import annotations

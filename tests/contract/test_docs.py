@@ -59,6 +59,28 @@ def test_own_network(tmp_path: Path) -> None:
     assert "auroc" in run.stdout
 
 
+def test_files_of_tests_that_are_named_exist() -> None:
+    """``Checked against: … (tests/…)`` leads a reader to the test."""
+    named = re.compile(r"\btests/[\w/]+\.py\b")
+    sources = [
+        path
+        for folder, kind in (
+            ("oodbench", "py"),
+            ("detectors", "py"),
+            ("datasets", "py"),
+            ("docs", "md"),
+        )
+        for path in (REPOSITORY / folder).rglob(f"*.{kind}")
+    ]
+    lost = {
+        f"{path.relative_to(REPOSITORY)}: {name}"
+        for path in sources
+        for name in named.findall(path.read_text(encoding="utf-8"))
+        if not (REPOSITORY / name).is_file()
+    }
+    assert not lost
+
+
 def test_readme_names_what_there_is() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for name in [*oodbench.list_detectors(), *oodbench.list_methods()]:
