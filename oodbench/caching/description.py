@@ -75,8 +75,8 @@ def describe(value: Any, *, frameworks: bool = True) -> Description:
     walk = _Walk(value)
     walk.run()
     tops = walk.libraries if frameworks else walk.libraries - FRAMEWORKS
-    told = sorted((top, version(top)) for top in tops - sys.stdlib_module_names)
-    walk.whole.update(repr(told).encode())
+    versions = sorted((top, version(top)) for top in tops - sys.stdlib_module_names)
+    walk.whole.update(repr(versions).encode())
     opaque = tuple(dict.fromkeys(walk.opaque))
     return Description(walk.whole.hexdigest(), opaque, walk.is_users, walk.has_arrays)
 
@@ -147,8 +147,8 @@ class _Walk:
             self.stores = stores_of_class(root)
         if isinstance(root, nn.Module):
             self.members = {id(module) for module in root.modules()}
-            named = itertools.chain(root.named_parameters(), root.named_buffers())
-            self.named = {id(tensor): name for name, tensor in named}
+            tensors = itertools.chain(root.named_parameters(), root.named_buffers())
+            self.named = {id(tensor): name for name, tensor in tensors}
             self.has_arrays = bool(self.named)
             self.stores = stores_of(root)
             self.opaque += self.stores.outside
@@ -287,9 +287,9 @@ class _Walk:
     def _code(self, value: Any) -> None:
         match value:
             case types.CodeType():
-                shape = (value.co_argcount, value.co_kwonlyargcount, value.co_flags)
+                signature = (value.co_argcount, value.co_kwonlyargcount, value.co_flags)
                 table = getattr(value, "co_exceptiontable", b"")
-                self.told("code", value.co_code, _names(value), _constants(value), shape, table)
+                self.told("code", value.co_code, _names(value), _constants(value), signature, table)
             case types.MethodType():
                 self.told("method", value.__func__, value.__self__)
             case staticmethod() | classmethod():
@@ -396,16 +396,18 @@ class _Walk:
             self._compiled(cls.__module__, cls)
 
     def _module(self, module: nn.Module) -> None:
-        own = {key: value for key, value in vars(module).items() if key not in _machinery()}
+        attributes = {key: value for key, value in vars(module).items() if key not in _machinery()}
         kind = type(module).__module__
         if isinstance(module, Classifier):
-            own.pop("found", None)  # no setting: it is known after the first batch
+            attributes.pop("found", None)  # no setting: it is known after the first batch
         if kind.startswith(("torch.nn.parallel", "torch._dynamo")):  # they wrap what is told below
-            own = {}
+            attributes = {}
         if kind.startswith("torch.fx"):
-            own = {key: value for key, value in own.items() if key not in _GRAPH}
+            attributes = {key: value for key, value in attributes.items() if key not in _GRAPH}
         hooks: list[Any] = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        settings = {k: v for k, v in sorted(own.items()) if not self.stores.keeps_of(module, k, v)}
+        settings = {
+            k: v for k, v in sorted(attributes.items()) if not self.stores.keeps_of(module, k, v)
+        }
         self.told("module", type(module), settings, hooks)
         for name, child in module._modules.items():
             self.told("child", name, child)
@@ -454,14 +456,14 @@ class _Walk:
         """What an object says of itself to be stored, where its state is not Python's."""
         reduce = copyreg.dispatch_table.get(type(value))
         try:
-            found = reduce(value) if reduce else value.__reduce_ex__(4)
+            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
         except (TypeError, AttributeError, NotImplementedError, RuntimeError):
             self.hide(value)
             return
-        if isinstance(found, str):
-            self.told("global", found)
+        if isinstance(reduced, str):
+            self.told("global", reduced)
             return
-        parts = list(found)
+        parts = list(reduced)
         parts[3:] = [list(part) if part is not None else None for part in parts[3:5]]
         self.told("made by", *parts)
 

@@ -72,9 +72,9 @@ def origin(module: str) -> Origin:
 
 @lru_cache(maxsize=1024)
 def _is_installed(top: str, loaded: bool) -> bool:  # `loaded`: what was not there may come
-    found = sys.modules.get(top) if loaded else _spec(top)
-    places = [getattr(found, "__file__", None) or getattr(found, "origin", None) or ""]
-    places += list(getattr(found, "__path__", None) or ())
+    module = sys.modules.get(top) if loaded else _spec(top)
+    places = [getattr(module, "__file__", None) or getattr(module, "origin", None) or ""]
+    places += list(getattr(module, "__path__", None) or ())
     return any({"site-packages", "dist-packages"} & set(Path(str(p)).parts) for p in places)
 
 
@@ -106,11 +106,11 @@ def version(top: str) -> str:
     names: Iterator[str] = itertools.chain([top], _of_top(top))
     for name in names:
         try:
-            found = importlib.metadata.distribution(name)
+            package = importlib.metadata.distribution(name)
         except (importlib.metadata.PackageNotFoundError, ValueError):
             continue
-        record = found.read_text("RECORD") if found.read_text("direct_url.json") else None
-        return f"{found.version} {files.digest(_contents(record))}" if record else found.version
+        record = package.read_text("RECORD") if package.read_text("direct_url.json") else None
+        return f"{package.version} {files.digest(_contents(record))}" if record else package.version
     return str(getattr(sys.modules.get(top), "__version__", ""))
 
 

@@ -71,12 +71,12 @@ def still_says(
         seen = _put(batch, running)
         with explained(network, seen):
             said = cast(Any, network).outputs(fed(network, seen))
-        found = {name: v.float().cpu() for name, v in kept(network, said, len(rows)).items()}
+        fresh = {name: v.float().cpu() for name, v in kept(network, said, len(rows)).items()}
     known = {"features": cached.features, "logits": cached.logits, **cached.extra}
     known = {name: value[rows].float() for name, value in known.items() if value is not None}
     limit = tolerance(hardware, running.device)
-    return known.keys() == found.keys() and all(
-        alike(known[name], found[name], limit) for name in known
+    return known.keys() == fresh.keys() and all(
+        alike(known[name], fresh[name], limit) for name in known
     )
 
 
@@ -86,14 +86,14 @@ def _put(batch: Any, running: Running) -> Any:
     return running.put(batch) if isinstance(batch, Tensor) else batch
 
 
-def alike(known: Tensor, found: Tensor, limit: float) -> bool:
+def alike(known: Tensor, fresh: Tensor, limit: float) -> bool:
     """Whether two tensors differ by at most ``limit`` of the largest value."""
-    if known.shape != found.shape:
+    if known.shape != fresh.shape:
         return False
     if known.numel() == 0:
         return True
     scale = float(known.abs().max())
-    return bool(np.allclose(known.numpy(), found.numpy(), rtol=0, atol=limit * max(scale, 1e-12)))
+    return bool(np.allclose(known.numpy(), fresh.numpy(), rtol=0, atol=limit * max(scale, 1e-12)))
 
 
 def agreed(value: bool) -> bool:

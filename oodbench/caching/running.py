@@ -65,9 +65,9 @@ class Stores:
 
     def keeps_cell(self, function: types.FunctionType, name: str, value: Any) -> bool:
         """Whether a variable of an outer function is one that this function changes."""
-        found = reads(function.__code__)
-        is_filled = (name,) in found.filled and isinstance(value, _COLLECTIONS)
-        return (name,) in found.stored or is_filled
+        read = reads(function.__code__)
+        is_filled = (name,) in read.filled and isinstance(value, _COLLECTIONS)
+        return (name,) in read.stored or is_filled
 
     def keeps_of_class(self, name: str, value: Any) -> bool:
         """Whether a class attribute is one where running code counts or collects."""
@@ -130,7 +130,7 @@ class _Reach:
         return bool(self.waiting)
 
     def _look(self, function: types.FunctionType) -> None:
-        found = self.found
+        stores = self.found
         for cell in function.__closure__ or ():
             if cell != types.CellType():
                 self.meet(cell.cell_contents)
@@ -141,12 +141,12 @@ class _Reach:
         read = reads(function.__code__)
         self.words |= read.words
         self.by_name |= read.by_name
-        found.attributes |= read.stored_attributes
-        found.filled_attributes |= read.filled_attributes
-        found.read |= read.read_attributes
+        stores.attributes |= read.stored_attributes
+        stores.filled_attributes |= read.filled_attributes
+        stores.read |= read.read_attributes
         if read.by_name:
-            found.read |= read.words
-        for chains, owners in ((read.stored, found.variables), (read.filled, found.filled)):
+            stores.read |= read.words
+        for chains, owners in ((read.stored, stores.variables), (read.filled, stores.filled)):
             owners |= {owner for chain in chains if (owner := _owner(function, chain))}
         for chain, _, value in resolve(function, True):
             if isinstance(value, types.ModuleType):
@@ -154,7 +154,7 @@ class _Reach:
             else:
                 home = str(getattr(value, "__module__", None) or "")
             if is_outside(home):
-                found.outside.append(".".join(chain))
+                stores.outside.append(".".join(chain))
             self.meet(value)
 
 
@@ -165,19 +165,19 @@ def stores_of(network: nn.Module) -> Stores:
 
 def stores_of_class(cls: type) -> Stores:
     """What the methods of a class and of its bases that are a user's store to."""
-    found = Stores()
+    stores = Stores()
     for base in cls.__mro__:
         if origin(str(base.__module__)) != "user":
             continue
         for function in (code for member in vars(base).values() for code in _code_of(member)):
             read = reads(function.__code__)
-            found.codes.add(id(function.__code__))
-            found.attributes |= read.stored_attributes
-            found.filled_attributes |= read.filled_attributes
-            found.read |= read.read_attributes
-            for chains, owners in ((read.stored, found.variables), (read.filled, found.filled)):
+            stores.codes.add(id(function.__code__))
+            stores.attributes |= read.stored_attributes
+            stores.filled_attributes |= read.filled_attributes
+            stores.read |= read.read_attributes
+            for chains, owners in ((read.stored, stores.variables), (read.filled, stores.filled)):
                 owners |= {owner for chain in chains if (owner := _owner(function, chain))}
-    return found
+    return stores
 
 
 def _is_all_users(cls: type) -> bool:
@@ -195,7 +195,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 def _code_of(value: Any) -> list[types.FunctionType]:
     """The functions that a callable, a method or a property is."""
-    found: list[types.FunctionType] = []
+    functions: list[types.FunctionType] = []
     waiting = [value]
     for _ in range(100):  # what wraps itself must not hold us
         if not waiting:
@@ -203,7 +203,7 @@ def _code_of(value: Any) -> list[types.FunctionType]:
         value = waiting.pop()
         kind = type(value)
         if kind is types.FunctionType:
-            found.append(value)
+            functions.append(value)
         elif kind in (types.MethodType, staticmethod, classmethod):
             waiting.append(value.__func__)
         elif kind is property:
@@ -214,7 +214,7 @@ def _code_of(value: Any) -> list[types.FunctionType]:
                 for name in ("func", "__wrapped__")
                 if (inner := getattr(value, name, None)) is not None
             ]
-    return found
+    return functions
 
 
 def resolve(function: types.FunctionType, runs: bool) -> Iterator[tuple[Chain, Owner | None, Any]]:

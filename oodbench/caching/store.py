@@ -122,12 +122,12 @@ class Store:
     def check(self) -> None:
         """Compare the shards that are done with their checksums; those that differ are missing."""
         done = self._done().read()
-        found = np.flatnonzero(done)
+        finished = np.flatnonzero(done)
         columns = self._columns()
         if columns is None:
             leftovers.remove(self._described)
             leftovers.remove(self._headless)
-        for shard in found.tolist():
+        for shard in finished.tolist():
             rows = slice(shard * self.size, min((shard + 1) * self.size, self.n))
             checksum = 0
             for file in sorted((columns or {}).values()):
@@ -340,18 +340,18 @@ def _kind(path: Path) -> tuple[tuple[int, ...], np.dtype, int] | None:
 
 def _bytes(path: Path, n: int, rows: slice) -> bytes:
     """What is in some rows of a file; as much of it as is there."""
-    found = _kind(path)
-    if found is None or found[0][:1] != (n,):
+    kind = _kind(path)
+    if kind is None or kind[0][:1] != (n,):
         return b""
-    shape, dtype, start = found
+    shape, dtype, start = kind
     row = math.prod(shape[1:]) * dtype.itemsize
     with path.open("rb", buffering=0) as handle:
         handle.seek(start + rows.start * row)
         return handle.read((rows.stop - rows.start) * row)
 
 
-def _misfit(path: Path, there: Any, given: Any) -> OODBenchError:
-    (shape, dtype), (other_shape, other_dtype) = there, given
+def _misfit(path: Path, there: Any, wanted: Any) -> OODBenchError:
+    (shape, dtype), (other_shape, other_dtype) = there, wanted
     return OODBenchError(
         f"the cached outputs in {path.parent} have {path.stem} of {dtype}{shape}, the network "
         f"gives {other_dtype}{other_shape}. Remove that folder and run again."

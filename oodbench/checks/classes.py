@@ -30,7 +30,7 @@ def check_classes(train: Samples, reference: Samples) -> None:
     """
     if train.classes != reference.classes:
         strange = sorted(set(train.classes) ^ set(reference.classes))
-        in_lower_case = [{c.casefold() for c in one.classes} for one in (train, reference)]
+        in_lower_case = [{c.casefold() for c in samples.classes} for samples in (train, reference)]
         is_case = strange and in_lower_case[0] == in_lower_case[1]
         hint = " They differ in case alone: call them the same." if is_case else ""
         raise DataError(

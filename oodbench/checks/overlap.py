@@ -27,20 +27,20 @@ def with_learned(test: Samples, ood: dict[str, Samples], learned: Samples, who: 
         learned: ID images.
         who: what learned from them, with its verb: ``"the network was trained on"``.
     """
-    told = []
+    texts = []
     if count := shared(test, learned):
-        told.append(
+        texts.append(
             f"{count} of the {len(test)} images of the ID test set {test.name} are also in "
             f"{learned.name}, which {who}: accuracy and scores are better on them than on new ones."
         )
     for name, samples in ood.items():
         if count := shared(samples, learned):
-            told.append(
+            texts.append(
                 f"{count} of the {len(samples)} images of {samples.name} are also in "
                 f"{learned.name}, which {who}: they were learned as ID, and scores on {name} mean "
                 "little."
             )
-    return told
+    return texts
 
 
 def cheap_training_set(benchmark: Benchmark) -> Samples | str:

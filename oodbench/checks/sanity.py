@@ -47,8 +47,8 @@ def described(preprocess: Any, *, keeps_size: bool = False) -> str:
     elif preprocess.resize == "centre":
         size += " (the middle, not resized)"
     elif preprocess.resize == "crop" or preprocess.pre_size not in (None, preprocess.size):
-        how = "the short side" if preprocess.resize == "crop" else "both sides"
-        size += f" (the middle, after {how} became {preprocess.pre_size or preprocess.size})"
+        side = "the short side" if preprocess.resize == "crop" else "both sides"
+        size += f" (the middle, after {side} became {preprocess.pre_size or preprocess.size})"
     if preprocess.native is not None:
         size += f" from central squares at {preprocess.native} x {preprocess.native}"
     mean, std = (", ".join(f"{v:.4g}" for v in vs) for vs in (preprocess.mean, preprocess.std))
@@ -106,14 +106,14 @@ def of_confusion(
     if n < LEAST:
         return
     accuracy = right / n
-    told = f"the ID accuracy is {100 * accuracy:.1f} %"
+    text = f"the ID accuracy is {100 * accuracy:.1f} %"
     moved = other_order(halves) if accuracy < 0.99 else None
     if moved is not None:
         order, reached = moved
         changed = np.flatnonzero(order != np.arange(len(order)))
         pairs = ", ".join(f"{classes[i]!r} as {classes[order[i]]!r}" for i in changed[:3])
         yield (
-            f"{told}, and {100 * reached:.1f} % if the classes were in another order: {unit} of "
+            f"{text}, and {100 * reached:.1f} % if the classes were in another order: {unit} of "
             f"{pairs}{' …' if len(changed) > 3 else ''} are predicted. Classes are numbered by the "
             "names of their folders in alphabetical order: name them so that this is the order "
             "that the network was trained in. Detectors that use labels are wrong until then."
@@ -121,7 +121,7 @@ def of_confusion(
         return
     if unit != "images" or n < LEAST_FOR_CHANCE:  # most pixels are background: no measure
         return
-    look = (
+    advice = (
         f"Look at what it is given ({seen}: are size, mode, mean and std those of its training?) "
         "and at the order of the classes (folder names in alphabetical order)."
     )
@@ -129,13 +129,13 @@ def of_confusion(
     kappa = (accuracy - by_chance) / max(1 - by_chance, 1e-12)
     low, high = proportion_ci(right, n)
     if kappa <= 0.05 and low <= 3 * by_chance:
-        yield f"{told} on {n:,} {unit} of {len(classes)} classes, which is near chance. {look}"
+        yield f"{text} on {n:,} {unit} of {len(classes)} classes, which is near chance. {advice}"
     elif train_accuracy is not None and (
         train_accuracy - accuracy >= 0.3 and high <= 0.6 * train_accuracy
     ):
         yield (
-            f"{told}, far below the {100 * train_accuracy:.1f} % on the training images. Are the "
-            f"test images of another kind, or has it learned the training images by heart? {look}"
+            f"{text}, far below the {100 * train_accuracy:.1f} % on the training images. Are the "
+            f"test images of another kind, or has it learned the training images by heart? {advice}"
         )
 
 
@@ -163,8 +163,8 @@ def other_order(halves: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, floa
     if (order == rows).all() or gained == 0:
         return None
     is_sure = (gained - lost) / np.sqrt(gained + lost) >= 4
-    share, own = gained / of_moved, lost / of_moved
-    if not is_sure or share < 0.42 or own > 0.3 * share:
+    share, lost_share = gained / of_moved, lost / of_moved
+    if not is_sure or share < 0.42 or lost_share > 0.3 * share:
         return None
     return order, float(whole[rows, order].sum() / whole.sum())
 

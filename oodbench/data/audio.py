@@ -294,11 +294,13 @@ class LogMel(_Spectrogram):
         The band is at most a quarter of them wide, as in SpecAugment (arXiv:1904.08779).
         """
         reach = self.length // 10
-        found = self._spectrogram(self._shifted(self._wave(audio), rng.randint(-reach, reach)))
+        spectrogram = self._spectrogram(
+            self._shifted(self._wave(audio), rng.randint(-reach, reach))
+        )
         width = rng.randint(0, self.mels // 4)
         start = rng.randint(0, self.mels - width)
-        found[:, start : start + width] = 0
-        return found
+        spectrogram[:, start : start + width] = 0
+        return spectrogram
 
     def _spectrogram(self, wave: np.ndarray) -> Tensor:
         window = round(self.rate * self.window)
@@ -382,12 +384,12 @@ class LogSpectrogram(_Spectrogram):
 
         The band lies anywhere below the two highest rows.
         """
-        found = self._spectrogram(audio)
+        spectrogram = self._spectrogram(audio)
         generator = np.random.default_rng(rng.getrandbits(63))
-        found += generator.uniform(-self.noise, self.noise, found.shape)
+        spectrogram += generator.uniform(-self.noise, self.noise, spectrogram.shape)
         start = rng.randint(0, self.window // 2 - self.band - 1)
-        found[start : start + self.band] = 0
-        return torch.from_numpy(found.astype(np.float32))[None]
+        spectrogram[start : start + self.band] = 0
+        return torch.from_numpy(spectrogram.astype(np.float32))[None]
 
     def _spectrogram(self, audio: Audio) -> np.ndarray:
         from scipy.signal import spectrogram
@@ -395,5 +397,5 @@ class LogSpectrogram(_Spectrogram):
         wave = self._wave(audio).astype(np.float64)
         power = spectrogram(wave, self.rate, nperseg=self.window, noverlap=self.overlap)[2]
         log = np.log(power + 1e-7)
-        found: np.ndarray = (log - log.mean()) / (log.std() + 1e-9)
-        return found
+        normalised: np.ndarray = (log - log.mean()) / (log.std() + 1e-9)
+        return normalised

@@ -83,9 +83,9 @@ def signature(head: bytes) -> str | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head[:2] == b"BM" and head[6:10] == bytes(4):
         return "BMP"
-    found = (name for start, name in _SIGNATURES if head.startswith(start))
+    names = (name for start, name in _SIGNATURES if head.startswith(start))
     written = (name for start, name in _SIGNATURES if text.startswith(start) and start[:1] in b"<v")
-    return next(found, None) or next(written, None)
+    return next(names, None) or next(written, None)
 
 
 def _word(code: bytes) -> str:
@@ -271,9 +271,9 @@ def _from_floats(levels: np.ndarray, where: str, is_inverted: bool = False) -> n
     levels = levels.astype(np.float64)
     least, most = float(levels.min(initial=1)), float(levels.max(initial=0))
     if not (np.isfinite(levels).all() and least >= -1e-3 and most <= 1 + 1e-3):
-        told = f"from {least:g} to {most:g}" if np.isfinite([least, most]).all() else "NaN or inf"
+        span = f"from {least:g} to {most:g}" if np.isfinite([least, most]).all() else "NaN or inf"
         raise DataError(
-            f"{where} has floating-point pixels ({told}); they are read where 0 is black and 1 is "
+            f"{where} has floating-point pixels ({span}); they are read where 0 is black and 1 is "
             "white. Scale them to [0, 1], or save it with 8 bits a pixel."
         )
     return np.rint(255 * (1 - levels if is_inverted else levels)).clip(0, 255).astype(np.uint8)

@@ -91,9 +91,9 @@ def files_below(
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         kept = []
         for inner in sorted(folders):
-            if is_hidden(inner) or (found := identity(Path(place, inner))) in seen:
+            if is_hidden(inner) or (identifier := identity(Path(place, inner))) in seen:
                 continue
-            seen.add(found)
+            seen.add(identifier)
             kept.append(inner)
         folders[:] = kept
         yield from (Path(place, file) for file in sorted(names) if not is_hidden(file))
@@ -111,7 +111,7 @@ def class_folders(name: str, root: Path) -> dict[str, str]:
     Raises:
         DataError: the root cannot be read, or two folders have one name in composed form.
     """
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     try:
         entries = sorted(root.iterdir())
     except OSError as error:
@@ -121,14 +121,14 @@ def class_folders(name: str, root: Path) -> dict[str, str]:
             continue
         # a disk that was written on another system has the same letters as other code points
         title = unicodedata.normalize("NFC", entry.name)
-        if title in found:
+        if title in folders:
             raise DataError(f"{name}: two folders in {root} are called {title!r}. Rename one.")
         try:
             title.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{name}: the name of the folder {entry!r} is no text.") from error
-        found[title] = entry.name
-    return dict(sorted(found.items()))
+        folders[title] = entry.name
+    return dict(sorted(folders.items()))
 
 
 def loose_images(name: str, root: Path, folders: list[str], count: int) -> list[str]:
@@ -146,13 +146,13 @@ def loose_images(name: str, root: Path, folders: list[str], count: int) -> list[
             f"{count} in folders ({', '.join(folders[:3])}), and either could be the data. Move "
             "the images into class folders, or take the folders away."
         )
-    told = passed_over(root, [], broken)
+    passed = passed_over(root, [], broken)
     if loose:
-        told.append(
+        passed.append(
             f"{len(loose)} images in {root} itself (such as {loose[0]}) are in no class folder "
             "and were passed over."
         )
-    return told
+    return passed
 
 
 def is_image(path: Path) -> bool:
@@ -168,20 +168,20 @@ def is_image(path: Path) -> bool:
 
 def passed_over(root: Path, others: Sequence[str], broken: Sequence[str]) -> list[str]:
     """A sentence each for files that are not read and for links that lead nowhere."""
-    told = []
+    parts = []
     if others:
         kinds = Counter(Path(path).suffix.lower() or "no suffix" for path in others)
         counts = ", ".join(f"{count} with {kind}" for kind, count in kinds.most_common(5))
-        told.append(
+        parts.append(
             f"{len(others)} files below {root} are no images that are read ({counts}; such as "
             f"{others[0]}) and were passed over."
         )
     if broken:
-        told.append(
+        parts.append(
             f"{len(broken)} links below {root} lead nowhere (such as {broken[0]}) and were passed "
             "over."
         )
-    return told
+    return parts
 
 
 _MOVING = frozenset({".gif", ".webp", ".tif", ".tiff", ".avif", ".apng"})
@@ -195,10 +195,10 @@ def several_frames(root: Path, paths: Sequence[str], most: int = 1000) -> str | 
     moving = [path for path in paths if Path(path).suffix.lower() in _MOVING]
     still = [path for path in paths if Path(path).suffix.lower() == ".png"]
     looked = moving[:: max(1, len(moving) // most)] + still[:: max(1, len(still) // 8)]
-    found = [path for path in looked if frames(root / path) > 1]
-    if not found:
+    animated = [path for path in looked if frames(root / path) > 1]
+    if not animated:
         return None
     return (
-        f"{len(found)} files below {root} have several frames or pages (such as {found[0]}); of "
-        "each the first is read."
+        f"{len(animated)} files below {root} have several frames or pages (such as {animated[0]}); "
+        "of each the first is read."
     )

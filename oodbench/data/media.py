@@ -38,23 +38,23 @@ def existing(path: Path | str, what: str) -> Path:
     Raises:
         DataError: it is not.
     """
-    found = files.user_path(path)
-    if not found.is_file():
-        raise DataError(f"there is no {what} {found}. Get it, or leave it out of the list.")
-    return found
+    located = files.user_path(path)
+    if not located.is_file():
+        raise DataError(f"there is no {what} {located}. Get it, or leave it out of the list.")
+    return located
 
 
 @contextmanager
 def opened(path: Path | str, what: str) -> Iterator[Any]:
     """PyAV's container; whatever fails in it becomes a DataError that names the file."""
     av = library("av", "video")
-    found = existing(path, what)
+    file = existing(path, what)
     try:
         # "file:" so that no name is taken for an address; the whitelist so that a playlist under a
         # video's name cannot make the decoder fetch anything. An option of the container alone: as
         # one of its streams too, PyAV before 18 crashes where those are found late (MPEG).
         with av.open(
-            f"file:{found}",
+            f"file:{file}",
             metadata_errors="replace",
             container_options={"protocol_whitelist": "file"},
         ) as container:
@@ -63,7 +63,7 @@ def opened(path: Path | str, what: str) -> Iterator[Any]:
         raise
     except (av.error.FFmpegError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
         raise DataError(
-            f"cannot read the {what} {found} ({error}). {ADVICE.format(what=what)}"
+            f"cannot read the {what} {file} ({error}). {ADVICE.format(what=what)}"
         ) from error
 
 

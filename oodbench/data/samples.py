@@ -280,7 +280,7 @@ class ImageFiles(Samples):
         if known is not None:
             return known
         began = time.time()
-        found = np.fromiter(
+        known = np.fromiter(
             (content_digest((self.root / path).read_bytes()) for path in self.paths),
             dtype=np.uint64,
             count=len(self),
@@ -288,8 +288,8 @@ class ImageFiles(Samples):
         # A file written within the clock's grain of our look could change without changing its
         # time stamps, so a fresh folder is read again next time.
         if began - newest > _RACY_SECONDS:
-            digests.remember(memo, found)
-        return found
+            digests.remember(memo, known)
+        return known
 
 
 class Subset(Samples):
@@ -356,21 +356,21 @@ def image_folder(name: str, root: Path) -> ImageFiles:
     labels: list[int] = []
     whole = Listing()
     for label, folder in enumerate(classes.values() or ["."]):
-        found = list_images(name, root, folder, passed)
-        if not found.images:
+        listed = list_images(name, root, folder, passed)
+        if not listed.images:
             raise DataError(
                 f"{name}: the {'class ' if classes else ''}folder {root / folder} holds no images "
                 f"({', '.join(sorted(SUFFIXES))}). Fill it, or remove it. "
-                + " ".join(passed_over(root, found.others, found.broken))
+                + " ".join(passed_over(root, listed.others, listed.broken))
             )
-        paths += found.images
-        labels += [label] * len(found.images)
-        whole.others += found.others
-        whole.broken += found.broken
-    told = passed_over(root, whole.others, whole.broken)
+        paths += listed.images
+        labels += [label] * len(listed.images)
+        whole.others += listed.others
+        whole.broken += listed.broken
+    texts = passed_over(root, whole.others, whole.broken)
     if classes:
-        told += loose_images(name, root, list(classes.values()), len(paths))
-    told += [text for text in [several_frames(root, paths)] if text]
-    if told:
-        warnings.warn(f"{name}: {' '.join(told)}", OODBenchWarning, stacklevel=2)
+        texts += loose_images(name, root, list(classes.values()), len(paths))
+    texts += [text for text in [several_frames(root, paths)] if text]
+    if texts:
+        warnings.warn(f"{name}: {' '.join(texts)}", OODBenchWarning, stacklevel=2)
     return ImageFiles(name, root, paths, labels, list(classes) or ["all"])

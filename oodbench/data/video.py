@@ -172,24 +172,24 @@ class VideoFile(Video):
         return index
 
     def _decode(self, positions: list[int]) -> list[np.ndarray]:
-        found: dict[int, np.ndarray] = {}
+        frames: dict[int, np.ndarray] = {}
         if self._index.times is not None:
             with opened(self.path, "video") as container:
                 stream = best_stream(container, "video", self.path, "video")
                 for run in self._runs(positions):
-                    self._seek(container, stream, run, found)
-        missing = [position for position in positions if position not in found]
+                    self._seek(container, stream, run, frames)
+        missing = [position for position in positions if position not in frames]
         if missing:  # also where a seek did not land where the index of the file says
             with opened(self.path, "video") as container:
                 stream = best_stream(container, "video", self.path, "video")
-                self._collect(container, stream, missing, found)
-        if len(found) < len(positions):
+                self._collect(container, stream, missing, frames)
+        if len(frames) < len(positions):
             raise DataError(
                 f"the video {self.path} has {self.frame_count} frames, but "
-                f"{len(positions) - len(found)} of the {len(positions)} wanted ones cannot be "
+                f"{len(positions) - len(frames)} of the {len(positions)} wanted ones cannot be "
                 f"decoded. {ADVICE.format(what='video')}"
             )
-        return [found[position] for position in positions]
+        return [frames[position] for position in positions]
 
     def _runs(self, positions: list[int]) -> Iterator[list[int]]:
         """Positions that are decoded in one go: no two key frames lie between neighbours."""
@@ -198,17 +198,17 @@ class VideoFile(Video):
             yield run.tolist()
 
     def _seek(
-        self, container: Any, stream: Any, positions: list[int], found: dict[int, np.ndarray]
+        self, container: Any, stream: Any, positions: list[int], frames: dict[int, np.ndarray]
     ) -> None:
         """Adds the frames at ``positions`` to ``found``, from the last key frame before them."""
         key = int(np.searchsorted(self._index.keys, positions[0], side="right")) - 1
         if key < 0:
             return  # shown before the first key frame: only decoding from the start tells
         container.seek(self._index.seeks[key], stream=stream, backward=True, any_frame=False)
-        self._collect(container, stream, positions, found)
+        self._collect(container, stream, positions, frames)
 
     def _collect(
-        self, container: Any, stream: Any, positions: list[int], found: dict[int, np.ndarray]
+        self, container: Any, stream: Any, positions: list[int], frames: dict[int, np.ndarray]
     ) -> None:
         """Adds the frames at ``positions`` to ``found``, decoding from where the container is."""
         times = self._index.times
@@ -218,7 +218,7 @@ class VideoFile(Video):
             key = count if times is None else frame.pts
             if key in pending:
                 pixels = frame.to_ndarray(format="rgb24" if self.mode == "RGB" else "gray")
-                found[pending.pop(key)] = pixels if self.mode == "RGB" else pixels[..., None]
+                frames[pending.pop(key)] = pixels if self.mode == "RGB" else pixels[..., None]
             if not pending or (key is not None and key > keys[-1]):
                 return
 

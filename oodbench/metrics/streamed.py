@@ -128,14 +128,14 @@ class StreamedScores:
         fpr_ood, fpr_ood_error = _fpr(b[::-1], a[::-1])
         aupr_in, aupr_in_error = _average_precision(a, b)
         aupr_out, aupr_out_error = _average_precision(b[::-1], a[::-1])
-        found = dict(
+        figures = dict(
             zip(METRICS, ((wins + ties / 2) / n / m, fpr_id, fpr_ood, aupr_in, aupr_out),
                 strict=True)
         )  # fmt: skip
         if self.shift == 0:
-            return found, dict.fromkeys(METRICS, 0.0)
+            return figures, dict.fromkeys(METRICS, 0.0)
         bounds = (ties / 2 / n / m, fpr_id_error, fpr_ood_error, aupr_in_error, aupr_out_error)
-        return found, dict(zip(METRICS, bounds, strict=True))
+        return figures, dict(zip(METRICS, bounds, strict=True))
 
 
 def _keys(values: npt.NDArray[np.float64]) -> Keys:

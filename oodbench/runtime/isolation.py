@@ -36,29 +36,29 @@ def lent(outputs: Outputs, who: str) -> Iterator[Outputs]:
     Raises:
         ChangedInputsError: the detector changed what it was lent.
     """
-    given = outputs.private()
-    stamp = given.stamp()
-    yield given
-    check_unchanged(given, stamp, who)
+    private = outputs.private()
+    stamp = private.stamp()
+    yield private
+    check_unchanged(private, stamp, who)
     # by other ways than torch's: NumPy's views of the same memory
-    mine = dict(given.arrays())
+    before = dict(private.arrays())
     for name, value in outputs.arrays():
-        if not _same(mine[name], value):
+        if not _same(before[name], value):
             raise changed([name], who)
-    outputs.looks_of(given)
+    outputs.looks_of(private)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _same(first: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same bits, so NaN is the same as itself."""
-    if one.shape != other.shape or one.dtype != other.dtype:
+    if first.shape != other.shape or first.dtype != other.dtype:
         return False
-    mine, theirs = (t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
-    if mine.device.type != "cpu":
-        return torch.equal(mine, theirs)
+    left, right = (t.contiguous().reshape(-1).view(torch.uint8) for t in (first, other))
+    if left.device.type != "cpu":
+        return torch.equal(left, right)
     # NumPy's, in blocks that stay in the processor's caches, is several times as quick as torch's
-    whole = len(mine) // 8 * 8
-    a, b = mine.numpy()[:whole].view(np.uint64), theirs.numpy()[:whole].view(np.uint64)
-    return torch.equal(mine[whole:], theirs[whole:]) and all(
+    whole = len(left) // 8 * 8
+    a, b = left.numpy()[:whole].view(np.uint64), right.numpy()[:whole].view(np.uint64)
+    return torch.equal(left[whole:], right[whole:]) and all(
         np.array_equal(a[i : i + 2**16], b[i : i + 2**16]) for i in range(0, len(a), 2**16)
     )
 

@@ -26,8 +26,8 @@ def processor_name() -> str:
 def _told() -> str:
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-        return found.stdout
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        return result.stdout
     if sys.platform == "win32":
         return _of_windows()
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():

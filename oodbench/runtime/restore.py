@@ -59,11 +59,13 @@ def _tables(module: nn.Module) -> list[tuple[Any, Any]]:
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers and plain attributes of a module itself that are tensors of their own."""
-    found = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     if not isinstance(module, torch.jit.ScriptModule):
         for value in list(vars(module).values()):
             if isinstance(value, dict):
                 value = list(value.values())
             several = value if isinstance(value, list | tuple) else [value]
-            found += [v for v in several if isinstance(v, Tensor)]
-    return (t for t in found if t.is_leaf and not t.is_inference() and not nn.parameter.is_lazy(t))
+            tensors += [v for v in several if isinstance(v, Tensor)]
+    return (
+        t for t in tensors if t.is_leaf and not t.is_inference() and not nn.parameter.is_lazy(t)
+    )

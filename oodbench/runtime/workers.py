@@ -30,14 +30,14 @@ def worker_failure(error: BaseException) -> BaseException | None:
     while seen is not None:
         chain.append(seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    found = next(filter(None, map(_meaning, chain)), None)
+    meaning = next(filter(None, map(_meaning, chain)), None)
     is_silent = any(re.search(r"DataLoader worker.* exited unex", str(e)) for e in chain)
-    if found is None and (is_silent or is_cut_off(error)):
+    if meaning is None and (is_silent or is_cut_off(error)):
         return WorkerError(
             "a data worker ended without a word: it crashed, or had no memory. Choose fewer "
             f"workers, or {ALONE}, which shows what is wrong."
         )
-    return found
+    return meaning
 
 
 def _meaning(error: BaseException) -> BaseException | None:
