@@ -55,6 +55,16 @@ class Networks(NetworkSettings):
             return self.model is not None
         return not all(map(is_frozen, self._methods(benchmark, detectors)))
 
+    def check(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> None:
+        """Check, before data is read, that the methods train networks of the benchmark's task.
+
+        Raises:
+            UnknownNameError: there is no such method.
+            OptionError: a method trains networks of another task; names those that can.
+        """
+        if self.model is None:
+            self._methods(benchmark, detectors)
+
     def _methods(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> list[str]:
         """The methods of the networks, each once."""
         names = (method_of(benchmark, self.method or d.method) for d in detectors)

@@ -392,6 +392,7 @@ def evaluate(
         std=std,
         layer=layer,
     )
+    networks.check(chosen, chosen_detectors)
     evaluator = Evaluator(
         chosen,
         ood=ood,

@@ -85,6 +85,7 @@ def tune(
     )
     made = create_detectors(detectors, search.networks.method, whole)
     task.check(whole, made)
+    search.networks.check(whole, made)
     return search.run(made, fixed or {})
 
 

@@ -11,11 +11,13 @@ from torch import nn
 import oodbench
 from oodbench import metrics
 from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
+from oodbench.contenders import Networks
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.errors import OptionError
 from oodbench.results import leaderboard
 from oodbench.results.store import ResultStore
-from oodbench.tasks.task import task_of
+from oodbench.tasks.task import method_of, task_of
+from oodbench.tune import tune
 from tests.conftest import REPOSITORY
 
 PAGES = REPOSITORY / "leaderboards"
@@ -40,6 +42,43 @@ def test_samples_of_several_modalities() -> None:
     assert left is not None
     assert "odin" in left
     assert "msp" not in left
+
+
+@pytest.mark.parametrize("use", [oodbench.evaluate, tune], ids=["evaluate", "tune"])
+@pytest.mark.parametrize(
+    ("benchmark", "method", "task", "able"),
+    [
+        ("avdigits", "palm", "classification", "a2d, a2d-npmix, multimodal-ce, npmix"),
+        ("digits", "npmix", "multimodal", "abet, ce, "),
+        ("scenes/segmentation", "cider", "classification", "abet-segmentation, ce-segmentation"),
+        ("scenes/detection", "abet-segmentation", "segmentation", "abet-detection, ce-detection"),
+    ],
+)
+def test_a_method_of_another_task_is_refused_before_data_is_read(
+    benchmark: str, method: str, task: str, able: str, use: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(self: DatasetSpec, *_: Any) -> Any:
+        raise AssertionError(f"{self.name} was read")
+
+    chosen = get_benchmark(benchmark=benchmark)
+    monkeypatch.setattr("oodbench.data.samples.Samples.__init__", read)
+    common = {"benchmark": chosen, "detectors": "msp"}
+    options = {"networks": Networks(method=method)} if use is tune else {"method": method}
+    with pytest.raises(OptionError, match=f"{method} trains networks of {task}, not.*{able}"):
+        use(**common, **options)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "method", "name"),
+    [
+        ("digits", "ce", "ce"),
+        ("avdigits", "ce", "multimodal-ce"),
+        ("scenes/segmentation", "abet", "abet-segmentation"),
+        ("scenes/detection", "ce-detection", "ce-detection"),
+    ],
+)
+def test_the_method_that_stands_for_one(benchmark: str, method: str, name: str) -> None:
+    assert method_of(get_benchmark(benchmark=benchmark), method) == name
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "ptood/textures10"])
