@@ -193,15 +193,33 @@ class House:
             ]
         return {one for one in reached if one in self.rooms}
 
+    def reach(self, inside_functions: bool) -> dict[str, set[str]]:
+        """For each room all rooms that arrows lead to from it."""
+        graph = self.arrows(inside_functions)
+        result = {}
+        for name in graph:
+            reached: set[str] = set()
+            waiting = [*graph[name]]
+            while waiting:
+                current = waiting.pop()
+                if current not in reached:
+                    reached.add(current)
+                    waiting += graph[current]
+            result[name] = reached
+        return result
+
     def parameters(self) -> dict[str, int]:
         """Parameters of ``evaluate`` and of each command's function."""
+        command_line = [m for m in self.rooms.values() if f"{m.name}.".startswith(f"{CORE}.cli.")]
+        functions = {node.name: node for m in command_line for node in m.functions()}
         counts = {}
+        for module in command_line:
+            for name, function in _commands(module):
+                if function in functions:
+                    counts[f"oodbench {name}"] = _arity(functions[function])
         for module in self.rooms.values():
-            for node in module.functions():
-                command = _command(node)
-                if command and (module.name + ".").startswith(f"{CORE}.cli."):
-                    counts[f"oodbench {command}"] = _arity(node)
-                elif node.name == "evaluate" and node in module.tree.body:
+            for node in module.tree.body:
+                if isinstance(node, ast.FunctionDef) and node.name == "evaluate":
                     counts["evaluate(...)"] = _arity(node)
         return counts
 
@@ -234,15 +252,27 @@ def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
     return result
 
 
-def _command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    """The name of the command that the function is, if it is decorated as one."""
-    for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".command"):
-            first = decorator.args[0] if decorator.args else None
-            name = first.value if isinstance(first, ast.Constant) else node.name
-            app = ast.unparse(decorator.func).split(".")[0].strip("_").removesuffix("app")
-            return f"{app.strip('_')} {name}".strip()
-    return None
+def _commands(module: Module) -> Iterator[tuple[str, str]]:
+    """The names of commands and of the functions that do them.
+
+    They are decorated (``@app.command("eval")``) or handed over (``app.command("eval")(f)``).
+    """
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef):
+            calls = [(one, node.name) for one in node.decorator_list]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Call) and node.args:
+            inner = node.args[0]
+            while isinstance(inner, ast.Call) and inner.args:
+                inner = inner.args[0]
+            calls = [(node.func, ast.unparse(inner).rpartition(".")[2])]
+        else:
+            continue
+        for call, function in calls:
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".command"):
+                first = call.args[0] if call.args else None
+                name = first.value if isinstance(first, ast.Constant) else function
+                app = ast.unparse(call.func).split(".")[0].strip("_").removesuffix("app")
+                yield f"{app.strip('_')} {name}".strip(), function
 
 
 def _arity(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
