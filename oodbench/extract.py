@@ -440,15 +440,15 @@ def _headed(seen: Outputs, head: Head | None) -> Outputs:
     return replace(seen, logits=torch.from_numpy(logits), head=head)
 
 
-def _gathered(pieces: Iterator[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+def _gathered(pieces: Iterator[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Rows of float32 as one array: in memory, or in a file without a name where it is large."""
-    if math.prod(shape) <= 2**26:
+    if math.prod(size) <= 2**26:
         return np.concatenate(list(pieces))
     folder = files.cache_dir()
-    with _nameless(folder) as handle, full.telling(folder, 4 * math.prod(shape)):
+    with _nameless(folder) as handle, full.telling(folder, 4 * math.prod(size)):
         for piece in pieces:  # written, not mapped: a disk that fills would kill the process
             full.write_all(handle, np.ascontiguousarray(piece, dtype=np.float32).data)
-        return np.memmap(handle, dtype=np.float32, mode="c", shape=shape)
+        return np.memmap(handle, dtype=np.float32, mode="c", shape=size)
 
 
 def _nameless(folder: Path) -> Any:

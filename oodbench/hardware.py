@@ -116,17 +116,17 @@ class Hardware(HardwareSettings):
             options: further arguments of ``Trainer``; lists are added to those of
                 :meth:`trainer_options`.
         """
-        own = self.trainer_options()
+        options_ = self.trainer_options()
         for name in ("callbacks", "plugins"):
-            own[name] += options.pop(name, [])
+            options_[name] += options.pop(name, [])
         with launchers.without_defaults():
-            made = pl.Trainer(**own, **options)
+            trainer = pl.Trainer(**options_, **options)
         # Lightning took what a launcher left for its own rank when it was imported
-        cast(Any, rank_zero_only).rank = made.global_rank
-        if made.world_size == 1:
+        cast(Any, rank_zero_only).rank = trainer.global_rank
+        if trainer.world_size == 1:
             # Its handler ends training without a word, and with the status of success.
-            cast(Any, made)._signal_connector.register_signal_handlers = lambda: None
-        return made
+            cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
+        return trainer
 
     @cached_property
     def _processes(self) -> int:
@@ -257,14 +257,14 @@ def quiet_lightning() -> Iterator[None]:
         raise
     except Exception as error:
         try:
-            told = worker_failure(error)
+            failure = worker_failure(error)
             if is_cut_off(error):  # why is told by a signal, which may be still to come
                 time.sleep(0.5)
         except RuntimeError as another:  # DataLoader's, of the same failure, by a signal
-            told = worker_failure(another)
-        if told is None:
+            failure = worker_failure(another)
+        if failure is None:
             raise
-        raise told from None
+        raise failure from None
     finally:
         logger.setLevel(levels[0])
         fabric.setLevel(levels[1])

@@ -53,8 +53,8 @@ class Head:
         self.weight = as_tensor(self.weight)
         if self.weight.ndim != 2:
             raise OODBenchError(f"Head.weight must be [C, D], not {tuple(self.weight.shape)}.")
-        given: Tensor | None = self.bias
-        self.bias = as_tensor(self.weight.new_zeros(len(self.weight)) if given is None else given)
+        bias: Tensor | None = self.bias
+        self.bias = as_tensor(self.weight.new_zeros(len(self.weight)) if bias is None else bias)
         if self.bias.shape != self.weight.shape[:1]:
             raise OODBenchError(
                 f"Head.bias must be [{len(self.weight)}], not {list(self.bias.shape)}."
@@ -167,9 +167,13 @@ class Outputs:
         The logits, or the extra ``"log_probabilities"``, where a network gives its probabilities
         beside logits that they are not the softmax of: an ensemble may average either.
         """
-        own = self.extra.get("log_probabilities")
-        fits = own is not None and self.logits is not None and own.shape == self.logits.shape
-        return own if fits else self.logits
+        log_probabilities = self.extra.get("log_probabilities")
+        fits = (
+            log_probabilities is not None
+            and self.logits is not None
+            and log_probabilities.shape == self.logits.shape
+        )
+        return log_probabilities if fits else self.logits
 
     def of_kind(self, need: str) -> dict[str, Tensor]:
         """Extras that ``"kind/*"`` stands for, by what stands for the star."""
@@ -190,8 +194,12 @@ class Outputs:
         if missing:
             there = [name for name in ("features", "logits", "labels", "head") if self.has(name)]
             there += self._registered()
-            told = (self.notes.get(need) for need in missing if not (need == "head" and self.head))
-            why = " ".join(dict.fromkeys(f"{note[:1].upper()}{note[1:]}" for note in told if note))
+            reasons = (
+                self.notes.get(need) for need in missing if not (need == "head" and self.head)
+            )
+            why = " ".join(
+                dict.fromkeys(f"{note[:1].upper()}{note[1:]}" for note in reasons if note)
+            )
             raise MissingOutputError(
                 f"{who} needs {' and '.join(missing)}, but these Outputs have only "
                 f"{', '.join([*there, *self.extra]) or 'nothing'}. "
@@ -244,9 +252,9 @@ class Outputs:
 
     def looks_of(self, other: Outputs) -> None:
         """Take over which columns were looked through, from outputs of the same values."""
-        theirs = dict(other._columns())
+        columns_ = dict(other._columns())
         for name, value in self._columns():
-            if name in theirs and other._is_looked_through(name, theirs[name]):
+            if name in columns_ and other._is_looked_through(name, columns_[name]):
                 self._finite[name] = (value, _version(value))
 
     def arrays(self) -> Iterator[tuple[str, Tensor]]:
@@ -269,14 +277,14 @@ class Outputs:
 
         It is what :meth:`load` read, or what was copied to, so nobody may have changed it since.
         """
-        found = Outputs(
+        private = Outputs(
             **_by_field({name: mapped.private(value) for name, value in self._columns()}),
             head=self.head
             and replace(self.head, weight=self.head.weight.clone(), bias=self.head.bias.clone()),
             notes=dict(self.notes),
         )
-        found.looks_of(self)
-        return found
+        private.looks_of(self)
+        return private
 
     def stamp(self) -> dict[str, tuple[Any, ...]]:
         """What :meth:`changed_since` compares: each array, its shape and its version in torch."""

@@ -43,16 +43,16 @@ def storage_error(path: Path, error: BaseException, wanted: int | None = None) -
     if code is None and isinstance(error, OSError):
         code = error.errno
     reason = os.strerror(code) if code else str(error) or type(error).__name__
-    told = f"cannot write {path} ({reason})."
+    text = f"cannot write {path} ({reason})."
     if code == errno.EISDIR:
-        return StorageError(f"{told} Remove the folder of that name.")
+        return StorageError(f"{text} Remove the folder of that name.")
     if code not in _FULL:
-        return StorageError(f"{told} Choose a folder that you may write.")
+        return StorageError(f"{text} Choose a folder that you may write.")
     facts = [] if wanted is None else [f"{size_in_words(wanted)} are wanted"]
     if code == errno.ENOSPC and (free := free_space(path)) is not None:
         facts.append(f"{size_in_words(free)} are free there")
-    told += f" {', '.join(facts)}." if facts else ""
-    return StorageError(f"{told} Make room, or choose another folder{_setting(path)}.")
+    text += f" {', '.join(facts)}." if facts else ""
+    return StorageError(f"{text} Make room, or choose another folder{_setting(path)}.")
 
 
 def _setting(path: Path) -> str:

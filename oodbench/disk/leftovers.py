@@ -42,8 +42,8 @@ def _host(name: str) -> str:
     with contextlib.suppress(OSError):
         here.append(Path("/proc/sys/kernel/random/boot_id").read_text())
         here.append(str(Path("/proc/self/ns/pid").readlink()))
-    told = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:32] or "host"
-    return f"{told}-{hashlib.sha256(repr(here).encode()).hexdigest()[:6]}"
+    host = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:32] or "host"
+    return f"{host}-{hashlib.sha256(repr(here).encode()).hexdigest()[:6]}"
 
 
 def is_dead(name: str) -> bool:

@@ -128,5 +128,5 @@ def _source(value: Tensor) -> _Source | None:
 
 
 def _state(file: Path | IO[bytes]) -> tuple[int, ...]:
-    found = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    status = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns

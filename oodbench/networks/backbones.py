@@ -272,14 +272,14 @@ def create_backbone(
         )
     _check_kind(name, channels, gives, "images", "features")
     try:
-        made = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+        encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except (OSError, RuntimeError) as error:
         raise OODBenchError(
             f"timm could not make {name!r} ({error}). "
             "If it tried to download weights, give a local file with `checkpoint`."
         ) from error
-    made.num_features = feature_width(made)  # type: ignore[assignment]
-    return made
+    encoder.num_features = feature_width(encoder)  # type: ignore[assignment]
+    return encoder
 
 
 def _check_kind(
@@ -327,8 +327,8 @@ def feature_width(network: nn.Module) -> int:
     timm's ``num_features`` is the width of the last feature maps; in MobileNetV3, GhostNet, VGG and
     others a layer between pooling and classifier has another, its ``head_hidden_size``.
     """
-    told: Any = getattr(network, "head_hidden_size", None) or network.num_features
-    return int(told)
+    width: Any = getattr(network, "head_hidden_size", None) or network.num_features
+    return int(width)
 
 
 class HeadedBackbone(nn.Module):
@@ -378,23 +378,23 @@ def load_classifier(
     state, metadata = read_checkpoint(checkpoint)
     network = HeadedBackbone(create_backbone(name, channels), num_classes)
     width = network.linear.in_features
-    found: list[tuple[Part, tuple[str, Tensor, Tensor | None]]] = []
+    candidates: list[tuple[Part, tuple[str, Tensor, Tensor | None]]] = []
     for part in parts_of(state, network.backbone.state_dict()):
         head = head_in(state, part, num_classes, width)
         if head and all(key.startswith(f"{head[0]}.") for key in part.inside):
-            found.append((part, head))
-    if not found:
+            candidates.append((part, head))
+    if not candidates:
         if (whole := _with_own_head(name, state, num_classes, channels)) is not None:
             return whole, metadata
         raise CheckpointError(_unfit(state, network, checkpoint, name))
-    part, (_, weight, bias) = found[0]
+    part, (_, weight, bias) = candidates[0]
     bias = network.linear.bias.new_zeros(num_classes) if bias is None else bias
     network.backbone.load_state_dict(part.state, strict=False)
     network.linear.load_state_dict({"weight": weight, "bias": bias})
-    if len(found) > 1 and "entries" not in metadata:
-        prefixes = [repr(one.prefix) for one, _ in found]
-        told = f"the checkpoint holds networks under {', '.join(prefixes)}; the first was taken"
-        metadata = {**metadata, "entries": told}
+    if len(candidates) > 1 and "entries" not in metadata:
+        prefixes = [repr(one.prefix) for one, _ in candidates]
+        text = f"the checkpoint holds networks under {', '.join(prefixes)}; the first was taken"
+        metadata = {**metadata, "entries": text}
     return network.eval(), metadata
 
 
@@ -411,10 +411,10 @@ def _with_own_head(
         return None
     network = timm.create_model(name, num_classes=num_classes, in_chans=channels)
     prefix = common_prefix(state)
-    own = {key.removeprefix(prefix): value for key, value in state.items()}
-    if misfit(own, network.state_dict()):
+    head_state = {key.removeprefix(prefix): value for key, value in state.items()}
+    if misfit(head_state, network.state_dict()):
         return None
-    network.load_state_dict(own, strict=False)
+    network.load_state_dict(head_state, strict=False)
     return Classifier(network.eval(), classes=num_classes)
 
 
@@ -427,13 +427,13 @@ def _unfit(
     state = {key.removeprefix(prefix): value for key, value in state.items()}
     parts = parts_of(state, network.backbone.state_dict())
     head = next((n for n in HEAD_NAMES if f"{n}.weight" in state), "linear")
-    own = parts[0].prefix if parts else "backbone."
+    inner = parts[0].prefix if parts else "backbone."
     renamed = {}
     for key, value in state.items():
         if key.startswith(f"{head}."):
             renamed[f"linear.{key.removeprefix(head + '.')}"] = value
         else:
-            renamed[key.removeprefix(own)] = value
+            renamed[key.removeprefix(inner)] = value
     wanted = {
         **network.backbone.state_dict(),
         **{f"linear.{key}": value for key, value in network.linear.state_dict().items()},

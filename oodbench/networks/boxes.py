@@ -90,10 +90,10 @@ class BoxNetwork(nn.Module):
         """The layer from a box's features to its logits without background."""
         predictor = self.detector.roi_heads.box_predictor
         if isinstance(predictor, BoxPredictor):
-            found: Head = cast(Any, predictor.classify).as_head()
+            head: Head = cast(Any, predictor.classify).as_head()
         else:
-            found = Head(predictor.cls_score.weight.detach(), predictor.cls_score.bias.detach())
-        return dataclasses.replace(found, weight=found.weight[1:], bias=found.bias[1:])
+            head = Head(predictor.cls_score.weight.detach(), predictor.cls_score.bias.detach())
+        return dataclasses.replace(head, weight=head.weight[1:], bias=head.bias[1:])
 
     def outputs(self, images: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
         """:meth:`detect` with boxes from ``LEAST`` on."""

@@ -131,25 +131,27 @@ def _load(path: Path) -> Any:
     """
     stand_ins = dict(_RECORDS)
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        for name in filter(_RECORD_PACKAGES.match, found):
+        globals_ = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        for name in filter(_RECORD_PACKAGES.match, globals_):
             stand_ins.setdefault(name, OrderedDict if _MAPPINGS.search(name) else _Inert)
     except Exception:  # noqa: S110  # not of today's format, or damaged: torch.load says which
         pass
     with warnings.catch_warnings():  # the error says what torch warns of
         warnings.simplefilter("ignore")
-        with torch.serialization.safe_globals([(made, name) for name, made in stand_ins.items()]):
+        with torch.serialization.safe_globals(
+            [(stand_in, name) for name, stand_in in stand_ins.items()]
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _culprit(path: Path, error: Exception) -> str:
     """What a pickle wants to make, for a message."""
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        globals_ = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # of another format, or damaged
         match = re.search(r"GLOBAL (\S+)", str(error))
-        found = [match[1]] if match else []
-    names = [n for n in found if n not in _RECORDS and not _RECORD_PACKAGES.match(n)]
+        globals_ = [match[1]] if match else []
+    names = [n for n in globals_ if n not in _RECORDS and not _RECORD_PACKAGES.match(n)]
     names.sort(key=lambda name: (name.startswith("torch."), name))  # the file's own first
     if any(re.match(r"torch\.nn\.modules\.(?!.*_reduction)", name) for name in names):
         return f" (it is a whole pickled network: {', '.join(names[:3])})"
@@ -209,8 +211,8 @@ def _other_format(path: Path) -> str:
         (b"<html", "a web page"),
         (b"\x1f\x8b", "compressed (gzip)"),
     )
-    found = next((what for mark, what in formats if start.lower().startswith(mark.lower())), "")
-    return found and f"{found}, not a checkpoint of PyTorch (a state dict, or safetensors)."
+    kind = next((what for mark, what in formats if start.lower().startswith(mark.lower())), "")
+    return kind and f"{kind}, not a checkpoint of PyTorch (a state dict, or safetensors)."
 
 
 # --- which entry is the weights --------------------------------------------------------------
@@ -250,23 +252,23 @@ def _unpacked(value: Any) -> tuple[State | None, dict[str, str]]:
     taken = ranked[0][0]
     if len(entries) == 1:
         return entries[taken], {}
-    told = f"the checkpoint holds {_and(list(entries))}; {taken!r} was taken"
-    return entries[taken], {"entries": told}
+    text = f"the checkpoint holds {_and(list(entries))}; {taken!r} was taken"
+    return entries[taken], {"entries": text}
 
 
 def _entries(value: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
     """State dicts in nested mappings, by their path."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return
-    own = {key: item for key, item in value.items() if isinstance(item, Tensor)}
+    tensors = {key: item for key, item in value.items() if isinstance(item, Tensor)}
     inner = [
         pair
         for key, item in value.items()
         if depth and not _BESIDE.match(key)
         for pair in _entries(item, f"{name}/{key}".lstrip("/"), depth - 1)
     ]
-    if own and (not inner or any("." in key for key in own)):
-        yield name, own
+    if tensors and (not inner or any("." in key for key in tensors)):
+        yield name, tensors
     else:
         yield from inner
 
@@ -333,15 +335,15 @@ def parts_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[
         return []
     probe = needed[0]
     prefixes = [k.removesuffix(probe) for k in state if k == probe or k.endswith(f".{probe}")]
-    found = []
+    parts = []
     for prefix in sorted(prefixes, key=lambda p: (bool(_AVERAGED.search(p)), len(p))):
-        own = {key: state[prefix + key] for key in wanted if prefix + key in state}
-        if all(key in own and own[key].shape == wanted[key].shape for key in needed):
-            rest = [k for k in state if not (k.startswith(prefix) and k[len(prefix) :] in own)]
+        entries = {key: state[prefix + key] for key in wanted if prefix + key in state}
+        if all(key in entries and entries[key].shape == wanted[key].shape for key in needed):
+            rest = [k for k in state if not (k.startswith(prefix) and k[len(prefix) :] in entries)]
             inside = [k for k in rest if k.startswith(prefix)]
             outside = [k for k in rest if not k.startswith(prefix)]
-            found.append(Part(prefix, own, inside, outside))
-    return found
+            parts.append(Part(prefix, entries, inside, outside))
+    return parts
 
 
 def head_in(

@@ -220,33 +220,33 @@ class Classifier(nn.Module):
                 )
             return logits, None, ""
         parts = dict(_parts(returned))
-        found = {k: t for k, v in parts.items() if (t := _as_logits(v, rows)) is not None}
+        candidates = {k: t for k, v in parts.items() if (t := _as_logits(v, rows)) is not None}
         kind = type(returned).__name__
-        if self.found is not None and self.found.output in found:
-            return found[self.found.output], self.found.output, ""
-        if not found:
+        if self.found is not None and self.found.output in candidates:
+            return candidates[self.found.output], self.found.output, ""
+        if not candidates:
             shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in parts.items())
             raise OODBenchError(
                 f"the {name} must return logits [B, C], but returns a {kind} without such a "
                 f"tensor ({shapes or 'no tensors'})."
             )
-        if "logits" in found:
-            return found["logits"], "logits", ""
-        chosen = self._choose(found, calls)
+        if "logits" in candidates:
+            return candidates["logits"], "logits", ""
+        chosen = self._choose(candidates, calls)
         if chosen is None:
-            shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in found.items())
+            shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in candidates.items())
             raise OODBenchError(
                 f"the {name} must return logits [B, C], but returns a {kind} with several tensors "
                 f"that could be: {shapes}. Wrap it in a module that returns one of them."
             )
         said = f"the {name} returns a {kind}; its {chosen!r} was taken for the logits."
-        return found[chosen], chosen, said if len(parts) > 1 else ""
+        return candidates[chosen], chosen, said if len(parts) > 1 else ""
 
-    def _choose(self, found: Mapping[str, Tensor], calls: list[_Call]) -> str | None:
+    def _choose(self, candidates: Mapping[str, Tensor], calls: list[_Call]) -> str | None:
         """The one of several tensors ``[B, ?]`` that are the logits; None if that is not clear."""
-        sized = [k for k, v in found.items() if v.shape[1] == self.classes] or list(found)
+        sized = [k for k, v in candidates.items() if v.shape[1] == self.classes] or list(candidates)
         called = [k for k in sized if k.rpartition(".")[2] in _OUTPUT_NAMES]
-        last = [k for k in sized if any(_agrees(call, found[k]) for call in calls[-1:])]
+        last = [k for k in sized if any(_agrees(call, candidates[k]) for call in calls[-1:])]
         return next((names[0] for names in (sized, called, last) if len(names) == 1), None)
 
 

@@ -172,8 +172,8 @@ class _Small(nn.Module):
         self.early, self.last = nn.Sequential(*layers[:6]), nn.Sequential(*layers[6:])
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.last(self.early(x)).flatten(2).mean(dim=2)
-        return found
+        pooled: Tensor = self.last(self.early(x)).flatten(2).mean(dim=2)
+        return pooled
 
     def freeze(self) -> None:
         _freeze_all_but(self, self.last)

@@ -32,9 +32,9 @@ class Closures:
         other.__module__, other.__doc__ = function.__module__, function.__doc__
         other.__dict__.update(function.__dict__)
         memo[id(function)] = other
-        for cell, theirs in zip(closure, function.__closure__, strict=True):
+        for cell, cell_of_original in zip(closure, function.__closure__, strict=True):
             try:
-                content = theirs.cell_contents
+                content = cell_of_original.cell_contents
             except ValueError:  # nothing was assigned to it
                 continue
             self._cells.append((cell, content))

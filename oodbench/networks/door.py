@@ -180,7 +180,7 @@ def kept(network: nn.Module, outputs: Any, n: int) -> dict[str, Tensor]:
             f"{who} must give named tensors, {{'features': ..., 'logits': ...}}, but its outputs() "
             f"gives {type(outputs).__name__}."
         )
-    found = {}
+    columns = {}
     for name, value in outputs.items():
         if value is None:
             continue
@@ -196,8 +196,8 @@ def kept(network: nn.Module, outputs: Any, n: int) -> dict[str, Tensor]:
             value = value.float()
         elif value.dtype in _CLOSED and name.partition("/")[0] in ("features", "logits"):
             value = value.double()
-        found[name] = value
-    return found
+        columns[name] = value
+    return columns
 
 
 def kept_head(head: Head | None) -> Head | None:
@@ -213,8 +213,8 @@ def at_door(network: nn.Module) -> None:
     For a detector that looks into it, and calculates with images and outputs itself. The network's
     own methods are replaced, so that its layers keep their names: give it a copy.
     """
-    own: Any = network
-    outputs, head, forward = own.outputs, own.head, own.forward
+    module: Any = network
+    outputs, head, forward = module.outputs, module.head, module.forward
 
     def say(images: Any) -> dict[str, Tensor]:
         with explained(network, images):
@@ -224,4 +224,4 @@ def at_door(network: nn.Module) -> None:
         with explained(network, images):
             return forward(fed(network, images))
 
-    own.outputs, own.head, own.forward = say, lambda: kept_head(head()), through
+    module.outputs, module.head, module.forward = say, lambda: kept_head(head()), through

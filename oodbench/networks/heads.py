@@ -36,15 +36,17 @@ def head_gap(head: Head, features: Tensor, logits: Tensor) -> float:
         features, logits = features[finite], logits[finite]
         if not len(logits):
             return 0.0
-        given = head(features)
+        predicted = head(features)
         if head.norm_eps is not None:
-            given = given * ((given * logits).sum(1) / (given * given).sum(1)).unsqueeze(1)
+            predicted = predicted * (
+                (predicted * logits).sum(1) / (predicted * predicted).sum(1)
+            ).unsqueeze(1)
             size = logits.abs()
         else:
             weight, bias = head.weight.to(features), head.bias.to(features)
             size = F.linear(features.square(), weight.square(), bias.square()).sqrt()
             size = torch.maximum(size, logits.abs())
-        off = (given - logits).abs().amax(dim=1) / size.amax(dim=1).clamp(min=1e-30)
+        off = (predicted - logits).abs().amax(dim=1) / size.amax(dim=1).clamp(min=1e-30)
         return float(off.nan_to_num(torch.inf).amax())
 
 

@@ -148,8 +148,8 @@ def fit(
     """
     mean, scale, values, vectors = data.basis
     spread = (values / 2 + max(weight_decay, 1e-8)).rsqrt()  # [D]
-    shape = (data.classes, len(mean))
-    v = torch.zeros(shape, device=mean.device) if start is None else start.weight @ vectors / spread
+    size = (data.classes, len(mean))
+    v = torch.zeros(size, device=mean.device) if start is None else start.weight @ vectors / spread
     b = torch.zeros(data.classes, device=mean.device) if start is None else start.bias.clone()
     passes = 0
 
@@ -167,13 +167,13 @@ def fit(
         loss = 0.0
         for x, y in data.blocks():
             log_p = F.log_softmax(torch.addmm(offset, x, scaled.T), dim=1)
-            own = log_p.gather(1, y[:, None])  # [n, 1]
+            of_label = log_p.gather(1, y[:, None])  # [n, 1]
             residual = log_p.exp_()
             residual[torch.arange(len(y), device=y.device), y] -= 1
             if data.weights is not None:
-                own = own * data.weights[y, None]
+                of_label = of_label * data.weights[y, None]
                 residual *= data.weights[y, None]
-            loss -= float(own.double().sum())
+            loss -= float(of_label.double().sum())
             slope.addmm_(residual.T, x)
             tilt += residual.sum(dim=0)
         # of scaled features, from products with the features as they are

@@ -101,10 +101,10 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, di
             return
         try:
             with torch.device("meta"):
-                made = _made(name)
+                network = _made(name)
         except Exception:  # noqa: S112  # not of images, or not in this version of timm
             continue
-        yield name, {key: tuple(value.shape) for key, value in made.state_dict().items()}
+        yield name, {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
 def _made(name: str) -> torch.nn.Module:
@@ -131,6 +131,6 @@ def _likeness(shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, tuple[i
     most = 0.0
     for prefix in prefixes[:4]:
         same = sum(shapes.get(prefix + key) == shape for key, shape in known.items())
-        own = sum(key.startswith(prefix) for key in held) - 2  # a head
-        most = max(most, same / max(len(known), own, 1))
+        inside = sum(key.startswith(prefix) for key in held) - 2  # a head
+        most = max(most, same / max(len(known), inside, 1))
     return most

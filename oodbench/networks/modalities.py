@@ -202,8 +202,8 @@ class MultimodalClassifier(nn.Module):
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`ModalityHeads.forward`."""
-        found: dict[str, Tensor] = self.heads(self.encoders(inputs))
-        return found
+        columns: dict[str, Tensor] = self.heads(self.encoders(inputs))
+        return columns
 
     def head(self) -> Head:
         """The joint layer."""
@@ -351,8 +351,8 @@ class MultimodalMethod(Method):
 
     def outputs(self, images: Any) -> dict[str, Tensor]:
         """See :meth:`ModalityHeads.forward`; without predictions that were never trained."""
-        found: dict[str, Tensor] = self.heads(self.backbone(images))
-        return {name: value for name, value in found.items() if name not in self.withheld}
+        columns: dict[str, Tensor] = self.heads(self.backbone(images))
+        return {name: value for name, value in columns.items() if name not in self.withheld}
 
     def head(self) -> Head:
         """The joint layer."""

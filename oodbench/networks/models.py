@@ -84,10 +84,10 @@ def _what(model: Any) -> str:
     if isinstance(model, str | Path):
         return _what_text(str(model))
     if package in ("onnx", "onnxruntime"):
-        made = "yours" if package == "onnxruntime" else "onnxruntime.InferenceSession(path)"
+        maker = "yours" if package == "onnxruntime" else "onnxruntime.InferenceSession(path)"
         return (
             f"the model is an ONNX {kind.__name__}, not a PyTorch module. Wrap it, with "
-            f"session = {made}, and give Net():\n{ONNX_WRAPPER}"
+            f"session = {maker}, and give Net():\n{ONNX_WRAPPER}"
         )
     if isinstance(model, Mapping):
         weights = any(isinstance(value, Tensor) for value in model.values())
@@ -184,9 +184,9 @@ def copied(model: nn.Module) -> Any:
 
 
 def _copied(model: nn.Module, memo: dict[int, Any], functions: Closures) -> Any:
-    found = copy.deepcopy(model, memo)
+    copy_ = copy.deepcopy(model, memo)
     functions.fill(memo)
-    return found
+    return copy_
 
 
 def _computed(model: nn.Module, functions: Closures) -> dict[int, Any]:

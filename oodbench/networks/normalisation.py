@@ -69,10 +69,10 @@ def own_normalisation(
         channels: of the images.
         size: their side.
     """
-    found = _seen_of(see, (0.0, 0.5, 1.0), channels, size)
-    other = found and _seen_of(see, (0.25, 0.5, 1.0), channels, size)
+    seen = _seen_of(see, (0.0, 0.5, 1.0), channels, size)
+    other = seen and _seen_of(see, (0.25, 0.5, 1.0), channels, size)
     # the statistics of a batch are others in another
-    return found if found and other and found.is_like(other) else None
+    return seen if seen and other and seen.is_like(other) else None
 
 
 def _seen_of(
@@ -120,16 +120,16 @@ def _different(pairs: Tensor) -> list[tuple[float, float]]:
     first = torch.full((len(rounded),), len(pairs)).scatter_reduce(
         0, place, torch.arange(len(pairs)), "amin"
     )
-    found: list[tuple[float, float]] = []
+    shared: list[tuple[float, float]] = []
     # not what interpolation makes at a border, nor the other side of a rounding
     for index in first[count >= 0.01 * len(pairs)].sort().values.tolist()[:16]:
         mean, std = (float(f"{float(v):.4g}") + 0.0 for v in pairs[index])
         if not any(
             math.isclose(mean, m, rel_tol=2e-3, abs_tol=1e-4) and math.isclose(std, s, rel_tol=2e-3)
-            for m, s in found
+            for m, s in shared
         ):
-            found.append((mean, std))
-    return found
+            shared.append((mean, std))
+    return shared
 
 
 class _EnoughError(Exception):
@@ -159,7 +159,7 @@ class _Watch(TorchDispatchMode):
 
 
 def fed(
-    see: Callable[[Tensor], Any], preprocess: Preprocess, given: bool, size: int = 224
+    see: Callable[[Tensor], Any], preprocess: Preprocess, is_given: bool, size: int = 224
 ) -> tuple[Preprocess, str | None]:
     """The preprocessing for a network, and what is to be said of it.
 
@@ -168,20 +168,20 @@ def fed(
     Args:
         see: see :func:`own_normalisation`.
         preprocess: the benchmark's, or the caller's.
-        given: whether it is the caller's.
+        is_given: whether it is the caller's.
         size: side of the images that the network is looked at with.
     """
-    found = own_normalisation(see, preprocess.channels, size)
-    if found is None or found.plain(preprocess) == preprocess:
+    applied = own_normalisation(see, preprocess.channels, size)
+    if applied is None or applied.plain(preprocess) == preprocess:
         return preprocess, None
-    plain = found.plain(preprocess)
-    if given:
+    plain = applied.plain(preprocess)
+    if is_given:
         return preprocess, (
-            f"the network normalises images itself ({found}), and the preprocessing that was given "
-            f"normalises them before (mean {preprocess.mean}, std {preprocess.std}): they are "
-            f"normalised twice. Leave it out, or give mean {plain.mean} and std {plain.std}."
+            f"the network normalises images itself ({applied}), and the preprocessing that was "
+            f"given normalises them before (mean {preprocess.mean}, std {preprocess.std}): they "
+            f"are normalised twice. Leave it out, or give mean {plain.mean} and std {plain.std}."
         )
     return plain, (
-        f"the network normalises images itself ({found}); it is given pixels in "
-        f"[0, {found.scale:.0f}], without the benchmark's normalisation."
+        f"the network normalises images itself ({applied}); it is given pixels in "
+        f"[0, {applied.scale:.0f}], without the benchmark's normalisation."
     )

