@@ -172,7 +172,7 @@ class HardwareSettings:
 
 @dataclass(frozen=True)
 class Reporting:
-    """Where figures and pictures go, and who is told."""
+    """Where figures, pictures and messages go."""
 
     leaderboards: str | Path | None = setting(
         None,
@@ -203,8 +203,8 @@ def values(group: Any) -> dict[str, Any]:
 
 def keywords(group: Any, without: Collection[str] = ()) -> dict[str, Any]:
     """The values of a dataclass as arguments of ``evaluate``, but for some of its fields."""
-    told = settings_of(type(group))
-    names = {name: told[name].keyword if name in told else "" for name in values(group)}
+    asked = settings_of(type(group))
+    names = {name: asked[name].keyword if name in asked else "" for name in values(group)}
     return {
         keyword or name: getattr(group, name)
         for name, keyword in names.items()

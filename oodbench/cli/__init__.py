@@ -44,14 +44,14 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     failures.start()
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
-        if not os.environ.get(name, "0").isdigit():  # Lightning cannot be imported with such a one
+        if not os.environ.get(name, "0").isdigit():  # Lightning refuses to be imported with it
             del os.environ[name]
-    # a test or a notebook goes on after this; a program that was started for it does not
+    # A test or a notebook goes on after this; a program that was started for it does not.
     ends = sys._getframe(1).f_globals.get("__name__") == "__main__" and not hasattr(sys, "ps1")
     with signals.handled(ends=ends), terminal.guarded() as printing:
         try:
             status = _run()
-        except KeyboardInterrupt:  # another one, while the first was told
+        except KeyboardInterrupt:  # a second one, while the first is reported
             status = failures.interrupted()
         status = printing.status(status)
     sys.exit(status)
@@ -63,12 +63,12 @@ def _run() -> int:
         status = app(standalone_mode=False)
     except failures.UsageError as error:
         message = failures.usage(error)
-        if message:  # else a command that shows its help when it is given nothing
+        if message:  # there is none where a command shows its help instead
             failures.say_error(message)
         return 2
     except KeyboardInterrupt:
         return failures.interrupted()
-    except SystemExit as error:  # of a plug-in, or of what it calls
+    except SystemExit as error:  # a plug-in, or what it calls, ended the program
         if error.code == 128 + signal.SIGTERM:
             return failures.interrupted()
         return failures.failed(
@@ -79,8 +79,8 @@ def _run() -> int:
             return failures.interrupted()
         return failures.failed(error.__cause__)
     except Exception as error:
-        told = worker_failure(error) or error
-        return (
-            failures.interrupted() if isinstance(told, KeyboardInterrupt) else failures.failed(told)
-        )
+        reason = worker_failure(error) or error
+        if isinstance(reason, KeyboardInterrupt):
+            return failures.interrupted()
+        return failures.failed(reason)
     return failures.interrupted() if status == 128 + signal.SIGINT else status or 0

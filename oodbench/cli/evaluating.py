@@ -93,7 +93,7 @@ def compare_command(
     networks: Annotated[
         NetworkSettings,
         But(
-            # each network is named with its checkpoint, and sees images as it was trained to
+            # Each network is named with its checkpoint, and sees images as it was trained to.
             without=("backbone", "checkpoint", "mean", "std"),
             help={"method": "How to obtain the networks. Default: linear-probe."},
         ),
@@ -101,7 +101,7 @@ def compare_command(
     hardware: HardwareSettings,
     reporting: Annotated[
         Reporting,
-        But(without=("pictures",)),  # one network's would replace another's
+        But(without=("pictures",)),  # those of one network would replace another's
     ],
     plot: Annotated[
         str | None,

@@ -26,26 +26,26 @@ def show_traceback(asked: bool) -> None:
 def start() -> None:
     """A command line begins: no traceback was asked for, and warnings are lines for people."""
     _state["debug"] = False
-    warnings.formatwarning = _told
+    warnings.formatwarning = _warning_line
 
 
 def leave_if_failed(failures: dict[str, str]) -> None:
-    """Tell of each detector that failed, and end with its own status if there is one."""
+    """Print why each detector failed; end with the status ``SOME_FAILED`` if any did."""
     for name, reason in failures.items():
-        told = " ".join(as_flags(reason).split())
-        told = told if told.startswith(f"{name}: ") else f"{name}: {told}"
-        typer.echo(terminal.printable(f"failed: {told}"), err=True)
+        line = " ".join(as_flags(reason).split())
+        line = line if line.startswith(f"{name}: ") else f"{name}: {line}"
+        typer.echo(terminal.printable(f"failed: {line}"), err=True)
     if failures:
         raise typer.Exit(SOME_FAILED)
 
 
 def say_error(message: str) -> None:
     """An error as one line, on standard error."""
-    told = " ".join(as_flags(message).split())
-    typer.echo(terminal.printable(f"error: {told}"), err=True)
+    line = " ".join(as_flags(message).split())
+    typer.echo(terminal.printable(f"error: {line}"), err=True)
 
 
-# of typer's own copy of click, or of the installed one: which of them is up to typer's version
+# Typer brings its own copy of click, or uses the installed one: that is up to its version.
 UsageError: Any = typer.BadParameter.__bases__[0]
 
 
@@ -59,7 +59,7 @@ def usage(error: Any) -> str:
 _format_others = warnings.formatwarning
 
 
-def _told(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+def _warning_line(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
     """How a warning is printed: oodbench's own as a line for people."""
     if issubclass(category, OODBenchWarning):
         return f"warning: {message}\n"

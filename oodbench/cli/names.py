@@ -17,7 +17,7 @@ def split_names(
     that is what is there: ``folder:a,b`` if there is a folder ``a,b``, and no folder ``a``.
 
     Args:
-        values: what was given, each with one or more names.
+        values: texts, each with one or more names.
         option: its name, for messages.
         is_there: whether a name is that of a file or folder which exists; None if none is.
 
@@ -77,15 +77,15 @@ def _length(parts: list[tuple[str, bool]], option: str, is_there: Callable[[str]
         return 1
     joined = [_joined(parts[: n + 1]) for n in range(len(parts))]
     whole = next((n for n, (_, is_quoted) in enumerate(parts) if is_quoted), len(parts))
-    found = [n for n in range(1, whole) if is_there(joined[n])]
-    if not found:
+    lengths = [n for n in range(1, whole) if is_there(joined[n])]
+    if not lengths:
         return 1
-    name = joined[found[-1]]
-    if len(found) > 1 or is_there(joined[0]):
-        other = joined[0] if is_there(joined[0]) else joined[found[0]]
+    name = joined[lengths[-1]]
+    if len(lengths) > 1 or is_there(joined[0]):
+        other = joined[0] if is_there(joined[0]) else joined[lengths[0]]
         raise OptionError(
             f"{option} {','.join(joined[-1:])}: both {other} and {name} are there. Write names "
             f"with commas in double quotes: {option} '\"{name}\"', and give the others by "
             f"themselves: {option} '\"{other}\"'."
         )
-    return found[-1] + 1
+    return lengths[-1] + 1

@@ -73,10 +73,10 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(_parameter(own.name, hints[own.name], own.default))
     parameters.append(_parameter("debug", Debug, False))
 
-    def run(**given: Any) -> None:
-        given.pop("debug")
-        made = {name: _read(*group, given) for name, group in groups.items()}
-        command(**made, **given)
+    def run(**texts: Any) -> None:
+        texts.pop("debug")
+        settings = {name: _read(*group, texts) for name, group in groups.items()}
+        command(**settings, **texts)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -129,12 +129,12 @@ def _text(hint: Any) -> Any:
     return (str | None) if str in kinds and type(None) in kinds else hint
 
 
-def _read(group: type, but: But, given: dict[str, Any]) -> Any:
-    """The dataclass, of what typer read; that is taken out of ``given``."""
+def _read(group: type, but: But, texts: dict[str, Any]) -> Any:
+    """The dataclass, of what typer read; that is taken out of ``texts``."""
     values = {}
     for name, asked in _asked(group, but).items():
-        value = parsing.read(given.pop(name), asked.form, flag_of(name, asked))
-        entries = {entry: given.pop(entry) for entry in asked.short}
+        value = parsing.read(texts.pop(name), asked.form, flag_of(name, asked))
+        entries = {entry: texts.pop(entry) for entry in asked.short}
         if any(entry is not None for entry in entries.values()):
             value = {**(value or {}), **{k: v for k, v in entries.items() if v is not None}}
         values[name] = value

@@ -35,7 +35,9 @@ def read(value: Any, form: Form, option: str) -> Any:
         "seeds": seeds,
         "channels": channels,
     }
-    return readers[form](value, option) if value and form in readers else value or None
+    if form == "value":
+        return value
+    return None if value is None or value == [] else readers[form](value, option)
 
 
 def split_sets(values: list[str], option: str) -> list[str]:
@@ -75,12 +77,12 @@ def channels(text: str, option: str) -> list[float]:
     except ValueError:
         numbers = [-1]
     if not all(0 <= number <= 1 for number in numbers):
-        raise OptionError(f"{option} {text}: give numbers in [0, 1], one a channel.")
+        raise OptionError(f"{option} {text}: give numbers in [0, 1], one for each channel.")
     return numbers
 
 
 def pairs(values: list[str], option: str) -> dict[str, str]:
-    """Values of the form ``NAME=VALUE``; of one name the last."""
+    """Values of the form ``NAME=VALUE``; a name that comes twice has the last value."""
     pairs = {}
     for value in values:
         name, equals, text = value.partition("=")

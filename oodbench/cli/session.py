@@ -65,7 +65,7 @@ def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
     progress = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
     hardware = Hardware(**values(asked), progress=progress)
     try:
-        with quiet_lightning():  # refused now, not when the data is read and folders are made
+        with quiet_lightning():  # refused before data is read and folders are made
             hardware.trainer(logger=False)
     except OODBenchError:
         raise
@@ -107,7 +107,7 @@ def page_of_kept(benchmark: Benchmark, leaderboards: Path, hardware: Hardware) -
     try:
         yield
     except BaseException:
-        with contextlib.suppress(Exception):  # the first error is the one to tell of
+        with contextlib.suppress(Exception):  # the first error is the one that is raised
             if changed() != before and is_first_process(hardware):
                 leaderboard.write(benchmark, leaderboards)
         raise

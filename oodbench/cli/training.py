@@ -13,7 +13,7 @@ def train(
     networks: Annotated[
         NetworkSettings,
         But(
-            # a checkpoint and its normalisation are of a network that was trained elsewhere
+            # A checkpoint and its normalisation are of a network that was trained elsewhere.
             without=("checkpoint", "mean", "std"),
             required=("method",),
             help={"method": "How to train: ce, palm …"},

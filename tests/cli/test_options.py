@@ -15,6 +15,7 @@ import typer
 import oodbench
 from oodbench import cli, settings
 from oodbench.cli.options import But, spelled_out
+from oodbench.cli.parsing import read
 from oodbench.contenders import (
     Networks,
 )
@@ -200,6 +201,19 @@ def test_text_becomes_a_dataclass(asked: Any) -> None:
 def test_what_is_not_given_has_its_default(asked: Any) -> None:
     assert asked("--place", "here")["weather"] == Weather("here")
     assert asked("--place", "here")["typed"] == []
+
+
+def test_what_is_false_is_a_value_too(asked: Any) -> None:
+    """Nothing (None) is what was not asked for; no workers (0) and no text are something."""
+    assert read(0, "value", "--workers") == 0
+    assert read(False, "value", "--tune") is False
+    for form in ("names", "sets", "pairs"):
+        assert read(None, form, "--x") is read([], form, "--x") is None
+    assert read(None, "channels", "--mean") is None
+    for form in ("channels", "seeds"):
+        with pytest.raises(OptionError, match="--x"):
+            read("", form, "--x")
+    assert read("0", "seeds", "--seed") == (0,)
 
 
 def test_what_is_required_or_out_of_range_is_refused(asked: Any) -> None:
