@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import oodbench
 from oodbench.registry import DETECTORS
 from oodbench.testing import detector_checks
 from tests.conftest import REPOSITORY
+from tests.helpers.attempts import Server
 
 
 def example(file: str, name: str) -> str:
@@ -38,25 +37,23 @@ def test_worked_detector_passes_the_contract(
         DETECTORS.unregister("halo")
 
 
-def test_own_detector_in_ten_lines(tmp_path: Path) -> None:
+def printed_by(server: Server, code: str, folder: Path) -> str:
+    script = folder / "script.py"
+    script.write_text(code)
+    return server.prints(script)
+
+
+def test_own_detector_in_ten_lines(server: Server, tmp_path: Path) -> None:
     # a process of its own: the example registers a name
     code = example("README.md", "own detector")
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert "mine" in run.stdout
-    assert "| mine |" in (tmp_path / "leaderboards" / "digits.md").read_text()
+    assert "mine" in printed_by(server, code, tmp_path)
+    assert "| mine |" in (Path.cwd() / "leaderboards" / "digits.md").read_text()
 
 
-def test_own_network(tmp_path: Path) -> None:
+def test_own_network(server: Server, tmp_path: Path) -> None:
     code = example("README.md", "own network")
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert "auroc" in run.stdout
+    assert "auroc" in printed_by(server, code, tmp_path)
 
 
 def test_files_of_tests_that_are_named_exist() -> None:

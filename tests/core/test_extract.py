@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import linecache
-import os
 import runpy
-import subprocess
-import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator
@@ -40,6 +37,7 @@ from oodbench.extract import extract, score_with_network
 from oodbench.networks.backbones import Classifier, HeadedBackbone, create_backbone
 from oodbench.registry import DETECTORS
 from tests.conftest import write_images
+from tests.helpers.attempts import Server
 from tests.helpers.images import CPU, GREY, arrays, tensors
 from tests.helpers.networks import Breaks, Counter, flat_model
 
@@ -362,7 +360,7 @@ def test_library_settings_count() -> None:
 
 
 def test_key_is_the_same_in_another_process(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing in it may hang on addresses, on the order of a set, or on the process."""
     script = textwrap.dedent(
@@ -393,18 +391,11 @@ def test_key_is_the_same_in_another_process(
     )
     path = tmp_path / "script.py"
     path.write_text(script)
-    other = subprocess.run(
-        [sys.executable, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-    )
+    other = server.prints(path)
     runpy.run_path(str(path), run_name="__main__")
     own = capsys.readouterr().out
     assert len(own.strip()) == 64
-    assert other.stdout == own
+    assert other == own
 
 
 def test_transform_without_content_key_warns_and_is_not_reused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def test_replacing_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_is_new_is_on_disk_before_the_old_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that loses its power would leave neither."""
+    path, happened = tmp_path / "file.txt", []
+    files.write_text(path, "old")
+    monkeypatch.setattr(os, "fsync", lambda _: happened.append(path.read_text()))
+    files.write_text(path, "new")
+    assert happened == ["old"]
+    assert path.read_text() == "new"
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image
 
 from oodbench import get_benchmark
 from oodbench.errors import OptionError
+from tests.helpers.attempts import Server
 
 # The embedded default
 
@@ -68,16 +68,15 @@ def test_photograph_patches_are_area_means() -> None:
     assert np.abs(np.asarray(far[0]) - mean).max() < 1  # PIL rounds after each direction
 
 
-def test_digits_are_the_same_in_every_process() -> None:
-    code = (
+def test_digits_are_the_same_in_every_process(server: Server, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
         "from oodbench import get_benchmark\n"
         "b = get_benchmark('digits')\n"
         "print(*(b.id.load(s).fingerprint for s in b.id.splits),"
         " *(o.spec.load('test').fingerprint for o in b.ood))"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
-    ).stdout.split()
+    told = server.prints(script).split()
     digits = get_benchmark("digits")
     here = [digits.id.load(split).fingerprint for split in digits.id.splits]
     here += [chosen.spec.load("test").fingerprint for chosen in digits.ood]

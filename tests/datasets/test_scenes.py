@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -19,7 +17,7 @@ from oodbench.datasets import scenes as embedded
 from oodbench.datasets.digits import DIGITS, DIGITS_6_9
 from oodbench.datasets.scenes import COUNTS, SIZE, Content, Scene, SceneMasks, scenes
 from oodbench.errors import OptionError
-from tests.conftest import REPOSITORY
+from tests.helpers.attempts import Server
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -56,17 +54,10 @@ def test_the_same_each_time() -> None:
     assert len(set(first.values())) == len(first), "no two sets are one"
 
 
-def test_the_same_in_another_process() -> None:
-    code = "from tests.datasets.test_scenes import fingerprints; print(fingerprints())"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONHASHSEED": "7"},
-    )
-    assert found.stdout.strip() == str(fingerprints())
+def test_the_same_in_another_process(server: Server, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import {__name__} as scenes; print(scenes.fingerprints())")
+    assert server.prints(script).strip() == str(fingerprints())
 
 
 def test_what_is_in_a_scene_is_in_its_fingerprint() -> None:

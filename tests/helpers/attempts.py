@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+NUMBERS = re.compile(r"[0-9a-f]{8,}|\d+")
+"""What differs between two files of one kind."""
 
 # The program
 
@@ -35,8 +39,8 @@ def _child(order: dict[str, Any]) -> None:
     with Path(order["log"]).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    if order["kill_at_change"] is not None:
-        _die_at_change(order["kill_at_change"], Path(order["watched"]))
+    if order.get("kill_at_change") or order.get("changes"):
+        _at_changes(order)
     code = 0
     try:
         _job(order["job"])(*order["args"])
@@ -50,23 +54,27 @@ def _child(order: dict[str, Any]) -> None:
     os._exit(code)
 
 
-def _die_at_change(count: int, below: Path) -> None:
-    """Kill this process just before it changes files for the ``count``-th time."""
-    left = count
+def _at_changes(order: dict[str, Any]) -> None:
+    """From now on, note the kind of each change of files, or die just before one of a kind."""
+    below = str(Path(order["watched"]))
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal left
         if event == "open":
             # args: path, mode, flags
             changes = bool(args[2] & (os.O_WRONLY | os.O_RDWR))
         else:
             changes = event in ("os.rename", "os.link", "os.remove", "os.mkdir", "os.truncate")
-        if changes and isinstance(args[0], str | bytes | os.PathLike):
-            path = os.fsdecode(args[0])
-            if path.startswith(str(below)):
-                left -= 1
-                if left <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+        if not changes or not isinstance(args[0], str | bytes | os.PathLike):
+            return
+        path = os.fsdecode(args[0])
+        if not path.startswith(below):
+            return
+        kind = f"{event} {NUMBERS.sub('#', path.removeprefix(below))}"
+        if kind == order["kill_at_change"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if order["changes"] and path != order["changes"]:
+            with Path(order["changes"]).open("a") as noted:
+                noted.write(f"{kind}\n")
 
     sys.addaudithook(hook)
 
@@ -123,6 +131,7 @@ def _serve() -> None:
     import oodbench.results.leaderboard  # noqa: F401
 
     torch.set_num_threads(1)
+    os.fsync = lambda _: None  # processes are killed here, not machines
     print("ready", flush=True)
     for line in sys.stdin:
         orders = json.loads(line)
@@ -146,7 +155,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **one_thread},
+            env={**os.environ, **one_thread, "PYTHONHASHSEED": "1"},
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
@@ -164,19 +173,30 @@ class Server:
         *args: Any,
         cache: Path,
         kill_after: float | None = None,
-        kill_at_change: int | None = None,
+        kill_at_change: str | None = None,
+        changes: Path | None = None,
         watched: Path | None = None,
         once: str | None = None,
         with_signal: int = signal.SIGKILL,
     ) -> tuple[int, float]:
         """Exit code (minus the signal's number) and seconds of one attempt.
 
-        With ``once``, a pattern, the seconds of ``kill_after`` count from when the cache has such.
+        Args:
+            job: what is done.
+            args: its arguments.
+            cache: the cache folder, beside which the job's output goes to a log.
+            kill_after: seconds after which it gets the signal.
+            kill_at_change: a kind of change (see :meth:`changes`), before which it is killed.
+            changes: a file that the kinds of all changes go to.
+            watched: the folder whose changes count; the cache if None.
+            once: a pattern; the seconds of ``kill_after`` count from when a file matches it.
+            with_signal: SIGKILL, or a milder one.
         """
         order = {
             **_order(job, args, cache),
             "kill_after": kill_after,
             "kill_at_change": kill_at_change,
+            "changes": changes and str(changes),
             "watched": str(watched or cache),
             "once": once,
             "signal": int(with_signal),
@@ -188,11 +208,24 @@ class Server:
             assert answer["code"] in (0, -signal.SIGKILL), Path(order["log"]).read_text()
         return answer["code"], answer["seconds"]
 
+    def changes(self, job: str, *args: Any, cache: Path, watched: Path | None = None) -> list[str]:
+        """Does a job; the kinds of changes of files that it made, in the order of the first."""
+        noted = cache.parent / f"{cache.name}.changes"
+        self.run(job, *args, cache=cache, watched=watched, changes=noted)
+        return list(dict.fromkeys(noted.read_text().splitlines()))
+
     def together(self, job: str, *calls: tuple[Any, ...], cache: Path) -> None:
         """The job with each of the arguments, side by side in as many processes."""
-        orders = [{**_order(job, args, cache), "kill_at_change": None} for args in calls]
+        orders = [_order(job, args, cache) for args in calls]
         codes = self._ask(orders) if len(orders) > 1 else [self.run(job, *calls[0], cache=cache)[0]]
         assert codes == [0] * len(calls), Path(orders[0]["log"]).read_text()
+
+    def prints(self, script: Path, *words: str | Path) -> str:
+        """What a program of Python prints in another process, whose hashes are others."""
+        printed = script.with_suffix(".out")
+        cache = Path(os.environ["OODBENCH_CACHE"])
+        self.run("script", str(script), str(printed), *map(str, words), cache=cache)
+        return printed.read_text()
 
     def close(self) -> None:
         self.process.kill()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -99,6 +101,11 @@ def append_rows(folder: str, count: int, pause: float = 0.0, first: int = 0) -> 
         time.sleep(pause)
 
 
+def append_one_by_one(folder: str, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        ResultStore(folder).append([numbered(number)])
+
+
 def evaluate(folder: str) -> None:
     import oodbench
     from oodbench.results import leaderboard
@@ -113,6 +120,13 @@ def evaluate(folder: str) -> None:
         leaderboards=folder,
     )
     leaderboard.write(benchmark, folder)
+
+
+def script(path: str, printed: str, *words: str) -> None:
+    """A program of Python; what it prints goes to a file."""
+    sys.argv = [path, *words]
+    with Path(printed).open("w") as stream, contextlib.redirect_stdout(stream):
+        runpy.run_path(path, run_name="__main__")
 
 
 def command(*words: str) -> None:

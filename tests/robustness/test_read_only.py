@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import nn
 import oodbench
 from oodbench import Hardware, files
 from tests.conftest import write_images
+from tests.helpers.attempts import Server
 
 
 class Own(nn.Module):
@@ -64,31 +64,16 @@ def read_only(root: Path) -> None:
 
 
 def again(folder: str, expected: str) -> None:
-    """What the other process does, where this module has the name that it has here."""
+    """What the other process does."""
     read_only(files.cache_dir())
     with pytest.raises(OSError, match="Read-only"):
         (files.cache_dir() / "x").touch()
     assert repr(figures(Path(folder))) == expected
-    print("as it was")
 
 
-def test_a_warm_cache_is_enough(tmp_path: Path) -> None:
+def test_a_warm_cache_is_enough(server: Server, tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_images(tmp_path / "id" / split, {"a": 60, "b": 60}, seed=len(split))
     write_images(tmp_path / "ood", {"c": 20}, seed=9)
     expected = figures(tmp_path)
-    given = [str(tmp_path), repr(expected)]
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"from tests.robustness.test_read_only import again; again(*{given!r})",
-        ],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "as it was" in ran.stdout
+    server.run(f"{__name__}:again", str(tmp_path), repr(expected), cache=files.cache_dir())
