@@ -103,11 +103,11 @@ def parquet(
     """
 
     def read(root: Path, name: str, split: str) -> Samples | None:
-        found: list[Path] = []
+        shards: list[Path] = []
         for one in published if published and split == "test" else (split,):
-            if together or not found:
-                found += shards_of(root, name, one, config, refused)
-        return read_shards(found, f"{name}/{split}", image, label) if found else None
+            if together or not shards:
+                shards += shards_of(root, name, one, config, refused)
+        return read_shards(shards, f"{name}/{split}", image, label) if shards else None
 
     read.looked_for = ("{name}/**/{split}-*.parquet",)  # type: ignore[attr-defined]
     return read
@@ -121,9 +121,9 @@ def find(name: str, split: str, readers: Sequence[Reader], how_to_get: str) -> S
     """
     root = files.data_dir()
     for reader in readers:
-        found = reader(root, name, split)
-        if found is not None:
-            return found
+        samples = reader(root, name, split)
+        if samples is not None:
+            return samples
     looked = []
     for reader in readers:
         layouts = getattr(reader, "looked_for", ())

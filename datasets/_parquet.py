@@ -93,10 +93,12 @@ class Shard:
         column = f"{self.column}.bytes" if self.is_struct else self.column
         try:
             with pq.ParquetFile(self.path) as file:
-                found = file.read(columns=[column])[self.column]
+                values = file.read(columns=[column])[self.column]
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path} is damaged ({error}). Get it again.") from error
-        return [one["bytes"] for one in found.to_pylist()] if self.is_struct else found.to_pylist()
+        return (
+            [one["bytes"] for one in values.to_pylist()] if self.is_struct else values.to_pylist()
+        )
 
 
 class Shards(Sequence[bytes]):
@@ -161,12 +163,12 @@ def shards_of(
                 f"{name}: {path.parent} holds only the first part of the {split} split, as the hub "
                 "converts large sets. Get the whole."
             )
-        found = _NUMBERED.fullmatch(path.name)
-        if found is None or found["split"] != split:
-            found = _IN_FOLDER.fullmatch(path.name) if path.parent.name == split else None
-        if found is not None:
+        match = _NUMBERED.fullmatch(path.name)
+        if match is None or match["split"] != split:
+            match = _IN_FOLDER.fullmatch(path.name) if path.parent.name == split else None
+        if match is not None:
             folder = path.parent.parent if path.parent.name == split else path.parent
-            part, total = (int(found[key]) if found[key] else None for key in ("part", "of"))
+            part, total = (int(match[key]) if match[key] else None for key in ("part", "of"))
             groups[folder].append((path, part, total))
     kept = _of_config(name, split, base, _of_revision(name, base, list(groups)), config, refused)
     return _complete(name, groups[kept]) if kept is not None else []
@@ -184,12 +186,12 @@ def _of_revision(name: str, base: Path, folders: list[Path]) -> list[Path]:
             by_revision[None].append(folder)
     if len(by_revision) < 2:
         return folders
-    for revision, found in by_revision.items():
+    for revision, snapshot in by_revision.items():
         main = revision and revision.parent.parent / "refs" / "main"
         if revision and main and main.is_file() and main.read_text().strip() == revision.name:
-            return found
-    told = ", ".join(str(revision or base) for revision in by_revision)
-    raise DataError(f"{name}: several revisions are there: {told}. Keep one.")
+            return snapshot
+    names = ", ".join(str(revision or base) for revision in by_revision)
+    raise DataError(f"{name}: several revisions are there: {names}. Keep one.")
 
 
 def _of_config(
@@ -210,46 +212,46 @@ def _of_config(
         return kept[0]
     if not folders:
         return None
-    told = ", ".join(str(folder.relative_to(base)) for folder in folders)
+    places = ", ".join(str(folder.relative_to(base)) for folder in folders)
     if not kept:
         raise DataError(
-            f"{name}: of the {split} split only {told} is there, which holds other images. Get the "
-            f"configuration {config}."
+            f"{name}: of the {split} split only {places} is there, which holds other images. Get "
+            f"the configuration {config}."
         )
     raise DataError(
-        f"{name}: the {split} split is there several times below {base}: in {told}. They are other "
-        "configurations or other forms of it; keep one."
+        f"{name}: the {split} split is there several times below {base}: in {places}. They are "
+        "other configurations or other forms of it; keep one."
     )
 
 
-def _complete(name: str, found: list[tuple[Path, int | None, int | None]]) -> list[Path]:
+def _complete(name: str, shards: list[tuple[Path, int | None, int | None]]) -> list[Path]:
     """The files in the order of their numbers.
 
     Raises:
         DataError: a number is missing, or there twice.
     """
-    found = sorted(found, key=lambda one: (-1 if one[1] is None else one[1], str(one[0])))
-    folder = found[0][0].parent
-    numbers = [number for _, number, _ in found]
-    totals = {total for _, _, total in found}
+    shards = sorted(shards, key=lambda one: (-1 if one[1] is None else one[1], str(one[0])))
+    folder = shards[0][0].parent
+    numbers = [number for _, number, _ in shards]
+    totals = {total for _, _, total in shards}
     if len(totals) > 1 or len(set(numbers)) < len(numbers):
-        told = ", ".join(path.name for path, _, _ in found[:6])
-        raise DataError(f"{name}: {folder} holds files of several sets: {told}. Keep one set.")
+        shown = ", ".join(path.name for path, _, _ in shards[:6])
+        raise DataError(f"{name}: {folder} holds files of several sets: {shown}. Keep one set.")
     (total,) = totals
     if numbers != [None]:
         there = {number for number in numbers if number is not None}
         missing = sorted(set(range(total or max(there) + 1)) - there)
         if missing:
-            told = ", ".join(map(str, missing[:6])) + (" …" if len(missing) > 6 else "")
+            shown = ", ".join(map(str, missing[:6])) + (" …" if len(missing) > 6 else "")
             whole = f" of {total}" if total else ""
             raise DataError(
-                f"{name}: {folder} lacks parts{whole} (such as {found[0][0].name}): number {told}. "
-                "Get them."
+                f"{name}: {folder} lacks parts{whole} (such as {shards[0][0].name}): number "
+                f"{shown}. Get them."
             )
-    for path, _, _ in found:
+    for path, _, _ in shards:
         if not path.exists():
             raise DataError(f"{name}: {path} is a link that leads nowhere. Get its file again.")
-    return [path for path, _, _ in found]
+    return [path for path, _, _ in shards]
 
 
 def read_shards(
@@ -385,24 +387,24 @@ def _read_labels(
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
-    found = _Labels(path, names[0], np.empty(0), _names(features.get(names[0], {})))
+    labels = _Labels(path, names[0], np.empty(0), _names(features.get(names[0], {})))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        found.values = np.array(column.to_pylist(), dtype=object)
-        return found
+        labels.values = np.array(column.to_pylist(), dtype=object)
+        return labels
     if pa.types.is_null(kind):
-        found.values = np.full(len(column), _NONE)
-        return found
+        labels.values = np.full(len(column), _NONE)
+        return labels
     if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)):
-        found.refuse(title, 0, f"holds {kind}; a label is a whole number or a text")
+        labels.refuse(title, 0, f"holds {kind}; a label is a whole number or a text")
     empty = column.is_null().to_numpy(zero_copy_only=False)
     column = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
     numbers = column.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
     wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers != np.floor(numbers)))
     if len(wrong):
         row = int(wrong[0])
-        found.refuse(title, row, f"holds {numbers[row]:g}; a label is a whole number or a text")
-    found.values = np.where(empty, _NONE, numbers.astype(np.int64))
-    return found
+        labels.refuse(title, row, f"holds {numbers[row]:g}; a label is a whole number or a text")
+    labels.values = np.where(empty, _NONE, numbers.astype(np.int64))
+    return labels
 
 
 def _names(feature: dict[str, Any]) -> list[str]:
@@ -432,8 +434,8 @@ def _joined(title: str, columns: list[_Labels]) -> tuple[np.ndarray, list[str]]:
         if len(wrong):
             row = int(wrong[0])
             known = f"; there are {len(names)} class names" if names else ""
-            told = "no label" if one.values[row] == _NONE else f"the label {one.values[row]}"
-            one.refuse(title, row, f"holds {told}{known}")
+            stated = "no label" if one.values[row] == _NONE else f"the label {one.values[row]}"
+            one.refuse(title, row, f"holds {stated}{known}")
     return values, names or [str(c) for c in range(int(values.max()) + 1)]
 
 

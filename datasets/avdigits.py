@@ -98,14 +98,14 @@ def recordings() -> list[Recording]:
     """
     looked = [files.data_dir() / "fsdd" / "recordings", files.data_dir() / "fsdd"]
     for folder in looked:
-        found = [
+        clips = [
             Recording(path, int(match[1]), match[2], int(match[3]))
             for path in sorted(folder.glob("*.wav"))
             if (match := re.fullmatch(r"(\d)_([a-z]+)_(\d+)\.wav", path.name))
         ]
-        if found:
-            _check(folder, found)
-            return found
+        if clips:
+            _check(folder, clips)
+            return clips
     raise MissingDataError(
         f"no recordings <digit>_<speaker>_<number>.wav in {looked[0]}. Get it: "
         f"git clone https://github.com/Jakobovski/free-spoken-digit-dataset {looked[1]}, or set "
@@ -113,10 +113,10 @@ def recordings() -> list[Recording]:
     )
 
 
-def _check(folder: Path, found: Sequence[Recording]) -> None:
-    if len(found) != 3000:
+def _check(folder: Path, clips: Sequence[Recording]) -> None:
+    if len(clips) != 3000:
         return
-    sums = [(one.path.name, _sha256(one.path, one.path.stat().st_mtime_ns)) for one in found]
+    sums = [(one.path.name, _sha256(one.path, one.path.stat().st_mtime_ns)) for one in clips]
     if files.digest(sums) != WHOLE:
         raise DataError(
             f"the 3,000 recordings in {folder} are not those of commit {FSDD[:7]} of "
@@ -185,10 +185,13 @@ def _images(split: str, digits: Sequence[int]) -> tuple[_Chosen, np.ndarray]:
     samples = MNIST.load("test" if split == "test" else "train")
     rows = []
     for digit in digits:
-        mine = np.flatnonzero(samples.labels == digit)
-        held_out = min(200, len(mine) // 5)
-        parts = {"train": mine[: -held_out or None][:1000], "val": mine[len(mine) - held_out :]}
-        rows.append(mine[:200] if split == "test" else parts[split])
+        positions = np.flatnonzero(samples.labels == digit)
+        held_out = min(200, len(positions) // 5)
+        parts = {
+            "train": positions[: -held_out or None][:1000],
+            "val": positions[len(positions) - held_out :],
+        }
+        rows.append(positions[:200] if split == "test" else parts[split])
     whole = np.concatenate(rows)
     return _Chosen(samples, whole), samples.labels[whole]
 
@@ -201,17 +204,17 @@ def _split(one: Recording) -> str:
 
 def _audio(split: str, speakers: Sequence[str]) -> dict[int, list[AudioFile]]:
     """Recordings of a split by some speakers, by digit."""
-    found: dict[int, list[AudioFile]] = {digit: [] for digit in range(10)}
+    by_digit: dict[int, list[AudioFile]] = {digit: [] for digit in range(10)}
     for one in recordings():
         if one.speaker in speakers and _split(one) == split:
-            found[one.digit].append(AudioFile(one.path))
-    empty = [str(digit) for digit, audio in found.items() if not audio]
+            by_digit[one.digit].append(AudioFile(one.path))
+    empty = [str(digit) for digit, audio in by_digit.items() if not audio]
     if empty:
         raise DataError(
             f"avdigits/{split}: no recordings of the digits {', '.join(empty)} by "
             f"{', '.join(speakers)}. Get the Free Spoken Digit Dataset again."
         )
-    return found
+    return by_digit
 
 
 def _paired(
@@ -239,11 +242,11 @@ def _load(
     if split not in splits:
         raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}.")
     try:
-        found = make(split)
+        samples = make(split)
     except MissingDataError as error:
         raise MissingDataError(f"{name}/{split}: {error}") from error
-    found.name = f"{name}/{split}"
-    return found
+    samples.name = f"{name}/{split}"
+    return samples
 
 
 def _id(split: str) -> AVDigits:

@@ -91,8 +91,8 @@ class BoxFiles(ImageFiles, BoxedSamples):
 
     def boxes(self, index: int) -> Boxes:
         """The objects of the image at a position."""
-        mine = slice(self._ends[index], self._ends[index + 1])
-        return Boxes(self._corners[mine], self._classes[mine])
+        rows = slice(self._ends[index], self._ends[index + 1])
+        return Boxes(self._corners[rows], self._classes[rows])
 
     def _digests(self) -> np.ndarray:
         images = super()._digests()

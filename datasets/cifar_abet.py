@@ -74,11 +74,11 @@ def _svhn(_: str) -> Samples:
     )
     how = "torchvision.datasets.SVHN(root, split='train', download=True)"
     try:
-        found = find("svhn", "train", readers, how)
+        samples = find("svhn", "train", readers, how)
     except MissingDataError as error:
         raise MissingDataError(f"svhn-train is the training split of SVHN. {error}") from error
-    found.name = "svhn-train/test"
-    return found
+    samples.name = "svhn-train/test"
+    return samples
 
 
 def _textures(split: str) -> Samples:

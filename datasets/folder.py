@@ -1,4 +1,4 @@
-"""Anybody's own image folders, as ``folder:PATH``: an OOD set, or an ID set with a benchmark."""
+"""Your own image folders, as ``folder:PATH``: an OOD set, or an ID set with a benchmark."""
 
 from __future__ import annotations
 

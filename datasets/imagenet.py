@@ -47,7 +47,7 @@ def _load(name: str, split: str) -> Samples:
         name,
         split,
         (folders(*_LAYOUTS[name]), parquet(published=("validation", "val", "test"))),
-        "ILSVRC2012_img_val.tar of https://image-net.org, unpacked into a folder a class "
+        "ILSVRC2012_img_val.tar of https://image-net.org, unpacked into one folder per class "
         "(<wordnet id>/*.JPEG)",
     )
     samples.classes = _wordnet_ids(samples.classes)
@@ -73,8 +73,8 @@ def _wordnet_ids(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _wordnet_id(folder: str) -> str | None:
-    found = re.match(r"n\d{8}(?!\d)", folder)
-    return found and found.group()
+    match = re.match(r"n\d{8}(?!\d)", folder)
+    return match and match.group()
 
 
 IMAGENET = DatasetSpec(
@@ -98,12 +98,12 @@ IMAGENET500 = DatasetSpec(
 @cache
 def _table() -> dict[str, dict[str, dict[str, str]]]:
     """By ID set and class: WordNet ids, and ImageNet's names of them."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    by_id_set: dict[str, dict[str, dict[str, str]]] = {}
     with OVERLAP.open(newline="", encoding="utf-8") as handle:
         for row in csv.DictReader(handle, delimiter="\t"):
-            by_class = found.setdefault(row["dataset"], {})
+            by_class = by_id_set.setdefault(row["dataset"], {})
             by_class.setdefault(row["class"], {})[row["wnid"]] = row["imagenet_class"]
-    return found
+    return by_id_set
 
 
 _PARTS: dict[str, tuple[str, tuple[str, ...] | None]] = {
@@ -149,15 +149,15 @@ def by_name(classes: Iterable[str]) -> dict[str, dict[str, str]]:
     Names are compared without case, ``_`` and ``-``, in the singular and with an s at the end.
     """
     names = _names()
-    found = {}
-    for given in classes:
-        same = dict(names.get(_plain(given), {}))
-        own = _wordnet_id(given)
+    shared = {}
+    for name in classes:
+        same = dict(names.get(_plain(name), {}))
+        own = _wordnet_id(name)
         if own is not None and own in names:
             same.update(names[own])
         if same:
-            found[given] = same
-    return found
+            shared[name] = same
+    return shared
 
 
 @cache
@@ -166,12 +166,12 @@ def _names() -> dict[str, dict[str, str]]:
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
-    found: dict[str, dict[str, str]] = {}
+    by_key: dict[str, dict[str, str]] = {}
     for wordnet_id, text in zip(info.label_names(), info.label_descriptions(), strict=True):
         lemmas = [lemma.strip() for lemma in text.split(",")]
         for key in (wordnet_id, *map(_plain, lemmas)):
-            found.setdefault(key, {})[wordnet_id] = lemmas[0]
-    return found
+            by_key.setdefault(key, {})[wordnet_id] = lemmas[0]
+    return by_key
 
 
 def _plain(name: str) -> str:

@@ -88,16 +88,16 @@ class MaskFiles(ImageFiles, MaskedSamples):
         """The mask at a position, decoded.
 
         Raises:
-            DataError: the file is damaged, or has colours instead of one value a pixel.
+            DataError: the file is damaged, or has colours instead of one value per pixel.
         """
-        found = np.asarray(self._masks.undecorated(index))
-        if found.ndim != 2 or found.dtype != np.uint8:
+        labels = np.asarray(self._masks.undecorated(index))
+        if labels.ndim != 2 or labels.dtype != np.uint8:
             raise DataError(
-                f"{self.mask_name(index)} must be an 8-bit image with one value a pixel, not "
-                f"{found.dtype} of shape {found.shape}. "
+                f"{self.mask_name(index)} must be an 8-bit image with one value per pixel, not "
+                f"{labels.dtype} of shape {labels.shape}. "
                 "Take the file with label ids, not the one with colours."
             )
-        return self.table[found]
+        return self.table[labels]
 
     def mask_name(self, index: int) -> str:
         """The dataset, the position and the mask's file."""
@@ -133,8 +133,8 @@ _STREETHAZARDS = _table({**{c + 1: c for c in range(13)}, 14: OOD})
 
 def _beside(root: Path, images: str, tail: str, mask: Callable[[str], str]) -> Pairs:
     """Images below ``root`` by a pattern, each with the mask that its path leads to."""
-    found = sorted(p.relative_to(root).as_posix() for p in root.glob(images))
-    pairs = [(image, mask(image.removesuffix(tail))) for image in found if image.endswith(tail)]
+    names = sorted(p.relative_to(root).as_posix() for p in root.glob(images))
+    pairs = [(image, mask(image.removesuffix(tail))) for image in names if image.endswith(tail)]
     missing = [path for _, path in pairs if not (root / path).is_file()]
     if missing:
         raise DataError(

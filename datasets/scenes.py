@@ -179,13 +179,13 @@ def _free_place(
 class SceneMasks(MaskedSamples):
     """Scenes with masks: background and the digits 0-5."""
 
-    def __init__(self, name: str, found: tuple[Scene, ...]) -> None:
-        super().__init__(name, np.zeros(len(found)), ("background", *ID_CLASSES))
-        self.scenes = found
+    def __init__(self, name: str, drawn: tuple[Scene, ...]) -> None:
+        super().__init__(name, np.zeros(len(drawn)), ("background", *ID_CLASSES))
+        self.scenes = drawn
 
     @property
     def in_memory(self) -> bool:
-        """Yes."""
+        """Whether images need no reading: these are drawn in memory."""
         return True
 
     def __getitem__(self, index: int) -> Image.Image:
@@ -193,7 +193,7 @@ class SceneMasks(MaskedSamples):
         return Image.fromarray(self.scenes[index].image)
 
     def mask(self, index: int) -> np.ndarray:
-        """Its classes."""
+        """The class of each pixel of a scene, ``[H, W]``."""
         return self.scenes[index].classes
 
     def _digests(self) -> np.ndarray:
@@ -203,13 +203,13 @@ class SceneMasks(MaskedSamples):
 class SceneBoxes(BoxedSamples):
     """Scenes with boxes of the digits 0-5."""
 
-    def __init__(self, name: str, found: tuple[Scene, ...]) -> None:
-        super().__init__(name, np.zeros(len(found)), ID_CLASSES)
-        self.scenes = found
+    def __init__(self, name: str, drawn: tuple[Scene, ...]) -> None:
+        super().__init__(name, np.zeros(len(drawn)), ID_CLASSES)
+        self.scenes = drawn
 
     @property
     def in_memory(self) -> bool:
-        """Yes."""
+        """Whether images need no reading: these are drawn in memory."""
         return True
 
     def __getitem__(self, index: int) -> Image.Image:
@@ -217,7 +217,7 @@ class SceneBoxes(BoxedSamples):
         return Image.fromarray(self.scenes[index].image)
 
     def boxes(self, index: int) -> Boxes:
-        """Its objects."""
+        """The objects of a scene."""
         return self.scenes[index].boxes
 
     def _digests(self) -> np.ndarray:

@@ -25,31 +25,31 @@ class Spectrograms(Samples):
 
     Args:
         name: what messages call it.
-        found: the recordings; their labels are the digits.
+        clips: the recordings; their labels are the digits.
     """
 
-    def __init__(self, name: str, found: list[Recording]) -> None:
-        super().__init__(name, [one.digit for one in found], [str(digit) for digit in range(10)])
-        self.found = found
+    def __init__(self, name: str, clips: list[Recording]) -> None:
+        super().__init__(name, [clip.digit for clip in clips], [str(digit) for digit in range(10)])
+        self.clips = clips
 
     def __getitem__(self, index: int) -> Image.Image:
         """The picture of the recording at a position, 64 pixels high and 101 wide."""
-        values = SPECTROGRAM(AudioFile(self.found[index].path))[0].flip(0)
+        values = SPECTROGRAM(AudioFile(self.clips[index].path))[0].flip(0)
         levels = ((values / REACH).clamp(-1, 1) + 1) / 2 * 255
         return Image.fromarray(levels.round().byte().numpy())
 
     def _digests(self) -> np.ndarray:
         how = repr((SPECTROGRAM, REACH)).encode()
-        contents = (content_digest(how + one.path.read_bytes()) for one in self.found)
+        contents = (content_digest(how + clip.path.read_bytes()) for clip in self.clips)
         return np.fromiter(contents, dtype=np.uint64, count=len(self))
 
 
 def _load(split: str) -> Samples:
     try:
-        found = recordings()
+        clips = recordings()
     except MissingDataError as error:
         raise MissingDataError(f"fsdd-spectrograms/{split}: {error}") from error
-    return Spectrograms(f"fsdd-spectrograms/{split}", found)
+    return Spectrograms(f"fsdd-spectrograms/{split}", clips)
 
 
 FSDD_SPECTROGRAMS = DatasetSpec(

@@ -48,17 +48,17 @@ def _listed(
                 continue
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()
-                found = [entry(line) for raw in lines if (line := raw.strip()) and line[0] != "#"]
+                entries = [entry(line) for raw in lines if (line := raw.strip()) and line[0] != "#"]
             except (ValueError, IndexError) as error:
                 raise DataError(
                     f"{name}: {path} has a line that names no image ({error}). Get it again."
                 ) from error
-            if not found:
+            if not entries:
                 raise DataError(f"{name}: {path} names no images. Get it again.")
-            classes = sorted({label for _, label in found})
+            classes = sorted({label for _, label in entries})
             numbers = {label: number for number, label in enumerate(classes)}
-            labels = [numbers[label] for _, label in found]
-            paths = [path for path, _ in found]
+            labels = [numbers[label] for _, label in entries]
+            paths = [path for path, _ in entries]
             return ImageFiles(f"{name}/{split}", base / images, paths, labels, classes)
         return None
 
@@ -96,10 +96,10 @@ def _validation_as_test(reader: Reader) -> Reader:
     """Of a snapshot without a test split the one called ``validation``, as Food-101's."""
 
     def read(root: Path, name: str, split: str) -> Samples | None:
-        found = reader(root, name, "validation") if split == "test" else None
-        if found is not None:
-            found.name = f"{name}/{split}"
-        return found
+        samples = reader(root, name, "validation") if split == "test" else None
+        if samples is not None:
+            samples.name = f"{name}/{split}"
+        return samples
 
     return read
 

@@ -50,7 +50,7 @@ class Moments:
     """Mean and scatter of features, grouped or not.
 
     Args:
-        counts: samples a group, ``[G]``.
+        counts: samples per group, ``[G]``.
         means: ``[G, D]``.
         scatter: ``[D, D]``, the sum over samples of ``(z - mean_g)(z - mean_g)^T``.
     """

@@ -312,7 +312,7 @@ class ASHP(_Shaping):
 
     @property
     def rectified(self) -> bool:
-        """Yes."""
+        """Whether it takes the features for those behind a ReLU: it does."""
         return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
@@ -360,7 +360,7 @@ class ASHB(_Shaping):
 
     @property
     def rectified(self) -> bool:
-        """Yes."""
+        """Whether it takes the features for those behind a ReLU: it does."""
         return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
@@ -396,7 +396,7 @@ class ASHS(_Shaping):
 
     @property
     def rectified(self) -> bool:
-        """Yes."""
+        """Whether it takes the features for those behind a ReLU: it does."""
         return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
@@ -438,7 +438,7 @@ class SCALE(_Shaping):
 
     @property
     def rectified(self) -> bool:
-        """Yes."""
+        """Whether it takes the features for those behind a ReLU: it does."""
         return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:
@@ -478,7 +478,7 @@ class LTS(_Shaping):
 
     @property
     def rectified(self) -> bool:
-        """Yes."""
+        """Whether it takes the features for those behind a ReLU: it does."""
         return True
 
     def _logits(self, z: Tensor, head: Head) -> Tensor:

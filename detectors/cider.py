@@ -1,4 +1,4 @@
-r"""CIDER: a prototype a class on the sphere; samples draw near to theirs, prototypes move apart.
+r"""CIDER: one prototype per class on the sphere; samples draw near it, prototypes move apart.
 
 Paper: Y. Ming, Y. Sun, O. Dia, Y. Li, "How to Exploit Hyperspherical Embeddings for
 Out-of-Distribution Detection?", ICLR 2023. arXiv:2203.04450
@@ -141,7 +141,7 @@ class CIDERLoss(nn.Module):
             )
         if labels.shape != features.shape[:1]:
             raise ValueError(
-                f"CIDERLoss wants {len(features)} labels, one a sample, not {list(labels.shape)}."
+                f"CIDERLoss wants {len(features)} labels, one per sample, not {list(labels.shape)}."
             )
         with torch.autocast(features.device.type, enabled=False):
             z = features.to(torch.promote_types(features.dtype, torch.float32))

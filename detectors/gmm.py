@@ -1,4 +1,4 @@
-r"""GMM: negative log-likelihood under one Gaussian a class, weighted by the classes' frequencies.
+r"""GMM: negative log-likelihood under one Gaussian per class, weighted by the classes' frequencies.
 
 No paper: the class-conditional Gaussians of K. Lee et al. (NeurIPS 2018), each with its own
 covariance, as a mixture density. pytorch-ood and OpenOOD have detectors of this name.
@@ -51,7 +51,7 @@ class GMM(Detector):
     """Negative log-likelihood of the features. Higher = more OOD; unbounded.
 
     Args:
-        covariance: ``"full"``, one a class (``[C, D, D]`` in memory: 800 MB for 100 classes of
+        covariance: ``"full"``, one per class (``[C, D, D]`` in memory: 800 MB for 100 classes of
             1,000 features), or ``"tied"``, one for all.
         reg: added to the diagonal, in squared units of the features.
         shrinkage: of the covariances, before that: ``"ledoit-wolf"``, ``"oas"``, ``"none"``, or

@@ -68,7 +68,7 @@ def gram_statistics(maps: Tensor, powers: Iterable[int]) -> Tensor:
 class Gram(Detector):
     """Deviation of Gram statistics, over the confidence. Higher = more OOD; range [0, inf).
 
-    Keeps two numbers a class, order and channel, and the statistics of 2,000 training samples
+    Keeps two numbers per class, order and channel, and the statistics of 2,000 training samples
     while it is fitted. Every tenth sample is held out, so scores depend on the samples' order.
 
     Args:

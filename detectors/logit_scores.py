@@ -322,7 +322,7 @@ class WeightedEnergy(Detector):
     which is 1 where the network predicts all classes equally often. That choice is ours.
 
     Args:
-        weights: one a class, not negative, not all zero; negative ones count as zero
+        weights: one per class, not negative, not all zero; negative ones count as zero
             (VOS's code and pytorch-ood apply a ReLU); empty to fit them.
 
     Raises:
@@ -359,7 +359,7 @@ class WeightedEnergy(Detector):
             if len(self.weights) != classes:
                 raise OptionError(
                     f"weighted-energy: {len(self.weights)} weights for {classes} classes; give "
-                    "one a class."
+                    "one per class."
                 )
             given = torch.tensor(self.weights, dtype=dtype, device=train.logits.device)
             self.log_weights_ = given.relu().log()

@@ -39,7 +39,7 @@ from ._network import input_std
 class ODIN(Detector):
     """Minus the log of the largest scaled probability after the step. Higher = more OOD.
 
-    Range [0, log C]. Two forward passes and one backward pass a sample.
+    Range [0, log C]. Two forward passes and one backward pass per sample.
 
     Args:
         temperature: T > 0; 1000 in the paper.

@@ -4,7 +4,7 @@ Paper: H. Lu, D. Gong, S. Wang, J. Xue, L. Yao, K. Moore, "Learning with Mixture
 Out-of-Distribution Detection", ICLR 2024. arXiv:2402.02653
 Code:  jeff024/PALM @ eecb59a; written anew from the definition
 
-K prototypes a class; prototype j belongs to class j mod C. Embeddings :math:`z` and prototypes
+K prototypes per class; prototype j belongs to class j mod C. Embeddings :math:`z` and prototypes
 :math:`p` are unit vectors. One call of the loss:
 
 (a) assignment of the whole batch to all prototypes by Sinkhorn-Knopp, no class mask:
@@ -27,7 +27,7 @@ projection, L2-normalised, standardised by the training features' mean and devia
 
 Recipe ``published`` is the authors' for CIFAR-100, the only set that their script trains on.
 ``openood`` and ``openood-cifar100`` are those of their contribution to OpenOOD v1.5, which its
-figures are of: ResNet-18, 100 epochs, weight decay 1e-4; CIFAR-10 with 16 images a step, rate 0.1
+figures are of: ResNet-18, 100 epochs, weight decay 1e-4; CIFAR-10 with 16 images per step, rate 0.1
 and alpha 0.9, CIFAR-100 with 512, 0.5 and 0.999. CIFAR-10's default is ``openood``.
 
 Differs from the reference code: (1) the loss runs in the log domain and at least in float32; theirs
@@ -213,7 +213,7 @@ class PALMLoss(nn.Module):
             )
         if labels is not None and labels.shape != features.shape[:1]:
             raise ValueError(
-                f"PALMLoss wants {len(features)} labels, one a sample, not {list(labels.shape)}."
+                f"PALMLoss wants {len(features)} labels, one per sample, not {list(labels.shape)}."
             )
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(features.dtype, self.prototypes.dtype)
@@ -275,7 +275,7 @@ class PALMLoss(nn.Module):
         positive = (same & ~own).to(logits)
         attract = (positive * logits).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
         if positive.shape[0] == self.num_classes:
-            # One prototype a class has no positive: its likeness to itself stands for it, a
+            # One prototype per class has no positive: its likeness to itself stands for it, a
             # constant (the reference code subtracts it from every logit).
             attract = attract + 1 / CONTRASTIVE_TEMPERATURE
         return (repel - attract).mean()

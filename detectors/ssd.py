@@ -1,11 +1,11 @@
-r"""SSD: Mahalanobis distance of normalised features to one Gaussian, or to one a class.
+r"""SSD: Mahalanobis distance of normalised features to one Gaussian, or to one per class.
 
 Paper: V. Sehwag, M. Chiang, P. Mittal, "SSD: A Unified Framework for Self-Supervised Outlier
 Detection", ICLR 2021. arXiv:2103.12051
 
 .. math:: s(x) = \min_m (z - \mu_m)^\top \Sigma_m^{+} (z - \mu_m), \quad z = f(x) / \|f(x)\|_2
 
-with one Gaussian over all training features (the paper's choice), or one a class.
+with one Gaussian over all training features (the paper's choice), or one per class.
 
 Differs from the paper: (1) clusters are all samples or the classes; the paper also tries k-means
 with m > 1 and finds m = 1 best; (2) a pseudo-inverse; (3) fewer than 2 D samples give a

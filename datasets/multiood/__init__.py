@@ -27,7 +27,7 @@ the whole recording (10 s), there the seconds of the video's clip alone (its fir
 at 24 frames a second, 2.6 s), repeated to 10 s, which in training move with the random clip; (7)
 with sound, ReAct's thresholds of Kinetics-600 are of the embeddings of video, flow and sound, there
 (by the name of the file that is read) of video and flow alone, so that those of sound are of the
-flow. How networks are trained, and which, is told in ``oodbench.detectors._multiood``.
+flow. How networks are trained, and which, is described in ``oodbench.detectors._multiood``.
 
 Labels of an OOD set are numbered from 0 in the order of the published ones, which have gaps or
 begin at the number of ID classes.

@@ -16,7 +16,7 @@ from oodbench.errors import DataError
 from .splits import SPLIT_FILES, Clip
 
 FOLDER = "multiood"
-"""Below the data folder; holds a folder a dataset, and the split files as in the repository."""
+"""Below the data folder: one folder per dataset, and the split files as in the repository."""
 
 HAC_CLASSES = (
     "sleeping",
