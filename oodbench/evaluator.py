@@ -24,7 +24,7 @@ from oodbench.hardware import Hardware, is_first_process
 from oodbench.reporting import Report, reason_of, track, warnings_to
 from oodbench.results.means import rows_of_means
 from oodbench.results.provenance import provenance
-from oodbench.results.rows import COLUMNS, Results, Row, row_id
+from oodbench.results.rows import COLUMNS, Results, Row, cell, row_id, with_columns
 from oodbench.results.store import ResultStore
 from oodbench.runtime.process import undisturbed
 from oodbench.selection import create_detectors, left_out_of
@@ -146,7 +146,7 @@ class Evaluator:
         doubts_of = partial(runner.doubts, tested[0])
         doubts = doubts_of(detectors)
         examined = runner.examine(tested[0], train.get("train"), detectors)
-        shared = {
+        shared: Row = {
             **provenance(self.benchmark, runner, self.command),
             **examined.quality,
             **self.task.row(),
@@ -173,7 +173,11 @@ class Evaluator:
             for text in scored.notes:
                 note(text)
             notes = dict.fromkeys((*common, *doubts_of([scored.detector]), *scored.notes))
-            about = {**shared, "seconds": round(scored.seconds, 3), "notes": list(notes) or None}
+            about: Row = {
+                **shared,
+                "seconds": round(scored.seconds, 3),
+                "notes": list(notes) or None,
+            }
             results.rows += self._rows(scored, about, of_sets)
         return results
 
@@ -212,15 +216,11 @@ class Evaluator:
             return [{} for _ in tested[1:]]
         test, *outputs = [scored.outputs for scored in tested]
         figures = measures.of_sets(self.benchmark.measures, test, outputs)
-        return [
-            {
-                **about,
-                "shifted_accuracy": runner.quality(scored)["id_accuracy"]
-                if ood.is_shifted
-                else None,
-            }
-            for ood, scored, about in zip(self.tested.ood, tested[1:], figures, strict=True)
-        ]
+        rows: list[Row] = []
+        for ood, scored, about in zip(self.tested.ood, tested[1:], figures, strict=True):
+            accuracy = runner.quality(scored)["id_accuracy"] if ood.is_shifted else None
+            rows.append(with_columns({"shifted_accuracy": accuracy}, about))
+        return rows
 
     def report_pictures(self, detectors: int) -> None:
         """Say how many pictures there will be, if any, and how large they are at most."""
@@ -246,13 +246,13 @@ class Evaluator:
             of_sets: what rows tell of each set on the network, whatever the detector.
         """
         detector = scored.detector
-        about = {
+        about: Row = {
             "detector": detector.label,
             "detector_options": detector.options(),
             "tuned": detector.tuned,
             **shared,
         }
-        rows = [
+        rows: list[Row] = [
             {
                 **about,
                 "ood": ood.name,
@@ -275,7 +275,7 @@ class Evaluator:
         )
         of_task = [name for name in self.task.columns if name not in COLUMNS]
         columns = (*COLUMNS, *self.benchmark.measures, *of_task)
-        whole_rows = [{name: row.get(name) for name in columns} for row in rows]
+        whole_rows = [with_columns({}, {n: cell(row, n) for n in columns}) for row in rows]
         for row in whole_rows:
             row["row_id"] = row_id(row)
         self.keep(whole_rows)

@@ -68,6 +68,7 @@ def show_rows(results: Results, task: str) -> None:
     from rich.text import Text
 
     from oodbench.registry import MEASURES, TASKS
+    from oodbench.results.rows import cell
 
     quality, quality_name = TASKS.get(task).quality
     counted = TASKS.get(task).unit
@@ -88,7 +89,7 @@ def show_rows(results: Results, task: str) -> None:
             table.add_section()
         previous = key
         name = Text(terminal.printable(row["ood"]), style="bold" if row["is_mean"] else "")
-        accuracy = row[quality]
+        accuracy = cell(row, quality)
         low, high = row["auroc_low"], row["auroc_high"]
         scored = f" ({row['modality']})" if row.get("modality") else ""
         _add_row(
@@ -98,8 +99,11 @@ def show_rows(results: Results, task: str) -> None:
             str(row["seed"]),
             name,
             f"{100 * row['auroc']:.2f}",
-            "–" if low is None else f"{100 * low:.2f}–{100 * high:.2f}",
-            *(f"{100 * row[m]:.2f}" for m in ("fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")),
+            "–" if low is None or high is None else f"{100 * low:.2f}–{100 * high:.2f}",
+            *(
+                f"{100 * cell(row, m):.2f}"
+                for m in ("fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
+            ),
             *(_with_interval(row, c) for c in extras),
             "–" if accuracy is None else f"{100 * accuracy:.2f}",
             f"{row['n_ood']:,}",

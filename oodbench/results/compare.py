@@ -25,7 +25,7 @@ from oodbench.reporting import (
     Report,
     reason_of,
 )
-from oodbench.results.rows import Results, Row
+from oodbench.results.rows import Results, Row, cell
 from oodbench.results.seeds import Figure
 from oodbench.selection import (
     create_detectors,
@@ -241,7 +241,7 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
         for line, row in points:
             if line.detector == detector:
                 panel.plot(
-                    100 * row[name],
+                    100 * cell(row, name),
                     100 * row["auroc"],
                     marker=_MARKERS[networks.index(line.backbone) % len(_MARKERS)],
                     color=colours[row["group"]],

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from oodbench.results.rows import METRICS, Row
+from oodbench.results.rows import METRICS, Row, cell
 from oodbench.results.seeds import Figure
 
 _ENTRY = tuple(
@@ -85,7 +85,7 @@ def _chosen_on(row: Row) -> list[Any] | None:
     Not what the AUROC there was: seeds that were tuned one by one may have the same values.
     """
     tuned = row.get("tuned")
-    return tuned and [tuned["ood"], tuned["fingerprint"]]
+    return [tuned["ood"], tuned["fingerprint"]] if tuned else None
 
 
 def note_twins(entries: Sequence[Entry]) -> None:
@@ -127,7 +127,7 @@ def _are_twins(one: Entry, other: Entry) -> bool:
             return False
         missing = min(a["auroc"], 1 - a["auroc"])
         alike = max(1e-9, min(SAME, missing / 100))
-        if any(abs(a[metric] - b[metric]) > alike for metric in METRICS):
+        if any(abs(cell(a, metric) - cell(b, metric)) > alike for metric in METRICS):
             return False
         if a["auroc"] != 0.5:
             wrong += missing * a["n_id"] * a["n_ood"]

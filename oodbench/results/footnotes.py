@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from oodbench.results.entries import Entry
 from oodbench.results.plain import markdown
-from oodbench.results.rows import Row
+from oodbench.results.rows import Row, cell
 from oodbench.results.seeds import Figure
 
 REVERSED = 0.40
@@ -55,7 +55,7 @@ class Marks:
 
     def values(self, entry: Entry, rows: Sequence[Row], column: str) -> str:
         """The figures of such rows one by one, in the order of the entry's seeds."""
-        by_seed = {row["seed"]: row.get(column) for row in rows}
+        by_seed = {row["seed"]: cell(row, column) for row in rows}
         cells = []
         for seed in entry.seeds:
             value = by_seed.get(seed)

@@ -398,9 +398,8 @@ def _foreground(benchmark: Benchmark, entries: Sequence[Entry], sets: Sequence[s
 def _gaps(entries: Sequence[Entry], mean: str) -> str:
     """In how many measurements the group of that mean is surely harder, and in how many easier."""
     rows = [row for entry in entries for row in entry.of(mean)]
-    known = [row for row in rows if row.get("gap_low") is not None]
-    harder = sum(row["gap_low"] > 0 for row in known)
-    easier = sum(row["gap_high"] < 0 for row in known)
+    harder = sum(low > 0 for row in rows if (low := row.get("gap_low")) is not None)
+    easier = sum(high < 0 for row in rows if (high := row.get("gap_high")) is not None)
     return (
         f"Its interval lies above zero in {harder} of {len(rows)} measurements here, below it in "
         f"{easier}."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from oodbench.benchmark import Benchmark
-from oodbench.results.rows import ENDS, FOREGROUND, METRICS, Row
+from oodbench.results.rows import ENDS, FOREGROUND, METRICS, Row, cell, with_columns
 
 Intervals = Callable[[list[int]], Mapping[str, float]]
 """``<metric>_low`` and ``<metric>_high`` of the mean over the sets at those positions."""
@@ -41,19 +41,19 @@ def rows_of_means(
     for i, row in enumerate(singles):
         positions[row["group"]].append(i)
     contrast = benchmark.protocol.contrast or ("", "")
-    rows = []
+    rows: list[Row] = []
     for group, members in positions.items():
         if not members:
             continue
         of_group = [singles[i] for i in members]
-        row = {**about, **_mean(benchmark, group, of_group, group in incomplete)}
+        mean: Row = {**about, **_mean(benchmark, group, of_group, group in incomplete)}
         if len(members) > 1 and intervals is not None:
-            row |= intervals(members)
+            mean = with_columns(mean, intervals(members))
         others = positions.get(contrast[0])
         if difference is not None and group == contrast[1] and others:
-            row["gap"], *ends = difference(others, members)
-            row["gap_low"], row["gap_high"] = (None if math.isnan(e) else e for e in ends)
-        rows.append(row)
+            mean["gap"], *ends = difference(others, members)
+            mean["gap_low"], mean["gap_high"] = (None if math.isnan(e) else e for e in ends)
+        rows.append(mean)
     return rows
 
 
@@ -69,19 +69,20 @@ def _mean(benchmark: Benchmark, group: str, members: Sequence[Row], is_incomplet
         "n_ood": sum(row["n_ood"] for row in members),
         "ood_fingerprint": "+".join(row["ood_fingerprint"][:16] for row in members),
     }
+    figures: dict[str, float] = {}
     if len(members) == 1:  # the mean of one set is that set, intervals and all
-        mean |= {name: members[0].get(name) for name in ENDS}
+        figures |= {name: cell(members[0], name) for name in ENDS}
     for metric in METRICS:
-        mean[metric] = float(np.mean([row[metric] for row in members]))
+        figures[metric] = float(np.mean([cell(row, metric) for row in members]))
     errors = [e for row in members if (e := row.get("binning_error")) is not None]
     mean["binning_error"] = max(errors, default=None)
     for name in (*benchmark.measures, "shifted_accuracy"):
-        values = [value for row in members if (value := row.get(name)) is not None]
+        values = [value for row in members if (value := cell(row, name)) is not None]
         if values:
-            mean[name] = float(np.mean(values))
+            figures[name] = float(np.mean(values))
     objects = [n for row in members if (n := row.get("n_id_foreground"))]
     if len(objects) == len(members):
         mean["n_id_foreground"] = max(objects)
         for name in (f"{metric}_foreground" for metric in FOREGROUND):
-            mean[name] = float(np.mean([row[name] for row in members]))
-    return mean
+            figures[name] = float(np.mean([cell(row, name) for row in members]))
+    return with_columns(mean, figures)

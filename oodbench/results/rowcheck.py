@@ -10,7 +10,8 @@ from typing import Any
 
 from oodbench.registry import MEASURES
 
-Row = Mapping[str, Any]
+Parsed = Mapping[str, Any]
+"""A row as JSON has it, of which nothing is known yet."""
 TOLERANCE = 1e-6
 """What rounding may have done to a figure; those of pages have four digits."""
 
@@ -48,7 +49,7 @@ def _is_time(value: Any) -> bool:
 
 
 def _is_choice(value: Any) -> bool:
-    """What was chosen on validation data; see ``tuned`` in ``oodbench.results.rows.COLUMNS``."""
+    """What was chosen on validation data; see ``tuned`` of ``oodbench.results.rows.Row``."""
     return (
         isinstance(value, dict)
         and _is_names(value.get("ood"))
@@ -139,7 +140,7 @@ def parse(line: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def fault(row: Row, required: Iterable[str]) -> str | None:
+def fault(row: Parsed, required: Iterable[str]) -> str | None:
     """What is wrong with a row by itself, in words; None if nothing is.
 
     Columns that are not known here are left alone.
@@ -162,7 +163,7 @@ def fault(row: Row, required: Iterable[str]) -> str | None:
     return None if alone else "ood_sets is not its own OOD set"
 
 
-def _fault_of_interval(row: Row, name: str) -> str | None:
+def _fault_of_interval(row: Parsed, name: str) -> str | None:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     value = row.get(name)
     if low is None and high is None:
@@ -174,7 +175,7 @@ def _fault_of_interval(row: Row, name: str) -> str | None:
     return None
 
 
-def fault_of_means(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[int, str] | None:
+def fault_of_means(rows: Sequence[Parsed], metrics: Sequence[str]) -> tuple[int, str] | None:
     """The first row of a mean that is not the mean of its OOD sets' rows: position, and words.
 
     Only means are looked at whose sets are all there, once or with the same figures. A row of a set
@@ -209,7 +210,7 @@ def fault_of_means(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[int, st
     return None
 
 
-def _fault_of_groups(rows: Sequence[Row], keys: Sequence[str]) -> tuple[int, str] | None:
+def _fault_of_groups(rows: Sequence[Parsed], keys: Sequence[str]) -> tuple[int, str] | None:
     groups: dict[tuple[str, str], set[str]] = {}
     for key, row in zip(keys, rows, strict=True):
         for name in row["ood_sets"] if row["is_mean"] else ():
@@ -231,6 +232,6 @@ _SAME = (
 ).split()
 
 
-def _evaluation(row: Row) -> str:
+def _evaluation(row: Parsed) -> str:
     """What the rows of one detector in one evaluation have in common."""
     return json.dumps([row.get(name) for name in _SAME], sort_keys=True)

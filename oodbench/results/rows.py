@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from oodbench import files
 
@@ -20,65 +20,142 @@ FOREGROUND = ("auroc", "fpr95_id", "fpr95_ood")
 METRICS = ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
 ENDS = tuple(f"{metric}_{end}" for metric in METRICS for end in ("low", "high"))
 """Columns of the intervals of ``METRICS``."""
-COLUMNS = tuple(
+
+
+class Row(TypedDict, total=False):
+    """A detector's figures on an OOD set or on a group's mean, and what they were made with.
+
+    Its fields are the columns, in the order of tables; rows from before a column was there lack it.
+    Figures are fractions in [0, 1]. ``<figure>_low`` and ``<figure>_high`` are the ends of its 95 %
+    interval over images (over boxes, in detection), which holds it. Both are None where there is
+    none: in segmentation, and in rows of groups' means from before these had intervals of FPR@95
+    and AUPR too.
+
+    A task's ``columns`` and a benchmark's ``measures`` are further columns, each under its name,
+    that are read and written by :func:`cell` and :func:`with_columns`.
     """
-    detector detector_options method backbone id benchmark ood group seed
-    auroc auroc_low auroc_high fpr95_id fpr95_ood aupr_in aupr_out id_accuracy n_id n_ood
-    is_mean ood_sets recipe recipe_options preprocess precision weights
-    id_train_fingerprint id_fingerprint ood_fingerprint selection
-    fpr95_id_low fpr95_id_high fpr95_ood_low fpr95_ood_high
-    aupr_in_low aupr_in_high aupr_out_low aupr_out_high id_accuracy_low id_accuracy_high
-    seconds device oodbench torch python git_commit created command schema row_id tuned
-    id_miou id_map binning_error modality gap gap_low gap_high
-    accelerator processor threads notes shifted_accuracy
-    auroc_foreground fpr95_id_foreground fpr95_ood_foreground n_id_foreground
-    """.split()
-)
-"""Names of a row's fields, in the order of tables. Figures are fractions in [0, 1].
 
-``<figure>_low`` and ``<figure>_high`` are the ends of its 95 % interval over images (over boxes, in
-detection), which holds it. Both are None where there is none: in segmentation, and in rows of
-groups' means from before these had intervals of FPR@95 and AUPR too.
+    detector: str
+    detector_options: dict[str, Any]
+    method: str
+    backbone: str
+    id: str
+    benchmark: str
+    ood: str
+    """The OOD set; in the row of a mean its group, with the sets in brackets if some are absent."""
+    group: str
+    seed: int
+    auroc: float
+    auroc_low: float | None
+    auroc_high: float | None
+    fpr95_id: float
+    fpr95_ood: float
+    aupr_in: float
+    aupr_out: float
+    id_accuracy: float | None
+    n_id: int
+    """How many were scored of the ID set: images; pixels in segmentation, predicted boxes in
+    detection."""
+    n_ood: int
+    """The same of the OOD sets."""
+    is_mean: bool
+    """Whether the figures are the mean over ``ood_sets``."""
+    ood_sets: list[str]
+    recipe: str | None
+    recipe_options: dict[str, Any]
+    preprocess: Any
+    """The content key of the preprocessing, as JSON has it."""
+    precision: str
+    weights: str
+    """A digest of the network's weights; ``unknown:`` and a digest of its outputs where they cannot
+    be read."""
+    id_train_fingerprint: str | None
+    id_fingerprint: str
+    ood_fingerprint: str
+    selection: str
+    """A digest of all OOD sets of the evaluation, so that rows are together that were measured
+    together, although each is written on its own."""
+    fpr95_id_low: float | None
+    fpr95_id_high: float | None
+    fpr95_ood_low: float | None
+    fpr95_ood_high: float | None
+    aupr_in_low: float | None
+    aupr_in_high: float | None
+    aupr_out_low: float | None
+    aupr_out_high: float | None
+    id_accuracy_low: float | None
+    id_accuracy_high: float | None
+    seconds: float
+    """What it took to fit and score the detector."""
+    device: str
+    """The accelerator that was asked for."""
+    oodbench: str
+    torch: str
+    python: str
+    git_commit: str | None
+    created: str
+    command: str | None
+    """What repeats the evaluation."""
+    schema: int
+    row_id: str
+    tuned: Mapping[str, Any] | None
+    """What the detector's options were chosen on: the validation OOD sets' names (``ood``), a
+    ``fingerprint`` of all validation images, the mean ``auroc`` there, and how many candidates were
+    ``tried``. None where nothing was chosen."""
+    id_miou: float | None
+    """Segmentation: mean intersection over union on the ID test set."""
+    id_map: float | None
+    """Detection: mean average precision at an IoU of 0.5 on the ID test set."""
+    binning_error: float | None
+    """What bounds how counting pixels' scores in cells changed any metric; see
+    ``oodbench.metrics.streamed``."""
+    modality: str | None
+    """The one whose predictions were scored, of a network of several; None for the joint ones, and
+    where there are no modalities."""
+    gap: float | None
+    """Where a protocol compares two groups (``contrast``), the AUROC of the first one's mean minus
+    that of the second one's; it is in the row of the second one's mean."""
+    gap_low: float | None
+    gap_high: float | None
+    accelerator: str | None
+    """The one that was used, where ``device`` is what was asked for. Figures of the same weights
+    and data differ between machines by rounding, those of networks that are trained on each by
+    more."""
+    processor: str | None
+    threads: int | None
+    notes: list[str] | None
+    """The warnings that a reader of the row has to know, sentences; None for none."""
+    shifted_accuracy: float | None
+    """The accuracy on a shifted set, whose classes are the ID set's; None for OOD."""
+    auroc_foreground: float | None
+    """Segmentation, with the two below: of OOD pixels against those ID pixels alone that are not of
+    a benchmark's ``background``; None where it has none, or there is no such pixel."""
+    fpr95_id_foreground: float | None
+    fpr95_ood_foreground: float | None
+    n_id_foreground: int | None
+    """How many such ID pixels there are."""
 
-``selection`` is a digest of all OOD sets of the evaluation, so that rows are together that were
-measured together, although each is written on its own.
 
-``tuned`` says what the detector's options were chosen on: the validation OOD sets' names (``ood``),
-a ``fingerprint`` of all validation images, the mean ``auroc`` there, and how many candidates were
-``tried``. It is None where nothing was chosen.
-
-``id_miou`` (segmentation: mean intersection over union) and ``id_map`` (detection: mean average
-precision at an IoU of 0.5) are of the ID test set. ``binning_error`` bounds what counting pixels'
-scores in cells changed in any metric; see ``oodbench.metrics.streamed``. In segmentation ``n_id``
-and ``n_ood`` are pixels, in detection predicted boxes.
-
-``modality`` is the one whose predictions were scored, of a network of several; None for the joint
-ones, and where there are no modalities.
-
-``gap``, where a protocol compares two groups (``contrast``), is the AUROC of the first one's mean
-minus that of the second one's, with its interval; it is in the row of the second one's mean.
-
-A benchmark's ``measures`` are further columns, each under its name: figures that tell of the
-network and not of the detector (``oodbench.measures``).
-
-``weights`` is a digest of the network's; ``unknown:`` and a digest of its outputs where they cannot
-be read. ``accelerator`` is the one that was used, where ``device`` is what was asked for;
-``processor`` and ``threads`` are those of the machine. Figures of the same weights and data differ
-between machines by rounding, those of networks that are trained on each by more.
-
-``shifted_accuracy`` is the accuracy on a shifted set, whose classes are the ID set's; None for OOD.
-
-``auroc_foreground`` and the like are, in segmentation, of OOD pixels against those ID pixels alone
-that are not of a benchmark's ``background``, of which there are ``n_id_foreground``; None where a
-benchmark has no background, or there is no such pixel.
-
-``notes`` are the warnings that a reader of the row has to know, a list of sentences; None for none.
-"""
+COLUMNS = tuple(Row.__annotations__)
+"""Names of a row's fields, in the order of tables."""
 
 _ALWAYS = COLUMNS[: COLUMNS.index("tuned")]
 _MACHINE = ("device", "accelerator", "processor", "threads")
 
-Row = dict[str, Any]
+
+def cell(row: Row, column: str) -> Any:
+    """What a row has in a column that is only known by its name; None where it has nothing."""
+    return row.get(column)
+
+
+def with_columns(row: Row, columns: Mapping[str, object]) -> Row:
+    """A row with columns that are only known by their names, such as a task's own.
+
+    Args:
+        row: stays as it is.
+        columns: what they hold; they replace those of the same name.
+    """
+    return cast(Row, {**row, **columns})
 
 
 def row_id(row: Row) -> str:
@@ -90,7 +167,8 @@ def row_id(row: Row) -> str:
     volatile = {"created", "seconds", "command", "row_id", "git_commit", *_MACHINE}
     # rows from before there was such a column keep their id
     volatile |= {name for name, value in row.items() if value is None and name not in _ALWAYS}
-    return files.digest({key: row[key] for key in sorted(row) if key not in volatile})[:32]
+    values = dict(row)
+    return files.digest({key: values[key] for key in sorted(values) if key not in volatile})[:32]
 
 
 @dataclass
@@ -98,7 +176,7 @@ class Results:
     """Rows of an evaluation.
 
     Args:
-        rows: one mapping a detector and OOD set (or group mean); see ``COLUMNS``.
+        rows: one for each detector and OOD set (or group mean).
         missing: OOD sets that were not found, with what was looked for, by name.
         warnings: what a reader of the rows has to know.
         failures: detectors that gave no rows, with the reason, by name.

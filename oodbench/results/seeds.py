@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from scipy.special import stdtrit
 
-from oodbench.results.rows import Row
+from oodbench.results.rows import Row, cell
 
 LEVEL = 0.95
 """Coverage of the rows' intervals, and of those that are made of them."""
@@ -104,11 +104,11 @@ class Figure:
     @classmethod
     def of(cls, rows: Sequence[Row], column: str) -> Figure | None:
         """A column of rows that differ by their seed; None where it is empty in all of them."""
-        there = [row for row in rows if row.get(column) is not None]
+        there = [row for row in rows if cell(row, column) is not None]
         if not there:
             return None
-        values = tuple(float(row[column]) for row in there)
-        found = [(row.get(f"{column}_low"), row.get(f"{column}_high")) for row in there]
+        values = tuple(float(cell(row, column)) for row in there)
+        found = [(cell(row, f"{column}_low"), cell(row, f"{column}_high")) for row in there]
         own = [(low, high) for low, high in found if low is not None and high is not None]
         if len(own) < len(there):
             return cls(values, None)

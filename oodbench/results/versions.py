@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import oodbench
+from oodbench.results.rows import Row
 
 
 @cache
-def versions() -> dict[str, str | None]:
+def versions() -> Row:
     """Versions of what computes: oodbench, torch, python, and oodbench's commit if it has one."""
     root = Path(oodbench.__file__).resolve().parents[1]
     commit = _described(root) if (root / ".git").exists() else _noted()

@@ -41,7 +41,7 @@ from oodbench.reporting import (
     own_failure,
     warnings_to,
 )
-from oodbench.results.rows import FOREGROUND, Row
+from oodbench.results.rows import FOREGROUND, Row, with_columns
 from oodbench.tasks.pictures import (
     MOST_PICTURES,
     Drawing,
@@ -216,10 +216,11 @@ def _figures(name: str, stream: StreamedScores, objects: StreamedScores | None) 
         figures, errors = stream.metrics()
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    row: Row = {"n_id": stream.n_id, "n_ood": stream.n_ood, **figures}
+    row = with_columns({"n_id": stream.n_id, "n_ood": stream.n_ood}, figures)
     if objects is not None and objects.n_id:
         against_objects, more = objects.metrics()
-        row.update({f"{metric}_foreground": against_objects[metric] for metric in FOREGROUND})
+        named = {f"{metric}_foreground": against_objects[metric] for metric in FOREGROUND}
+        row = with_columns(row, named)
         row["n_id_foreground"] = objects.n_id
         errors = {metric: max(error, more[metric]) for metric, error in errors.items()}
     row["binning_error"] = max(errors.values())

@@ -35,7 +35,7 @@ from oodbench.method import (
 from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS, METHODS, TASKS
-from oodbench.results.rows import Row
+from oodbench.results.rows import Row, with_columns
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.runner import NetworkRunner
 from oodbench.training.epochs import Views
@@ -253,9 +253,9 @@ class Task:
     ) -> Row:
         """Figures of an OOD set: metrics, their intervals, and counts, as columns of a row."""
         figures: Row = {"n_id": len(id_scores), "n_ood": len(ood_scores)}
-        figures |= metrics.all_metrics(id_scores, ood_scores)
+        figures = with_columns(figures, metrics.all_metrics(id_scores, ood_scores))
         if with_intervals:
-            figures |= metrics.all_intervals(id_scores, ood_scores)
+            figures = with_columns(figures, metrics.all_intervals(id_scores, ood_scores))
         return figures
 
     def row(self) -> Row:
