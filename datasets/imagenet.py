@@ -64,7 +64,7 @@ def _wordnet_ids(classes: tuple[str, ...]) -> tuple[str, ...]:
     """Class names with ids where they are ImageNet-1k's own, in order, as the hub has them."""
     if len(classes) < 1000 or _wordnet_id(classes[0]) is not None:
         return classes
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
     names = [_plain(text) for text in info.label_descriptions()]
@@ -163,7 +163,7 @@ def by_name(classes: Iterable[str]) -> dict[str, dict[str, str]]:
 @cache
 def _names() -> dict[str, dict[str, str]]:
     """By plain name, and by WordNet id: the classes that are called so, with their first names."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
     by_key: dict[str, dict[str, str]] = {}

@@ -28,8 +28,9 @@ from PIL import Image
 
 from oodbench import files
 from oodbench.benchmark import DatasetSpec
+from oodbench.data.images import in_mode
 from oodbench.data.samples import Samples, Subset, content_digest
-from oodbench.data.transforms import Preprocess, in_mode
+from oodbench.data.transforms import Preprocess
 from oodbench.disk import digests
 
 VERSION = 1

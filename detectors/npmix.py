@@ -129,7 +129,7 @@ class NPMix(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         self._forget()  # since the module moves to another device or precision
-        return super()._apply(*args, **kwargs)
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

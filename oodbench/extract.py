@@ -405,7 +405,7 @@ def _believed(job: _Job, about: Description, folder: Path, seen: Outputs) -> boo
 def _shard_size(samples: Samples, preprocess: Transform, most: int) -> int:
     if not isinstance(samples, MultimodalSamples):
         return most
-    values = sum(part.numel() for part in tree_leaves(preprocess(samples[0])))
+    values: int = sum(part.numel() for part in tree_leaves(preprocess(samples[0])))
     return min(most, max(1, CLIPS // values))
 
 

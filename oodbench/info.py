@@ -12,7 +12,6 @@ import torch
 
 from oodbench.benchmark import DatasetSpec, get_benchmark
 from oodbench.data.samples import MultimodalSamples
-from oodbench.detector import Paper
 from oodbench.errors import (
     MissingDataError,
     OODBenchError,
@@ -22,6 +21,7 @@ from oodbench.errors import (
     did_you_mean,
 )
 from oodbench.networks.backbones import feature_width
+from oodbench.papers import Paper
 from oodbench.registry import (
     BACKBONES,
     BENCHMARKS,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 from oodbench.errors import OptionError, did_you_mean
+
+T = TypeVar("T")
 
 
 def option(default: Any, name: str) -> Any:
@@ -31,7 +33,7 @@ def option_types(cls: Any) -> dict[str, Any]:
     return {p.name: p.annotation for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
 
 
-def build(cls: Any, who: str, options: Mapping[str, Any]) -> Any:
+def build(cls: Callable[..., T], who: str, options: Mapping[str, Any]) -> T:
     """``cls(**options)`` for a dataclass, with options checked by name and simple type.
 
     Values may be strings (from a command line) where the field's type is a number, a bool or None.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Method,
     )
     from oodbench.outputs import Outputs
+    from oodbench.tasks.task import Task
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -317,7 +318,7 @@ DATASETS: Registry[DatasetSpec | Callable[..., DatasetSpec]] = Registry(
     "dataset", "oodbench.datasets"
 )
 BACKBONES: Registry[Callable[..., Any]] = Registry("backbone", "oodbench.backbones")
-TASKS: Registry[Any] = Registry("task", "oodbench.tasks", "oodbench.Task")
+TASKS: Registry[type[Task]] = Registry("task", "oodbench.tasks", "oodbench.Task")
 MEASURES: Registry[type[Measure]] = Registry("measure", "oodbench.measures", "oodbench.Measure")
 NEEDS: Registry[Callable[[Outputs], bool]] = Registry("need", "oodbench.needs")
 """Functions that say whether outputs have what a detector means by such a word in its ``needs``."""

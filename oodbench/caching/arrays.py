@@ -183,7 +183,7 @@ def _description(folder: Path, key: str | None) -> dict[str, Any]:
         OODBenchError: they are not; the message says how.
     """
     content = (folder / "outputs.json").read_bytes()
-    meta = json.loads(content)
+    meta: dict[str, Any] = json.loads(content)
     if meta["format"] == 1 and key is None:  # written before there were digests
         return meta
     if meta["format"] != FORMAT:

@@ -57,7 +57,7 @@ def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
     Raises:
         OptionError: Lightning refuses it.
     """
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from oodbench.errors import OptionError
     from oodbench.hardware import Hardware, quiet_lightning

@@ -276,7 +276,8 @@ def _from_floats(levels: np.ndarray, where: str, is_inverted: bool = False) -> n
             f"{where} has floating-point pixels ({span}); they are read where 0 is black and 1 is "
             "white. Scale them to [0, 1], or save it with 8 bits a pixel."
         )
-    return np.rint(255 * (1 - levels if is_inverted else levels)).clip(0, 255).astype(np.uint8)
+    bright: np.ndarray = np.rint(255 * (1 - levels if is_inverted else levels))
+    return bright.clip(0, 255).astype(np.uint8)
 
 
 def _lower_bytes(source: Path | bytes, rawmode: str) -> np.ndarray | None:

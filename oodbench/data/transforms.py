@@ -277,7 +277,8 @@ def _is_silent(step: Any) -> bool:
     cls = type(step)
     if cls.__name__ == "Lambda" or not isinstance(step, nn.Module):
         return cls.__name__ == "Lambda"
-    inherits = (cls.__repr__, cls.extra_repr) == (nn.Module.__repr__, nn.Module.extra_repr)
+    own: tuple[object, ...] = (cls.__repr__, cls.extra_repr)
+    inherits = own == (nn.Module.__repr__, nn.Module.extra_repr)
     return inherits and bool(set(vars(step)) - set(vars(nn.Module())) or step.state_dict())
 
 

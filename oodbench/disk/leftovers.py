@@ -89,7 +89,7 @@ def remove(path: Path) -> None:
 def _is_old(path: Path) -> bool:
     try:
         inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
-        newest = max(p.lstat().st_mtime for p in (path, *inside))
+        newest: float = max(p.lstat().st_mtime for p in (path, *inside))
     except OSError:  # it went away, or somebody else's
         return False
     return time.time() - newest > OLD

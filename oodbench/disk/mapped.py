@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -47,7 +47,8 @@ def load(path: Path) -> np.ndarray:
             offset = handle.tell()
             plain = not fortran and dtype.isnative and math.prod(shape) > 0
     if not plain:
-        return np.load(path, allow_pickle=False)
+        whole: np.ndarray = np.load(path, allow_pickle=False)
+        return whole
     array = _map(path, dtype, offset, shape)
     _remember(array, path, offset)
     return array
@@ -60,9 +61,10 @@ def _map(file: Path | IO[bytes], dtype: Any, offset: int, shape: tuple[int, ...]
     if size > file.stat().st_size:
         raise ValueError(f"{file.name} is truncated")
     # NumPy's mappings each keep a file open, of which a process may have a thousand; torch's do not
-    storage = torch.UntypedStorage.from_file(str(file), False, size)
-    whole = torch.empty(0, dtype=torch.uint8).set_(cast(Any, storage), 0, (size,), (1,))
-    return whole.numpy()[offset:].view(dtype).reshape(shape)
+    storage: Any = torch.UntypedStorage.from_file(str(file), False, size)
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
+    content: np.ndarray = whole.numpy()[offset:].view(dtype)
+    return content.reshape(shape)
 
 
 def private(value: Tensor) -> Tensor:

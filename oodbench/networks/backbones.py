@@ -107,7 +107,8 @@ class CIFARResNet(ConvNet):
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features: ``[B, C, 32, 32] -> [B, 64]``."""
         x = F.relu(self.bn1(self.conv1(x)))
-        return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
+        maps: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return maps.mean(dim=(2, 3))
 
 
 class _ProjectionBlock(_BasicBlock):
@@ -204,7 +205,8 @@ class DigitsCNN(ConvNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features: ``[B, C, 8, 8] -> [B, 256]``."""
-        return self.layers(x).mean(dim=(2, 3))
+        maps: Tensor = self.layers(x)
+        return maps.mean(dim=(2, 3))
 
 
 @register_backbone("digits-cnn", takes="images", gives="features")

@@ -86,7 +86,9 @@ def looks_like(state: Mapping[str, Tensor], asked: str) -> str:
     return ""
 
 
-def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, dict]]:
+def _candidates(
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
     """Backbones by name, with the names and shapes of their weights, until time is up."""
     end = time.monotonic() + SECONDS
     names = list(BACKBONES.names())

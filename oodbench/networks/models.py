@@ -50,7 +50,8 @@ def as_module(model: Any) -> nn.Module:
                 f"the {type(model).__name__} has no forward(images), so it is no network that "
                 "could be run. Give the module that calls its parts."
             )
-    return model
+    whole: nn.Module = model
+    return whole
 
 
 def _wraps(model: nn.Module) -> str:

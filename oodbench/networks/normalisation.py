@@ -140,7 +140,7 @@ class _Watch(TorchDispatchMode):
     """Stops at the first layer that is given something of three different images, and keeps it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no annotations
         self.seen: Tensor | None = None
 
     def __torch_dispatch__(

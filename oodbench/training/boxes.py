@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from oodbench.data.dense import boxed, check_labels
+from oodbench.data.images import in_mode
 from oodbench.data.samples import Boxes
-from oodbench.data.transforms import Preprocess, in_mode, to_tensor
+from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.errors import OptionError
 from oodbench.method import (
     Recipe,

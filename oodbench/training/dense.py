@@ -52,4 +52,5 @@ class DenseMethod(Method):
     @staticmethod
     def collate(examples: Sequence[tuple[Tensor, Any]]) -> tuple[Any, Any]:
         """A batch: images and targets, as ``loss`` takes them."""
-        return default_collate(list(examples))
+        images, targets = default_collate(list(examples))
+        return images, targets

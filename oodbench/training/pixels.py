@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.data.dense import check_mask, check_size, masked
+from oodbench.data.images import in_mode
 from oodbench.data.samples import VOID
-from oodbench.data.transforms import Preprocess, in_mode, to_tensor
+from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.method import (
     Recipe,
 )

@@ -125,9 +125,10 @@ class SealedCheckpointIO(TorchCheckpointIO):
                 raise _not_whole(path, "it is cut off, or was not written by this version")
             if seal != self._seal(Path(path), size):
                 raise _not_whole(path, "it was changed, or is another run's")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise _not_whole(path, str(error).splitlines()[0]) from error
+        return content
 
     def _seal(self, path: Path, size: int) -> bytes:
         whole = hashlib.sha256(f"{self.run} {size} ".encode())
