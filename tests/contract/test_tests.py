@@ -10,6 +10,69 @@ import pytest
 from tests.conftest import REPOSITORY
 
 TESTS = REPOSITORY / "tests"
+FOLDERS = {"oodbench": "", "detectors": "detectors", "datasets": "datasets"}
+ELSEWHERE = {
+    # the parts of what is one thing to whoever uses it: the key of a network and of its outputs
+    "oodbench/caching/": "caching/test_fingerprint.py",
+    # the command line is tested as a user runs it
+    "oodbench/cli/": "cli/test_cli.py",
+    # a task is tested with the networks, the training and the pictures that only it has
+    "oodbench/data/dense.py": "tasks/test_segmentation.py",
+    "oodbench/networks/boxes.py": "tasks/test_detection.py",
+    "oodbench/networks/pixels.py": "tasks/test_segmentation.py",
+    "oodbench/tasks/boxes.py": "tasks/test_detection.py",
+    "oodbench/tasks/multimodal.py": "networks/test_modalities.py",
+    "oodbench/tasks/pictures.py": "tasks/test_segmentation.py",
+    "oodbench/tasks/pixels.py": "tasks/test_segmentation.py",
+    "oodbench/tasks/": "tasks/test_task.py",
+    "oodbench/training/best.py": "networks/test_modalities.py",
+    "oodbench/training/boxes.py": "tasks/test_detection.py",
+    "oodbench/training/dense.py": "tasks/test_segmentation.py",
+    "oodbench/training/frozen.py": "detectors/test_ptood.py",
+    "oodbench/training/pixels.py": "tasks/test_segmentation.py",
+    "oodbench/training/": "training/test_train.py",
+    "detectors/_dense.py": "tasks/test_segmentation.py",
+    "detectors/ce_detection.py": "tasks/test_detection.py",
+    "detectors/ce_segmentation.py": "tasks/test_segmentation.py",
+    # the conditions under which they matter are what their tests are about
+    "oodbench/checks/classes.py": "checks/test_overlap.py",
+    "oodbench/checks/level.py": "checks/test_doubts.py",
+    "oodbench/disk/digests.py": "robustness/test_damage.py",
+    "oodbench/disk/": "disk/test_full.py",
+    "oodbench/runtime/process.py": "runtime/test_isolation.py",
+    "oodbench/runtime/restore.py": "testing/test_untouched.py",
+    "oodbench/runtime/signals.py": "runtime/test_workers.py",
+    "oodbench/testing/": "contract/test_detectors.py",
+    "oodbench/tested.py": "contract/test_detectors.py",
+    # small parts of a larger one
+    "oodbench/contenders.py": "core/test_evaluator.py",
+    "oodbench/detector.py": "core/test_options.py",
+    "oodbench/errors.py": "core/test_registry.py",
+    "oodbench/hardware.py": "runtime/test_launchers.py",
+    "oodbench/info.py": "cli/test_names.py",
+    "oodbench/measures.py": "detectors/test_separability.py",
+    "oodbench/method.py": "training/test_train.py",
+    "oodbench/papers.py": "contract/test_detectors.py",
+    "oodbench/reporting.py": "checks/test_said.py",
+    "oodbench/selection.py": "core/test_presets.py",
+    "oodbench/settings.py": "cli/test_options.py",
+    "oodbench/sources.py": "contract/test_listings.py",
+    "oodbench/tuning.py": "core/test_tune.py",
+    "oodbench/data/listing.py": "data/test_samples.py",
+    "oodbench/metrics/ranks.py": "metrics/test_figures.py",
+    "oodbench/networks/": "networks/test_classifier.py",
+    "oodbench/results/rowcheck.py": "results/test_store.py",
+    "oodbench/results/": "results/test_rows.py",
+    "detectors/_contrastive.py": "contract/test_methods.py",
+    "detectors/_figures.py": "detectors/test_a2d.py",
+    "detectors/_modalities.py": "core/test_presets.py",
+    "detectors/_multiood.py": "detectors/test_a2d_npmix.py",
+    "detectors/_neighbours.py": "detectors/test_numerics.py",
+    "detectors/multimodal_ce.py": "networks/test_modalities.py",
+    "datasets/_find.py": "datasets/test_images.py",
+    "datasets/multiood/": "datasets/test_multiood.py",
+}
+"""Modules, or folders of them, whose tests stand in a file of another name, and where."""
 MODULES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
 
 
@@ -42,3 +105,49 @@ def test_the_rule_can_be_broken(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.py"
         path.write_text(line)
         assert any(".test_" in name for name in imported(path)), line
+
+
+def place(module: Path) -> Path | None:
+    """The file of a module's tests: that of its name, else the one that is named above."""
+    folder, *inner = module.parts
+    wing = Path(FOLDERS[folder], *inner[:-1])
+    if folder == "oodbench" and len(inner) == 1:
+        wing = Path("core")
+    own = wing / f"test_{module.stem.lstrip('_')}.py"
+    if (TESTS / own).is_file():
+        return own
+    name = module.as_posix()
+    named = ELSEWHERE.get(name) or ELSEWHERE.get(f"{module.parent.as_posix()}/")
+    return Path(named) if named else None
+
+
+SOURCES = sorted(
+    path.relative_to(REPOSITORY)
+    for folder in FOLDERS
+    for path in (REPOSITORY / folder).rglob("*.py")
+    if not path.name.startswith("__")
+)
+
+
+@pytest.mark.parametrize("module", SOURCES, ids=str)
+def test_the_tests_of_a_module_are_found_by_its_name(module: Path) -> None:
+    found = place(module)
+    assert found, (
+        f"{module} has no tests: put them into a file test_{module.stem.lstrip('_')}.py, in the "
+        "folder of tests that is named as the module's, or say in ELSEWHERE where they stand"
+    )
+    assert (TESTS / found).is_file(), f"{module}: there is no tests/{found}"
+
+
+def test_public_detectors_have_tests_of_their_own() -> None:
+    """Each file of them, but for those that are part of a task."""
+    for module in SOURCES:
+        if module.parts[0] == "detectors" and not module.name.startswith("_"):
+            own = TESTS / "detectors" / f"test_{module.name}"
+            assert own.is_file() or module.as_posix() in ELSEWHERE, module
+
+
+def test_no_place_is_named_in_vain() -> None:
+    for name, found in ELSEWHERE.items():
+        assert (REPOSITORY / name).exists(), f"{name} is gone: take it out of ELSEWHERE"
+        assert (TESTS / found).is_file(), found
