@@ -43,11 +43,13 @@ class Entry:
         label: what is told.
         lines: what is told of it.
         is_block: whether the lines stand below the label, not beside it.
+        is_code: whether they are to be copied as they are.
     """
 
     label: str
     lines: tuple[str, ...]
     is_block: bool = False
+    is_code: bool = False
 
     def plain(self) -> Iterator[str]:
         """The lines of plain text."""
@@ -138,7 +140,7 @@ def _paper(name: str, paper: Paper) -> tuple[Entry, ...]:
         Entry("paper", (cited,)),
         Entry("formula", (paper.formula,) if paper.formula else ()),
         Entry("figure", paper.figures),
-        Entry("bibtex", tuple(paper.bibtex(name).splitlines()), is_block=True),
+        Entry("bibtex", tuple(paper.bibtex(name).splitlines()), is_block=True, is_code=True),
     )
 
 
@@ -209,6 +211,7 @@ def _benchmark(name: str, thing: Any) -> Sheet:
             *(Entry(group, tuple(members)) for group, members in groups.items()),
             Entry("chosen on", tuple(map(told, benchmark.validation))),
             *presets,
+            Entry("task", (benchmark.task,)),
             Entry("input", (str(benchmark.preprocess),)),
             Entry(
                 "ranking",
@@ -228,7 +231,8 @@ def _dataset(name: str, spec: Any) -> Sheet:
         return Sheet(f"dataset {name}", _text(spec))
     states = [state_of(spec, split) for split in spec.splits]
     here = [f"{state.split}: {state.count}" for state in states if state.is_here]
-    reasons = dict.fromkeys(state.reason for state in states if not state.is_here)
+    missing = [state for state in states if state.is_missing]
+    damaged = dict.fromkeys(s.reason for s in states if not (s.is_here or s.is_missing))
     return Sheet(
         f"dataset {name}: {spec.description}",
         "",
@@ -238,7 +242,9 @@ def _dataset(name: str, spec: Any) -> Sheet:
             Entry("licence", (spec.licence,)),
             Entry("citation", (spec.citation,)),
             Entry("here", ("; ".join(here) or "nothing",)),
-            Entry("missing", tuple(reasons)),
+            Entry("damaged", tuple(damaged)),
+            Entry("missing", (", ".join(s.split for s in missing),) if missing else ()),
+            Entry("why", tuple(state.reason for state in missing[:1])),
         ),
     )
 

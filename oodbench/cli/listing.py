@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from oodbench.cli import terminal
+from oodbench.cli import catalogue
 from oodbench.cli.options import Debug
-from oodbench.errors import OODBenchError
 from oodbench.results.plain import visible
 
 list_app = typer.Typer(help="Names of what is installed.", no_args_is_help=True)
@@ -21,12 +20,20 @@ def _list(kind: str) -> Callable[[], None]:
         from oodbench import registry
 
         names = getattr(registry, kind.upper())
-        width = max((len(name) for name in names.names()), default=0)
-        for name in names.names():
-            typer.echo(visible(f"{name:{width}}  {names.summary(name)}".rstrip()))
+        if not catalogue.is_terminal():
+            for line in catalogue.list_lines(names):
+                typer.echo(line)
+            return
+        catalogue.print_list(names, _console())
 
-    command.__doc__ = f"Names of all {kind}, one a line."
+    command.__doc__ = f"Names of all {kind}, and what each is."
     return command
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
 
 
 KINDS = (
@@ -37,7 +44,6 @@ KINDS = (
     "backbones",
     "tasks",
     "measures",
-    "needs",
     "preparations",
 )
 for _kind in KINDS:
@@ -45,41 +51,35 @@ for _kind in KINDS:
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A detector, method, benchmark or dataset.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A detector, method, benchmark, dataset, backbone, task, measure or preparation."
+        ),
+    ],
 ) -> None:
     """Paper, formula, needs, options with defaults, published figures, BibTeX."""
-    from oodbench.info import describe
+    from oodbench.info import describe, sheets
 
-    typer.echo(visible(describe(name), keep="\n"))
+    if catalogue.is_terminal():
+        catalogue.print_sheets(sheets(name), _console())
+    else:
+        typer.echo(visible(describe(name), keep="\n"))
 
 
 @data_app.command("status")
 def data_status() -> None:
-    """Which datasets are on this machine, and how to get the others."""
+    """Which datasets are on this machine, and which are not."""
     from oodbench import files
-    from oodbench.benchmark import DatasetSpec
-    from oodbench.data.samples import MultimodalSamples
+    from oodbench.info import states
     from oodbench.registry import DATASETS
 
     typer.echo(f"OODBENCH_DATA: {files.data_dir()}\nOODBENCH_CACHE: {files.cache_dir()}")
-    for name in DATASETS.names():
-        try:
-            spec = DATASETS.get(name)
-        except OODBenchError as error:  # one damaged package must not hide the others' data
-            typer.echo(terminal.printable(f"{name}: {error}"))
-            continue
-        if not isinstance(spec, DatasetSpec):
-            continue
-        for split in spec.splits:
-            try:
-                samples = spec.load(split)
-                word = "samples" if isinstance(samples, MultimodalSamples) else "images"
-                state = f"{len(samples):,} {word}"
-            except OODBenchError as error:
-                state = str(error)
-            except (Exception, SystemExit) as error:  # of a stranger's code
-                state = f"cannot be read ({error!r})"
-            typer.echo(terminal.printable(f"{name}/{split}: {state}"))
+    if catalogue.is_terminal():
+        catalogue.print_status(states(), DATASETS.summary, _console())
+        return
+    for line in catalogue.status_lines(states()):
+        typer.echo(line)
 
 
 @data_app.command("prepare")

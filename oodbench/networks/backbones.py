@@ -1,4 +1,4 @@
-"""Backbones: networks from images to penultimate features, with ``num_features``.
+"""Backbones of images: networks from images to penultimate features, by name.
 
 The CIFAR ResNets 20 to 56 of He et al. 2016 (option-A shortcuts), the CIFAR ResNets 18 and 34 with
 a 3x3 stem that the OOD literature trains, a small net for 8x8 digits, and any timm name. Any
