@@ -29,6 +29,7 @@ from oodbench.registry import (
     DETECTORS,
     MEASURES,
     METHODS,
+    NEEDS,
     PREPARATIONS,
     TASKS,
     Registry,
@@ -153,13 +154,18 @@ def _text(thing: Any) -> str:
     return inspect.cleandoc(getattr(thing, "__doc__", None) or "")
 
 
-def _detector(name: str, cls: Any) -> Sheet:
+def _options(cls: Any) -> tuple[str, ...]:
+    """The options of a dataclass, with their types and defaults."""
     fields = [f for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
     options = [
         f"{f.metadata.get('option', f.name)}: "
         f"{f.type.__name__ if isinstance(f.type, type) else f.type} = {f.default!r}"
         for f in fields
     ]
+    return tuple(options) or ("none",)
+
+
+def _detector(name: str, cls: Any) -> Sheet:
     grid = (f"{k} in {', '.join(map(str, values))}" for k, values in cls.grid.items())
     return Sheet(
         _title("detector", name, cls),
@@ -167,7 +173,7 @@ def _detector(name: str, cls: Any) -> Sheet:
         (
             Entry("needs", (", ".join(sorted(cls.needs)) or "nothing",)),
             Entry("method", (f"{cls.method} (trained by, if nothing else is asked for)",)),
-            Entry("options", tuple(options) or ("none",), is_block=True),
+            Entry("options", _options(cls), is_block=True),
             Entry("grid", tuple(grid)),
         ),
     )
@@ -289,6 +295,19 @@ def _size(make: Callable[[], torch.nn.Module]) -> tuple[Entry, ...]:
     )
 
 
+def _task(name: str, cls: Any) -> Sheet:
+    return Sheet(
+        _title("task", name, cls),
+        _text(cls),
+        (
+            Entry("counts", (cls.unit,)),
+            Entry("quality", (cls.quality[1],)),
+            Entry("columns", (", ".join(cls.columns),) if cls.columns else ()),
+            Entry("options", _options(cls), is_block=True),
+        ),
+    )
+
+
 def _other(kind: str) -> Callable[[str, Any], Sheet]:
     def tell(name: str, thing: Any) -> Sheet:
         return Sheet(_title(kind, name, thing), _text(thing))
@@ -302,8 +321,9 @@ _KINDS: tuple[tuple[Registry[Any], Callable[[str, Any], Sheet]], ...] = (
     (BENCHMARKS, _benchmark),
     (DATASETS, _dataset),
     (BACKBONES, _backbone),
-    (TASKS, _other("task")),
+    (TASKS, _task),
     (MEASURES, _other("measure")),
+    (NEEDS, _other("need")),
     (PREPARATIONS, _other("preparation")),
 )
 

@@ -44,6 +44,7 @@ KINDS = (
     "backbones",
     "tasks",
     "measures",
+    "needs",
     "preparations",
 )
 for _kind in KINDS:

@@ -144,6 +144,11 @@ def fresh(code: str) -> str:
         ["list", "methods"],
         ["list", "benchmarks"],
         ["list", "datasets"],
+        ["list", "backbones"],
+        ["list", "tasks"],
+        ["list", "measures"],
+        ["list", "needs"],
+        ["list", "preparations"],
         ["no-such-command"],
     ],
     ids=" ".join,
@@ -356,7 +361,7 @@ def test_data_status(run: CLI) -> None:
     assert str(files.cache_dir()) in ran.out
     lines = {line.split(": ")[0]: line for line in ran.out.splitlines()}
     assert lines["cifar10/test"].endswith("3 images")
-    assert "Get it: torchvision.datasets.CIFAR10" in lines["cifar10/train"]
+    assert "Get it: `oodbench info cifar10`" in lines["cifar10/train"]
     assert "digits/train" in lines
     # a damaged set does not hide the others
     assert "holds no images" in lines["mnist/test"]
@@ -367,6 +372,7 @@ def test_data_status(run: CLI) -> None:
         "imagenet500-without",
     }:
         assert any(line.startswith(f"{name}/") for line in lines), name
+    assert "Get it: torchvision.datasets.CIFAR10" in run("info", "cifar10").out
 
 
 # Errors

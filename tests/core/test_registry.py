@@ -29,6 +29,7 @@ KINDS = (
     registry.BACKBONES,
     registry.TASKS,
     registry.MEASURES,
+    registry.NEEDS,
     registry.PREPARATIONS,
 )
 
