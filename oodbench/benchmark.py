@@ -12,6 +12,7 @@ from typing import Any, Literal
 from oodbench import files
 from oodbench.data.samples import Samples, image_folder
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
+from oodbench.defaults import STANDARD_METHOD
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError, did_you_mean
 from oodbench.registry import BENCHMARKS, DATASETS, TASKS
 
@@ -165,7 +166,7 @@ class Benchmark:
         task: str = "",
         task_options: Mapping[str, Any] | None = None,
         shifted: tuple[DatasetSpec, ...] = (),
-        standard_method: str = "ce",
+        standard_method: str = STANDARD_METHOD,
         own_inputs: bool = False,
         measures: tuple[str, ...] = (),
         caveats: Caveats | None = None,
@@ -373,6 +374,8 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
     if "/" not in name and ":" not in name and name not in ("", ".", "..") and root.is_dir():
         return folder_spec(name, root)
     guess = did_you_mean(name, [*known, *DATASETS.names()])
+    if not guess and known:
+        guess = f" The benchmark's own are {', '.join(map(repr, known[:8]))}."
     raise UnknownNameError(
         f"no dataset named {name!r}, and no folder {root}.{guess} "
         "See `oodbench list datasets`; your own images: folder:PATH."
@@ -400,7 +403,7 @@ def _is_folder(name: str) -> bool:
     while path and re.fullmatch(r"[\w-]+", head):
         if Path(path).expanduser().is_dir():
             return True
-        head, _, path = path.partition(":")  # imagenet-without:folder:PATH
+        head, _, path = path.partition(":")  # a name may have another as its argument
     return False
 
 

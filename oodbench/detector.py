@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.checks import level
+from oodbench.defaults import STANDARD_METHOD
 from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError
 from oodbench.networks.door import single_precision
 from oodbench.options import build, option_fields
@@ -46,7 +47,7 @@ class Detector:
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
-    method: ClassVar[str] = "ce"
+    method: ClassVar[str] = STANDARD_METHOD
     paper: ClassVar[Paper | None] = None
     id_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

@@ -17,6 +17,7 @@ from oodbench.contenders import (
     Networks,
 )
 from oodbench.data.transforms import Transform
+from oodbench.defaults import STANDARD_DETECTOR
 from oodbench.detector import (
     Detector,
 )
@@ -298,7 +299,7 @@ def _difference(
 def evaluate(
     model: nn.Module | None = None,
     id: str | None = None,  # noqa: A002
-    detectors: Sequence[str | Detector] | str | Detector = "msp",
+    detectors: Sequence[str | Detector] | str | Detector = STANDARD_DETECTOR,
     *,
     benchmark: str | Benchmark | None = None,
     ood: str | Sequence[str] | None = None,
@@ -363,7 +364,7 @@ def evaluate(
         modality: short for ``task_options={"modality": ...}``: of networks of several modalities,
             the one whose predictions are scored; None or ``"fused"`` for the joint ones.
         preset: the benchmark's named settings (``Benchmark.presets``) for detectors that are given
-            by name, such as ``"multiood"``; ``tune`` keeps them. None for their own.
+            by name; ``tune`` keeps them. None for their own.
         task_options: options of the benchmark's task, over those that the benchmark sets.
 
     Returns:

@@ -26,9 +26,6 @@ from oodbench.papers import (
     Paper,
 )
 
-STANDARD_METHOD = "ce"
-"""The method that detectors name which were designed for any classifier."""
-
 
 @dataclass(frozen=True)
 class Recipe:

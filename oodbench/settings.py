@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from oodbench.defaults import STANDARD_DETECTOR
+
 Form = Literal["value", "names", "sets", "pairs", "seeds", "channels"]
 """How the command line writes a value: as it is; as names by commas (of which sets may be paths);
 as ``NAME=VALUE``, repeated; as whole numbers by commas; as numbers in [0, 1] by commas."""
@@ -94,7 +96,7 @@ class Scoring:
     """By what it is scored: detectors, and where their options come from."""
 
     detectors: Sequence[str] = setting(
-        ("msp",),
+        (STANDARD_DETECTOR,),
         "Detectors, separated by commas: msp,energy,knn; or all.",
         flag="detector",
         form="names",
@@ -109,7 +111,7 @@ class Scoring:
     )
     preset: str | None = setting(
         None,
-        "The benchmark's named settings of detectors, such as multiood; --set goes over them.",
+        "The benchmark's named settings of detectors, such as a paper's; --set goes over them.",
     )
     tune: bool = setting(
         False, "Choose the values of each detector's grid first, on validation data alone."
@@ -139,8 +141,8 @@ class NetworkSettings:
     backbone: str | None = setting(None, "Network: resnet20, resnet34-cifar … or any timm name.")
     checkpoint: str | Path | None = setting(
         None,
-        "A trained classifier (safetensors, .pt), or with --method frozen or linear-probe "
-        "pre-trained weights; needs --backbone.",
+        "A trained classifier (safetensors, .pt), or pre-trained weights for a --method of such "
+        "networks; needs --backbone.",
     )
     mean: Sequence[float] | None = setting(
         None, "The network's own channel means: 0.485,0.456,0.406.", form="channels"

@@ -95,7 +95,7 @@ def compare_command(
         But(
             # Each network is named with its checkpoint, and sees images as it was trained to.
             without=("backbone", "checkpoint", "mean", "std"),
-            help={"method": "How to obtain the networks. Default: linear-probe."},
+            help={"method": "How to obtain the networks. Default: as they were pre-trained."},
         ),
     ],
     hardware: HardwareSettings,
@@ -105,9 +105,7 @@ def compare_command(
     ],
     plot: Annotated[
         str | None,
-        typer.Option(
-            "--plot", help="PNG of AUROC against the benchmark's measure, such as separability."
-        ),
+        typer.Option("--plot", help="PNG of AUROC against the first of the benchmark's measures."),
     ] = None,
 ) -> None:
     """Score every detector on every network, each as it was pre-trained; one table of all."""

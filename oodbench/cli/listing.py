@@ -85,7 +85,7 @@ def data_status() -> None:
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="A family of datasets: multiood.")],
+    name: Annotated[str, typer.Argument(help="A family of datasets: oodbench list preparations.")],
     flow: Annotated[
         str | None,
         typer.Option("--flow", help="Compute missing optical flow with RAFT: small or large."),

@@ -12,14 +12,12 @@ from typing import Any
 
 from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
+from oodbench.defaults import STANDARD_DETECTOR, STANDARD_METHOD
 from oodbench.detector import (
     Detector,
 )
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import evaluate
-from oodbench.method import (
-    STANDARD_METHOD,
-)
 from oodbench.registry import MEASURES, METHODS, TASKS
 from oodbench.reporting import (
     Report,
@@ -48,7 +46,7 @@ def standard_method(benchmark: Benchmark) -> str:
 def compare(
     id: str | None = None,  # noqa: A002
     backbones: Sequence[str] = (),
-    detectors: Sequence[str | Detector] | str | Detector = "msp",
+    detectors: Sequence[str | Detector] | str | Detector = STANDARD_DETECTOR,
     *,
     benchmark: str | Benchmark | None = None,
     method: str | None = None,

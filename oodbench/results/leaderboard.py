@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from oodbench import files, metrics
 from oodbench.benchmark import SHIFTED, Benchmark
+from oodbench.defaults import STANDARD_DETECTOR
 from oodbench.registry import MEASURES, TASKS
 from oodbench.results import footnotes
 from oodbench.results.entries import Entry, entries_of, note_twins
@@ -59,7 +60,7 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
     for remark in benchmark.remarks:
         lines += [markdown(remark), ""]
     if not sections:
-        command = f"oodbench eval --detector msp --id {benchmark.name}"
+        command = f"oodbench eval --detector {STANDARD_DETECTOR} --id {benchmark.name}"
         lines += [f"No results yet: {code(command)}.", ""]
     ranked = sorted(
         sections.values(),

@@ -22,16 +22,12 @@ from oodbench.benchmark import Benchmark
 from oodbench.checks import doubts, sanity
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.defaults import STANDARD_METHOD
+from oodbench.detector import Detector
 from oodbench.errors import OptionError, PluginError
 from oodbench.extract import as_network
 from oodbench.hardware import Hardware
-from oodbench.method import (
-    STANDARD_METHOD,
-    Method,
-)
+from oodbench.method import Method
 from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS, METHODS, TASKS

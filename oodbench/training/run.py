@@ -15,6 +15,7 @@ from oodbench.caching.fingerprint import code_digest, weights_digest
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import content_key
+from oodbench.defaults import STANDARD_METHOD
 from oodbench.errors import (
     OptionError,
 )
@@ -181,7 +182,7 @@ class Run:
 
 def plan(
     benchmark: Benchmark,
-    method: str = "ce",
+    method: str = STANDARD_METHOD,
     *,
     recipe: str | None = None,
     backbone: str | None = None,
