@@ -12,9 +12,8 @@ from typing import Any, Literal
 from oodbench import files
 from oodbench.data.samples import Samples, image_folder
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
-from oodbench.defaults import STANDARD_METHOD
 from oodbench.errors import MissingDataError, OptionError, UnknownNameError, did_you_mean
-from oodbench.registry import BENCHMARKS, DATASETS, TASKS
+from oodbench.registry import BENCHMARKS, DATASETS, STANDARD_METHOD, TASKS
 
 SHIFTED = "shifted"
 """What rows call the group of shifted ID sets; no group of OOD sets bears that name."""

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.checks import level
-from oodbench.defaults import STANDARD_METHOD
 from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError
 from oodbench.networks.door import single_precision
 from oodbench.options import build, option_fields
 from oodbench.outputs import Head, Outputs
 from oodbench.papers import Paper
-from oodbench.registry import DETECTORS
+from oodbench.registry import DETECTORS, STANDARD_METHOD
 
 
 def learned() -> Any:

@@ -17,11 +17,11 @@ from oodbench.contenders import (
     Networks,
 )
 from oodbench.data.transforms import Transform
-from oodbench.defaults import STANDARD_DETECTOR
 from oodbench.detector import (
     Detector,
 )
 from oodbench.hardware import Hardware, is_first_process
+from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report, reason_of, track, warnings_to
 from oodbench.results.means import rows_of_means
 from oodbench.results.provenance import provenance

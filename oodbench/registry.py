@@ -325,6 +325,11 @@ NEEDS: Registry[Callable[[Outputs], bool]] = Registry("need", "oodbench.needs")
 PREPARATIONS: Registry[Callable[..., None]] = Registry("preparation", "oodbench.preparations")
 """Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
 
+STANDARD_METHOD = "ce"
+"""The training method that detectors name which were designed for any classifier."""
+STANDARD_DETECTOR = "msp"
+"""The detector that is scored where nothing else is asked for: the field's baseline."""
+
 register_detector = DETECTORS.register
 register_method = METHODS.register
 register_benchmark = BENCHMARKS.register

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from oodbench.defaults import STANDARD_DETECTOR
+from oodbench.registry import STANDARD_DETECTOR
 
 Form = Literal["value", "names", "sets", "pairs", "seeds", "channels"]
 """How the command line writes a value: as it is; as names by commas (of which sets may be paths);

@@ -12,13 +12,12 @@ from typing import Any
 
 from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
-from oodbench.defaults import STANDARD_DETECTOR, STANDARD_METHOD
 from oodbench.detector import (
     Detector,
 )
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import evaluate
-from oodbench.registry import MEASURES, METHODS, TASKS
+from oodbench.registry import MEASURES, METHODS, STANDARD_DETECTOR, STANDARD_METHOD, TASKS
 from oodbench.reporting import (
     Report,
     reason_of,

@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 from oodbench import files, metrics
 from oodbench.benchmark import SHIFTED, Benchmark
-from oodbench.defaults import STANDARD_DETECTOR
-from oodbench.registry import MEASURES, TASKS
+from oodbench.registry import MEASURES, STANDARD_DETECTOR, TASKS
 from oodbench.results import footnotes
 from oodbench.results.entries import Entry, entries_of, note_twins
 from oodbench.results.footnotes import Marks

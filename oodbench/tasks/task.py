@@ -22,7 +22,6 @@ from oodbench.benchmark import Benchmark
 from oodbench.checks import doubts, sanity
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
-from oodbench.defaults import STANDARD_METHOD
 from oodbench.detector import Detector
 from oodbench.errors import OptionError, PluginError
 from oodbench.extract import as_network
@@ -30,7 +29,7 @@ from oodbench.hardware import Hardware
 from oodbench.method import Method
 from oodbench.options import build
 from oodbench.outputs import Outputs
-from oodbench.registry import DETECTORS, METHODS, TASKS
+from oodbench.registry import DETECTORS, METHODS, STANDARD_METHOD, TASKS
 from oodbench.results.rows import Row, with_columns
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.runner import NetworkRunner

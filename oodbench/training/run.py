@@ -15,7 +15,6 @@ from oodbench.caching.fingerprint import code_digest, weights_digest
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import content_key
-from oodbench.defaults import STANDARD_METHOD
 from oodbench.errors import (
     OptionError,
 )
@@ -28,7 +27,7 @@ from oodbench.method import (
 from oodbench.networks.backbones import starting_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
-from oodbench.registry import METHODS
+from oodbench.registry import METHODS, STANDARD_METHOD
 from oodbench.tasks.task import method_of
 from oodbench.training.best import keeps_best
 from oodbench.training.frozen import (

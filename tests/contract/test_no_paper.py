@@ -3,7 +3,7 @@
 Three rules, over all code of ``oodbench/``:
 
 1. No string is the name of one, and no identifier has it in it. A name may be registered (a task's
-   by its room), and ``defaults.py`` has the two that are taken where none is named.
+   by its room), and ``registry.py`` has the two that are taken where none is named.
 2. In texts (messages, help, docstrings, comments) a name is an example, and examples are of a short
    list, so that no sentence has to change when a plug-in does. A paper may be cited as the source
    of a formula or a protocol.
@@ -37,7 +37,7 @@ TASKS = set(POINTS["oodbench.tasks"])
 KINDS = ("detectors", "methods", "datasets", "benchmarks", "measures", "needs", "preparations")
 NAMES = {name for kind in KINDS for name in POINTS[f"oodbench.{kind}"]}
 
-DEFAULTS = "oodbench/defaults.py"
+DEFAULTS = "oodbench/registry.py"
 WORDS = {
     "digits": "what a number is written with",
     "energy": "that of a sound",
