@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
+import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import oodbench
+from oodbench import registry
 from oodbench.registry import DETECTORS
 from oodbench.testing import detector_checks
 from tests.conftest import REPOSITORY
@@ -78,12 +82,74 @@ def test_files_of_tests_that_are_named_exist() -> None:
     assert not lost
 
 
-def test_readme_names_what_there_is() -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    for name in [*oodbench.list_detectors(), *oodbench.list_methods()]:
-        assert f"`{name}`" in text, f"the README does not name {name}"
-    for name in oodbench.list_benchmarks():
-        assert f"`{name}" in text, f"the README does not name {name}"
+def test_examples_of_a_task_a_backbone_and_a_modality_run(server: Server, tmp_path: Path) -> None:
+    """The files of CONTRIBUTING, and what the text says can be done with them."""
+    files = {"task": "centre", "backbone": "two_layers", "modality": "outline"}
+    for name, file in files.items():
+        (tmp_path / f"{file}.py").write_text(example("CONTRIBUTING.md", name), encoding="utf-8")
+    code = f"""
+import dataclasses, sys
+sys.path.insert(0, {str(tmp_path)!r})
+import centre, outline, two_layers
+from oodbench import Hardware, evaluate, get_benchmark
+
+common = dict(
+    detectors=["msp"],
+    recipe_options=dict(epochs=1),
+    hardware=Hardware(accelerator="cpu", workers=0),
+    leaderboards={str(tmp_path / "boards")!r},
+)
+centres = dataclasses.replace(get_benchmark("digits"), name="digits/centre", task="centre")
+options = dict(share=0.75)
+rows = evaluate(
+    benchmark=centres, backbone="two-layers", recipe="quick", task_options=options, **common
+).rows
+assert set((row["backbone"], row["share"]) for row in rows) == set([("two-layers", 0.75)])
+for modality in (None, "outline"):
+    options = dict(modality=modality)
+    rows = evaluate(benchmark="outlined-digits", task_options=options, **common).rows
+    scored = set((row["backbone"], row["modality"]) for row in rows)
+    assert scored == set([("outlined-cnn", modality)])
+"""
+    printed_by(server, code, tmp_path)
+    stored = {path.name for path in (tmp_path / "boards" / "results").rglob("*.jsonl")}
+    assert stored == {"digits-centre.jsonl", "outlined-digits.jsonl"}
+
+
+def test_generated_pages_are_as_the_code_says() -> None:
+    pages = runpy.run_path(str(REPOSITORY / "docs" / "generate.py"))["written"]()
+    stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, "run python docs/generate.py"
+
+
+def test_every_name_is_on_the_page_of_names() -> None:
+    text = (REPOSITORY / "docs" / "names.md").read_text(encoding="utf-8")
+    points = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
+    for kind in ("detectors", "methods", "benchmarks", "tasks", "backbones", "datasets"):
+        for name, target in points[f"oodbench.{kind}"].items():
+            if not target.endswith("[alias]"):
+                line = re.search(rf"^\| `{re.escape(name)}` \| .*\w.* \|$", text, re.MULTILINE)
+                assert line, f"{name} is not on the page: run python docs/generate.py"
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "(docs/names.md)" in readme, "the README leads to the page"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/parity.md"]
+)
+def test_names_of_the_package_in_texts_exist(page: str) -> None:
+    """``oodbench.pretrained`` in a text is a module, or an attribute of one."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    invented = {"oodbench.detectors.halo", "oodbench.detectors.halo.Halo"}
+    invented |= {"oodbench.tasks.centre", "oodbench.tasks.centre.Centre"}
+    groups = {f"oodbench.{kind.lower()}" for kind in vars(registry) if kind.isupper()}
+    for name in set(re.findall(r"\boodbench(?:[.:][A-Za-z_]\w*)+", text)):
+        name = name.replace(":", ".")
+        if name not in invented | groups:
+            try:
+                pkgutil.resolve_name(name)
+            except (ImportError, AttributeError):
+                raise AssertionError(f"{page} names {name}, which does not exist") from None
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

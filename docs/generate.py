@@ -1,0 +1,111 @@
+"""Writes what in docs/ is derived from the code: the page of names, the table of rooms.
+
+Usage: ``python docs/generate.py [--check]``
+
+``docs/names.md`` lists what ``pyproject.toml`` declares, ``docs/architecture.md`` has the modules
+of the core between two marks. ``--check`` writes nothing and fails if a file is not as it would be
+written; a test does the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.house import House  # noqa: E402
+from oodbench import registry  # noqa: E402
+
+KINDS = {
+    "detectors": "How OOD-ness is read off a network: `--detector`.",
+    "methods": "How a network is trained: `--method`.",
+    "benchmarks": "ID and OOD sets, preprocessing and protocol: `--id`, `--benchmark`.",
+    "tasks": "What is scored: `--task`.",
+    "backbones": "Networks: `--backbone`. Any name of timm is one, too.",
+    "measures": "Figures of a network on a benchmark that are no detector's.",
+    "datasets": "Sets that `--ood` takes, and that benchmarks are made of.",
+}
+BEGIN, END = "<!-- rooms: written by docs/generate.py -->", "<!-- end of rooms -->"
+
+
+def names() -> str:
+    """The page of names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [
+        "# What there is",
+        "",
+        "Written by `python docs/generate.py` from the entry points in `pyproject.toml` and the",
+        "first line of each docstring. `oodbench list KIND` lists the same, with the names of",
+        "other packages; `oodbench info NAME` says all of one.",
+    ]
+    for kind, purpose in KINDS.items():
+        known: registry.Registry = getattr(registry, kind.upper())
+        more = MORE.get(kind, {})
+        declared = project["entry-points"].get(f"oodbench.{kind}", {})
+        aliases = [name for name, target in declared.items() if target.endswith("[alias]")]
+        lines += ["", f"## {kind.capitalize()}", "", purpose, ""]
+        lines.append(f"| name | {''.join(f'{title} | ' for title in more)}what it is |")
+        lines.append("| --- | " + "--- | " * (len(more) + 1))
+        lines[-1] = lines[-1].rstrip()
+        for name in sorted(set(declared) - set(aliases)):
+            cells = [look(known.get(name)) for look in more.values()]
+            cells.append(known.summary(name).replace("|", "\\|"))
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _needs(detector: type) -> str:
+    return ", ".join(sorted(detector.needs)) or "nothing"  # type: ignore[attr-defined]
+
+
+MORE: dict[str, dict[str, Callable[[type], str]]] = {
+    "detectors": {"reads": _needs, "method": lambda cls: f"`{cls.method}`"},  # type: ignore[attr-defined]
+    "methods": {"task": lambda cls: str(cls.task)},  # type: ignore[attr-defined]
+}
+"""Further columns of a kind, by title."""
+
+
+def rooms() -> str:
+    """The table of the core's modules, by folder."""
+    lines = [BEGIN]
+    modules = sorted(House(ROOT).rooms.values(), key=lambda module: module.path.parts[:-1])
+    folders: dict[str, list[str]] = {}
+    for module in modules:
+        folder = module.path.parent.relative_to(ROOT).as_posix()
+        folders.setdefault(folder, []).append(f"| `{module.path.name}` | {module.title} |")
+    for folder, entries in folders.items():
+        lines += ["", f"### `{folder}/`", "", "| module | what it is |", "| --- | --- |", *entries]
+    return "\n".join([*lines, "", END])
+
+
+def written() -> dict[Path, str]:
+    """The pages and what they are to be."""
+    house = ROOT / "docs" / "architecture.md"
+    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    text = between.sub(lambda _: rooms(), house.read_text(encoding="utf-8"))
+    return {ROOT / "docs" / "names.md": names(), house: text}
+
+
+def main() -> None:
+    """Write the pages, or compare them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
+    check = parser.parse_args().check
+    stale = []
+    for path, text in written().items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.relative_to(ROOT).as_posix())
+            if not check:
+                path.write_text(text, encoding="utf-8", newline="\n")
+    if check and stale:
+        sys.exit(f"{', '.join(stale)}: not as the code says. Run python docs/generate.py.")
+
+
+if __name__ == "__main__":
+    main()
