@@ -55,7 +55,7 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="A detector, method, benchmark, dataset, backbone, task, measure, need, preparation."
+            help="A detector, method, benchmark, dataset, backbone, task … or whatever has a name."
         ),
     ],
 ) -> None:
