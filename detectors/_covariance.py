@@ -59,18 +59,18 @@ Shrinkage = Literal["auto", "none", "ledoit-wolf", "oas"]
 
 def precision(
     train: Outputs,
-    found: Moments,
+    stats: Moments,
     who: str,
     shrinkage: Shrinkage,
     transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Pseudo-inverse ``[D, D]`` of :func:`covariance`, which has the arguments."""
-    return pseudo_inverse(covariance(train, found, who, shrinkage, transform))
+    return pseudo_inverse(covariance(train, stats, who, shrinkage, transform))
 
 
 def covariance(
     train: Outputs,
-    found: Moments,
+    stats: Moments,
     who: str,
     shrinkage: Shrinkage,
     transform: Callable[[Tensor], Tensor] | None = None,
@@ -81,20 +81,20 @@ def covariance(
 
     Args:
         train: what the moments are of, for another pass.
-        found: moments, by class or of one group.
+        stats: the moments, by class or of one group.
         who: the detector, for the warning.
         shrinkage: how.
         transform: what was applied to the features ``[B, D]`` before.
     """
-    groups = len(found.counts)
-    n = found.counts.sum()
-    covariances = (found.scatter / n)[None]
+    groups = len(stats.counts)
+    n = stats.counts.sum()
+    covariances = (stats.scatter / n)[None]
     kind, short = _chosen(covariances, n[None], groups, shrinkage)
     fourth = None
     if kind == "ledoit-wolf":
-        fourth = fourth_moment(train, found.means, transform).sum()[None]
+        fourth = fourth_moment(train, stats.means, transform).sum()[None]
     shrunk, share = shrunk_to_mean(covariances, n[None], kind, fourth)
-    warn_if_short(short, int(n), found.means.shape[1], groups, who, kind, float(share))
+    warn_if_short(short, int(n), stats.means.shape[1], groups, who, kind, float(share))
     return shrunk[0]
 
 

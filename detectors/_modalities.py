@@ -30,13 +30,13 @@ def modality_slices(outputs: Outputs, who: str) -> list[slice]:
         MissingOutputError: the network is not one of several modalities, or joins them otherwise.
     """
     some = outputs[:LOOKED_AT]
-    found = some.of_kind("features/*")
-    for order in [*permutations(found), *((name,) for name in found)]:
-        parts = [found[name] for name in order]
+    by_modality = some.of_kind("features/*")
+    for order in [*permutations(by_modality), *((name,) for name in by_modality)]:
+        parts = [by_modality[name] for name in order]
         if parts and torch.equal(torch.cat(parts, dim=1), some.features):
             ends = accumulate((part.shape[1] for part in parts), initial=0)
             return [slice(start, end) for start, end in pairwise(ends)]
-    there = ", ".join(found) or "none"
+    there = ", ".join(by_modality) or "none"
     raise MissingOutputError(
         f"{who} with per_modality=true wants features that are those of several modalities side by "
         f"side, which these are not (modalities: {there}). Leave per_modality out."

@@ -113,13 +113,13 @@ def most_similar(
         part = bank[start : start + block].to(queries)
         shift = None if offset is None else offset[start : start + block].to(queries)
         coarse = _Coarse.of(part, shift, k) if _pays(queries, part, k) else None
-        found = []
+        results = []
         for some in queries.split(QUERIES):
             if coarse is not None and coarse.useful:
-                found.append(coarse.search(some, buffer))
+                results.append(coarse.search(some, buffer))
             else:
-                found.append(_search(some, part, shift, k, buffer))
-        values, where = (torch.cat(columns) for columns in zip(*found, strict=True))
+                results.append(_search(some, part, shift, k, buffer))
+        values, where = (torch.cat(columns) for columns in zip(*results, strict=True))
         best, rows = torch.cat([best, values], dim=1), torch.cat([rows, where + start], dim=1)
         best, order = best.topk(min(k, best.shape[1]), dim=1)
         rows = rows.gather(1, order)
@@ -241,16 +241,16 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     group = 1 << max(0, int(math.log2(max(1.0, math.sqrt(m / k)))))
     groups = m // group
     if group < 4 or groups < k:
-        found = values.topk(k, dim=1)
-        return found.values, found.indices
+        best = values.topk(k, dim=1)
+        return best.values, best.indices
     whole = values[:, : groups * group].unflatten(1, (group, groups))  # a group: every groups-th
     top = whole.amax(dim=1).topk(k, dim=1, sorted=False).indices  # [N, k]
     inside = whole.gather(2, top[:, None, :].expand(n, group, k))  # [N, group, k]
     columns = top[:, None, :] + groups * torch.arange(group, device=top.device)[:, None]
     rest = torch.arange(groups * group, m, device=top.device).expand(n, -1)
     candidates = torch.cat([inside.flatten(1), values[:, groups * group :]], dim=1)
-    found = candidates.topk(k, dim=1)
-    return found.values, torch.cat([columns.flatten(1), rest], dim=1).gather(1, found.indices)
+    best = candidates.topk(k, dim=1)
+    return best.values, torch.cat([columns.flatten(1), rest], dim=1).gather(1, best.indices)
 
 
 def half_squares(bank: Tensor) -> Tensor:
@@ -268,8 +268,8 @@ def kth_neighbour_distance(
     """
     faiss = _faiss()
     if faiss is not None and queries.device.type == "cpu" and queries.dtype == torch.float32:
-        _, found = faiss.knn(queries.numpy(), bank.to(queries).numpy(), k)
-        last = torch.from_numpy(found[:, -1])
+        _, nearest = faiss.knn(queries.numpy(), bank.to(queries).numpy(), k)
+        last = torch.from_numpy(nearest[:, -1])
     else:
         half = half_squares(bank) if half is None else half
         last = most_similar(queries, bank, k, half, block)[1][:, -1]

@@ -48,14 +48,14 @@ def named(model: nn.Module, names: Sequence[str], who: str) -> dict[str, nn.Modu
     Raises:
         OptionError: the network has no such module.
     """
-    found = dict(model.named_modules())
-    unknown = [name for name in names if name not in found]
+    modules = dict(model.named_modules())
+    unknown = [name for name in names if name not in modules]
     if unknown:
         raise OptionError(
             f"{who}: the network has no layer {unknown[0]!r}. Its layers: "
-            f"{', '.join(list(found)[1:12])} …"
+            f"{', '.join(list(modules)[1:12])} …"
         )
-    return {name: found[name] for name in names}
+    return {name: modules[name] for name in names}
 
 
 def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:

@@ -178,17 +178,17 @@ class Subspace:
     variances: Tensor
 
 
-def principal_axes(found: Moments, centre: Tensor | None = None) -> Subspace:
+def principal_axes(stats: Moments, centre: Tensor | None = None) -> Subspace:
     """Eigenvectors of the second moment about a centre; about the mean, if that is None.
 
     Args:
-        found: moments of one group.
+        stats: moments of one group.
         centre: ``[D]``; the second moment about it is ``S + n (mean - c)(mean - c)^T``.
     """
-    n, mean = found.counts.sum(), found.means[0]
+    n, mean = stats.counts.sum(), stats.means[0]
     centre = mean if centre is None else centre.to(mean)
     shift = mean - centre
-    variances, axes = torch.linalg.eigh(found.scatter / n + torch.outer(shift, shift))
+    variances, axes = torch.linalg.eigh(stats.scatter / n + torch.outer(shift, shift))
     return Subspace(centre, axes.flip(1).contiguous(), variances.flip(0).clamp(min=0))
 
 
@@ -337,7 +337,7 @@ def at_work(values: Tensor, exact: bool = False) -> Tensor:
 def log_sum_exp(logits: Tensor, log_weights: Tensor | None = None) -> Tensor:
     """``log sum_c w_c exp f_c`` of ``[N, C]``; the weights are 1 unless given as logarithms.
 
-    Logits that cannot overflow are summed as they are, with no largest one subtracted first: as
+    Logits that cannot overflow are stats as they are, with no largest one subtracted first: as
     exact, and twice as fast.
     """
     if log_weights is None:

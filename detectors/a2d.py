@@ -115,7 +115,7 @@ _KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 DISTANCES = tuple(_KINDS)
 """Names of the distances that a training loss takes between two modalities.
 
-``modality-discrepancy`` scores each sample by distances of the same names, but summed over the
+``modality-discrepancy`` scores each sample by distances of the same names, but stats over the
 classes and without a smallest probability.
 """
 

@@ -181,10 +181,10 @@ class LearnedTemperatureHead(nn.Module):
                 # D maps of the image's size would fill the memory; what is linear in the features
                 # may be enlarged afterwards
                 linear, *rest = self.temperature
-                found = enlarged(linear(z), size)
+                enlarged_maps = enlarged(linear(z), size)
                 for step in rest:
-                    found = step(found)
-                temperature = found + MINIMAL_T
+                    enlarged_maps = step(enlarged_maps)
+                temperature = enlarged_maps + MINIMAL_T
                 products = enlarged(F.conv2d(z, unit_weight), size)
                 cosine = products / (enlarged_norm(z, size) + NORM_EPS)
             logits = cosine / temperature
@@ -290,12 +290,12 @@ class AbeTMethod(Method):
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy, the accuracy and the mean temperature on the batch."""
-        found = self.scaled(self.backbone(images[:, 0]))
-        accuracy = (found["logits"].argmax(dim=1) == labels).float().mean()
+        outputs = self.scaled(self.backbone(images[:, 0]))
+        accuracy = (outputs["logits"].argmax(dim=1) == labels).float().mean()
         return {
-            "loss": F.cross_entropy(found["logits"], labels),
+            "loss": F.cross_entropy(outputs["logits"], labels),
             "accuracy": accuracy,
-            "temperature": found["temperature"].detach().mean(),
+            "temperature": outputs["temperature"].detach().mean(),
         }
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -327,8 +327,8 @@ class AbeTSegmentation(pixels.SegmentationMethod):
 
         Features are enlarged to the image's size before both are taken.
         """
-        found: dict[str, Tensor] = self.scaled(features, size)
-        return found
+        columns: dict[str, Tensor] = self.scaled(features, size)
+        return columns
 
 
 @register_method("abet-detection")

@@ -71,8 +71,8 @@ def sparse_logits(head: Head, units: Tensor, values: Tensor) -> Tensor:
         values: of the features there, ``[N, k]``.
     """
     columns = head.weight.T.to(values).contiguous()
-    summed = F.embedding_bag(units, columns, per_sample_weights=values, mode="sum")
-    return summed + head.bias.to(summed)
+    stats = F.embedding_bag(units, columns, per_sample_weights=values, mode="sum")
+    return stats + head.bias.to(stats)
 
 
 def _head(outputs: Outputs) -> Head:
@@ -351,12 +351,12 @@ class ASHB(_Shaping):
             return super()._shaped_logits(outputs)
         head, slices = _head(outputs), modality_slices(outputs, self.label)
         parts = [Head(head.weight[:, part]) for part in slices]
-        found = []
+        logits = []
         for batch in blocks(outputs, "features"):
             z = at_work(batch.features)
             each = [self._logits(z[:, s], one) for s, one in zip(slices, parts, strict=True)]
-            found.append(torch.stack(each).sum(dim=0) + head.bias.to(z))
-        return torch.cat(found)
+            logits.append(torch.stack(each).sum(dim=0) + head.bias.to(z))
+        return torch.cat(logits)
 
     @property
     def rectified(self) -> bool:

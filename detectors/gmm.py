@@ -88,9 +88,9 @@ class GMM(Detector):
             scatter.div_(counts[:, None, None])
             covariances = shrunk_each(train, counts, self.means_, scatter, "gmm", self.shrinkage)
         else:
-            found = moments(train, "gmm", groups=classes)
-            counts, self.means_ = found.counts, found.means
-            covariances = covariance(train, found, "gmm", self.shrinkage)[None]
+            stats = moments(train, "gmm", groups=classes)
+            counts, self.means_ = stats.counts, stats.means
+            covariances = covariance(train, stats, "gmm", self.shrinkage)[None]
         dim = self.means_.shape[1]
         covariances.diagonal(dim1=1, dim2=2).add_(self.reg)
         factor, failed = torch.linalg.cholesky_ex(covariances)

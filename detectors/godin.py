@@ -223,13 +223,13 @@ class GODIN(Detector):
 
     def _confidence(self, model: nn.Module, inputs: Tensor) -> Tensor:
         name = "numerator" if self.score_func == "h" else "denominator"
-        found = model.outputs(inputs)  # type: ignore[operator]
-        if name not in found:
+        outputs = model.outputs(inputs)  # type: ignore[operator]
+        if name not in outputs:
             raise MissingOutputError(
-                f"godin needs {name}, but this network gives only {', '.join(found)}. It scores a "
-                'network trained with `method="godin"`.'
+                f"godin needs {name}, but this network gives only {', '.join(outputs)}. It scores "
+                'a network trained with `method="godin"`.'
             )
-        return found[name].amax(dim=1) if self.score_func == "h" else found[name]
+        return outputs[name].amax(dim=1) if self.score_func == "h" else outputs[name]
 
 
 def _std(model: nn.Module, like: Tensor) -> Tensor:

@@ -55,12 +55,12 @@ def gram_statistics(maps: Tensor, powers: Iterable[int]) -> Tensor:
     x = maps.double().flatten(2)
     scale = x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
     x = x / scale
-    found = []
+    orders = []
     for p in powers:
         power = x**p
         rows = power @ power.sum(dim=1)[:, :, None]  # F^p ((F^p)^T 1)
-        found.append(scale.square() * rows.sign() * rows.abs() ** (1 / p))
-    return torch.cat(found, dim=1)[:, :, 0]
+        orders.append(scale.square() * rows.sign() * rows.abs() ** (1 / p))
+    return torch.cat(orders, dim=1)[:, :, 0]
 
 
 @register_detector("gram")
@@ -111,21 +111,21 @@ class Gram(Detector):
 
     def _read(self, model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Statistics by layer, and the logits."""
-        found: dict[str, list[Tensor]] = {}
+        gathered: dict[str, list[Tensor]] = {}
 
         def note(name: str, maps: Tensor) -> None:
             if maps.ndim >= 3:
                 # a module that is used several times, such as a shared ReLU, has several maps
-                found.setdefault(name, []).append(gram_statistics(maps, self.powers))
+                gathered.setdefault(name, []).append(gram_statistics(maps, self.powers))
 
         with torch.no_grad(), hooked(self._modules(model), note):
             logits = model.outputs(images)["logits"].double()  # type: ignore[operator]
-        if not found:
+        if not gathered:
             raise MissingOutputError(
                 "gram needs a network with feature maps; none of its layers gives one. "
                 "Choose another detector."
             )
-        return {name: torch.cat(parts, dim=1) for name, parts in found.items()}, logits
+        return {name: torch.cat(parts, dim=1) for name, parts in gathered.items()}, logits
 
     def fit_batches(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Self:
         """Ranges by predicted class of the statistics of training images, in one pass."""
@@ -170,14 +170,14 @@ class Gram(Detector):
         return self
 
     def _deviations(self, statistics: dict[str, Tensor], predicted: Tensor) -> dict[str, Tensor]:
-        found = {}
+        deviations = {}
         for name, g in statistics.items():
             low, high = self.low_[name].to(g.device), self.high_[name].to(g.device)
             low, high = low[predicted], high[predicted]
             below = (low - g).relu() / (low + 1e-6).abs().clamp(min=1e-12)
             above = (g - high).relu() / (high + 1e-6).abs().clamp(min=1e-12)
-            found[name] = (below + above).sum(dim=1)
-        return found
+            deviations[name] = (below + above).sum(dim=1)
+        return deviations
 
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of inputs ``[B, C, H, W]``."""

@@ -236,8 +236,8 @@ class PNML(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Inverse second moment of normalised features ``[N, D]``, in one pass."""
-        found: Moments = moments(train, "pnml", transform=normalize, exact=False)
-        second = found.scatter + found.counts * torch.outer(found.means[0], found.means[0])
+        stats: Moments = moments(train, "pnml", transform=normalize, exact=False)
+        second = stats.scatter + stats.counts * torch.outer(stats.means[0], stats.means[0])
         variances = torch.linalg.eigvalsh(second).flip(0)
         warn_of_span(variances, len(train), "pnml", "regret outside of them is none")
         self.projector_ = pseudo_inverse(second)

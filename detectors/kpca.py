@@ -121,10 +121,10 @@ class KPCA(Detector):
             self.omega_ = torch.randn(width, m, generator=generator)
             self.omega_ *= math.sqrt(2 * self.gamma)
             self.phase_ = 2 * math.pi * torch.rand(m, generator=generator)
-        found = principal_axes(moments(train, "kpca", transform=self._map, exact=False))
+        space = principal_axes(moments(train, "kpca", transform=self._map, exact=False))
         if len(train) <= train.features.shape[1]:
             warn_of_span(
-                found.variances,
+                space.variances,
                 len(train),
                 "kpca",
                 "principal axes are among them",
@@ -133,11 +133,11 @@ class KPCA(Detector):
         explained = self.explained
         if explained is None:
             explained = 0.85 if self.kernel == "cosine" else 0.8
-        shares = found.variances.cumsum(0) / found.variances.sum().clamp(min=1e-300)
+        shares = space.variances.cumsum(0) / space.variances.sum().clamp(min=1e-300)
         q = int((shares < explained).sum()) + 1
-        dtype: Any = torch.float32 if self.omega_ is not None else found.axes.dtype
-        self.centre_ = found.centre.to(dtype)
-        self.axes_ = found.axes[:, :q].to(dtype).contiguous()
+        dtype: Any = torch.float32 if self.omega_ is not None else space.axes.dtype
+        self.centre_ = space.centre.to(dtype)
+        self.axes_ = space.axes[:, :q].to(dtype).contiguous()
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

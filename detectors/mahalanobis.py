@@ -70,9 +70,9 @@ class Mahalanobis(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Class means and the shared covariance of features ``[N, D]``, in one pass or two."""
-        found = moments(train, "mahalanobis", groups=int(train.labels.max()) + 1)
-        self.means_ = found.means
-        self.precision_ = precision(train, found, "mahalanobis", self.shrinkage)
+        stats = moments(train, "mahalanobis", groups=int(train.labels.max()) + 1)
+        self.means_ = stats.means
+        self.precision_ = precision(train, stats, "mahalanobis", self.shrinkage)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

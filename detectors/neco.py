@@ -92,16 +92,16 @@ class NECO(Detector):
         dim = max(1, min(classes - 1, width // 2)) if self.dim is None else self.dim
         if not 1 <= dim <= width:
             raise OptionError(f"neco: dim={dim} must be in [1, {width}] for {width} features.")
-        found = moments(train, "neco")
-        deviation = (found.scatter.diagonal() / len(train)).sqrt()
+        stats = moments(train, "neco")
+        deviation = (stats.scatter.diagonal() / len(train)).sqrt()
         self.mean_, self.scale_ = torch.zeros_like(deviation), torch.ones_like(deviation)
         if self.standardize:
-            self.mean_ = found.means[0]
+            self.mean_ = stats.means[0]
             self.scale_ = torch.where(deviation > 0, deviation, 1.0)
-        found.scatter /= torch.outer(self.scale_, self.scale_)
-        found.means = (found.means - self.mean_) / self.scale_
-        self.centre_ = found.means[0]
-        space = principal_axes(found)
+        stats.scatter /= torch.outer(self.scale_, self.scale_)
+        stats.means = (stats.means - self.mean_) / self.scale_
+        self.centre_ = stats.means[0]
+        space = principal_axes(stats)
         rank = rank_of(space.variances, len(train) - 1)
         if len(train) <= width and dim >= rank > 1:
             if self.dim is not None:

@@ -64,7 +64,7 @@ class NPMix(nn.Module):
     C x L x D values, also in each checkpoint: 260 MB for 229 classes of 65 x 4,352. There is no
     need for DistributedDataParallel to broadcast them each step.)
 
-    A mean is summed anew from its queue whenever a sample entered it, hence no rounding is carried
+    A mean is stats anew from its queue whenever a sample entered it, hence no rounding is carried
     over from samples that left. Means and the products between them are kept, and only those of
     classes that changed are taken again: a step costs O(n (L + C) D), not O(C (L + C) D). Products
     are in float64 where there is such, since they are subtracted.

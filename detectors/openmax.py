@@ -177,8 +177,8 @@ class OpenMax(Detector):
         correct = torch.cat(
             [batch.logits.argmax(dim=1) == batch.labels for batch in blocks(train, "logits")]
         )
-        found = torch.bincount(train.labels[correct], minlength=classes)
-        return correct | (found[train.labels] == 0)
+        correct_by_class = torch.bincount(train.labels[correct], minlength=classes)
+        return correct | (correct_by_class[train.labels] == 0)
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from logits ``[N, C]``."""

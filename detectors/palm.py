@@ -407,15 +407,15 @@ class PALM(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Mean, deviation and covariance of the normalised features ``[N, D]``."""
-        found = moments(train, "palm", transform=normalize)
-        covariance = found.scatter / found.counts.sum()
+        stats = moments(train, "palm", transform=normalize)
+        covariance = stats.scatter / stats.counts.sum()
         std = covariance.diagonal().sqrt()
         # a feature that is constant on all training data says nothing, and must not divide by zero
         self.std_ = torch.where(std > 0, std, 1.0)
-        self.mean_ = found.means[0]
+        self.mean_ = stats.means[0]
         mean, scale = self.mean_, self.std_
         standardised = Moments(
-            found.counts, torch.zeros_like(found.means), found.scatter / scale / scale[:, None]
+            stats.counts, torch.zeros_like(stats.means), stats.scatter / scale / scale[:, None]
         )
         self.precision_ = precision(
             train,

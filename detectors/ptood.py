@@ -161,7 +161,9 @@ class LinearProbe(FrozenMethod):
         for rows, held in self._splits(train, fitted, val, seed):
             fits = self._path(self._data(train, rows), held, accuracy)
             last = fits[max(fits)]
-        means = {decay: sum(found) / len(found) for decay, found in accuracy.items() if found}
+        means = {
+            decay: sum(reached) / len(reached) for decay, reached in accuracy.items() if reached
+        }
         best = max(means, key=lambda decay: (means[decay], decay))
         fit = linear.fit(self._data(train), best, last, self.recipe.iterations)
         with torch.no_grad():
@@ -178,11 +180,11 @@ class LinearProbe(FrozenMethod):
         """Fits from strong to weak decay, whose accuracies on what was held out are noted."""
         fits: dict[float, linear.Fit] = {}
         last, worse, best = None, 0, -1.0
-        for decay, found in accuracy.items():
+        for decay, reached in accuracy.items():
             last = fits[decay] = linear.fit(data, decay, last, self.recipe.iterations)
-            found.append(metrics.accuracy(last.head(held.features.float()), held.labels))
-            worse = worse + 1 if found[-1] < best else 0
-            best = max(best, found[-1])
+            reached.append(metrics.accuracy(last.head(held.features.float()), held.labels))
+            worse = worse + 1 if reached[-1] < best else 0
+            best = max(best, reached[-1])
             if worse == 2:
                 break
         return fits
@@ -276,9 +278,9 @@ class PTOOD(Detector):
         check_k(self.k, train.labels, "ptood")
         train = self._view(train)
         if self.whiten:
-            found = moments(train, "ptood")
-            self.mean_ = found.means[0]
-            values, vectors = torch.linalg.eigh(found.scatter / found.counts.sum())
+            stats = moments(train, "ptood")
+            self.mean_ = stats.means[0]
+            values, vectors = torch.linalg.eigh(stats.scatter / stats.counts.sum())
             warn_of_span(values.flip(0), len(train), "ptood", "all others get one variance")
             floor = self.shrinkage * values.mean() + 1e-12 * values.amax().clamp(min=1e-30)
             self.whitening_ = vectors * (values.clamp(min=0) + floor).rsqrt()

@@ -39,13 +39,13 @@ from ._figures import openood
 from ._numerics import Moments, in_blocks, moments, pseudo_inverse, squared_mahalanobis
 
 
-def overall(found: Moments) -> Moments:
+def overall(stats: Moments) -> Moments:
     """Moments of all groups as one: scatter within them plus scatter of their means."""
-    n = found.counts.sum()
-    mean = (found.counts[:, None] * found.means).sum(dim=0, keepdim=True) / n
-    centred = found.means - mean
-    between = centred.T @ (found.counts[:, None] * centred)
-    return Moments(n[None], mean, found.scatter + between)
+    n = stats.counts.sum()
+    mean = (stats.counts[:, None] * stats.means).sum(dim=0, keepdim=True) / n
+    centred = stats.means - mean
+    between = centred.T @ (stats.counts[:, None] * centred)
+    return Moments(n[None], mean, stats.scatter + between)
 
 
 @register_detector("rmds")

@@ -75,9 +75,9 @@ class SSD(Detector):
     def fit(self, train: Outputs) -> Self:
         """Means and covariances of normalised features ``[N, D]``, in one pass or two."""
         if self.clusters == "one":
-            found = moments(train, "ssd", transform=normalize)
-            self.means_ = found.means
-            self.precisions_ = precision(train, found, "ssd", self.shrinkage, normalize)[None]
+            stats = moments(train, "ssd", transform=normalize)
+            self.means_ = stats.means
+            self.precisions_ = precision(train, stats, "ssd", self.shrinkage, normalize)[None]
             return self
         classes = int(train.labels.max()) + 1
         counts, self.means_, scatter = class_moments(train, "ssd", classes, normalize)

@@ -90,10 +90,10 @@ def null_space(train: Outputs, head: Head, dim: int | None, who: str) -> _Null:
             f"{who}: dim={kept} must be in [1, {width - 1}] for {width} features; leave it out for "
             "the paper's rule."
         )
-    found = moments(train, who, exact=n < 2 * width)
-    weight, bias = head.weight.to(found.means), head.bias.to(found.means)
+    stats = moments(train, who, exact=n < 2 * width)
+    weight, bias = head.weight.to(stats.means), head.bias.to(stats.means)
     origin = -torch.linalg.pinv(weight) @ bias
-    space = principal_axes(found, origin)
+    space = principal_axes(stats, origin)
     rank = rank_of(space.variances, n)
     if dim is None and (n <= width or kept >= rank):
         kept = max(1, min(kept, rank // 2))
@@ -156,8 +156,8 @@ class ViM(Detector):
         def both(z: Tensor, f: Tensor) -> Tensor:
             return torch.stack([f.amax(dim=1), null.residual(z), z.norm(dim=1)], dim=1)
 
-        found = in_blocks(train, both, "features", "logits").double().mean(dim=0)
-        largest, residual, size = found.tolist()
+        means = in_blocks(train, both, "features", "logits").double().mean(dim=0)
+        largest, residual, size = means.tolist()
         # features that lie in the principal subspace all of them have no residual to scale
         self.alpha_ = largest / residual if residual > ROUNDING * size else 0.0
         if self.alpha_ == 0.0:
