@@ -16,6 +16,7 @@ from oodbench.data.transforms import Augmentation, Preprocess, SimCLR
 from oodbench.method import (
     Method,
     Recipe,
+    num_features_of,
 )
 
 
@@ -54,7 +55,7 @@ class ContrastiveMethod(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: ContrastiveRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.projection = mlp_head(int(backbone.num_features), recipe.embedding_dim)  # type: ignore[arg-type]
+        self.projection = mlp_head(num_features_of(backbone), recipe.embedding_dim)
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """A SimCLR-style view."""

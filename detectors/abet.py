@@ -95,6 +95,7 @@ from oodbench.errors import OptionError
 from oodbench.method import (
     Method,
     Recipe,
+    num_features_of,
 )
 from oodbench.networks.backbones import CIFARResNet, starting_backbone
 from oodbench.options import check_choices
@@ -268,7 +269,7 @@ class AbeTMethod(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: AbeTRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.scaled = LearnedTemperatureHead(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+        self.scaled = LearnedTemperatureHead(num_features_of(backbone), num_classes)
 
     @classmethod
     def make_backbone(
@@ -320,7 +321,7 @@ class AbeTSegmentation(pixels.SegmentationMethod):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.scaled = LearnedTemperatureHead(int(backbone.num_features), num_classes, dense=True)  # type: ignore[arg-type]
+        self.scaled = LearnedTemperatureHead(num_features_of(backbone), num_classes, dense=True)
 
     def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
         """``logits`` and ``cosine [B, C, H, W]``, ``temperature [B, H, W]`` of ``[B, D, h, w]``.
@@ -467,8 +468,7 @@ class _ShapedAbeT(Detector):
         """OOD scores ``[N]`` from features ``[N, D]``, temperatures ``[N]`` and the head."""
         parts = [torch.empty(0, dtype=torch.float64)]
         for batch in blocks(outputs, "features"):
-            assert batch.head is not None  # noqa: S101  (it is in ``needs``)
-            cosine = self._cosine(at_work(batch.features, exact=True), batch.head)
+            cosine = self._cosine(at_work(batch.features, exact=True), batch.any_head())
             temperature = batch.extra["temperature"].to(cosine)
             parts.append(abet_score(cosine / temperature[:, None]))
         return torch.cat(parts[1:] or parts)
@@ -571,9 +571,8 @@ class AbeTDICE(_ShapedAbeT):
 
     def fit(self, train: Outputs) -> Self:
         """The mask ``[C, D]`` from the mean of features ``[N, D]``."""
-        assert train.head is not None  # noqa: S101  (it is in ``needs``)
         mean = feature_mean(train)
-        contribution = (train.head.weight.to(mean) * mean).abs()
+        contribution = (train.any_head().weight.to(mean) * mean).abs()
         self.mask_ = contribution > float(np.percentile(contribution.cpu().numpy(), self.p))
         return self
 

@@ -75,11 +75,6 @@ def sparse_logits(head: Head, units: Tensor, values: Tensor) -> Tensor:
     return stats + head.bias.to(stats)
 
 
-def _head(outputs: Outputs) -> Head:
-    assert outputs.head is not None  # noqa: S101  (it is in ``needs``)
-    return outputs.head
-
-
 @dataclass
 class _Shaping(Detector):
     """Logits of shaped features, scored by another detector, ``scorer`` (option ``score``)."""
@@ -96,7 +91,7 @@ class _Shaping(Detector):
                 f"{self.label}: the score behind it must read logits alone, such as energy, msp or "
                 f"gen; {self.scorer} needs {', '.join(sorted(self.behind_.needs))}."
             )
-        self.behind_.__dict__["name"] = self.label  # in what it says of its scores
+        object.__setattr__(self.behind_, "name", self.label)  # in what it says of its scores
         for name, value in self.options().items():
             if (name.startswith("percentile") or name == "p") and not 0 <= value <= 100:
                 raise OptionError(f"{self.label}: {name} is in [0, 100], not {value}.")
@@ -130,7 +125,7 @@ class _Shaping(Detector):
         return head(self._shape(z))
 
     def _shaped_logits(self, outputs: Outputs) -> Tensor:
-        head = _head(outputs)
+        head = outputs.linear_head()
         parts = [
             self._logits(at_work(batch.features), head) for batch in blocks(outputs, "features")
         ]
@@ -349,7 +344,7 @@ class ASHB(_Shaping):
     def _shaped_logits(self, outputs: Outputs) -> Tensor:
         if not self.per_modality:
             return super()._shaped_logits(outputs)
-        head, slices = _head(outputs), modality_slices(outputs, self.label)
+        head, slices = outputs.linear_head(), modality_slices(outputs, self.label)
         parts = [Head(head.weight[:, part]) for part in slices]
         logits = []
         for batch in blocks(outputs, "features"):
@@ -519,7 +514,7 @@ class DICE(_Shaping):
     mask_: Tensor = learned()  # [C, D]
 
     def _learn(self, train: Outputs) -> None:
-        head = _head(train)
+        head = train.linear_head()
         mean = feature_mean(train)
         contribution = head.weight.to(mean) * mean  # [C, D]
         cut = np.percentile(contribution.cpu().numpy(), self.p)

@@ -21,6 +21,7 @@ from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
 from oodbench.method import (
     Method,
     Recipe,
+    num_features_of,
 )
 from oodbench.outputs import Head
 from oodbench.papers import (
@@ -50,7 +51,7 @@ class CrossEntropy(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+        self.linear = nn.Linear(num_features_of(backbone), num_classes)
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """Crop after padding, and flip."""

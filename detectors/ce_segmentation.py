@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oodbench.method import (
     Recipe,
+    num_features_of,
 )
 from oodbench.registry import register_method
 from oodbench.training import pixels
@@ -26,7 +27,7 @@ class CESegmentation(pixels.SegmentationMethod):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.linear = nn.Conv2d(int(backbone.num_features), num_classes, 1)  # type: ignore[arg-type]
+        self.linear = nn.Conv2d(num_features_of(backbone), num_classes, 1)
 
     def maps(self, features: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
         """``logits [B, C, h, w]`` of ``[B, D, h, w]``."""

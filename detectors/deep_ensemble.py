@@ -57,6 +57,7 @@ from oodbench.errors import OptionError
 from oodbench.method import (
     Method,
     Recipe,
+    num_features_of,
 )
 from oodbench.outputs import Outputs
 from oodbench.papers import (
@@ -107,7 +108,7 @@ class Members(nn.Module):
         super().__init__()
         others = [reinitialize(copy.deepcopy(backbone)) for _ in range(members - 1)]
         self.members = nn.ModuleList([backbone, *others])
-        self.num_features = members * int(backbone.num_features)  # type: ignore[arg-type]
+        self.num_features = members * num_features_of(backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``[B, M * D]``."""
@@ -165,7 +166,7 @@ class DeepEnsemble(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: DeepEnsembleRecipe) -> None:
         super().__init__(Members(backbone, recipe.members), num_classes, recipe)
-        dim = int(backbone.num_features)  # type: ignore[arg-type]
+        dim = num_features_of(backbone)
         self.linears = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(recipe.members))
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:

@@ -49,6 +49,7 @@ from oodbench.errors import MissingOutputError, OptionError
 from oodbench.method import (
     Method,
     Recipe,
+    num_features_of,
 )
 from oodbench.options import check_choice, check_choices
 from oodbench.outputs import Head
@@ -144,7 +145,7 @@ class GODINMethod(Method):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: GODINRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        dim = int(backbone.num_features)  # type: ignore[arg-type]
+        dim = num_features_of(backbone)
         self.decomposed = DecomposedHead(dim, num_classes, recipe.similarity)
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:

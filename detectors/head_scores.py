@@ -23,7 +23,7 @@ from oodbench.detector import (
     learned,
 )
 from oodbench.errors import OptionError
-from oodbench.outputs import Head, Outputs
+from oodbench.outputs import Outputs
 from oodbench.papers import (
     Paper,
 )
@@ -39,11 +39,6 @@ from ._numerics import (
     normalize,
     pseudo_inverse,
 )
-
-
-def _head(outputs: Outputs) -> Head:
-    assert outputs.head is not None  # noqa: S101  (it is in ``needs``)
-    return outputs.head
 
 
 @register_detector("fdbd")
@@ -86,7 +81,7 @@ class FDBD(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``."""
-        weight = _head(outputs).weight.to(self.mean_)
+        weight = outputs.linear_head().weight.to(self.mean_)
         between = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         inverse = torch.where(between > 0, 1 / between, 0.0)  # [C, C]
         others = max(len(weight) - 1, 1)
@@ -145,7 +140,7 @@ class NCI(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``."""
-        weight = _head(outputs).weight
+        weight = outputs.linear_head().weight
 
         def proximity(z: Tensor, f: Tensor) -> Tensor:
             centred = z - self.mean_.to(z)
@@ -245,7 +240,7 @@ class PNML(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
-        head = _head(outputs)
+        head = outputs.linear_head()
 
         def regret(features: Tensor) -> Tensor:
             x = normalize(features)

@@ -109,21 +109,20 @@ class NAC(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Counts of the states of features ``[N, D]``, in one pass."""
-        assert train.head is not None  # noqa: S101  (it is in ``needs``)
+        head = train.linear_head()
         width, device = train.features.shape[1], train.features.device
         counts = torch.zeros(width * self.M, dtype=torch.int64, device=device)
         first = torch.arange(width, device=device) * self.M
         for batch in blocks(train, "features"):
             z = batch.features.to(precise(device))
-            index = self._bins(z, batch.logits.to(z), train.head.weight) + first
+            index = self._bins(z, batch.logits.to(z), head.weight) + first
             counts += torch.bincount(index.flatten(), minlength=len(counts))
         self.coverage_ = (counts.double() / self.o_star).clamp(max=1).view(width, self.M)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``."""
-        assert outputs.head is not None  # noqa: S101  (it is in ``needs``)
-        weight = outputs.head.weight
+        weight = outputs.linear_head().weight
 
         def uncovered(z: Tensor, f: Tensor) -> Tensor:
             bins = self._bins(z, f, weight)

@@ -39,6 +39,7 @@ from torch.nn import functional as F
 from oodbench.errors import OptionError
 from oodbench.method import (
     Recipe,
+    num_features_of,
 )
 from oodbench.outputs import Head
 from oodbench.papers import (
@@ -127,7 +128,7 @@ class SupCon(ContrastiveMethod):
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: SupConRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
-        self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+        self.linear = nn.Linear(num_features_of(backbone), num_classes)
         self.temperature = recipe.temperature
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -149,8 +149,7 @@ class ViM(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """The subspace of features ``[N, D]`` and the scale of the virtual logit, in two passes."""
-        assert train.head is not None  # noqa: S101  (it is in ``needs``)
-        self.null_ = null_space(train, train.head, self.dim, "vim")
+        self.null_ = null_space(train, train.linear_head(), self.dim, "vim")
         null = self.null_
 
         def both(z: Tensor, f: Tensor) -> Tensor:
@@ -210,8 +209,7 @@ class Residual(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """The subspace of features ``[N, D]``, in one pass."""
-        assert train.head is not None  # noqa: S101  (it is in ``needs``)
-        self.null_ = null_space(train, train.head, self.dim, "residual")
+        self.null_ = null_space(train, train.linear_head(), self.dim, "residual")
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -44,13 +44,16 @@ class Detector:
     and finite.
     """
 
-    name: ClassVar[str] = ""
+    name: str = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     method: ClassVar[str] = STANDARD_METHOD
     paper: ClassVar[Paper | None] = None
     id_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    tuned: ClassVar[Mapping[str, Any] | None] = None  # how an object's options were chosen
+    fit_split: str = "train"
+    tuned: Mapping[str, Any] | None = None
+    """How an object's options were chosen; see ``tuned`` of ``oodbench.results.rows.Row``."""
+    _is_fitted: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the subclass's own ``fit`` and ``score`` in the checks that all detectors share."""
@@ -148,7 +151,7 @@ def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
         with torch.no_grad(), single_precision():
             result = fit(self, train)
         check_unchanged(train, before, self.label)
-        self.__dict__["_is_fitted"] = True
+        self._is_fitted = True
         return result
 
     return checked
@@ -157,7 +160,7 @@ def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:
 def _checked_score(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(score)
     def checked(self: Detector, outputs: Outputs) -> Tensor:
-        if self.needs_fit and not self.__dict__.get("_is_fitted"):
+        if self.needs_fit and not self._is_fitted:
             raise NotFittedError(
                 f"{self.label}: score() came before fit(). Call fit(train_outputs) first."
             )
@@ -177,7 +180,7 @@ def _checked_fit_batches(fit_batches: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fit_batches)
     def checked(self: Detector, model: nn.Module, batches: Iterable[Any]) -> Any:
         result = fit_batches(self, model, batches)
-        self.__dict__["_is_fitted"] = True
+        self._is_fitted = True
         return result
 
     return checked
@@ -186,7 +189,7 @@ def _checked_fit_batches(fit_batches: Callable[..., Any]) -> Callable[..., Any]:
 def _checked_score_batch(score_batch: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(score_batch)
     def checked(self: Detector, model: nn.Module, batch: Tensor) -> Tensor:
-        if self.needs_fit_batches and not self.__dict__.get("_is_fitted"):
+        if self.needs_fit_batches and not self._is_fitted:
             raise NotFittedError(
                 f"{self.label}: score_batch() came before fit_batches(). Call "
                 "fit_batches(model, batches) first."

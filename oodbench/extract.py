@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -56,23 +56,9 @@ from oodbench.networks.door import at_door, check_weights, explained, fed, kept,
 from oodbench.networks.heads import checked_head
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.models import as_module, copied
+from oodbench.networks.network import Network, network_of, trunk_of, withheld_by
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.runtime.process import undisturbed
-
-
-@runtime_checkable
-class Network(Protocol):
-    """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``.
-
-    It may have ``withheld``, a mapping from names of outputs that it does not give to the reason.
-    """
-
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Named tensors with one row a sample; ``features`` and ``logits`` among them."""
-
-    def head(self) -> Head | None:
-        """The linear layer behind the features, where there is one."""
-
 
 PIECE = 2**19
 """Pixels that a CPU takes at a time, over all images of a piece: 10 of 224 x 224, 512 of 32 x 32.
@@ -154,10 +140,12 @@ class _Extraction(pl.LightningModule):
         images, rows = batch
         if self.channels_last and isinstance(images, Tensor) and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        network: Any = self.network
+        network = self.network
         with explained(network, images):
             outputs = _in_pieces(
-                lambda piece: kept(network, network.outputs(piece), len(tree_leaves(piece)[0])),
+                lambda piece: kept(
+                    network, network_of(network).outputs(piece), len(tree_leaves(piece)[0])
+                ),
                 fed(network, images),
             )
         for name, value in outputs.items():
@@ -169,7 +157,7 @@ class _Extraction(pl.LightningModule):
                     "smaller learning rate (`lr`), or check the checkpoint."
                 )
         head, notes = checked_head(network, outputs)
-        notes = {**notes, **getattr(network, "withheld", {})}
+        notes = {**notes, **withheld_by(network)}
         self.store.write(rows.cpu().numpy(), outputs, kept_head(head), notes)
         self.count += len(rows)
 
@@ -222,7 +210,7 @@ def extract(
         raise BadScoresError(f"{samples.name} holds no images.")
     if (trunk := _trunk_of(network)) is not None:
         below = extract(trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
-        return _headed(below, cast(Any, network).head())
+        return _headed(below, network_of(network).head())
     about = describe(network)
     key = cache_key(network, samples, preprocess, hardware.precision, about)
     job = _Job(network, network is model, samples, preprocess, hardware, on_forward)
@@ -420,13 +408,13 @@ def extracted(
     seen = key and stored(files.cache_dir() / "outputs" / key, key)[0]
     if not seen:
         return None
-    return seen if trunk is None else _headed(seen, cast(Any, network).head())
+    return seen if trunk is None else _headed(seen, network_of(network).head())
 
 
 def _trunk_of(network: nn.Module) -> nn.Module | None:
     """The frozen network whose features a network's head reads, if it is of that kind."""
-    trunk = getattr(network, "trunk", None)
-    return trunk if isinstance(trunk, nn.Module) and isinstance(trunk, Network) else None
+    trunk = trunk_of(network)
+    return trunk if isinstance(trunk, Network) else None
 
 
 def _headed(seen: Outputs, head: Head | None) -> Outputs:
@@ -488,7 +476,7 @@ def _with_checked_head(
         images = images.to(device)
         if number == 0 and not isinstance(network, Classifier):
             with torch.no_grad():
-                if checked_head(network, cast(Any, network).outputs(images[:8]))[0] is None:
+                if checked_head(network, network_of(network).outputs(images[:8]))[0] is None:
                     network.head = lambda: None  # type: ignore[assignment]
         yield images, rows
 

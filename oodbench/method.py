@@ -97,6 +97,12 @@ class Recipe:
         return self.final_lr + (1 - self.final_lr) * cosine
 
 
+def num_features_of(backbone: nn.Module) -> int:
+    """``num_features``, the width D of a backbone's features."""
+    width: Any = backbone.num_features
+    return int(width)
+
+
 class Method(pl.LightningModule):
     """How a network is trained, and what it outputs.
 

@@ -184,6 +184,26 @@ class Outputs:
             if key.startswith(kind)
         }
 
+    def any_head(self) -> Head:
+        """The layer behind the features, linear or of cosines.
+
+        Raises:
+            MissingOutputError: there is none.
+        """
+        if self.head is None:
+            why = self.notes.get("head", "Extract them from a network that has a last layer.")
+            raise MissingOutputError(f"a head is needed, but these Outputs have none. {why}")
+        return self.head
+
+    def linear_head(self) -> Head:
+        """The linear layer behind the features.
+
+        Raises:
+            MissingOutputError: there is none, or it is one of cosines.
+        """
+        self.require({"head"}, "what reads a linear head")
+        return self.any_head()
+
     def require(self, needs: Mapping[str, Any] | frozenset[str] | set[str], who: str) -> None:
         """Check that all needs are there.
 

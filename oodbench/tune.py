@@ -182,12 +182,13 @@ class _Search:
         chosen = _with(detector, best.values)
         validation = self.result.validation
         assert validation is not None  # noqa: S101 - for the type checker
-        chosen.__dict__["tuned"] = {
+        tuned = {
             "ood": list(validation.ood),
             "fingerprint": validation.fingerprint,
             "auroc": highest,
             "tried": len(usable),
         }
+        object.__setattr__(chosen, "tuned", tuned)  # somebody's detector may be frozen
         self.result.choices.append(Choice(detector, chosen, trials, best))
         for text in of_a_kind(best.warnings):  # of the others a reader need not know
             self.result.warnings.append(text)

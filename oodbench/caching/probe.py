@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from oodbench.data.transforms import Transform
 from oodbench.disk import leftovers
 from oodbench.hardware import Hardware, Running, is_distributed
 from oodbench.networks.door import explained, fed, kept
+from oodbench.networks.network import network_of
 from oodbench.outputs import Outputs
 
 EACH = 2
@@ -70,7 +71,7 @@ def still_says(
     with running:
         seen = _put(batch, running)
         with explained(network, seen):
-            said = cast(Any, network).outputs(fed(network, seen))
+            said = network_of(network).outputs(fed(network, seen))
         fresh = {name: v.float().cpu() for name, v in kept(network, said, len(rows)).items()}
     known = {"features": cached.features, "logits": cached.logits, **cached.extra}
     known = {name: value[rows].float() for name, value in known.items() if value is not None}

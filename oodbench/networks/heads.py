@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench.networks.network import head_notes_of, network_of
 from oodbench.outputs import Head
 
 
@@ -73,9 +73,9 @@ def checked_head(
         network: with ``head()``; with ``notes`` if it has checked its head itself.
         outputs: of one batch.
     """
-    head: Head | None = cast(Any, network).head()
-    notes = getattr(network, "notes", None)
-    if isinstance(notes, dict):
+    head = network_of(network).head()
+    notes = head_notes_of(network)
+    if notes is not None:
         return head, notes
     if head is None or not {"features", "logits"} <= set(outputs):
         return head, {}

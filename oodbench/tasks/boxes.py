@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from oodbench.data.samples import BoxedSamples, Samples
 from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.errors import BadScoresError
 from oodbench.hardware import Hardware, Running, quiet_lightning
+from oodbench.networks.network import box_predicting
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Outputs
 from oodbench.tasks.pictures import panel, scale
@@ -64,6 +66,7 @@ def detect(
     Raises:
         BadScoresError: the network gives NaN or infinite logits.
     """
+    predicting = box_predicting(network)
     running = Running(network, hardware)
     loader = DataLoader(
         _Images(samples, preprocess),
@@ -79,7 +82,7 @@ def detect(
     try:
         for images in _batches(loader):
             with running:
-                predictions = cast(Any, network).detect([running.put(i) for i in images], least)
+                predictions = predicting.detect([running.put(i) for i in images], least)
             predictions = {
                 name: value.float() if value.is_floating_point() else value
                 for name, value in ((name, value.cpu()) for name, value in predictions.items())
@@ -92,13 +95,15 @@ def detect(
     except BadScoresError as error:
         raise BadScoresError(f"on {samples.name}: {error}") from error
     whole = {name: torch.cat([part[name] for part in sure]).clone() for name in sure[0]}
+    features = whole.pop("features", None)
     boxes = Outputs(
-        cast(Any, whole.pop("features") if "features" in whole else None),
-        whole.pop("logits"),
-        whole.pop("predicted"),
-        cast(Any, network).head(),
-        whole,
+        logits=whole.pop("logits"),
+        labels=whole.pop("predicted"),
+        head=predicting.head(),
+        extra=whole,
     )
+    if features is not None:
+        boxes = replace(boxes, features=features)
     return boxes, {name: torch.cat([part[name] for part in every]).numpy() for name in TABLE}
 
 

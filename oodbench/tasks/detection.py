@@ -46,6 +46,7 @@ from oodbench.method import (
 )
 from oodbench.networks import single_stage
 from oodbench.networks.boxes import BoxNetwork, forget_sizes
+from oodbench.networks.network import BoxPredicting, Network, box_predicting
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Outputs
 from oodbench.registry import register_task
@@ -255,7 +256,7 @@ class Detection(Task):
             network = BoxNetwork(network)
         elif isinstance(network, single_stage.KINDS):
             network = single_stage.SingleStageNetwork(network, classes or 0)
-        if not hasattr(network, "detect"):
+        if not isinstance(network, BoxPredicting):
             raise OptionError(
                 f"{type(network).__name__} predicts no boxes that oodbench could read. Give a "
                 "torchvision detector (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD), "
@@ -265,11 +266,12 @@ class Detection(Task):
         forget_sizes(network)
         return super().adapt(network, None, classes)
 
-    def call(self, network: Any) -> Callable[[Any], Any]:
+    def call(self, network: nn.Module) -> Callable[[Any], Any]:
         """What runs the network on images, as far as it takes to see what it makes of them."""
-        if hasattr(network, "outputs"):
+        if isinstance(network, Network):
             return super().call(network)
-        return lambda images: network.detect(list(images), LEAST)
+        predicting = box_predicting(network)
+        return lambda images: predicting.detect(list(images), LEAST)
 
     def examples(
         self, method: Method, samples: Samples, preprocess: Any, seed: int

@@ -16,6 +16,7 @@ from oodbench.detector import (
 )
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.networks.heads import checked
+from oodbench.networks.network import modality_heads_of
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_task
 from oodbench.results.rows import Row
@@ -60,8 +61,8 @@ class Multimodal(Classification):
         """The outputs of the modality that is scored; all where it is none."""
         if self._chosen is None:
             return outputs
-        heads: dict[str, Head] = getattr(network, "modality_heads", dict)()
-        return of_modality(outputs, self._chosen, heads.get(self._chosen))
+        head = modality_heads_of(network).get(self._chosen)
+        return of_modality(outputs, self._chosen, head)
 
     def row(self) -> Row:
         """The modality that was scored."""

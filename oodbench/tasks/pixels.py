@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.hardware import Hardware, Running, quiet_lightning
+from oodbench.networks.network import network_of
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
 from oodbench.tasks.pictures import (
@@ -101,7 +102,7 @@ def segment(
     start = 0
     for images, masks in _batches(loader):
         with running:
-            maps = cast(Any, network).outputs(running.put(torch.stack(images)))
+            maps = network_of(network).outputs(running.put(torch.stack(images)))
         for i, mask in enumerate(masks):
             yield PixelOutputs(start + i, _rows(maps, i), mask)
         start += len(masks)

@@ -28,6 +28,7 @@ from oodbench.extract import extract, extracted, fit_with_network, score_with_ne
 from oodbench.hardware import Hardware
 from oodbench.networks.classifier import Classifier
 from oodbench.networks.models import copied
+from oodbench.networks.network import own_preprocess_of, trunk_of
 from oodbench.networks.normalisation import fed
 from oodbench.outputs import Outputs, to_numpy
 from oodbench.reporting import of_a_kind, own_failure, warnings_to
@@ -134,7 +135,7 @@ class NetworkRunner:
         self.contender = contender
         self.network = task.adapt(contender.network, contender.layer, len(classes) or None)
         self.classes = tuple(classes)
-        own = getattr(self.network, "own_preprocess", None)
+        own = own_preprocess_of(self.network)
         self.benchmark = benchmark
         shown = benchmark.preprocess
         self.preprocess: Transform = as_shown(contender.preprocess or own or shown, shown)
@@ -215,8 +216,8 @@ class NetworkRunner:
 
     def has_known_weights(self) -> bool:
         """Whether the network's weights can be read, and tell what it outputs."""
-        trunk = getattr(self.network, "trunk", None)
-        parts = [part for part in (self.network, trunk) if isinstance(part, nn.Module)]
+        trunk = trunk_of(self.network)
+        parts = [self.network] if trunk is None else [self.network, trunk]
         return not any(map(probe.varies, parts)) and unknown(self.network) is None
 
     def examine(
@@ -364,7 +365,7 @@ def learns(detector: Detector) -> bool:
 
 def fit_split(detector: Detector) -> str:
     """The ID split that a detector learns from: ``"train"``, unless it says another."""
-    return str(getattr(detector, "fit_split", "train"))
+    return detector.fit_split
 
 
 def _like_weights(images: Tensor, network: nn.Module) -> Tensor:

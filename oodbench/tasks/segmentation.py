@@ -28,11 +28,11 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.errors import DataError, OODBenchError, OptionError
-from oodbench.extract import Network
 from oodbench.method import (
     Method,
 )
 from oodbench.metrics.streamed import StreamedScores
+from oodbench.networks.network import Network
 from oodbench.networks.pixels import PixelNetwork
 from oodbench.outputs import Outputs
 from oodbench.registry import METHODS, register_task

@@ -27,6 +27,7 @@ from oodbench.errors import OptionError, PluginError
 from oodbench.extract import as_network
 from oodbench.hardware import Hardware
 from oodbench.method import Method
+from oodbench.networks.network import network_of
 from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS, METHODS, STANDARD_METHOD, TASKS
@@ -192,10 +193,9 @@ class Task:
         """
         return as_network(network, layer, classes)
 
-    def call(self, network: Any) -> Callable[[Any], Any]:
+    def call(self, network: nn.Module) -> Callable[[Any], Any]:
         """What runs an adapted network on a batch of images."""
-        call: Callable[[Any], Any] = network.outputs
-        return call
+        return network_of(network).outputs
 
     def samples(self, samples: Samples) -> Samples:
         """The samples that are scored, where these are not the benchmark's own.
