@@ -267,6 +267,8 @@ class AbeTMethod(Method):
     }
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {"published": ("cifar10", "cifar100")}
 
+    recipe: AbeTRecipe
+
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: AbeTRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
         self.scaled = LearnedTemperatureHead(num_features_of(backbone), num_classes)

@@ -130,8 +130,9 @@ class LinearProbe(FrozenMethod):
     compares: ClassVar[bool] = True
     recipes: ClassVar[Mapping[str, Any]] = {"default": ProbeRecipe()}
     fits_detectors_of: ClassVar[tuple[str, ...]] = ("ce", "frozen")
+    recipe: ProbeRecipe
 
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: ProbeRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
         self.linear = nn.Linear(self.trunk.num_features, num_classes)
 

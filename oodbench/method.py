@@ -28,13 +28,36 @@ from oodbench.papers import (
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that determines a training run besides data and seed.
+class BaseRecipe:
+    """What every recipe has, of networks that are trained and of those that stay as they are.
 
-    A subclass may have two more fields that are understood for every method: ``keep``, ``"best"``
-    for the weights of the epoch that is best on ID validation data (``"last"`` for the last ones,
-    as without the field), and ``start_from``, ``"METHOD/RECIPE"`` of a run whose trained backbone
-    training starts from, which is then made first.
+    A subclass may have two more fields that are understood for every method, ``keep`` and
+    ``start_from``, in the place of the properties here.
+
+    Args:
+        backbone: name of the network; None for the benchmark's.
+    """
+
+    backbone: str | None = None
+
+    @property
+    def keep(self) -> str:
+        """``"best"`` for the weights of the epoch best on validation data, else ``"last"``."""
+        return "last"
+
+    @property
+    def start_from(self) -> str | None:
+        """``"METHOD/RECIPE"`` of a run, made first, whose trained backbone training starts from."""
+        return None
+
+    def effort(self, samples: str) -> str:
+        """What training takes, for messages, on that many samples of a split."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Recipe(BaseRecipe):
+    """All that determines a training run besides data and seed.
 
     Args:
         backbone: name of the network; None for the benchmark's small one.
@@ -52,7 +75,6 @@ class Recipe:
             it would be a single sample (of a process, where there are several).
     """
 
-    backbone: str | None = None
     epochs: int = 100
     batch_size: int = 128
     lr: float = 0.1
@@ -97,6 +119,20 @@ class Recipe:
         return self.final_lr + (1 - self.final_lr) * cosine
 
 
+def of_training(recipe: BaseRecipe) -> Recipe:
+    """A recipe that says how a network is trained, step by step.
+
+    Raises:
+        OptionError: it is that of a network which is not trained.
+    """
+    if not isinstance(recipe, Recipe):
+        raise OptionError(
+            f"a {type(recipe).__name__} says nothing of epochs and learning rates. A method that "
+            "is trained image by image has an oodbench.method.Recipe."
+        )
+    return recipe
+
+
 def num_features_of(backbone: nn.Module) -> int:
     """``num_features``, the width D of a backbone's features."""
     width: Any = backbone.num_features
@@ -126,7 +162,8 @@ class Method(pl.LightningModule):
 
     name: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
-    recipes: ClassVar[Mapping[str, Any]] = {}
+    recipes: ClassVar[Mapping[str, BaseRecipe]] = {}
+    recipe: BaseRecipe
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     task: ClassVar[str] = "classification"
     stands_for: ClassVar[str | None] = None
@@ -137,7 +174,7 @@ class Method(pl.LightningModule):
     backbone_gives: ClassVar[str | None] = "features"
     summary: str = ""
 
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: BaseRecipe) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
@@ -150,7 +187,7 @@ class Method(pl.LightningModule):
 
     @classmethod
     def make_backbone(
-        cls, name: str, recipe: Any, preprocess: Any, checkpoint: str | Path | None = None
+        cls, name: str, recipe: BaseRecipe, preprocess: Any, checkpoint: str | Path | None = None
     ) -> nn.Module | None:
         """The network that training starts from, where the method makes one of its own.
 
@@ -166,7 +203,7 @@ class Method(pl.LightningModule):
         return None
 
     @classmethod
-    def get_recipe(cls, name: str) -> Any:
+    def get_recipe(cls, name: str) -> BaseRecipe:
         """The recipe of that name.
 
         Raises:
@@ -234,7 +271,7 @@ class Method(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """SGD and a learning rate that changes every step, both as the recipe says."""
-        recipe = self.recipe
+        recipe = of_training(self.recipe)
         optimizer = torch.optim.SGD(
             self.parameters(),
             lr=recipe.lr,

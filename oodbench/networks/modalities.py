@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ from oodbench.method import (
 )
 from oodbench.outputs import Head
 from oodbench.registry import register_backbone
+
+
+@runtime_checkable
+class Freezing(Protocol):
+    """What a recipe with ``frozen=True`` asks of an encoder."""
+
+    def freeze(self) -> None:
+        """Leave the last stage alone to be trained."""
 
 
 class MultimodalEncoders(nn.Module):
@@ -66,12 +74,12 @@ class MultimodalEncoders(nn.Module):
             OptionError: an encoder without ``freeze``.
         """
         for name, encoder in self.encoders.items():
-            if not hasattr(encoder, "freeze"):
+            if not isinstance(encoder, Freezing):
                 raise OptionError(
                     f"the encoder of {name} ({type(encoder).__name__}) does not say what its last "
                     "stage is: give it a method freeze(), or train all of it (frozen=False)."
                 )
-            cast(Any, encoder).freeze()
+            encoder.freeze()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embeddings ``[B, D_m]`` by modality.
@@ -271,7 +279,9 @@ class MultimodalMethod(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {}
     trains_single: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+    recipe: MultimodalRecipe
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: MultimodalRecipe) -> None:
         if not isinstance(backbone, MultimodalEncoders):
             raise OptionError(
                 f"{type(backbone).__name__} is no network of several modalities. This method wants "
@@ -279,7 +289,7 @@ class MultimodalMethod(Method):
             )
         super().__init__(backbone, num_classes, recipe)
         self.heads = ModalityHeads(backbone.dims, num_classes)
-        if recipe.frozen:  # type: ignore[attr-defined]
+        if recipe.frozen:
             backbone.freeze()
 
     def augmentation(self, preprocess: Any) -> Augmentation:
@@ -336,7 +346,11 @@ class MultimodalMethod(Method):
         if self.recipe.single:
             return {}
         names = list(self.heads.layers)
-        recipes = [name for name, one in self.recipes.items() if getattr(one, "single", False)]
+        recipes = [
+            name
+            for name, recipe in self.recipes.items()
+            if isinstance(recipe, MultimodalRecipe) and recipe.single
+        ]
         ways = [
             "`recipe_options` single=true",
             *(f"`recipe={name}`" for name in recipes),

@@ -18,11 +18,6 @@ from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
 
 
-def keeps_best(recipe: Any) -> bool:
-    """Whether a recipe asks for the best epoch on validation data; else the last one is kept."""
-    return getattr(recipe, "keep", "last") == "best"
-
-
 class BestEpoch(pl.Callback):
     """Keeps the weights of the epoch with the highest accuracy on validation data.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from oodbench.data.transforms import Preprocess
 from oodbench.errors import OptionError
 from oodbench.method import (
+    BaseRecipe,
     Method,
 )
 from oodbench.networks.pretrained import LAYERS, PretrainedEncoder, create_pretrained
@@ -18,7 +19,7 @@ from oodbench.outputs import Head, Outputs
 
 
 @dataclass(frozen=True)
-class FrozenRecipe:
+class FrozenRecipe(BaseRecipe):
     """All that determines what a pre-trained network gives.
 
     Args:
@@ -27,7 +28,6 @@ class FrozenRecipe:
         layers: how many inner layers' features are kept beside the last ones.
     """
 
-    backbone: str | None = None
     input_size: int | None = None
     layers: int = LAYERS
 
@@ -50,6 +50,8 @@ class FrozenMethod(Method):
     ``summary`` tells people what ``learn`` chose.
     """
 
+    recipe: FrozenRecipe
+
     @classmethod
     def default_recipe(cls, id_name: str) -> str:
         """The first recipe."""
@@ -57,9 +59,10 @@ class FrozenMethod(Method):
 
     @classmethod
     def make_backbone(
-        cls, name: str, recipe: Any, preprocess: Any, checkpoint: str | Path | None = None
+        cls, name: str, recipe: BaseRecipe, preprocess: Any, checkpoint: str | Path | None = None
     ) -> PretrainedEncoder:
         """The encoder with the weights of its pre-training, or of the checkpoint."""
+        recipe = cast(FrozenRecipe, recipe)
         return create_pretrained(
             name,
             checkpoint=checkpoint,
@@ -68,7 +71,7 @@ class FrozenMethod(Method):
             preprocess=preprocess,
         )
 
-    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Any) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: FrozenRecipe) -> None:
         super().__init__(backbone, num_classes, recipe)
         self.backbone.requires_grad_(False)
 

@@ -22,6 +22,7 @@ from oodbench.hardware import (
     precision_name,
 )
 from oodbench.method import (
+    BaseRecipe,
     Method,
 )
 from oodbench.networks.backbones import starting_backbone
@@ -29,7 +30,6 @@ from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
 from oodbench.registry import METHODS, STANDARD_METHOD
 from oodbench.tasks.task import method_of
-from oodbench.training.best import keeps_best
 from oodbench.training.frozen import (
     FrozenMethod,
 )
@@ -56,7 +56,7 @@ class Run:
 
     method: str
     recipe_name: str
-    recipe: Any
+    recipe: BaseRecipe
     backbone: str
     seed: int
     benchmark: Benchmark
@@ -98,7 +98,7 @@ class Run:
         It is of the same network, data, seed and precision. Recipes name it in ``start_from``, as
         ``METHOD/RECIPE``; a checkpoint takes its place.
         """
-        named = getattr(self.recipe, "start_from", None)
+        named = self.recipe.start_from
         if named is None or self.checkpoint is not None:
             return None
         method, _, recipe_name = named.partition("/")
@@ -113,7 +113,7 @@ class Run:
         Raises:
             OptionError: the recipe asks for the best epoch, and the ID set has no such split.
         """
-        if not keeps_best(self.recipe):
+        if self.recipe.keep != "best":
             return None
         if "val" not in self.benchmark.id.splits:
             raise OptionError(

@@ -43,6 +43,7 @@ from oodbench.hardware import (
 )
 from oodbench.method import (
     Method,
+    of_training,
 )
 from oodbench.networks.door import single_precision, told_of_sizes
 from oodbench.networks.memory_format import prefer_channels_last
@@ -175,19 +176,19 @@ def _validation(
 
 
 def _fit(run: Run, hardware: Hardware) -> None:
-    folder = run.folder
+    folder, recipe = run.folder, of_training(run.recipe)
     last = folder / "last.ckpt"
     before = None
     if run.start is not None and not last.is_file():
         before = train(run.start, hardware)
     workers = hardware.workers
     if workers is None:  # augmentation keeps a core busy even where no image is read from disk
-        small = run.recipe.epochs * len(run.samples) < 5000
+        small = recipe.epochs * len(run.samples) < 5000
         workers = 0 if small else spare_cores()
     preprocess: Any = run.benchmark.preprocess
     best = None
     if run.validation is not None:
-        best = BestEpoch(run.validation, preprocess, run.recipe.batch_size, workers)
+        best = BestEpoch(run.validation, preprocess, recipe.batch_size, workers)
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
         *([best] if best else []),
@@ -200,14 +201,14 @@ def _fit(run: Run, hardware: Hardware) -> None:
             method.backbone.load_state_dict(before.backbone.state_dict())
         trainer = hardware.trainer(
             default_root_dir=folder,
-            max_epochs=run.recipe.epochs,
+            max_epochs=recipe.epochs,
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
             log_every_n_steps=1_000_000_000,  # epoch means are logged; steps would be noise
             num_sanity_val_steps=0,
             callbacks=callbacks,
             plugins=[SealedCheckpointIO(run.key)],
         )
-        size = run.recipe.batch_size
+        size = recipe.batch_size
         if size % trainer.world_size:
             raise OODBenchError(
                 f"the batch of {size} samples cannot be shared by {trainer.world_size} processes; "
@@ -224,7 +225,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
                 run.seed,
                 size,
                 _next_epoch(run, last),
-                drop_last=run.recipe.drop_last,
+                drop_last=recipe.drop_last,
             ),
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -245,7 +246,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
         if best is None:
             save_weights(run.weights, method.state_dict(), run.key)
         else:
-            save_weights(run.weights, best.weights, run.key, best.told(run.recipe.epochs))
+            save_weights(run.weights, best.weights, run.key, best.told(recipe.epochs))
         last.unlink(missing_ok=True)
         for part in (folder, folder / "tensorboard", folder / "csv"):
             leftovers.sweep(part)  # of writers that were killed
