@@ -55,8 +55,7 @@ from oodbench.networks.classifier import Classifier
 from oodbench.networks.door import at_door, check_weights, explained, fed, kept, kept_head
 from oodbench.networks.heads import checked_head
 from oodbench.networks.memory_format import prefer_channels_last
-from oodbench.networks.models import as_module, copied
-from oodbench.networks.network import Network, network_of, trunk_of, withheld_by
+from oodbench.networks.models import Network, as_module, copied, network_of, trunk_of, withheld_by
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.runtime.process import undisturbed
 

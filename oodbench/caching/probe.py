@@ -23,7 +23,7 @@ from oodbench.data.transforms import Transform
 from oodbench.disk import leftovers
 from oodbench.hardware import Hardware, Running, is_distributed
 from oodbench.networks.door import explained, fed, kept
-from oodbench.networks.network import network_of
+from oodbench.networks.models import network_of
 from oodbench.outputs import Outputs
 
 EACH = 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.networks.network import head_notes_of, network_of
+from oodbench.networks.models import head_notes_of, network_of
 from oodbench.outputs import Head
 
 

@@ -18,7 +18,7 @@ from oodbench.data.samples import BoxedSamples, Samples
 from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.errors import BadScoresError
 from oodbench.hardware import Hardware, Running, quiet_lightning
-from oodbench.networks.network import box_predicting
+from oodbench.networks.models import box_predicting
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Outputs
 from oodbench.tasks.pictures import panel, scale

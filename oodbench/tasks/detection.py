@@ -46,7 +46,7 @@ from oodbench.method import (
 )
 from oodbench.networks import single_stage
 from oodbench.networks.boxes import BoxNetwork, forget_sizes
-from oodbench.networks.network import BoxPredicting, Network, box_predicting
+from oodbench.networks.models import BoxPredicting, Network, box_predicting
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Outputs
 from oodbench.registry import register_task

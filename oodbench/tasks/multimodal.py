@@ -16,7 +16,7 @@ from oodbench.detector import (
 )
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.networks.heads import checked
-from oodbench.networks.network import modality_heads_of
+from oodbench.networks.models import modality_heads_of
 from oodbench.outputs import Head, Outputs
 from oodbench.registry import register_task
 from oodbench.results.rows import Row

@@ -20,7 +20,7 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.hardware import Hardware, Running, quiet_lightning
-from oodbench.networks.network import network_of
+from oodbench.networks.models import network_of
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
 from oodbench.tasks.pictures import (

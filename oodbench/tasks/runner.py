@@ -27,8 +27,7 @@ from oodbench.errors import BadScoresError, OODBenchError
 from oodbench.extract import extract, extracted, fit_with_network, score_with_network
 from oodbench.hardware import Hardware
 from oodbench.networks.classifier import Classifier
-from oodbench.networks.models import copied
-from oodbench.networks.network import own_preprocess_of, trunk_of
+from oodbench.networks.models import copied, own_preprocess_of, trunk_of
 from oodbench.networks.normalisation import fed
 from oodbench.outputs import Outputs, to_numpy
 from oodbench.reporting import of_a_kind, own_failure, warnings_to

@@ -32,7 +32,7 @@ from oodbench.method import (
     Method,
 )
 from oodbench.metrics.streamed import StreamedScores
-from oodbench.networks.network import Network
+from oodbench.networks.models import Network
 from oodbench.networks.pixels import PixelNetwork
 from oodbench.outputs import Outputs
 from oodbench.registry import METHODS, register_task

@@ -27,7 +27,7 @@ from oodbench.errors import OptionError, PluginError
 from oodbench.extract import as_network
 from oodbench.hardware import Hardware
 from oodbench.method import Method
-from oodbench.networks.network import network_of
+from oodbench.networks.models import network_of
 from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS, METHODS, STANDARD_METHOD, TASKS
