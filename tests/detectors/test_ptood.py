@@ -29,6 +29,7 @@ from oodbench.extract import extract
 from oodbench.hardware import Hardware
 from oodbench.networks.pretrained import PretrainedEncoder, create_pretrained
 from oodbench.results import leaderboard
+from oodbench.selection import expanded
 from oodbench.training.run import plan
 from oodbench.training.train import train
 from tests.conftest import SHARED
@@ -232,11 +233,7 @@ def test_a_frozen_network_has_features_and_no_classifier(checkpoint: Path) -> No
 
 
 def test_all_stands_for_what_suits_the_method() -> None:
-    from oodbench.selection import (
-        named,
-    )
-
-    frozen, probe = (set(named(["all"], name)) for name in ("frozen", "linear-probe"))
+    frozen, probe = (set(expanded(["all"], name)) for name in ("frozen", "linear-probe"))
     assert {"ptood", "knn", "mahalanobis", "ssd"} <= frozen
     assert not frozen & {"msp", "energy", "vim", "odin", "palm"}
     assert {"ptood", "knn", "msp", "energy", "react", "vim"} <= probe
