@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.errors import MissingOutputError, OptionError
+from oodbench.networks.models import outputs_of
 
 
 def input_std(model: nn.Module, batch: Tensor) -> Tensor | float:
@@ -88,7 +89,7 @@ def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
                 shapes[name] = output.shape[1:]
 
         with torch.no_grad(), hooked(children, note):
-            model.outputs(batch[:1])  # type: ignore[operator]
+            outputs_of(model)(batch[:1])
         if len(set(shapes.values())) == 1 or (not shapes and len(children) > 0):
             inner = list(shapes) or [n for n, child in children.items() if list(child.children())]
             deeper = [n for n in inner if n not in tokens and list(children[n].children())]

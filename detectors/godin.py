@@ -51,6 +51,7 @@ from oodbench.method import (
     Recipe,
     num_features_of,
 )
+from oodbench.networks.models import outputs_of
 from oodbench.options import check_choice, check_choices
 from oodbench.outputs import Head
 from oodbench.papers import (
@@ -224,7 +225,7 @@ class GODIN(Detector):
 
     def _confidence(self, model: nn.Module, inputs: Tensor) -> Tensor:
         name = "numerator" if self.score_func == "h" else "denominator"
-        outputs = model.outputs(inputs)  # type: ignore[operator]
+        outputs = outputs_of(model)(inputs)
         if name not in outputs:
             raise MissingOutputError(
                 f"godin needs {name}, but this network gives only {', '.join(outputs)}. It scores "

@@ -39,6 +39,7 @@ from oodbench.detector import (
     learned,
 )
 from oodbench.errors import BadScoresError, MissingOutputError, OptionError
+from oodbench.networks.models import outputs_of
 from oodbench.papers import (
     Paper,
 )
@@ -119,7 +120,7 @@ class Gram(Detector):
                 gathered.setdefault(name, []).append(gram_statistics(maps, self.powers))
 
         with torch.no_grad(), hooked(self._modules(model), note):
-            logits = model.outputs(images)["logits"].double()  # type: ignore[operator]
+            logits = outputs_of(model)(images)["logits"].double()
         if not gathered:
             raise MissingOutputError(
                 "gram needs a network with feature maps; none of its layers gives one. "

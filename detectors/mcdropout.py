@@ -25,6 +25,7 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.errors import MissingOutputError, OptionError
+from oodbench.networks.models import network_of, outputs_of
 from oodbench.papers import (
     Paper,
 )
@@ -103,13 +104,13 @@ class MCDropout(Detector):
             return x * _mask(shape, float(layers[name].p), generator).to(x)  # type: ignore[arg-type]
 
         with hooked(layers, drop):
-            return [model.outputs(batch)["logits"] for _ in range(self.samples)]  # type: ignore[operator]
+            return [outputs_of(model)(batch)["logits"] for _ in range(self.samples)]
 
     def _before_head(
         self, model: nn.Module, batch: Tensor, generator: torch.Generator
     ) -> list[Tensor]:
-        features = model.outputs(batch).get("features")  # type: ignore[operator]
-        head = model.head()  # type: ignore[operator]  # known once a batch was seen
+        features = outputs_of(model)(batch).get("features")
+        head = network_of(model).head()  # known once a batch was seen
         if head is None or features is None:
             raise MissingOutputError(
                 "mcdropout needs a network with dropout layers, or with features and a linear head."

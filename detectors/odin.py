@@ -25,6 +25,7 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.errors import OptionError
+from oodbench.networks.models import outputs_of
 from oodbench.papers import (
     Paper,
 )
@@ -75,10 +76,10 @@ class ODIN(Detector):
         # a caller may have switched gradients off, in either way
         with torch.inference_mode(mode=False), torch.enable_grad():
             x = batch.detach().clone().requires_grad_()
-            logits = model.outputs(x)["logits"]  # type: ignore[operator]
+            logits = outputs_of(model)(x)["logits"]
             loss = F.cross_entropy(logits / self.temperature, logits.argmax(dim=1), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x)
         with torch.no_grad():
             stepped = batch - self.noise * gradient.sign() / input_std(model, batch)
-            logits = model.outputs(stepped)["logits"].double()  # type: ignore[operator]
+            logits = outputs_of(model)(stepped)["logits"].double()
             return -(logits / self.temperature).log_softmax(dim=1).amax(dim=1)

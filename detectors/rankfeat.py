@@ -30,6 +30,7 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.errors import OptionError
+from oodbench.networks.models import outputs_of
 from oodbench.papers import (
     Paper,
 )
@@ -100,6 +101,6 @@ class RankFeat(Detector):
         logits = []
         for name, module in modules.items():
             with torch.no_grad(), hooked({name: module}, lambda _, maps: remove_rank_one(maps)):
-                logits.append(model.outputs(batch)["logits"].double())  # type: ignore[operator]
+                logits.append(outputs_of(model)(batch)["logits"].double())
         mean = torch.stack(logits).mean(dim=0) / self.temperature
         return -self.temperature * mean.logsumexp(dim=1)

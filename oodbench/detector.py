@@ -245,7 +245,7 @@ def check_scores(scores: Tensor, n: int, who: str) -> Tensor:
 
 def id_options(name: str, id_name: str) -> dict[str, Any]:
     """The defaults of a detector that are an ID set's own, as papers give them."""
-    return dict(getattr(DETECTORS.get(name), "id_options", {}).get(id_name, {}))
+    return dict(DETECTORS.get(name).id_options.get(id_name, {}))
 
 
 def create_detector(name: str, **options: Any) -> Detector:

@@ -55,7 +55,15 @@ from oodbench.networks.classifier import Classifier
 from oodbench.networks.door import at_door, check_weights, explained, fed, kept, kept_head
 from oodbench.networks.heads import checked_head
 from oodbench.networks.memory_format import prefer_channels_last
-from oodbench.networks.models import Network, as_module, copied, network_of, trunk_of, withheld_by
+from oodbench.networks.models import (
+    Network,
+    as_module,
+    copied,
+    network_of,
+    outputs_of,
+    trunk_of,
+    withheld_by,
+)
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.runtime.process import undisturbed
 
@@ -142,9 +150,7 @@ class _Extraction(pl.LightningModule):
         network = self.network
         with explained(network, images):
             outputs = _in_pieces(
-                lambda piece: kept(
-                    network, network_of(network).outputs(piece), len(tree_leaves(piece)[0])
-                ),
+                lambda piece: kept(network, outputs_of(network)(piece), len(tree_leaves(piece)[0])),
                 fed(network, images),
             )
         for name, value in outputs.items():
@@ -475,7 +481,7 @@ def _with_checked_head(
         images = images.to(device)
         if number == 0 and not isinstance(network, Classifier):
             with torch.no_grad():
-                if checked_head(network, network_of(network).outputs(images[:8]))[0] is None:
+                if checked_head(network, outputs_of(network)(images[:8]))[0] is None:
                     network.head = lambda: None  # type: ignore[assignment]
         yield images, rows
 

@@ -23,7 +23,7 @@ from oodbench.data.transforms import Transform
 from oodbench.disk import leftovers
 from oodbench.hardware import Hardware, Running, is_distributed
 from oodbench.networks.door import explained, fed, kept
-from oodbench.networks.models import network_of
+from oodbench.networks.models import outputs_of
 from oodbench.outputs import Outputs
 
 EACH = 2
@@ -71,7 +71,7 @@ def still_says(
     with running:
         seen = _put(batch, running)
         with explained(network, seen):
-            said = network_of(network).outputs(fed(network, seen))
+            said = outputs_of(network)(fed(network, seen))
         fresh = {name: v.float().cpu() for name, v in kept(network, said, len(rows)).items()}
     known = {"features": cached.features, "logits": cached.logits, **cached.extra}
     known = {name: value[rows].float() for name, value in known.items() if value is not None}

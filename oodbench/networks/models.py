@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -32,15 +32,20 @@ ONNX_WRAPPER = (
 
 
 @runtime_checkable
-class Network(Protocol):
+class GivesOutputs(Protocol):
+    """What detectors that look into a network ask of it: a module with ``outputs(images)``."""
+
+    def outputs(self, images: Any) -> dict[str, Tensor]:
+        """Named tensors with one row a sample; ``features`` and ``logits`` among them."""
+
+
+@runtime_checkable
+class Network(GivesOutputs, Protocol):
     """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``.
 
     It may have further parts: ``own_preprocess`` (see :func:`own_preprocess_of`), ``trunk``,
     ``withheld``, ``notes`` and ``modality_heads``, each told of at the function that reads it.
     """
-
-    def outputs(self, images: Any) -> dict[str, Tensor]:
-        """Named tensors with one row a sample; ``features`` and ``logits`` among them."""
 
     def head(self) -> Head | None:
         """The linear layer behind the features, where there is one."""
@@ -69,6 +74,20 @@ def network_of(module: nn.Module) -> Network:
             "wrap it with oodbench.extract.as_network, which finds them."
         )
     return module
+
+
+def outputs_of(module: nn.Module) -> Callable[[Any], dict[str, Tensor]]:
+    """``outputs`` of a module, from a batch of inputs to named tensors.
+
+    Raises:
+        OptionError: it has none.
+    """
+    if not isinstance(module, GivesOutputs):
+        raise OptionError(
+            f"the {type(module).__name__} has no outputs(images). Give it that, or wrap it with "
+            "oodbench.extract.as_network."
+        )
+    return module.outputs
 
 
 def box_predicting(module: nn.Module) -> BoxPredicting:

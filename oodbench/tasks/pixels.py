@@ -20,7 +20,7 @@ from oodbench.detector import (
     Detector,
 )
 from oodbench.hardware import Hardware, Running, quiet_lightning
-from oodbench.networks.models import network_of
+from oodbench.networks.models import outputs_of
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
 from oodbench.tasks.pictures import (
@@ -102,7 +102,7 @@ def segment(
     start = 0
     for images, masks in _batches(loader):
         with running:
-            maps = network_of(network).outputs(running.put(torch.stack(images)))
+            maps = outputs_of(network)(running.put(torch.stack(images)))
         for i, mask in enumerate(masks):
             yield PixelOutputs(start + i, _rows(maps, i), mask)
         start += len(masks)

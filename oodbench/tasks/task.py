@@ -27,7 +27,7 @@ from oodbench.errors import OptionError, PluginError
 from oodbench.extract import as_network
 from oodbench.hardware import Hardware
 from oodbench.method import Method
-from oodbench.networks.models import network_of
+from oodbench.networks.models import outputs_of
 from oodbench.options import build
 from oodbench.outputs import Outputs
 from oodbench.registry import DETECTORS, METHODS, STANDARD_METHOD, TASKS
@@ -195,7 +195,7 @@ class Task:
 
     def call(self, network: nn.Module) -> Callable[[Any], Any]:
         """What runs an adapted network on a batch of images."""
-        return network_of(network).outputs
+        return outputs_of(network)
 
     def samples(self, samples: Samples) -> Samples:
         """The samples that are scored, where these are not the benchmark's own.
