@@ -26,7 +26,7 @@ from oodbench.data.transforms import content_key
 from oodbench.errors import MissingDataError, OODBenchError
 from oodbench.networks.backbones import backbone_names, is_registered
 from oodbench.options import build
-from oodbench.registry import DETECTORS, MEASURES, METHODS, TASKS
+from oodbench.registry import BACKBONES, DETECTORS, MEASURES, METHODS, TASKS
 from oodbench.results.rows import METRICS
 from oodbench.tasks.task import task_of
 from oodbench.testing.drawn import own_folders
@@ -200,17 +200,15 @@ def check_backbone(make: Make) -> None:
 
         assert timm.is_model(name), f"{_who(benchmark)}: {name!r} is no backbone, nor timm's"
         return
+    factory = BACKBONES.get(name.partition(":")[0])
     takes = "images" if isinstance(benchmark.preprocess.channels, int) else "modalities"
-    method = METHODS.get(task_of(benchmark).method(benchmark.standard_method))
-    other = {"images": "modalities", "modalities": "images"}[takes]
-    assert name.partition(":")[0] not in backbone_names(takes=other), (
-        f"{_who(benchmark)}: the backbone {name!r} takes {other}, but samples are {takes}"
-    )
-    known = backbone_names(takes=takes, gives=method.backbone_gives)
-    assert name.partition(":")[0] in known, (
-        f"{_who(benchmark)}: the backbone {name!r} does not say that it gives "
-        f"{method.backbone_gives}, which {method.name} reads; those that do: {', '.join(known)}"
-    )
+    gives = METHODS.get(task_of(benchmark).method(benchmark.standard_method)).backbone_gives
+    for verb, wanted in (("takes", takes), ("gives", gives)):
+        word = getattr(factory, verb, None)
+        assert None in (word, wanted) or word == wanted, (
+            f"{_who(benchmark)}: the backbone {name!r} {verb} {word}, but {wanted} are needed; "
+            f"others: {', '.join(backbone_names(takes=takes, gives=gives))}"
+        )
 
 
 def check_presets(make: Make) -> None:

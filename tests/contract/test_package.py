@@ -61,7 +61,7 @@ def drawn(name, level, splits=("test",)):
         images = shades.clip(0, 255).astype(np.uint8)
         return ImageArrays(f"{name}/{split}", images, labels, ("dark", "middle", "light"))
 
-    return DatasetSpec(name, load, splits, f"Noise around grey {level}.")
+    return DatasetSpec(name, load, splits, f"Noise around grey {level}.", "drawn", "CC0")
 
 
 shades = Benchmark(
@@ -120,6 +120,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
                 except SystemExit as end:
                     status = end.code or 0
             done[name] = {"status": status, "out": out.getvalue(), "error": error.getvalue()}
+
+        from oodbench import get_benchmark, testing
+        from oodbench.registry import BACKBONES
+
+        shades, failures = get_benchmark("shades"), {}
+        for suite, thing in (
+            (testing.task_checks(), shades),
+            (testing.benchmark_checks(), shades),
+            (testing.backbone_checks(), BACKBONES.get("tiny-net")),
+        ):
+            for check in suite:
+                try:
+                    check(thing)
+                except Exception as error:
+                    failures[f"{check.__module__}.{check.__name__}"] = repr(error)
+        done["suites"] = failures
         print(json.dumps(done))
         """
     )
@@ -144,6 +160,10 @@ def test_the_package_is_small() -> None:
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "wrong"])
 def test_every_command_takes_it(runs: dict[str, Any], name: str) -> None:
     assert runs[name]["status"] == 0, runs[name]["error"]
+
+
+def test_it_passes_the_check_suites(runs: dict[str, Any]) -> None:
+    assert runs["suites"] == {}
 
 
 def test_it_is_listed(runs: dict[str, Any]) -> None:
