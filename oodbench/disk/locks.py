@@ -77,6 +77,8 @@ def _lock(path: Path, owner: str, wait: Callable[[], None]) -> Iterator[None]:
         try:
             stack.enter_context(_by_system(path, owner, wait))
         except _UnsupportedError:
+            # Whoever asked may have made the file, and removes it when done, so that none stays.
+            stack.callback(leftovers.remove, path)
             stack.enter_context(_by_file(_stand_in(path), wait))
         yield
 
@@ -109,7 +111,6 @@ def _try(lock: FileLock, path: Path) -> bool:
     """Take the lock if nobody holds it; False if somebody does, or just removed its folder."""
     if not _make(path.parent):
         return False
-    is_new = not path.exists()
     try:
         lock.acquire()
     except (Timeout, FileNotFoundError):
@@ -119,19 +120,19 @@ def _try(lock: FileLock, path: Path) -> bool:
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", None) in _BUSY:
             return False
-        if is_new:
-            leftovers.remove(path)
         raise _UnsupportedError from error
     return True
 
 
 def _make(folder: Path) -> bool:
-    """Make the folder of a lock; False if somebody just removed one above it."""
+    """Make the folder of a lock; False if somebody just removed it, or one above it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:
         return False
     except OSError as error:
+        if isinstance(error, FileExistsError) and not folder.is_file():
+            return False  # it was there when it was to be made, and then somebody removed it
         raise full.storage_error(folder, error) from error
     return True
 
