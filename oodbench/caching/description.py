@@ -117,7 +117,8 @@ _CLASS_MACHINERY = frozenset(
     __orig_bases__ __type_params__ __slots__ __repr__
     """.split()
 )
-_LOADS = {dis.opmap[name] for name in ("LOAD_CONST", "RETURN_CONST") if name in dis.opmap}
+_TAKES_CONSTANT = frozenset(dis.hasconst)
+_HAS_DOCSTRING = 0x4000000  # a flag of Python 3.13 and later
 _TRAINING = (
     "backward configure_ lr_scheduler_ manual_backward on_ optimizer_ test_ training_ "
     "validation_ train_dataloader val_dataloader"
@@ -287,9 +288,10 @@ class _Walk:
     def _code(self, value: Any) -> None:
         match value:
             case types.CodeType():
-                signature = (value.co_argcount, value.co_kwonlyargcount, value.co_flags)
+                flags = value.co_flags & ~_HAS_DOCSTRING
+                signature = (value.co_argcount, value.co_kwonlyargcount, flags)
                 table = getattr(value, "co_exceptiontable", b"")
-                self.told("code", value.co_code, _names(value), _constants(value), signature, table)
+                self.told("code", *_instructions(value), _names(value), signature, table)
             case types.MethodType():
                 self.told("method", value.__func__, value.__self__)
             case staticmethod() | classmethod():
@@ -521,13 +523,23 @@ def _names(code: types.CodeType) -> tuple[str, ...]:
     )
 
 
-def _constants(code: types.CodeType) -> tuple[Any, ...]:
-    """The constants of code, without the docstring, which changes nothing that it does."""
-    constants = code.co_consts
-    has_docstring = bool(constants) and isinstance(constants[0], str) and code.co_name[0] != "<"
-    pairs = zip(code.co_code[::2], code.co_code[1::2], strict=True)
-    is_read = any(index == 0 and operation in _LOADS for operation, index in pairs)
-    return (None, *constants[1:]) if has_docstring and not is_read else constants
+def _instructions(code: types.CodeType) -> tuple[bytes, tuple[Any, ...]]:
+    """The bytecode without the places of constants, and the constants in the order of their use.
+
+    What is never used is left out: a docstring changes nothing that code does.
+    """
+    raw = bytearray(code.co_code)
+    used: list[Any] = []
+    place, begins = 0, 0
+    for i in range(0, len(raw), 2):
+        place = place << 8 | raw[i + 1]
+        if raw[i] == dis.EXTENDED_ARG:
+            continue
+        if raw[i] in _TAKES_CONSTANT:
+            used.append(code.co_consts[place])
+            raw[begins + 1 : i + 2 : 2] = bytes((i - begins) // 2 + 1)
+        place, begins = 0, i + 2
+    return bytes(raw), tuple(used)
 
 
 def _place(module: str) -> str:
