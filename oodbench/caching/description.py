@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import copyreg
-import dis
 import enum
 import functools
 import hashlib
@@ -40,7 +39,7 @@ from oodbench.caching.origin import (
     origin,
     version,
 )
-from oodbench.caching.reads import reads
+from oodbench.caching.reads import instructions, names_of, reads
 from oodbench.caching.running import Stores, resolve, stores_of, stores_of_class
 from oodbench.networks.classifier import Classifier
 
@@ -117,7 +116,6 @@ _CLASS_MACHINERY = frozenset(
     __orig_bases__ __type_params__ __slots__ __repr__
     """.split()
 )
-_TAKES_CONSTANT = frozenset(dis.hasconst)
 _HAS_DOCSTRING = 0x4000000  # a flag of Python 3.13 and later
 _TRAINING = (
     "backward configure_ lr_scheduler_ manual_backward on_ optimizer_ test_ training_ "
@@ -291,7 +289,7 @@ class _Walk:
                 flags = value.co_flags & ~_HAS_DOCSTRING
                 signature = (value.co_argcount, value.co_kwonlyargcount, flags)
                 table = getattr(value, "co_exceptiontable", b"")
-                self.told("code", *_instructions(value), _names(value), signature, table)
+                self.told("code", *instructions(value), names_of(value), signature, table)
             case types.MethodType():
                 self.told("method", value.__func__, value.__self__)
             case staticmethod() | classmethod():
@@ -514,32 +512,6 @@ def _constant(value: Any, depth: int = 8) -> str | None:
 
 def _name(cls: type) -> str:
     return f"{_place(str(cls.__module__))}.{cls.__qualname__}".removeprefix(".")
-
-
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """What code reads by name; of oodbench's modules, which it may import, the last part."""
-    return tuple(
-        name.rpartition(".")[2] if origin(name) == "ours" else name for name in code.co_names
-    )
-
-
-def _instructions(code: types.CodeType) -> tuple[bytes, tuple[Any, ...]]:
-    """The bytecode without the places of constants, and the constants in the order of their use.
-
-    What is never used is left out: a docstring changes nothing that code does.
-    """
-    raw = bytearray(code.co_code)
-    used: list[Any] = []
-    place, begins = 0, 0
-    for i in range(0, len(raw), 2):
-        place = place << 8 | raw[i + 1]
-        if raw[i] == dis.EXTENDED_ARG:
-            continue
-        if raw[i] in _TAKES_CONSTANT:
-            used.append(code.co_consts[place])
-            raw[begins + 1 : i + 2 : 2] = bytes((i - begins) // 2 + 1)
-        place, begins = 0, i + 2
-    return bytes(raw), tuple(used)
 
 
 def _place(module: str) -> str:

@@ -12,6 +12,11 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
+
+from oodbench.caching.origin import origin
+
+_TAKES_CONSTANT = frozenset(dis.hasconst)
 
 Chain = tuple[str, ...]
 """A name and the attributes that are asked of it: ``config.scale`` is ``("config", "scale")``."""
@@ -178,3 +183,29 @@ def _texts(consts: tuple[object, ...]) -> Iterator[str]:
             yield const
         elif isinstance(const, tuple | frozenset):
             yield from _texts(tuple(const))
+
+
+def instructions(code: types.CodeType) -> tuple[bytes, tuple[Any, ...]]:
+    """The bytecode without the places of constants, and the constants in the order of their use.
+
+    What is never used is left out: a docstring changes nothing that code does.
+    """
+    raw = bytearray(code.co_code)
+    used: list[Any] = []
+    place, begins = 0, 0
+    for i in range(0, len(raw), 2):
+        place = place << 8 | raw[i + 1]
+        if raw[i] == dis.EXTENDED_ARG:
+            continue
+        if raw[i] in _TAKES_CONSTANT:
+            used.append(code.co_consts[place])
+            raw[begins + 1 : i + 2 : 2] = bytes((i - begins) // 2 + 1)
+        place, begins = 0, i + 2
+    return bytes(raw), tuple(used)
+
+
+def names_of(code: types.CodeType) -> tuple[str, ...]:
+    """What code reads by name; of oodbench's modules, which it may import, the last part."""
+    return tuple(
+        name.rpartition(".")[2] if origin(name) == "ours" else name for name in code.co_names
+    )

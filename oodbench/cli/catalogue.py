@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from oodbench import sources
 from oodbench.cli import terminal
 from oodbench.results.plain import visible
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oodbench.info import Sheet, State
-    from oodbench.registry import Registry
+    from oodbench.registry import STANDARD_METHOD, Registry
 
 INFO = "`oodbench info NAME` says more."
 NOTES = {
@@ -71,8 +70,7 @@ _OWN_METHOD = "For networks that a method of their own trains"
 
 def _what_is_read(names: Registry[Any], name: str) -> str:
     """What a detector reads of a network, or that the network is trained for it."""
-    standard = sources.attribute("oodbench.detector", "Detector", "method")
-    if names.attribute(name, "method") not in (None, standard):
+    if names.attribute(name, "method") not in (None, STANDARD_METHOD):
         return _OWN_METHOD
     needs = sorted(names.attribute(name, "needs") or ())
     if needs == ["model"]:

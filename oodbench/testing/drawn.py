@@ -137,7 +137,7 @@ def _spec(kind: type[DrawnImages] | type[DrawnPairs], seed: int, is_ood: bool) -
 
 
 def drawn_benchmark(
-    task: str = "classification", task_options: Mapping[str, Any] | None = None
+    task: str = Preprocess.task, task_options: Mapping[str, Any] | None = None
 ) -> Benchmark:
     """A benchmark of a few drawn samples in memory: grey images of 32 x 32 pixels, or pairs.
 
