@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from oodbench.cli import terminal
+from oodbench.registry import STANDARD_METHOD
 from oodbench.results.plain import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from oodbench.info import Sheet, State
-    from oodbench.registry import STANDARD_METHOD, Registry
+    from oodbench.registry import Registry
 
 INFO = "`oodbench info NAME` says more."
 NOTES = {

@@ -38,7 +38,7 @@ AT_MOST = {"msp": 10, "ce": 10, "palm": 13, "godin": 15, "abet": 34, "ptood": 31
 ``godin`` calls the network itself; the last two make networks.
 """
 
-USUALLY = 14
+USUALLY = 15
 """The same for every other detector and method, but those of pixels and boxes."""
 
 DENSE = {"_dense", "ce_segmentation", "ce_detection"}

@@ -235,7 +235,8 @@ class Server:
 def _order(job: str, args: tuple[Any, ...], cache: Path) -> dict[str, Any]:
     log = cache.parent / f"{cache.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    env = {"OODBENCH_CACHE": str(cache), "OODBENCH_DATA": os.environ["OODBENCH_DATA"]}
+    data = os.environ.get("OODBENCH_DATA", str(cache.parent / "data"))  # of no test: a fixture's
+    env = {"OODBENCH_CACHE": str(cache), "OODBENCH_DATA": data}
     return {"job": job, "args": args, "env": env, "folder": str(Path.cwd()), "log": str(log)}
 
 
