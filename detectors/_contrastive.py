@@ -13,11 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, Preprocess, SimCLR
-from oodbench.method import (
-    Method,
-    Recipe,
-    num_features_of,
-)
+from oodbench.method import Method, Recipe, num_features_of
 
 
 @dataclass(frozen=True)

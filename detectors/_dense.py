@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.training.boxes import DetectionRecipe
 from oodbench.training.pixels import SegmentationRecipe
 

@@ -29,9 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 
 PAPER = Paper(
     title="MultiOOD: Scaling Out-of-Distribution Detection for Multiple Modalities",

@@ -38,13 +38,9 @@ import torch
 from torch import Tensor
 
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.modalities import MultimodalMethod, MultimodalRecipe
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_method
 
 from ._multiood import FROZEN, PAPER, QUICK, RECIPE_IDS, WARM

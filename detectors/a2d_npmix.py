@@ -36,9 +36,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.registry import register_method
 
 from ._multiood import FROZEN, HEARD, QUICK, RECIPE_IDS, WARM

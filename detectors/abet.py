@@ -87,22 +87,13 @@ from oodbench.data.transforms import (
     TrivialAugment,
     TrivialResizedCrop,
 )
-from oodbench.detector import (
-    Detector,
-    learned,
-)
+from oodbench.detector import Detector, learned
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Method,
-    Recipe,
-    num_features_of,
-)
+from oodbench.method import Method, Recipe, num_features_of
 from oodbench.networks.backbones import CIFARResNet, starting_backbone
 from oodbench.options import check_choices
 from oodbench.outputs import Head, Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector, register_method, register_need
 from oodbench.training import boxes, pixels
 

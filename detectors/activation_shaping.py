@@ -24,17 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.detector import (
-    Detector,
-    create_detector,
-    learned,
-)
+from oodbench.detector import Detector, create_detector, learned
 from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.options import option
 from oodbench.outputs import Head, Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._figures import openood

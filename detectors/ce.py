@@ -18,15 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
-from oodbench.method import (
-    Method,
-    Recipe,
-    num_features_of,
-)
+from oodbench.method import Method, Recipe, num_features_of
 from oodbench.outputs import Head
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_method
 
 

@@ -7,9 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.boxes import LinearBoxHead
 from oodbench.registry import register_method
 from oodbench.training import boxes

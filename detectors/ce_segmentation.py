@@ -7,10 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from oodbench.method import (
-    Recipe,
-    num_features_of,
-)
+from oodbench.method import Recipe, num_features_of
 from oodbench.registry import register_method
 from oodbench.training import pixels
 

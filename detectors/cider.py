@@ -46,13 +46,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.outputs import Head
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_method
 
 from ._contrastive import ContrastiveMethod, ContrastiveRecipe

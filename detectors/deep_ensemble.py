@@ -50,19 +50,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Method,
-    Recipe,
-    num_features_of,
-)
+from oodbench.method import Method, Recipe, num_features_of
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector, register_method
 
 from ._modalities import two_opinions

@@ -14,14 +14,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._numerics import in_blocks, log_sum_exp

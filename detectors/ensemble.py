@@ -26,16 +26,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from oodbench.detector import (
-    Detector,
-    create_detector,
-    learned,
-)
+from oodbench.detector import Detector, create_detector, learned
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 SAMPLES = 5000

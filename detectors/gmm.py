@@ -23,15 +23,10 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from oodbench.detector import (
-    Detector,
-    learned,
-)
+from oodbench.detector import Detector, learned
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._covariance import Shrinkage, covariance, shrunk_each

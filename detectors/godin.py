@@ -42,21 +42,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import MissingOutputError, OptionError
-from oodbench.method import (
-    Method,
-    Recipe,
-    num_features_of,
-)
+from oodbench.method import Method, Recipe, num_features_of
 from oodbench.networks.models import outputs_of
 from oodbench.options import check_choice, check_choices
 from oodbench.outputs import Head
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector, register_method
 
 Similarity = Literal["cosine", "inner", "euclid"]

@@ -34,15 +34,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import (
-    Detector,
-    learned,
-)
+from oodbench.detector import Detector, learned
 from oodbench.errors import BadScoresError, MissingOutputError, OptionError
 from oodbench.networks.models import outputs_of
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._figures import openood

@@ -18,27 +18,15 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from oodbench.detector import (
-    Detector,
-    learned,
-)
+from oodbench.detector import Detector, learned
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._covariance import warn_of_span
 from ._figures import openood
-from ._numerics import (
-    Moments,
-    feature_mean,
-    in_blocks,
-    moments,
-    normalize,
-    pseudo_inverse,
-)
+from ._numerics import Moments, feature_mean, in_blocks, moments, normalize, pseudo_inverse
 
 
 @register_detector("fdbd")

@@ -20,14 +20,9 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from oodbench.detector import (
-    Detector,
-    learned,
-)
+from oodbench.detector import Detector, learned
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._covariance import Shrinkage, precision

@@ -21,14 +21,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.networks.models import network_of, outputs_of
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._network import hooked

@@ -34,12 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Recipe,
-)
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.method import Recipe
+from oodbench.papers import Paper
 from oodbench.registry import register_method
 
 from .ce import CrossEntropy

@@ -25,14 +25,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.options import check_choices
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._modalities import two_opinions

@@ -18,13 +18,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._numerics import in_blocks, msp_score

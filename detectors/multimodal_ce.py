@@ -21,13 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.modalities import MultimodalMethod, MultimodalRecipe
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_method
 
 from ._multiood import FROZEN, HEARD, PAPER, QUICK, RECIPE_IDS, WARM

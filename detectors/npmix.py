@@ -45,9 +45,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.modalities import MultimodalEncoders
 from oodbench.registry import register_method
 

@@ -21,14 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.networks.models import outputs_of
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._figures import openood

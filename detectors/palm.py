@@ -71,19 +71,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.detector import (
-    Detector,
-    learned,
-)
+from oodbench.detector import Detector, learned
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.options import check_choices
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector, register_method
 
 from ._contrastive import ContrastiveMethod, ContrastiveRecipe

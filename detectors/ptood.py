@@ -45,21 +45,13 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import metrics
-from oodbench.detector import (
-    Detector,
-    learned,
-)
+from oodbench.detector import Detector, learned
 from oodbench.errors import DataError, OptionError
 from oodbench.networks import linear
 from oodbench.outputs import Outputs
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector, register_method
-from oodbench.training.frozen import (
-    FrozenMethod,
-    FrozenRecipe,
-)
+from oodbench.training.frozen import FrozenMethod, FrozenRecipe
 
 from ._covariance import warn_of_span
 from ._neighbours import MANY, check_k, most_similar

@@ -26,14 +26,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.networks.models import outputs_of
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._figures import openood

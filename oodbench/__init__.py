@@ -12,107 +12,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oodbench.benchmark import (
-        Benchmark as Benchmark,
-    )
-    from oodbench.benchmark import (
-        DatasetSpec as DatasetSpec,
-    )
-    from oodbench.benchmark import (
-        Protocol as Protocol,
-    )
-    from oodbench.benchmark import (
-        get_benchmark as get_benchmark,
-    )
-    from oodbench.contenders import (
-        Networks as Networks,
-    )
+    from oodbench.benchmark import Benchmark as Benchmark
+    from oodbench.benchmark import DatasetSpec as DatasetSpec
+    from oodbench.benchmark import Protocol as Protocol
+    from oodbench.benchmark import get_benchmark as get_benchmark
+    from oodbench.contenders import Networks as Networks
     from oodbench.data.samples import Samples as Samples
     from oodbench.data.transforms import Preprocess as Preprocess
-    from oodbench.detector import (
-        Detector as Detector,
-    )
-    from oodbench.detector import (
-        create_detector as create_detector,
-    )
-    from oodbench.evaluator import (
-        Evaluator as Evaluator,
-    )
-    from oodbench.evaluator import (
-        evaluate as evaluate,
-    )
+    from oodbench.detector import Detector as Detector
+    from oodbench.detector import create_detector as create_detector
+    from oodbench.evaluator import Evaluator as Evaluator
+    from oodbench.evaluator import evaluate as evaluate
     from oodbench.hardware import Hardware as Hardware
     from oodbench.measures import Measure as Measure
-    from oodbench.method import (
-        Method as Method,
-    )
-    from oodbench.method import (
-        Recipe as Recipe,
-    )
+    from oodbench.method import Method as Method
+    from oodbench.method import Recipe as Recipe
     from oodbench.outputs import Head as Head
     from oodbench.outputs import Outputs as Outputs
-    from oodbench.papers import (
-        Paper as Paper,
-    )
-    from oodbench.registry import (
-        list_backbones as list_backbones,
-    )
-    from oodbench.registry import (
-        list_benchmarks as list_benchmarks,
-    )
-    from oodbench.registry import (
-        list_datasets as list_datasets,
-    )
-    from oodbench.registry import (
-        list_detectors as list_detectors,
-    )
-    from oodbench.registry import (
-        list_measures as list_measures,
-    )
-    from oodbench.registry import (
-        list_methods as list_methods,
-    )
-    from oodbench.registry import (
-        list_needs as list_needs,
-    )
-    from oodbench.registry import (
-        list_preparations as list_preparations,
-    )
-    from oodbench.registry import (
-        list_tasks as list_tasks,
-    )
-    from oodbench.registry import (
-        register_backbone as register_backbone,
-    )
-    from oodbench.registry import (
-        register_benchmark as register_benchmark,
-    )
-    from oodbench.registry import (
-        register_dataset as register_dataset,
-    )
-    from oodbench.registry import (
-        register_detector as register_detector,
-    )
-    from oodbench.registry import (
-        register_measure as register_measure,
-    )
-    from oodbench.registry import (
-        register_method as register_method,
-    )
-    from oodbench.registry import (
-        register_need as register_need,
-    )
-    from oodbench.registry import (
-        register_preparation as register_preparation,
-    )
-    from oodbench.registry import (
-        register_task as register_task,
-    )
+    from oodbench.papers import Paper as Paper
+    from oodbench.registry import list_backbones as list_backbones
+    from oodbench.registry import list_benchmarks as list_benchmarks
+    from oodbench.registry import list_datasets as list_datasets
+    from oodbench.registry import list_detectors as list_detectors
+    from oodbench.registry import list_measures as list_measures
+    from oodbench.registry import list_methods as list_methods
+    from oodbench.registry import list_needs as list_needs
+    from oodbench.registry import list_preparations as list_preparations
+    from oodbench.registry import list_tasks as list_tasks
+    from oodbench.registry import register_backbone as register_backbone
+    from oodbench.registry import register_benchmark as register_benchmark
+    from oodbench.registry import register_dataset as register_dataset
+    from oodbench.registry import register_detector as register_detector
+    from oodbench.registry import register_measure as register_measure
+    from oodbench.registry import register_method as register_method
+    from oodbench.registry import register_need as register_need
+    from oodbench.registry import register_preparation as register_preparation
+    from oodbench.registry import register_task as register_task
     from oodbench.results.rows import Results as Results
     from oodbench.results.store import ResultStore as ResultStore
-    from oodbench.tasks.contender import (
-        Contender as Contender,
-    )
+    from oodbench.tasks.contender import Contender as Contender
 
 # Python started in a checkout finds this package here before the installed one; its sub-packages
 # oodbench.detectors and oodbench.datasets are the folders beside it.

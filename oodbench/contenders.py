@@ -13,12 +13,8 @@ from oodbench.benchmark import Benchmark
 from oodbench.checks.classes import check_classes
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Preprocess, Transform
-from oodbench.detector import (
-    Detector,
-)
-from oodbench.errors import (
-    OptionError,
-)
+from oodbench.detector import Detector
+from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.method import Method
 from oodbench.networks.backbones import load_classifier

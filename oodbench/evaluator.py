@@ -13,13 +13,9 @@ from torch import nn
 from oodbench import measures, metrics
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.checks.classes import check_classes, id_samples
-from oodbench.contenders import (
-    Networks,
-)
+from oodbench.contenders import Networks
 from oodbench.data.transforms import Transform
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report, reason_of, track, warnings_to

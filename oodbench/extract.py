@@ -31,26 +31,11 @@ from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.store import Store, discard, stored
 from oodbench.data.samples import MultimodalSamples, Samples
 from oodbench.data.transforms import Transform
-from oodbench.detector import (
-    Detector,
-    check_scores,
-)
+from oodbench.detector import Detector, check_scores
 from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
-from oodbench.errors import (
-    BadScoresError,
-    DataError,
-    OODBenchError,
-    OODBenchWarning,
-    StorageError,
-)
-from oodbench.hardware import (
-    Hardware,
-    barrier,
-    is_first_process,
-    quiet_lightning,
-    rank_and_world,
-)
+from oodbench.errors import BadScoresError, DataError, OODBenchError, OODBenchWarning, StorageError
+from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning, rank_and_world
 from oodbench.networks.classifier import Classifier
 from oodbench.networks.door import at_door, check_weights, explained, fed, kept, kept_head
 from oodbench.networks.heads import checked_head

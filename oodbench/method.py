@@ -22,9 +22,7 @@ from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.errors import OptionError, UnknownNameError
 from oodbench.options import check_choices
 from oodbench.outputs import Head
-from oodbench.papers import (
-    Paper,
-)
+from oodbench.papers import Paper
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,9 @@ from oodbench.errors import OODBenchError, PluginError, UnknownNameError, did_yo
 
 if TYPE_CHECKING:
     from oodbench.benchmark import Benchmark, DatasetSpec
-    from oodbench.detector import (
-        Detector,
-    )
+    from oodbench.detector import Detector
     from oodbench.measures import Measure
-    from oodbench.method import (
-        Method,
-    )
+    from oodbench.method import Method
     from oodbench.outputs import Outputs
     from oodbench.tasks.task import Task
 

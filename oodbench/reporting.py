@@ -10,13 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from oodbench.detector import (
-    Detector,
-)
-from oodbench.errors import (
-    OODBenchError,
-    OODBenchWarning,
-)
+from oodbench.detector import Detector
+from oodbench.errors import OODBenchError, OODBenchWarning
 from oodbench.runtime.workers import worker_failure
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")

@@ -8,16 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from oodbench.benchmark import Benchmark
-from oodbench.detector import (
-    Detector,
-    create_detector,
-    id_options,
-)
-from oodbench.errors import (
-    OODBenchWarning,
-    OptionError,
-    PluginError,
-)
+from oodbench.detector import Detector, create_detector, id_options
+from oodbench.errors import OODBenchWarning, OptionError, PluginError
 from oodbench.registry import DETECTORS, METHODS
 from oodbench.reporting import own_failure, reason_of
 from oodbench.tasks.task import task_of

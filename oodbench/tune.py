@@ -18,27 +18,16 @@ import numpy as np
 import torch
 
 from oodbench.benchmark import Benchmark, get_benchmark
-from oodbench.contenders import (
-    Networks,
-)
+from oodbench.contenders import Networks
 from oodbench.data.samples import Samples, Subset
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, MissingDataError, OptionError
 from oodbench.hardware import Hardware
 from oodbench.options import build
 from oodbench.outputs import Outputs
-from oodbench.reporting import (
-    Report,
-    of_a_kind,
-    reason_of,
-    track,
-)
+from oodbench.reporting import Report, of_a_kind, reason_of, track
 from oodbench.runtime.process import undisturbed
-from oodbench.selection import (
-    create_detectors,
-)
+from oodbench.selection import create_detectors
 from oodbench.tasks.runner import NetworkRunner, SampleOutputs, Scored, fit_split, learns
 from oodbench.tasks.task import Task, task_of
 from oodbench.tuning import Choice, Trial, Tuning, Validation

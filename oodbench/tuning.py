@@ -14,13 +14,9 @@ from oodbench import files
 from oodbench.benchmark import Benchmark
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.samples import Samples, Subset, positions
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import DataError, MissingDataError, OptionError
-from oodbench.reporting import (
-    Report,
-)
+from oodbench.reporting import Report
 
 
 class Validation:

@@ -26,13 +26,7 @@ from oodbench.caching.arrays import write_description, write_head
 from oodbench.disk import full, leftovers
 from oodbench.disk.digests import file_digest
 from oodbench.errors import OODBenchError, OODBenchWarning, StorageError
-from oodbench.outputs import (
-    Head,
-    Outputs,
-    head_arrays,
-    head_meta,
-    to_numpy,
-)
+from oodbench.outputs import Head, Outputs, head_arrays, head_meta, to_numpy
 
 LAYOUT = 2
 """Version of what lies in the folder of an unfinished extraction; others are begun again."""

@@ -11,9 +11,7 @@ import torch
 
 from oodbench.checks.level import LOOKED_AT as LOOKED_AT
 from oodbench.checks.level import refuse_without
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 

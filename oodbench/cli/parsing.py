@@ -12,9 +12,7 @@ from oodbench.settings import Form, Scoring
 
 if TYPE_CHECKING:
     from oodbench.benchmark import Benchmark
-    from oodbench.detector import (
-        Detector,
-    )
+    from oodbench.detector import Detector
 
 
 def read(value: Any, form: Form, option: str) -> Any:
@@ -96,9 +94,7 @@ def chosen_detectors(
     scoring: Scoring, benchmark: Benchmark, method: str | None
 ) -> tuple[list[Detector], dict[str, set[str]]]:
     """The detectors, and by name the options that were set."""
-    from oodbench.detector import (
-        create_detector,
-    )
+    from oodbench.detector import create_detector
     from oodbench.options import option_types
     from oodbench.registry import DETECTORS
     from oodbench.selection import expanded, options_on

@@ -43,9 +43,7 @@ def tune_command(
 ) -> None:
     """Choose detectors' options on validation data alone; test images are never read."""
     from oodbench.benchmark import get_benchmark
-    from oodbench.contenders import (
-        Networks,
-    )
+    from oodbench.contenders import Networks
     from oodbench.hardware import is_first_process
     from oodbench.tune import tune
 

@@ -23,14 +23,7 @@ from oodbench.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from oodbench.networks.checkpoints import (
-    HEAD_NAMES,
-    Part,
-    common_prefix,
-    head_in,
-    misfit,
-    parts_of,
-)
+from oodbench.networks.checkpoints import HEAD_NAMES, Part, common_prefix, head_in, misfit, parts_of
 from oodbench.networks.checkpoints import read_checkpoint as read_checkpoint
 from oodbench.networks.classifier import Classifier as Classifier
 from oodbench.networks.door import single_precision

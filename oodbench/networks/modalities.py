@@ -17,10 +17,7 @@ from torch.nn import functional as F
 
 from oodbench.data.transforms import Augmentation, MultimodalPreprocess
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Method,
-    Recipe,
-)
+from oodbench.method import Method, Recipe
 from oodbench.outputs import Head
 from oodbench.registry import register_backbone
 

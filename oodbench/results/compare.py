@@ -12,21 +12,14 @@ from typing import Any
 
 from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import evaluate
 from oodbench.registry import MEASURES, METHODS, STANDARD_DETECTOR, STANDARD_METHOD, TASKS
-from oodbench.reporting import (
-    Report,
-    reason_of,
-)
+from oodbench.reporting import Report, reason_of
 from oodbench.results.rows import Results, Row, cell
 from oodbench.results.seeds import Figure
-from oodbench.selection import (
-    create_detectors,
-)
+from oodbench.selection import create_detectors
 from oodbench.tasks.task import task_of
 
 

@@ -17,10 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import (
-    changed,
-    check_unchanged,
-)
+from oodbench.detector import changed, check_unchanged
 from oodbench.outputs import Outputs
 from oodbench.runtime.process import undisturbed
 

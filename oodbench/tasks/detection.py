@@ -33,17 +33,13 @@ from oodbench.checks.doubts import more_classes
 from oodbench.data.dense import boxed
 from oodbench.data.samples import Samples, Subset
 from oodbench.data.transforms import Preprocess
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.disk import leftovers
 from oodbench.disk.digests import read_arrays, write_arrays
 from oodbench.disk.locks import alone
 from oodbench.errors import DataError, OODBenchWarning, OptionError
 from oodbench.hardware import is_first_process
-from oodbench.method import (
-    Method,
-)
+from oodbench.method import Method
 from oodbench.networks import single_stage
 from oodbench.networks.boxes import BoxNetwork, forget_sizes
 from oodbench.networks.models import BoxPredicting, Network, box_predicting
@@ -55,9 +51,7 @@ from oodbench.tasks.boxes import TABLE, detect, mean_average_precision, picture
 from oodbench.tasks.pictures import MOST_PICTURES, heat, save_picture
 from oodbench.tasks.runner import NetworkRunner, SampleOutputs
 from oodbench.tasks.task import Task
-from oodbench.training.dense import (
-    DenseMethod,
-)
+from oodbench.training.dense import DenseMethod
 from oodbench.training.epochs import Examples
 
 VERSION = 2

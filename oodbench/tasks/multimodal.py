@@ -11,9 +11,7 @@ from torch import nn
 from oodbench.benchmark import Benchmark
 from oodbench.checks import doubts
 from oodbench.data.transforms import MultimodalPreprocess
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.networks.heads import checked
 from oodbench.networks.models import modality_heads_of

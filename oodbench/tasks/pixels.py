@@ -16,19 +16,12 @@ from oodbench.data.dense import check_mask, check_size, masked
 from oodbench.data.images import in_mode
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
 from oodbench.data.transforms import Preprocess, to_tensor
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.hardware import Hardware, Running, quiet_lightning
 from oodbench.networks.models import outputs_of
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
-from oodbench.tasks.pictures import (
-    class_colours,
-    heat,
-    panel,
-    scale,
-)
+from oodbench.tasks.pictures import class_colours, heat, panel, scale
 
 
 class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):

@@ -20,9 +20,7 @@ from oodbench.caching.fingerprint import unknown, unknown_weights, weights_diges
 from oodbench.checks import doubts, sanity
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Preprocess, Transform, as_shown
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, OODBenchError
 from oodbench.extract import extract, extracted, fit_with_network, score_with_network
 from oodbench.hardware import Hardware

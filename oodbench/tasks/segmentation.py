@@ -24,35 +24,21 @@ from oodbench.caching.fingerprint import unknown, unknown_weights, weights_diges
 from oodbench.checks import doubts, sanity
 from oodbench.data.samples import VOID, Samples
 from oodbench.data.transforms import Preprocess
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import DataError, OODBenchError, OptionError
-from oodbench.method import (
-    Method,
-)
+from oodbench.method import Method
 from oodbench.metrics.streamed import StreamedScores
 from oodbench.networks.models import Network
 from oodbench.networks.pixels import PixelNetwork
 from oodbench.outputs import Outputs
 from oodbench.registry import METHODS, register_task
-from oodbench.reporting import (
-    of_a_kind,
-    own_failure,
-    warnings_to,
-)
+from oodbench.reporting import of_a_kind, own_failure, warnings_to
 from oodbench.results.rows import FOREGROUND, Row, with_columns
-from oodbench.tasks.pictures import (
-    MOST_PICTURES,
-    Drawing,
-    save_picture,
-)
+from oodbench.tasks.pictures import MOST_PICTURES, Drawing, save_picture
 from oodbench.tasks.pixels import PixelOutputs, Quality, picture, segment
 from oodbench.tasks.runner import Examined, NetworkRunner, SampleOutputs, Scored
 from oodbench.tasks.task import Task
-from oodbench.training.dense import (
-    DenseMethod,
-)
+from oodbench.training.dense import DenseMethod
 from oodbench.training.epochs import Examples
 
 

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from oodbench import metrics
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import ChangedInputsError, MissingOutputError, NotFittedError, OptionError
 from oodbench.options import build
 from oodbench.outputs import Outputs, to_numpy

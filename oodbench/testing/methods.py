@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 
 from oodbench.benchmark import Benchmark
-from oodbench.method import (
-    Method,
-)
+from oodbench.method import Method
 from oodbench.networks.heads import head_gap
 from oodbench.options import build
 from oodbench.registry import METHODS, TASKS

@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from oodbench.benchmark import Benchmark
 from oodbench.data.samples import Samples
 from oodbench.hardware import Hardware, quiet_lightning
-from oodbench.method import (
-    Method,
-)
+from oodbench.method import Method
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.outputs import Outputs

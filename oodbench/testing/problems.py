@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.outputs import Head, Outputs
 
 Toy = Callable[[dict[str, Tensor], Head], tuple[dict[str, Tensor], Head]]

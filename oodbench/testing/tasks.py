@@ -19,9 +19,7 @@ import numpy as np
 
 from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.data.samples import Samples
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.options import build, option_fields

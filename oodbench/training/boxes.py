@@ -16,17 +16,12 @@ from oodbench.data.images import in_mode
 from oodbench.data.samples import Boxes
 from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.errors import OptionError
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.backbones import backbone_names
 from oodbench.networks.boxes import BOXES, BoxNetwork, BoxPredictor
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Head
-from oodbench.training.dense import (
-    DenseMethod,
-    JointAugmentation,
-)
+from oodbench.training.dense import DenseMethod, JointAugmentation
 
 
 class DetectionMethod(DenseMethod):

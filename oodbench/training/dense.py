@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from oodbench.data.transforms import Preprocess
-from oodbench.method import (
-    Method,
-)
+from oodbench.method import Method
 
 JointAugmentation = Callable[[Image.Image, Any, random.Random], tuple[Tensor, Any]]
 

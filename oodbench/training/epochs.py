@@ -20,9 +20,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.hardware import rank_and_world
-from oodbench.training.dense import (
-    DenseMethod,
-)
+from oodbench.training.dense import DenseMethod
 
 
 class EpochSampler(Sampler[int]):

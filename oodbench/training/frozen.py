@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from oodbench.data.transforms import Preprocess
 from oodbench.errors import OptionError
-from oodbench.method import (
-    BaseRecipe,
-    Method,
-)
+from oodbench.method import BaseRecipe, Method
 from oodbench.networks.pretrained import LAYERS, PretrainedEncoder, create_pretrained
 from oodbench.outputs import Head, Outputs
 

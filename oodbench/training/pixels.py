@@ -17,14 +17,9 @@ from oodbench.data.dense import check_mask, check_size, masked
 from oodbench.data.images import in_mode
 from oodbench.data.samples import VOID
 from oodbench.data.transforms import Preprocess, to_tensor
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.pixels import MAPS
-from oodbench.training.dense import (
-    DenseMethod,
-    JointAugmentation,
-)
+from oodbench.training.dense import DenseMethod, JointAugmentation
 
 
 class SegmentationMethod(DenseMethod):

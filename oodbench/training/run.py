@@ -15,24 +15,15 @@ from oodbench.caching.fingerprint import code_digest, weights_digest
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import content_key
-from oodbench.errors import (
-    OptionError,
-)
-from oodbench.hardware import (
-    precision_name,
-)
-from oodbench.method import (
-    BaseRecipe,
-    Method,
-)
+from oodbench.errors import OptionError
+from oodbench.hardware import precision_name
+from oodbench.method import BaseRecipe, Method
 from oodbench.networks.backbones import starting_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
 from oodbench.registry import METHODS, STANDARD_METHOD
 from oodbench.tasks.task import method_of
-from oodbench.training.frozen import (
-    FrozenMethod,
-)
+from oodbench.training.frozen import FrozenMethod
 
 VERSION = 2
 """Part of every run's key; raised when the same settings would train another network."""

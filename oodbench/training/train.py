@@ -28,32 +28,17 @@ from oodbench.checks.classes import check_classes
 from oodbench.data.samples import Samples, positions
 from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
-from oodbench.errors import (
-    MissingDataError,
-    OODBenchError,
-    StorageError,
-)
+from oodbench.errors import MissingDataError, OODBenchError, StorageError
 from oodbench.extract import extract
-from oodbench.hardware import (
-    Hardware,
-    barrier,
-    is_first_process,
-    quiet_lightning,
-    spare_cores,
-)
-from oodbench.method import (
-    Method,
-    of_training,
-)
+from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning, spare_cores
+from oodbench.method import Method, of_training
 from oodbench.networks.door import single_precision, told_of_sizes
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.outputs import Outputs
 from oodbench.tasks.task import task_of
 from oodbench.training.best import BestEpoch
 from oodbench.training.epochs import EpochSampler
-from oodbench.training.frozen import (
-    FrozenMethod,
-)
+from oodbench.training.frozen import FrozenMethod
 from oodbench.training.run import Run
 from oodbench.training.weights import SealedCheckpointIO, read_weights, save_weights
 

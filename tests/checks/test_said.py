@@ -14,9 +14,7 @@ import oodbench
 from oodbench import Detector, Outputs
 from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.outputs import Head
-from oodbench.reporting import (
-    of_a_kind,
-)
+from oodbench.reporting import of_a_kind
 from tests.helpers import pixels
 from tests.helpers.images import CPU
 

@@ -17,9 +17,7 @@ import oodbench
 from oodbench import cli, settings
 from oodbench.cli.options import But, spelled_out
 from oodbench.cli.parsing import read
-from oodbench.contenders import (
-    Networks,
-)
+from oodbench.contenders import Networks
 from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.results.compare import compare

@@ -10,9 +10,7 @@ import torch
 
 import oodbench
 from oodbench import metrics
-from oodbench.detectors.deep_ensemble import (
-    DeepEnsembleRecipe,
-)
+from oodbench.detectors.deep_ensemble import DeepEnsembleRecipe
 from oodbench.detectors.logitnorm import LogitNormRecipe
 from oodbench.detectors.mixup import MixupRecipe
 from oodbench.detectors.supcon import SupConRecipe

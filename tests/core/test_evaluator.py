@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 
 import oodbench
-from oodbench import (
-    Contender,
-    DatasetSpec,
-    Detector,
-    Evaluator,
-    Outputs,
-    metrics,
-)
+from oodbench import Contender, DatasetSpec, Detector, Evaluator, Outputs, metrics
 from oodbench.data.samples import ImageArrays, Samples
 from oodbench.errors import (
     DataError,

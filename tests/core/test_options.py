@@ -17,9 +17,7 @@ from oodbench.detectors.godin import GODIN, DecomposedHead
 from oodbench.detectors.modality_discrepancy import ModalityDiscrepancy
 from oodbench.detectors.palm import PALM
 from oodbench.errors import OODBenchError, OptionError, did_you_mean
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.modalities import MultimodalRecipe
 from oodbench.options import build, check_choices, either, option, option_types
 

@@ -22,9 +22,7 @@ from oodbench.errors import MissingOutputError, UnknownNameError
 from oodbench.info import describe
 from oodbench.outputs import Head
 from oodbench.registry import BENCHMARKS
-from oodbench.selection import (
-    create_detectors,
-)
+from oodbench.selection import create_detectors
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 PRESETS = {"theirs": {"knn": {"k": 7}, "gen": {"M": 3, "gamma": 0.2}}}

@@ -30,9 +30,7 @@ from oodbench import (
     files,
 )
 from oodbench.data.samples import ImageArrays, Samples, Subset
-from oodbench.detector import (
-    learned,
-)
+from oodbench.detector import learned
 from oodbench.disk import mapped
 from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError
 from oodbench.registry import BENCHMARKS, DETECTORS

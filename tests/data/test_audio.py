@@ -12,9 +12,7 @@ import torch
 from scipy import signal
 
 from oodbench.data.audio import AudioFile, LogMel, LogSpectrogram, Waveform, mel_filters
-from oodbench.data.video import (
-    VideoFile,
-)
+from oodbench.data.video import VideoFile
 from oodbench.errors import DataError, OptionError
 from tests.helpers.video import scene, write_video
 

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from oodbench.checks.classes import (
-    check_classes,
-)
+from oodbench.checks.classes import check_classes
 from oodbench.data import images
 from oodbench.data.images import decode, in_mode
 from oodbench.data.samples import ImageFiles, image_folder

@@ -12,10 +12,7 @@ import pytest
 
 from oodbench.data.audio import AudioFile, LogMel, LogSpectrogram
 from oodbench.data.transforms import content_key
-from oodbench.data.video import (
-    ClipPreprocess,
-    VideoFile,
-)
+from oodbench.data.video import ClipPreprocess, VideoFile
 from oodbench.errors import OODBenchError
 from tests.helpers.video import RGB
 

@@ -17,13 +17,7 @@ import oodbench
 from oodbench import DatasetSpec, Preprocess, files, get_benchmark
 from oodbench.data.samples import ImageArrays, Samples, Subset, image_folder
 from oodbench.datasets._find import ParquetImages
-from oodbench.datasets.validation import (
-    Synthetic,
-    held_out,
-    kinds_of,
-    pixel_digests,
-    synthetic_ood,
-)
+from oodbench.datasets.validation import Synthetic, held_out, kinds_of, pixel_digests, synthetic_ood
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.results.store import page_name
 from tests.conftest import write_images

@@ -19,14 +19,7 @@ from oodbench.detectors.a2d import (
     without_true_class,
 )
 from oodbench.errors import OptionError
-from tests.helpers.distances import (
-    F64,
-    extreme_logits,
-    random_logits,
-    rows,
-    slow_distance,
-    softmax,
-)
+from tests.helpers.distances import F64, extreme_logits, random_logits, rows, slow_distance, softmax
 
 
 def slow_a2d(logits: list[np.ndarray], labels: np.ndarray, kind: str) -> float:

@@ -9,9 +9,7 @@ from scipy.special import log_softmax
 
 from oodbench import Preprocess, Recipe
 from oodbench.data.transforms import CropFlip
-from oodbench.detectors.ce import (
-    CrossEntropy,
-)
+from oodbench.detectors.ce import CrossEntropy
 from tests.helpers.methods import batch, untrained
 
 

@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from oodbench.detectors.ce import (
-    CrossEntropy,
-)
+from oodbench.detectors.ce import CrossEntropy
 from oodbench.detectors.mixup import Mixup, MixupRecipe
 from tests.helpers.methods import batch, untrained
 

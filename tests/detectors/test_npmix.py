@@ -18,14 +18,7 @@ from torch import Tensor
 from oodbench.detectors.a2d import DISTANCES
 from oodbench.detectors.npmix import NPMix, _symmetric_beta, outlier_distance, outlier_entropy
 from oodbench.errors import OptionError
-from tests.helpers.distances import (
-    F64,
-    extreme_logits,
-    random_logits,
-    rows,
-    slow_distance,
-    softmax,
-)
+from tests.helpers.distances import F64, extreme_logits, random_logits, rows, slow_distance, softmax
 
 # ---------------------------------------------------------------- entropy
 

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 import oodbench
 from oodbench import Outputs, metrics
 from oodbench.data.samples import Subset, image_folder
-from oodbench.detector import (
-    Detector,
-)
+from oodbench.detector import Detector
 from oodbench.extract import extract, score_with_network
 from oodbench.networks.backbones import load_classifier
 from oodbench.testing import blobs

@@ -13,9 +13,7 @@ from oodbench import Preprocess
 from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.hardware import Hardware
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.boxes import scenes_frcnn
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.detection import BoxRunner, Detection

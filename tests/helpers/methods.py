@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench import Hardware
-from oodbench.method import (
-    Method,
-)
+from oodbench.method import Method
 from tests.helpers.distributed import Plain
 
 CPU = Hardware(accelerator="cpu", workers=0)

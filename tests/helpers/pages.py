@@ -6,11 +6,7 @@ import dataclasses
 from typing import Any
 
 from oodbench.results.rows import SCHEMA, row_id
-from tests.helpers.rows import (
-    FAR_A,
-    NEAR_A,
-    TOY,
-)
+from tests.helpers.rows import FAR_A, NEAR_A, TOY
 
 
 def tables(page: str) -> list[list[dict[str, str]]]:

@@ -9,17 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import oodbench
-from oodbench import (
-    Benchmark,
-    DatasetSpec,
-    Hardware,
-    Preprocess,
-    Results,
-)
+from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess, Results
 from oodbench.data.samples import ImageArrays, Samples
-from oodbench.errors import (
-    MissingDataError,
-)
+from oodbench.errors import MissingDataError
 from tests.helpers.problems import stored_row
 
 CPU = Hardware(accelerator="cpu")

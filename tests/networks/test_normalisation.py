@@ -22,13 +22,9 @@ from oodbench import Hardware, Preprocess
 from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.data.samples import OOD, BoxedSamples, Boxes, MaskedSamples
 from oodbench.data.transforms import to_tensor
-from oodbench.networks.boxes import (
-    scenes_frcnn,
-)
+from oodbench.networks.boxes import scenes_frcnn
 from oodbench.networks.normalisation import own_normalisation
-from oodbench.tasks.contender import (
-    Contender,
-)
+from oodbench.tasks.contender import Contender
 from oodbench.testing import untouched
 from tests.helpers.boxes import at_work
 

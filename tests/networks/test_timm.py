@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench.data.transforms import Preprocess
-from oodbench.detectors.ce import (
-    CrossEntropy,
-)
+from oodbench.detectors.ce import CrossEntropy
 from oodbench.extract import as_network
 from oodbench.networks.backbones import create_backbone, load_classifier
 from oodbench.networks.memory_format import prefer_channels_last

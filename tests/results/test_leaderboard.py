@@ -12,22 +12,11 @@ from typing import Any
 import pytest
 
 import oodbench
-from oodbench import (
-    Protocol,
-    ResultStore,
-)
+from oodbench import Protocol, ResultStore
 from oodbench.results import leaderboard, seeds
 from tests.conftest import REPOSITORY
 from tests.helpers.pages import PAGE, entry, tables
-from tests.helpers.rows import (
-    CPU,
-    NEAR_A,
-    PREPROCESS,
-    TOY,
-    TUNED,
-    absent,
-    evaluate,
-)
+from tests.helpers.rows import CPU, NEAR_A, PREPROCESS, TOY, TUNED, absent, evaluate
 
 
 def test_regenerating_changes_no_byte(tmp_path: Path) -> None:

@@ -11,9 +11,7 @@ import pytest
 import torch
 
 import oodbench
-from oodbench import (
-    metrics,
-)
+from oodbench import metrics
 from oodbench.results.rows import COLUMNS, ENDS, METRICS, SCHEMA, row_id
 from tests.conftest import REPOSITORY
 from tests.helpers.rows import (

@@ -8,22 +8,13 @@ from typing import Any
 
 import pytest
 
-from oodbench import (
-    ResultStore,
-)
-from oodbench.errors import (
-    OODBenchError,
-    StorageError,
-)
+from oodbench import ResultStore
+from oodbench.errors import OODBenchError, StorageError
 from oodbench.results import leaderboard
 from oodbench.results.rows import COLUMNS, ENDS, METRICS, SCHEMA, row_id
 from tests.conftest import REPOSITORY
 from tests.helpers.pages import tables
-from tests.helpers.rows import (
-    TOY,
-    evaluate,
-    numbered,
-)
+from tests.helpers.rows import TOY, evaluate, numbered
 
 
 def test_appending_twice_writes_once(tmp_path: Path) -> None:

@@ -211,9 +211,7 @@ def test_a_method_that_ends_the_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not with the status of success."""
-    from oodbench.detectors.ce import (
-        CrossEntropy,
-    )
+    from oodbench.detectors.ce import CrossEntropy
 
     def loss(*_: Any) -> NoReturn:
         sys.exit(0)

@@ -16,9 +16,7 @@ from oodbench.cli import main
 from oodbench.errors import OODBenchWarning, PluginError
 from oodbench.info import describe
 from oodbench.registry import BENCHMARKS, DATASETS, DETECTORS, METHODS
-from oodbench.selection import (
-    expanded,
-)
+from oodbench.selection import expanded
 from tests.helpers.attempts import Server
 
 MODULE = '''

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Detector, Hardware, Head, Outputs, Preprocess
-from oodbench.contenders import (
-    Networks,
-)
+from oodbench.contenders import Networks
 from oodbench.data.samples import ImageArrays, Samples
 from oodbench.disk import mapped
 from oodbench.errors import BadScoresError, ChangedInputsError

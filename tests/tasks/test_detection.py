@@ -21,28 +21,16 @@ from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
 from oodbench.data.samples import BoxedSamples, Boxes, Subset
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.detectors.abet import AbeTDetection
-from oodbench.detectors.ce_detection import (
-    CEDetection,
-)
+from oodbench.detectors.ce_detection import CEDetection
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.method import (
-    Recipe,
-)
-from oodbench.networks.boxes import (
-    BoxNetwork,
-    scenes_frcnn,
-)
+from oodbench.method import Recipe
+from oodbench.networks.boxes import BoxNetwork, scenes_frcnn
 from oodbench.results.store import ResultStore
 from oodbench.tasks.boxes import AT_ONCE, detect, mean_average_precision, picture
-from oodbench.tasks.contender import (
-    Contender,
-)
+from oodbench.tasks.contender import Contender
 from oodbench.tasks.detection import BoxRunner
-from oodbench.training.boxes import (
-    DetectionMethod,
-    FlipBoxes,
-)
+from oodbench.training.boxes import DetectionMethod, FlipBoxes
 from oodbench.training.run import plan
 from oodbench.training.train import train
 from tests.helpers.boxes import CPU, PREPROCESS, at_work, few_scenes, untrained

@@ -28,32 +28,18 @@ from oodbench.data.transforms import to_tensor
 from oodbench.datasets import scenes as embedded
 from oodbench.detectors._dense import PIXEL_RECIPES
 from oodbench.detectors.abet import AbeTMethod, AbeTRecipe, AbeTSegmentation
-from oodbench.detectors.ce_segmentation import (
-    CESegmentation,
-)
+from oodbench.detectors.ce_segmentation import CESegmentation
 from oodbench.errors import BadScoresError, DataError, OptionError
 from oodbench.evaluator import Evaluator
-from oodbench.method import (
-    Recipe,
-)
+from oodbench.method import Recipe
 from oodbench.networks.backbones import create_backbone
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS, Results, row_id
 from oodbench.tasks import segmentation
-from oodbench.tasks.pictures import (
-    MOST_BYTES,
-    SIDE,
-    class_colours,
-    heat,
-    save_picture,
-)
+from oodbench.tasks.pictures import MOST_BYTES, SIDE, class_colours, heat, save_picture
 from oodbench.tasks.pixels import PixelOutputs, Quality, picture, segment
 from oodbench.tasks.segmentation import PixelRunner, Segmentation
-from oodbench.training.pixels import (
-    CropFlipMask,
-    SegmentationMethod,
-    SegmentationRecipe,
-)
+from oodbench.training.pixels import CropFlipMask, SegmentationMethod, SegmentationRecipe
 from oodbench.training.run import plan
 from oodbench.training.train import train
 from tests.helpers.cli import CLI

@@ -18,13 +18,8 @@ from oodbench import Hardware, Preprocess
 from oodbench.benchmark import Benchmark, DatasetSpec
 from oodbench.data.samples import ImageArrays
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
-from oodbench.networks.boxes import (
-    BoxNetwork,
-    scenes_frcnn,
-)
-from oodbench.networks.pixels import (
-    PixelNetwork,
-)
+from oodbench.networks.boxes import BoxNetwork, scenes_frcnn
+from oodbench.networks.pixels import PixelNetwork
 from oodbench.outputs import Head
 from oodbench.runtime.process import ProcessState, undisturbed
 from oodbench.runtime.restore import NetworkState
