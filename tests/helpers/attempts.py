@@ -36,6 +36,8 @@ def _child(order: dict[str, Any]) -> None:
     """Does a job in this process, and ends it."""
     os.environ.update(order["env"])
     os.chdir(order["folder"])
+    # a shell's background job ignores Ctrl-C, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Path(order["log"]).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
