@@ -34,10 +34,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from oodbench import files
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.data.audio import AudioFile, LogMel, Waveform
 from oodbench.data.samples import MultimodalSamples, Samples, content_digest
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, MissingDataError, OptionError
 
 from .images import MNIST

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from oodbench import files
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.benchmark import Benchmark, Protocol
 from oodbench.data.samples import BoxedSamples, Boxes, ImageFiles, content_digest
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, MissingDataError, OptionError
 
 from .folder import IMAGENET_MEAN, IMAGENET_STD

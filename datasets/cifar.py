@@ -41,9 +41,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.benchmark import Benchmark, Protocol
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError
 
 from ._find import find, folders, parquet, torchvision_arrays

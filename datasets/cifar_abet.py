@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.benchmark import Benchmark, Protocol
 from oodbench.data.samples import ImageFiles, Samples, image_folder
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, MissingDataError
 
 from ._find import find, folders, parquet, torchvision_arrays

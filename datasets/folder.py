@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol, folder_spec
+from oodbench.benchmark import Benchmark, Protocol
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec, folder_spec
 from oodbench.errors import MissingDataError, OptionError
 
 from .validation import synthetic_ood

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from oodbench.benchmark import DatasetSpec
 from oodbench.data.samples import Samples, Subset
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, UnknownNameError
 
 from ._find import find, folders, parquet

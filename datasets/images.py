@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from oodbench import files
-from oodbench.benchmark import DatasetSpec
 from oodbench.data.samples import Samples
+from oodbench.dataset import DatasetSpec
 
 from ._find import Reader, find, folders, parquet, torchvision_arrays
 

@@ -31,9 +31,10 @@ from typing import cast
 
 import numpy as np
 
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.benchmark import Benchmark, Protocol
 from oodbench.data.samples import Samples, Subset
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError, OptionError
 
 from .cifar import CIFAR10, CIFAR10_PREPROCESS, CIFAR100, CIFAR100_PREPROCESS, VALIDATION_SHARE

@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.benchmark import Benchmark, Protocol
 from oodbench.data.samples import OOD, BoxedSamples, Boxes, MaskedSamples, Samples, content_digest
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import OptionError
 
 from .digits import CITATION, DIGITS, DIGITS_6_9, ID_CLASSES

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from oodbench.benchmark import DatasetSpec
 from oodbench.data.audio import AudioFile, LogMel
 from oodbench.data.samples import Samples, content_digest
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError
 
 from .avdigits import RATE, Recording, recordings

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from oodbench.benchmark import DatasetSpec
 from oodbench.data.samples import ImageFiles, Samples, image_folder
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, OptionError
 
 from ._find import Reader, find, folders, parquet

@@ -27,10 +27,10 @@ import numpy as np
 from PIL import Image
 
 from oodbench import files
-from oodbench.benchmark import DatasetSpec
 from oodbench.data.images import in_mode
 from oodbench.data.samples import Samples, Subset, content_digest
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.disk import digests
 
 VERSION = 1

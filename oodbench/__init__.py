@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oodbench.benchmark import Benchmark as Benchmark
-    from oodbench.benchmark import DatasetSpec as DatasetSpec
     from oodbench.benchmark import Protocol as Protocol
     from oodbench.benchmark import get_benchmark as get_benchmark
     from oodbench.contenders import Networks as Networks
     from oodbench.data.samples import Samples as Samples
     from oodbench.data.transforms import Preprocess as Preprocess
+    from oodbench.dataset import DatasetSpec as DatasetSpec
     from oodbench.detector import Detector as Detector
     from oodbench.detector import create_detector as create_detector
     from oodbench.evaluator import Evaluator as Evaluator
@@ -59,7 +59,8 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "detectors").is_dir
     __path__.append(str(_checkout))
 
 _HOME = {
-    "benchmark": ("Benchmark", "DatasetSpec", "Protocol", "get_benchmark"),
+    "benchmark": ("Benchmark", "Protocol", "get_benchmark"),
+    "dataset": ("DatasetSpec",),
     "contenders": ("Networks",),
     "tasks.contender": ("Contender",),
     "tasks.task": ("Task",),

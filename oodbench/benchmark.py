@@ -1,4 +1,4 @@
-"""Benchmark, Protocol and DatasetSpec: what is compared with what, as frozen data."""
+"""Benchmark and Protocol: what is compared with what, as frozen data."""
 
 from __future__ import annotations
 
@@ -6,45 +6,19 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from oodbench import files
-from oodbench.data.samples import Samples, image_folder
+from oodbench.data.samples import Samples
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
-from oodbench.errors import MissingDataError, OptionError, UnknownNameError, did_you_mean
-from oodbench.registry import BENCHMARKS, DATASETS, STANDARD_METHOD, TASKS
+from oodbench.dataset import DatasetSpec, names_a_folder, resolve_dataset
+from oodbench.errors import OptionError, UnknownNameError
+from oodbench.registry import BENCHMARKS, STANDARD_METHOD, TASKS
 
 SHIFTED = "shifted"
 """What rows call the group of shifted ID sets; no group of OOD sets bears that name."""
 
 Caveats = Callable[[Samples], Iterable[str]]
 """Given the ID test samples, the warnings that a reader of a benchmark's figures needs."""
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """A dataset: where it comes from, and how a split of it is read.
-
-    Args:
-        name: its name in rows and on the command line.
-        load: ``load(split)`` returns the split's :class:`Samples`; raises ``MissingDataError``
-            naming the folders that were looked for and how to get the data.
-        splits: the splits there are; an OOD set is read from the last, an ID set must have
-            ``train`` and ``test``, and ``val`` if hyper-parameters can be chosen on it.
-        description: one line for people.
-        source: where the data comes from.
-        licence: what its publisher allows.
-        citation: paper or person to cite.
-    """
-
-    name: str
-    load: Callable[[str], Samples]
-    splits: tuple[str, ...] = ("test",)
-    description: str = ""
-    source: str = ""
-    licence: str = ""
-    citation: str = ""
 
 
 @dataclass(frozen=True)
@@ -301,7 +275,7 @@ class Benchmark:
         for name in names:
             group, equals, bare = name.partition("=")
             is_path = ":" in group  # folder:PATH, whose path has an = in it
-            if not equals or is_path or (group not in self.group_names and _is_folder(name)):
+            if not equals or is_path or (group not in self.group_names and names_a_folder(name)):
                 group, bare = "", name
             elif group not in self.group_names:
                 known = ", ".join(map(repr, self.group_names))
@@ -356,91 +330,6 @@ def _groups(
                 f"classes are given as `{SHIFTED}=(...)`."
             )
     return {name: tuple(sets) for name, sets in merged.items()}
-
-
-def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
-    """The dataset of a name: registered, ``folder:PATH``, or image folders in the data folder.
-
-    Raises:
-        UnknownNameError: none of these; the message suggests the nearest of all known names.
-    """
-    if name.partition(":")[0] in DATASETS:
-        found = DATASETS.resolve(name)
-        if isinstance(found, DatasetSpec):
-            return found
-        raise UnknownNameError(f"the dataset {name!r} wants an argument: {_with_argument(name)}.")
-    root = files.data_dir() / name
-    if "/" not in name and ":" not in name and name not in ("", ".", "..") and root.is_dir():
-        return folder_spec(name, root)
-    guess = did_you_mean(name, [*known, *DATASETS.names()])
-    if not guess and known:
-        guess = f" The benchmark's own are {', '.join(map(repr, known[:8]))}."
-    raise UnknownNameError(
-        f"no dataset named {name!r}, and no folder {root}.{guess} "
-        "See `oodbench list datasets`; your own images: folder:PATH."
-    )
-
-
-def _with_argument(name: str) -> str:
-    """How a dataset that wants an argument is written, ``folder:PATH``."""
-    parameters = inspect.signature(DATASETS.get(name)).parameters  # type: ignore[arg-type]
-    argument = next(iter(parameters), "argument")
-    return f"{name}:{argument.removesuffix('_name').upper()}"
-
-
-def name_is_there(name: str) -> bool:
-    """Whether ``NAME`` or ``GROUP=NAME`` is that of a folder which exists, wherever it is."""
-    group, equals, bare = name.partition("=")
-    is_grouped = bool(equals) and "," not in group  # a comma there ends another name
-    return _is_folder(name) or (is_grouped and _is_folder(bare))
-
-
-def _is_folder(name: str) -> bool:
-    if ":" not in name:
-        return bool(name) and "/" not in name and (files.data_dir() / name).is_dir()
-    head, _, path = name.partition(":")
-    while path and re.fullmatch(r"[\w-]+", head):
-        if Path(path).expanduser().is_dir():
-            return True
-        head, _, path = path.partition(":")  # a name may have another as its argument
-    return False
-
-
-def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
-    """Anybody's image folders as a dataset: ``root/<split>/<class>/*`` or ``root/<class>/*``.
-
-    Args:
-        name: of the dataset.
-        root: the folder.
-        flat: whether all below ``root`` is the test split where there is no ``root/test``. An ID
-            set must not be: its training images, or a forgotten split, would be tested on. It may
-            have a ``val`` split as well.
-    """
-
-    def load(split: str) -> Samples:
-        inner = root / split
-        if flat and split == "test" and not inner.is_dir():
-            inner = root
-        if split == "val" and not inner.is_dir():
-            raise MissingDataError(
-                f"{name}: there is no folder {inner}, and hyper-parameters are chosen on its "
-                f"images. Make it: move a tenth of each class from {root / 'train'} to "
-                f"{inner}/<class>/*.png."
-            )
-        if not inner.is_dir():
-            raise MissingDataError(
-                f"{name}: there is no folder {inner}. "
-                f"Put the {split} images there, one folder a class: {inner}/<class>/*.png."
-            )
-        return image_folder(f"{name}/{split}", inner)
-
-    return DatasetSpec(
-        name=name,
-        load=load,
-        splits=("train", "test") if flat else ("train", "val", "test"),
-        description=f"images below {root}",
-        source=str(root),
-    )
 
 
 def get_benchmark(

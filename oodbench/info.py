@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from oodbench.benchmark import DatasetSpec, get_benchmark
+from oodbench.benchmark import get_benchmark
 from oodbench.data.samples import MultimodalSamples
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import (
     MissingDataError,
     OODBenchError,

@@ -25,7 +25,8 @@ from oodbench import sources
 from oodbench.errors import OODBenchError, PluginError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
-    from oodbench.benchmark import Benchmark, DatasetSpec
+    from oodbench.benchmark import Benchmark
+    from oodbench.dataset import DatasetSpec
     from oodbench.detector import Detector
     from oodbench.measures import Measure
     from oodbench.method import Method

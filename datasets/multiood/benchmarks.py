@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol
+from oodbench.benchmark import Benchmark, Protocol
 from oodbench.data.audio import LogSpectrogram
 from oodbench.data.transforms import MultimodalPreprocess
 from oodbench.data.video import ClipPreprocess
+from oodbench.dataset import DatasetSpec
 
 from ..folder import IMAGENET_MEAN, IMAGENET_STD
 from . import sets

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from oodbench.benchmark import DatasetSpec
+from oodbench.dataset import DatasetSpec
 
 from .layouts import LAYOUTS, VIDEO, VIDEO_AUDIO_FLOW, VIDEO_FLOW
 from .samples import ListedClips

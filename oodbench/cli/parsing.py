@@ -40,7 +40,7 @@ def read(value: Any, form: Form, option: str) -> Any:
 
 def split_sets(values: list[str], option: str) -> list[str]:
     """The names of OOD sets, of which some are folders."""
-    from oodbench.benchmark import name_is_there
+    from oodbench.dataset import name_is_there
 
     return split_names(values, option, name_is_there)
 

@@ -19,10 +19,11 @@ from unittest import mock
 import torch
 from torch.utils._pytree import tree_leaves
 
-from oodbench.benchmark import SHIFTED, Benchmark, DatasetSpec
+from oodbench.benchmark import SHIFTED, Benchmark
 from oodbench.checks.overlap import shared
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import content_key
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError, OODBenchError
 from oodbench.networks.backbones import backbone_names, is_registered
 from oodbench.options import build

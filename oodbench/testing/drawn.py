@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.data.samples import (
     OOD,
     BoxedSamples,
@@ -22,6 +22,7 @@ from oodbench.data.samples import (
     content_digest,
 )
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.networks.boxes import BOXES
 from oodbench.networks.pixels import MAPS
 from oodbench.registry import METHODS, TASKS

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.data.samples import Samples
+from oodbench.dataset import DatasetSpec
 from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import Evaluator

@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench import evaluate, files
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.caching.description import describe
 from oodbench.caching.fingerprint import cache_key, code_digest, unknown, weights_digest
 from oodbench.caching.probe import some_of
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import OODBenchWarning
 from oodbench.extract import as_network, extract
 from oodbench.hardware import Hardware

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import evaluate
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.checks import sanity
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.hardware import Hardware
 
 GREY = Preprocess(8, (0.5,), (0.25,), mode="L")

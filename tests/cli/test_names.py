@@ -14,8 +14,8 @@ from torch import nn
 
 import oodbench
 from oodbench import cli, files, get_benchmark
-from oodbench.benchmark import name_is_there
 from oodbench.cli.names import split_names
+from oodbench.dataset import name_is_there
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.results.compare import compare
 from tests.conftest import write_images

@@ -57,7 +57,6 @@ INSIDE = {
 
 
 ONE_THING = {
-    "oodbench.benchmark": "what a benchmark is",
     "oodbench.caching.description": "what a function's code depends on",
     "oodbench.data.transforms": "preprocessing and augmentation of images",
     "oodbench.data.video": "clips: frames, their sizes, crops and optical flow",

@@ -11,8 +11,9 @@ from torch import nn
 
 import oodbench
 from oodbench import Hardware
-from oodbench.benchmark import Benchmark, DatasetSpec, Protocol, get_benchmark
+from oodbench.benchmark import Benchmark, Protocol, get_benchmark
 from oodbench.data.samples import ImageArrays
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, OptionError
 from oodbench.metrics import auroc
 from oodbench.results.compare import table

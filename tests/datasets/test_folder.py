@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oodbench import get_benchmark
-from oodbench.benchmark import resolve_dataset
+from oodbench.dataset import resolve_dataset
 from oodbench.errors import MissingDataError, OptionError
 from tests.conftest import write_images
 from tests.helpers.datasets import names, toy

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oodbench import files, get_benchmark
-from oodbench.benchmark import resolve_dataset
+from oodbench.dataset import resolve_dataset
 from oodbench.datasets.imagenet import by_name
 from oodbench.errors import DataError, MissingDataError, OptionError, UnknownNameError
 from oodbench.evaluator import Evaluator

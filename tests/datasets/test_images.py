@@ -13,7 +13,7 @@ import pytest
 
 import oodbench
 from oodbench import files
-from oodbench.benchmark import resolve_dataset
+from oodbench.dataset import resolve_dataset
 from oodbench.errors import DataError, MissingDataError
 from oodbench.registry import DATASETS
 from tests.conftest import write_images

@@ -16,9 +16,9 @@ from timm.data import ImageNetInfo
 
 import oodbench
 from oodbench import files
-from oodbench.benchmark import resolve_dataset
 from oodbench.checks.classes import id_samples
 from oodbench.data.samples import Samples
+from oodbench.dataset import resolve_dataset
 from oodbench.errors import DataError, MissingDataError
 from oodbench.registry import DATASETS
 from tests.conftest import write_images

@@ -9,7 +9,7 @@ import pytest
 
 import oodbench
 from oodbench import Benchmark, Protocol, files, get_benchmark
-from oodbench.benchmark import resolve_dataset
+from oodbench.dataset import resolve_dataset
 from oodbench.datasets.imagenet import by_name, overlap
 from oodbench.datasets.ptood import NATIVE
 from oodbench.datasets.transfer import TEN

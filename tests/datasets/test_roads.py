@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import DatasetSpec, Hardware, files, get_benchmark
-from oodbench.benchmark import resolve_dataset
 from oodbench.data.samples import OOD, VOID, MaskedSamples
+from oodbench.dataset import resolve_dataset
 from oodbench.datasets.roads import (
     CITYSCAPES,
     FISHYSCAPES,

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from oodbench import files, get_benchmark
-from oodbench.benchmark import resolve_dataset
 from oodbench.data.samples import content_digest
+from oodbench.dataset import resolve_dataset
 from oodbench.datasets.transfer import TEN
 from oodbench.errors import DataError, MissingDataError, OptionError
 from tests.conftest import write_images

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from oodbench import Preprocess
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
+from oodbench.dataset import DatasetSpec
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.hardware import Hardware
 from oodbench.method import Recipe

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.results.rows import row_id
 from oodbench.results.store import ResultStore
 from tests.conftest import REPOSITORY

@@ -10,8 +10,8 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from oodbench import files
-from oodbench.benchmark import resolve_dataset
 from oodbench.data.samples import Samples
+from oodbench.dataset import resolve_dataset
 from oodbench.datasets.imagenet import OVERLAP
 from oodbench.datasets.transfer import TEN
 from tests.conftest import write_images

@@ -19,9 +19,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import oodbench
 from oodbench import Hardware, Preprocess
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.data.samples import OOD, BoxedSamples, Boxes, MaskedSamples
 from oodbench.data.transforms import to_tensor
+from oodbench.dataset import DatasetSpec
 from oodbench.networks.boxes import scenes_frcnn
 from oodbench.networks.normalisation import own_normalisation
 from oodbench.tasks.contender import Contender

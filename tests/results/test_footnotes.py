@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oodbench.benchmark import DatasetSpec
+from oodbench.dataset import DatasetSpec
 from oodbench.datasets.ptood import PROTOCOL
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS, row_id

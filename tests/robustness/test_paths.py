@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from oodbench import cli, evaluate, files
-from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark, resolve_dataset
+from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec, resolve_dataset
 from oodbench.errors import StorageError
 from oodbench.hardware import Hardware
 from oodbench.networks.backbones import read_checkpoint

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from oodbench import evaluate
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.hardware import Hardware
 from oodbench.results.rows import COLUMNS, row_id
 from oodbench.results.store import ResultStore

@@ -17,8 +17,9 @@ from torchvision.models import detection as zoo
 
 import oodbench
 from oodbench import Detector, Outputs, Preprocess, metrics
-from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
+from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.data.samples import BoxedSamples, Boxes, Subset
+from oodbench.dataset import DatasetSpec
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.detectors.abet import AbeTDetection
 from oodbench.detectors.ce_detection import CEDetection

@@ -10,9 +10,10 @@ from torch import nn
 
 import oodbench
 from oodbench import metrics
-from oodbench.benchmark import Benchmark, DatasetSpec, get_benchmark
+from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.contenders import Networks
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import OptionError
 from oodbench.results import leaderboard
 from oodbench.results.store import ResultStore

@@ -15,8 +15,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 import oodbench
 from oodbench import Hardware, Preprocess
-from oodbench.benchmark import Benchmark, DatasetSpec
+from oodbench.benchmark import Benchmark
 from oodbench.data.samples import ImageArrays
+from oodbench.dataset import DatasetSpec
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
 from oodbench.networks.boxes import BoxNetwork, scenes_frcnn
 from oodbench.networks.pixels import PixelNetwork
