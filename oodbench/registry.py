@@ -226,7 +226,7 @@ class Registry(Generic[T]):
         """
         name = self.canonical(name)
         if name in self._objects:
-            return sources.first_line(_told(self._objects[name]))
+            return sources.first_line(_doc_of(self._objects[name]))
         point = self._declared()[name]
         return str(_read(lambda: sources.description(point.module, point.attr)) or "")
 
@@ -253,18 +253,18 @@ class Registry(Generic[T]):
         return _read(lambda: sources.attribute(point.module, point.attr, of))
 
 
-def _read(look: Callable[[], Any]) -> Any:
+def _read(find: Callable[[], Any]) -> Any:
     """What is read from a package's source; None where the package is damaged."""
     try:
-        return look()
+        return find()
     except KeyboardInterrupt:
         raise
     except BaseException:  # finding a module runs its parent packages, which may do anything
         return None
 
 
-def _told(thing: object) -> str:
-    """What an object says of itself: its own description, else its docstring."""
+def _doc_of(thing: object) -> str:
+    """An object's own ``description``, or its docstring where it has none."""
     description = getattr(thing, "description", None)
     if isinstance(description, str) and not isinstance(thing, type):
         return description

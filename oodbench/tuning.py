@@ -125,13 +125,13 @@ class Choice:
     """What was chosen for a detector.
 
     Args:
-        given: the detector as it came.
+        original: the detector before tuning.
         chosen: one of the same class with the chosen values, not fitted.
         trials: all that was tried, in the order of the grid.
         best: the trial that was chosen.
     """
 
-    given: Detector
+    original: Detector
     chosen: Detector
     trials: list[Trial]
     best: Trial
@@ -139,7 +139,7 @@ class Choice:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
-            "detector": self.given.label,
+            "detector": self.original.label,
             "detector_options": self.chosen.options(),
             "auroc": self.best.auroc,
             "trials": [
@@ -177,7 +177,7 @@ class Tuning:
 
     def apply(self, detectors: Sequence[Detector]) -> list[Detector]:
         """The detectors with the chosen values; those that failed are left out."""
-        chosen = {id(choice.given): choice.chosen for choice in self.choices}
+        chosen = {id(choice.original): choice.chosen for choice in self.choices}
         failed = set(map(id, self._failed))
         return [chosen.get(id(d), d) for d in detectors if id(d) not in failed]
 

@@ -139,7 +139,7 @@ class _Walk:
         self.kept: list[Any] = []  # alive, so that no other object gets its identity
         self.waiting: collections.deque[Any] = collections.deque()
         self.members: set[int] = set()  # modules of the root network: their tensors are named
-        self.named: dict[int, str] = {}
+        self.tensor_names: dict[int, str] = {}
         self.stores = Stores()
         self.trains = isinstance(root, type)  # of a method its training counts as well
         if isinstance(root, type):
@@ -147,12 +147,12 @@ class _Walk:
         if isinstance(root, nn.Module):
             self.members = {id(module) for module in root.modules()}
             tensors = itertools.chain(root.named_parameters(), root.named_buffers())
-            self.named = {id(tensor): name for name, tensor in tensors}
-            self.has_arrays = bool(self.named)
+            self.tensor_names = {id(tensor): name for name, tensor in tensors}
+            self.has_arrays = bool(self.tensor_names)
             self.stores = stores_of(root)
             self.opaque += self.stores.outside
-            self.told("global hooks", *self._global_hooks())
-        self.told("root", root)
+            self.record("global hooks", *self._global_hooks())
+        self.record("root", root)
 
     @staticmethod
     def _global_hooks() -> list[Any]:
@@ -170,7 +170,7 @@ class _Walk:
             except Exception as error:  # objects may raise anything when they are looked at
                 self.hide(value, type(error).__name__)
 
-    def told(self, kind: str, *values: Any) -> None:
+    def record(self, kind: str, *values: Any) -> None:
         self.whole.update(f"{kind} {[self.refer(value) for value in values]}\n".encode())
 
     def hide(self, value: Any, why: str = "") -> None:
@@ -198,15 +198,15 @@ class _Walk:
 
     def visit(self, value: Any) -> None:
         kind = type(value)
-        if id(value) in self.named:
-            self.told("parameter", self.named[id(value)])
+        if id(value) in self.tensor_names:
+            self.record("parameter", self.tensor_names[id(value)])
         elif isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
             self.hide(value)
         elif isinstance(value, nn.Module):
             self._module(value)
         elif isinstance(value, Tensor):
             self.has_arrays = True
-            self.told("tensor", tensor_text(value))
+            self.record("tensor", tensor_text(value))
             self._rest(value)
         elif isinstance(value, np.generic | np.ndarray):
             self._array(value)
@@ -215,31 +215,31 @@ class _Walk:
         elif kind in _CODE or isinstance(value, functools.partial | types.CodeType):
             self._code(value)
         elif isinstance(value, enum.Enum):
-            self.told("enum", type(value), value.name, value._value_)
+            self.record("enum", type(value), value.name, value._value_)
         elif isinstance(value, _BUILTIN):
             self._builtin(value)
         elif isinstance(value, types.ModuleType):
             self._namespace(value)
         elif isinstance(value, weakref.ref):
-            self.told("weakref", value())
+            self.record("weakref", value())
         elif isinstance(value, types.GeneratorType):
             frame = value.gi_frame
             at = (frame.f_lasti, dict(frame.f_locals)) if frame else None
-            self.told("generator", value.gi_code, at)
+            self.record("generator", value.gi_code, at)
         elif any(value is own for own in (_PYTHONS, _NUMPYS, torch.default_generator)):
-            self.told("generator", "of the process")  # what it would draw next is no setting
+            self.record("generator", "of the process")  # what it would draw next is no setting
         elif isinstance(value, torch.Generator):
-            self.told("generator", value.get_state())
+            self.record("generator", value.get_state())
         else:
             self._object(value)
 
     def _array(self, value: Any) -> None:
         self.has_arrays |= isinstance(value, np.ndarray) and value.size > 1
         if value.dtype.hasobject:
-            self.told("array", value.shape, np.asarray(value).tolist())
+            self.record("array", value.shape, np.asarray(value).tolist())
         else:
             digest = hashlib.sha256(value.tobytes()).hexdigest()
-            self.told("array", str(value.dtype), value.shape, digest)
+            self.record("array", str(value.dtype), value.shape, digest)
         self._rest(value)
 
     def _collection(self, value: Any) -> bool:
@@ -252,11 +252,11 @@ class _Walk:
         elif isinstance(value, dict | types.MappingProxyType):
             self._items("keys", list(value))  # their order may count
             self._items("values", list(value.values()))
-            self.told("default", getattr(value, "default_factory", None))
+            self.record("default", getattr(value, "default_factory", None))
         elif isinstance(value, set | frozenset):  # their order is another one in each process
             self._items("set", sorted(map(self._text, value)))
         elif isinstance(value, int | float | complex | str | bytes | bytearray):
-            self.told("value", _plain_value(value))
+            self.record("value", _plain_value(value))
         else:
             return False
         return True
@@ -268,7 +268,7 @@ class _Walk:
         elif len(items) + len(self.numbers) > 2 * MOST:
             self.opaque.append(f"more than {MOST:,} objects")
         else:
-            self.told(kind, *items)
+            self.record(kind, *items)
 
     def _text(self, value: Any) -> str:
         """A text for one element of a set, by which it can be sorted."""
@@ -289,15 +289,15 @@ class _Walk:
                 flags = value.co_flags & ~_HAS_DOCSTRING
                 signature = (value.co_argcount, value.co_kwonlyargcount, flags)
                 table = getattr(value, "co_exceptiontable", b"")
-                self.told("code", *instructions(value), names_of(value), signature, table)
+                self.record("code", *instructions(value), names_of(value), signature, table)
             case types.MethodType():
-                self.told("method", value.__func__, value.__self__)
+                self.record("method", value.__func__, value.__self__)
             case staticmethod() | classmethod():
-                self.told("method", value.__func__)
+                self.record("method", value.__func__)
             case property():
-                self.told("property", value.fget, value.fset, value.fdel)
+                self.record("property", value.fget, value.fset, value.fdel)
             case functools.partial():
-                self.told("partial", value.func, value.args, value.keywords)
+                self.record("partial", value.func, value.args, value.keywords)
                 self._rest(value)
             case _:
                 self._function(value)
@@ -305,7 +305,7 @@ class _Walk:
     def _function(self, function: types.FunctionType) -> None:
         home = str(function.__globals__.get("__name__") or "")
         whose = origin(home)
-        self.told("function", _place(home), function.__qualname__)
+        self.record("function", _place(home), function.__qualname__)
         cells = {
             name: cell.cell_contents
             for name, cell in zip(
@@ -317,28 +317,28 @@ class _Walk:
             # a library's decorator around somebody's function
             self.libraries.add(home.partition(".")[0])
             inner = [*cells.values(), *vars(function).values()]
-            self.told("inside", *(value for value in inner if _is_telling(value)))
+            self.record("inside", *(value for value in inner if _is_telling(value)))
             return
         self.is_users |= whose == "user"
-        self.told("runs", function.__code__, function.__defaults__, function.__kwdefaults__)
-        self.told("with", vars(function))
+        self.record("runs", function.__code__, function.__defaults__, function.__kwdefaults__)
+        self.record("with", vars(function))
         inside = {k: v for k, v in cells.items() if not self.stores.keeps_cell(function, k, v)}
-        self.told("inside", {k: v for k, v in inside.items() if _counts(v, whose)})
+        self.record("inside", {k: v for k, v in inside.items() if _counts(v, whose)})
         for chain, owner, value in resolve(function, self.stores.runs(function)):
             if self.stores.keeps(owner, value) or not _counts(value, whose):
                 continue
-            self.told("reads", ".".join(chain), value)
+            self.record("reads", ".".join(chain), value)
         if whose == "user":
-            self.told("environment", _environment(function))
+            self.record("environment", _environment(function))
 
     def _builtin(self, value: Any) -> None:
         owner = getattr(value, "__self__", None)
         module = getattr(value, "__module__", None) or getattr(
             getattr(value, "__objclass__", None), "__module__", None
         )
-        self.told("builtin", _place(module or ""), value.__qualname__)
+        self.record("builtin", _place(module or ""), value.__qualname__)
         if owner is not None and not isinstance(owner, types.ModuleType | type):
-            self.told("of", owner)
+            self.record("of", owner)
         self._compiled(module or "builtins", value)
 
     def _compiled(self, module: str, value: Any) -> None:
@@ -348,11 +348,11 @@ class _Walk:
             if digest is None:
                 self.hide(value)
             else:
-                self.told("extension", digest)
+                self.record("extension", digest)
 
     def _namespace(self, module: types.ModuleType) -> None:
         """A module that is handed about as a value: all that it holds."""
-        self.told("namespace", _place(module.__name__) or module.__name__.rpartition(".")[2])
+        self.record("namespace", _place(module.__name__) or module.__name__.rpartition(".")[2])
         if origin(module.__name__) == "library":
             self.libraries.add(module.__name__.partition(".")[0])
         elif origin(module.__name__) == "user":
@@ -361,11 +361,11 @@ class _Walk:
                 if not name.startswith("__") and not self.stores.keeps(
                     (module.__name__, name), value
                 ):
-                    self.told("holds", name, value)
+                    self.record("holds", name, value)
 
     def _class(self, cls: type) -> None:
         whose = origin(str(cls.__module__))
-        self.told("class", _name(cls))
+        self.record("class", _name(cls))
         if whose == "library":
             self.libraries.add(cls.__module__.partition(".")[0])
             if issubclass(cls, nn.Module):  # somebody's patches of it, and what it is made from
@@ -373,7 +373,7 @@ class _Walk:
                 bases = [
                     base for base in cls.__mro__[1:] if origin(str(base.__module__)) != "library"
                 ]
-                self.told("patched", patched, *bases)
+                self.record("patched", patched, *bases)
             return
         self.is_users |= whose == "user"
         is_lightning = issubclass(cls, pl.LightningModule)
@@ -388,10 +388,10 @@ class _Walk:
             if whose == "user" and self.stores.keeps_of_class(name, member):
                 continue
             if _counts(member, whose):
-                self.told("has", name, member)
-        self.told("bases", *cls.__bases__)
+                self.record("has", name, member)
+        self.record("bases", *cls.__bases__)
         if type(cls) is not type:
-            self.told("metaclass", type(cls))
+            self.record("metaclass", type(cls))
         if whose == "user" and file_digest(cls.__module__) is not None:
             self._compiled(cls.__module__, cls)
 
@@ -399,7 +399,7 @@ class _Walk:
         attributes = {key: value for key, value in vars(module).items() if key not in _machinery()}
         kind = type(module).__module__
         if isinstance(module, Classifier):
-            attributes.pop("found", None)  # no setting: it is known after the first batch
+            attributes.pop("layout", None)  # no setting: it is known after the first batch
         if kind.startswith(("torch.nn.parallel", "torch._dynamo")):  # they wrap what is told below
             attributes = {}
         if kind.startswith("torch.fx"):
@@ -408,16 +408,16 @@ class _Walk:
         settings = {
             k: v for k, v in sorted(attributes.items()) if not self.stores.keeps_of(module, k, v)
         }
-        self.told("module", type(module), settings, hooks)
+        self.record("module", type(module), settings, hooks)
         for name, child in module._modules.items():
-            self.told("child", name, child)
+            self.record("child", name, child)
         if id(module) not in self.members:  # one that is hidden in a list, or in a hook
-            self.told("tensors", dict(module._parameters), dict(module._buffers))
+            self.record("tensors", dict(module._parameters), dict(module._buffers))
 
     def _object(self, value: Any) -> None:
         cls = type(value)
         module = str(cls.__module__)
-        self.told("object", cls)
+        self.record("object", cls)
         if self._collection(value):
             self._rest(value)
         elif is_in(module, BYSTANDERS) or value is os.environ:
@@ -427,7 +427,7 @@ class _Walk:
         elif isinstance(value, io.IOBase):
             self._stream(value)
         elif hasattr(cls, "cache_clear"):  # functools.cache: what it remembers is its own
-            self.told("wrapped", value.__wrapped__)
+            self.record("wrapped", value.__wrapped__)
         elif module.partition(".")[0] in sys.stdlib_module_names or _is_compiled(cls):
             self._reduced(value)
         else:
@@ -435,7 +435,7 @@ class _Walk:
 
     def _stream(self, value: Any) -> None:
         if isinstance(value, io.BytesIO | io.StringIO):
-            self.told("stream", value.getvalue())
+            self.record("stream", value.getvalue())
         elif not value.closed and value.readable():
             self.hide(value)
 
@@ -450,7 +450,7 @@ class _Walk:
         }
         state |= {f"slot {name}": getattr(value, name, None) for name in _slots(cls)}
         if state:
-            self.told("state", list(state), *state.values())
+            self.record("state", list(state), *state.values())
 
     def _reduced(self, value: Any) -> None:
         """What an object says of itself to be stored, where its state is not Python's."""
@@ -461,11 +461,11 @@ class _Walk:
             self.hide(value)
             return
         if isinstance(reduced, str):
-            self.told("global", reduced)
+            self.record("global", reduced)
             return
         parts = list(reduced)
         parts[3:] = [list(part) if part is not None else None for part in parts[3:5]]
-        self.told("made by", *parts)
+        self.record("made by", *parts)
 
 
 @functools.lru_cache(maxsize=1)

@@ -69,15 +69,15 @@ def still_says(
     batch = default_collate([preprocess(samples[row]) for row in rows])
     running = Running(network, hardware)
     with running:
-        seen = _put(batch, running)
-        with explained(network, seen):
-            said = outputs_of(network)(fed(network, seen))
-        fresh = {name: v.float().cpu() for name, v in kept(network, said, len(rows)).items()}
-    known = {"features": cached.features, "logits": cached.logits, **cached.extra}
-    known = {name: value[rows].float() for name, value in known.items() if value is not None}
+        inputs = _put(batch, running)
+        with explained(network, inputs):
+            returned = outputs_of(network)(fed(network, inputs))
+        fresh = {name: v.float().cpu() for name, v in kept(network, returned, len(rows)).items()}
+    expected = {"features": cached.features, "logits": cached.logits, **cached.extra}
+    expected = {name: value[rows].float() for name, value in expected.items() if value is not None}
     limit = tolerance(hardware, running.device)
-    return known.keys() == fresh.keys() and all(
-        alike(known[name], fresh[name], limit) for name in known
+    return expected.keys() == fresh.keys() and all(
+        alike(expected[name], fresh[name], limit) for name in expected
     )
 
 

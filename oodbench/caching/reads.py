@@ -68,23 +68,23 @@ def nested(code: types.CodeType) -> Iterator[types.CodeType]:
 @lru_cache(maxsize=8192)
 def reads(code: types.CodeType) -> Reads:
     """What a code object reads and stores; see :class:`Reads`."""
-    found = _Found()
+    collected = _Collector()
     for part in nested(code):
-        found.add(part)
+        collected.add(part)
     return Reads(
-        tuple(dict.fromkeys(found.chains)),
-        tuple(dict.fromkeys(found.imports)),
-        frozenset(found.stored),
-        frozenset(found.filled),
-        frozenset(found.stored_attributes),
-        frozenset(found.filled_attributes),
-        frozenset(found.read_attributes),
-        frozenset(found.words),
-        bool(found.words & _BY_NAME),
+        tuple(dict.fromkeys(collected.chains)),
+        tuple(dict.fromkeys(collected.imports)),
+        frozenset(collected.stored),
+        frozenset(collected.filled),
+        frozenset(collected.stored_attributes),
+        frozenset(collected.filled_attributes),
+        frozenset(collected.read_attributes),
+        frozenset(collected.words),
+        bool(collected.words & _BY_NAME),
     )
 
 
-class _Found:
+class _Collector:
     def __init__(self) -> None:
         self.chains: list[Chain] = []
         self.imports: list[tuple[str, int, Chain]] = []

@@ -87,7 +87,7 @@ class _Reach:
     """What running code can reach, found from its entries by the names that it uses."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.found = Stores()
+        self.stores = Stores()
         self.waiting: list[types.FunctionType] = []
         self.members: dict[str, list[Any]] = {}  # of users' classes, by name, until they are used
         self.classes: set[type] = set()
@@ -100,9 +100,9 @@ class _Reach:
                     self.meet(item)
         while self.waiting or self._called():
             function = self.waiting.pop()
-            if id(function.__code__) not in self.found.codes:
-                self.found.codes.add(id(function.__code__))
-                self._look(function)
+            if id(function.__code__) not in self.stores.codes:
+                self.stores.codes.add(id(function.__code__))
+                self._trace(function)
 
     def meet(self, value: Any) -> None:
         """A value that running code can reach, with the code that comes with it."""
@@ -129,8 +129,8 @@ class _Reach:
                     self.waiting += _code_of(member)
         return bool(self.waiting)
 
-    def _look(self, function: types.FunctionType) -> None:
-        stores = self.found
+    def _trace(self, function: types.FunctionType) -> None:
+        stores = self.stores
         for cell in function.__closure__ or ():
             if cell != types.CellType():
                 self.meet(cell.cell_contents)
@@ -160,7 +160,7 @@ class _Reach:
 
 def stores_of(network: nn.Module) -> Stores:
     """What the user's code in a network stores to when the network runs."""
-    return _Reach(network).found
+    return _Reach(network).stores
 
 
 def stores_of_class(cls: type) -> Stores:

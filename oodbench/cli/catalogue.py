@@ -190,10 +190,10 @@ def status_lines(states: Iterable[State]) -> Iterator[str]:
     kept = sorted(states, key=lambda state: (not state.is_here, state.is_missing))
     for state in kept:
         where = f"{state.name}/{state.split}" if state.split else state.name
-        yield terminal.printable(" ".join(f"{where}: {_told(state)}".split()))
+        yield terminal.printable(" ".join(f"{where}: {_state_text(state)}".split()))
 
 
-def _told(state: State) -> str:
+def _state_text(state: State) -> str:
     if state.is_here:
         return state.count
     if state.is_missing:

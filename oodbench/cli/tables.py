@@ -31,7 +31,7 @@ def show_trials(tuning: Tuning) -> None:
             auroc = "refused" if trial.auroc is None else f"{100 * trial.auroc:.2f}"
             bold = "bold" if is_best else None
             mark = "*" if is_best else ""
-            _add_row(table, choice.given.label, words(trial.values), auroc, mark, style=bold)
+            _add_row(table, choice.original.label, words(trial.values), auroc, mark, style=bold)
         table.add_section()
     Console(width=_width()).print(table)
 

@@ -85,5 +85,5 @@ def chosen_values(tuning: Tuning) -> list[str]:
     words = []
     for choice in tuning.choices:
         for name, value in choice.best.values.items():
-            words += ["--set", f"{choice.given.label}.{name}={word(value)}"]
+            words += ["--set", f"{choice.original.label}.{name}={word(value)}"]
     return words

@@ -23,7 +23,7 @@ from oodbench.outputs import Head
 
 @dataclass
 class _Call:
-    """One run of a layer that could be the head: what it saw, if that is ``[B, D]``."""
+    """One run of a layer that could be the head: its input, if that is ``[B, D]``."""
 
     layer: str
     features: Tensor | None
@@ -34,13 +34,13 @@ class _Call:
 
 
 @dataclass
-class _Found:
-    """What the batches so far have told of a network.
+class _Layout:
+    """Where a network's features and logits are, as the batches so far have shown.
 
     Args:
-        layer: whose input the features are; None for no features.
+        layer: the layer whose input the features are; None for no features.
         output: which of several outputs the logits are; None where there is one.
-        notes: what there is to say of ``features``, ``head`` and ``logits``.
+        notes: remarks for the user, by ``features``, ``head`` and ``logits``.
     """
 
     layer: str | None
@@ -54,10 +54,10 @@ class Classifier(nn.Module):
     The features are the input of the classifier's last linear layer (or of a 1x1 convolution that
     is one), the head is that layer: if the layer's weights turn the features into what the model
     returns, which is compared on every batch. Where they do not, there is no head. Of a layer that
-    is named, or the only one with as many outputs as the model, the features stay; else there are
-    logits alone. ``notes`` says why.
+    is named, or is the only one with as many outputs as the model, the features are kept; otherwise
+    there are logits alone. ``notes`` says why.
 
-    The model is copied, so the caller's own is neither moved nor switched to evaluation.
+    The model is copied, so the caller's own is neither moved nor switched to evaluation mode.
 
     Args:
         model: ``[B, ...] -> [B, C]`` logits; or to a mapping or sequence that has them.
@@ -75,19 +75,19 @@ class Classifier(nn.Module):
                 parameter.requires_grad_(True)
         self.layer = layer
         self.classes = classes
-        self.found: _Found | None = None
+        self.layout: _Layout | None = None
         if layer is not None:
-            self._named(layer)
+            self._linear_layer(layer)
 
     @property
     def notes(self) -> dict[str, str]:
-        """What there is to say of ``features``, ``head`` and ``logits``, once a batch has told."""
-        return {} if self.found is None else dict(self.found.notes)
+        """Remarks by ``features``, ``head`` and ``logits``; empty before the first batch."""
+        return {} if self.layout is None else dict(self.layout.notes)
 
     def _layers(self) -> dict[str, nn.Module]:
         return {name: m for name, m in self.model.named_modules() if _is_linear(m)}
 
-    def _named(self, layer: str) -> nn.Module:
+    def _linear_layer(self, layer: str) -> nn.Module:
         layers = self._layers()
         if layer not in layers:
             raise OptionError(
@@ -97,13 +97,15 @@ class Classifier(nn.Module):
         return layers[layer]
 
     def _candidates(self) -> dict[str, nn.Module]:
-        if self.found is not None:
-            layer = self.found.layer
-            return {} if layer is None else {layer: self._named(layer)}
-        return self._layers() if self.layer is None else {self.layer: self._named(self.layer)}
+        if self.layout is not None:
+            layer = self.layout.layer
+            return {} if layer is None else {layer: self._linear_layer(layer)}
+        return (
+            self._layers() if self.layer is None else {self.layer: self._linear_layer(self.layer)}
+        )
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """``logits [B, C]`` of one forward pass, and ``features [B, D]`` where there are any."""
+        """``logits [B, C]`` of one forward pass, with ``features [B, D]`` where there are any."""
         rows = _rows(images)
         calls: list[_Call] = []
         hooks = [
@@ -121,56 +123,56 @@ class Classifier(nn.Module):
             for hook in hooks:
                 hook.remove()
         logits, output, said = self._logits(returned, rows, calls)
-        if self.found is None:
-            self.found = self._find(calls, logits)
-            self.found.output = output
+        if self.layout is None:
+            self.layout = self._find(calls, logits)
+            self.layout.output = output
             if said:
-                self.found.notes["logits"] = said
-        layer = self.found.layer
+                self.layout.notes["logits"] = said
+        layer = self.layout.layer
         if layer is None:
             return {"logits": logits}
-        seen = [call for call in calls if call.layer == layer and call.features is not None]
-        if not seen:
+        usable = [call for call in calls if call.layer == layer and call.features is not None]
+        if not usable:
             raise OODBenchError(
                 f"the layer {layer!r} of the {type(self.model).__name__} gave features for one "
                 "batch and not for another. Wrap the network in a module with outputs(images) and "
                 "head()."
             )
-        exact = [call for call in seen if _agrees(call, logits)]
-        if not exact and "head" not in self.found.notes:
-            self.found.notes["head"] = self._no_head(seen[-1], logits)
-        features = (exact or seen)[-1].features
+        exact = [call for call in usable if _agrees(call, logits)]
+        if not exact and "head" not in self.layout.notes:
+            self.layout.notes["head"] = self._no_head(usable[-1], logits)
+        features = (exact or usable)[-1].features
         assert features is not None  # noqa: S101
         return {"features": features, "logits": logits}
 
     def head(self) -> Head | None:
         """The linear layer, where it gave the logits of every batch so far."""
-        if self.found is None or self.found.layer is None or "head" in self.found.notes:
+        if self.layout is None or self.layout.layer is None or "head" in self.layout.notes:
             return None
-        return _head(self._named(self.found.layer))
+        return _head(self._linear_layer(self.layout.layer))
 
     def forward(self, images: Tensor) -> Tensor:
         """The model's own logits, ``[B, C]``."""
         return self.outputs(images)["logits"]
 
-    def _find(self, calls: list[_Call], logits: Tensor) -> _Found:
-        """Which layer the features come from, by one batch."""
+    def _find(self, calls: list[_Call], logits: Tensor) -> _Layout:
+        """The layer that the features come from, decided on one batch."""
         name = type(self.model).__name__
         if self.layer is not None:
             if not calls:
                 raise OptionError(f"the layer {self.layer!r} does not run in the model's forward.")
             if calls[-1].features is None:
-                return _Found(None, None, _nothing(_on_tokens(calls[-1])))
-            return _Found(self.layer, None, {})
+                return _Layout(None, None, _nothing(_on_tokens(calls[-1])))
+            return _Layout(self.layer, None, {})
         ends = [call for call in calls if call.width == logits.shape[1]]
         exact = [call for call in ends if _agrees(call, logits)]
         if exact:
-            return _Found(exact[-1].layer, None, {})
-        # no layer runs behind those that end the network, by their number of outputs
+            return _Layout(exact[-1].layer, None, {})
+        # by the number of outputs, these are the layers that end the network
         tail = takewhile(lambda call: call.width == logits.shape[1], reversed(calls))
         usable = list(dict.fromkeys(call.layer for call in tail if call.features is not None))
         if len(usable) == 1:
-            return _Found(usable[0], None, {})
+            return _Layout(usable[0], None, {})
         if usable:
             why = (
                 f"the logits of the {name} are not those of one linear layer, but of several "
@@ -191,7 +193,7 @@ class Classifier(nn.Module):
                 "features and head are not known. Wrap it in a module with outputs(images), which "
                 "gives features and logits, and head()."
             )
-        return _Found(None, None, _nothing(why))
+        return _Layout(None, None, _nothing(why))
 
     def _no_head(self, call: _Call, logits: Tensor) -> str:
         name, why = type(self.model).__name__, "has another kind of weights"
@@ -209,7 +211,7 @@ class Classifier(nn.Module):
     def _logits(
         self, returned: Any, rows: int | None, calls: list[_Call]
     ) -> tuple[Tensor, str | None, str]:
-        """The logits among what a model returned, which of several outputs, and what to say."""
+        """The logits in what a model returned, the output that they are, and a note."""
         name = type(self.model).__name__
         if isinstance(returned, Tensor):
             logits = _as_logits(returned, rows)
@@ -222,8 +224,8 @@ class Classifier(nn.Module):
         parts = dict(_parts(returned))
         candidates = {k: t for k, v in parts.items() if (t := _as_logits(v, rows)) is not None}
         kind = type(returned).__name__
-        if self.found is not None and self.found.output in candidates:
-            return candidates[self.found.output], self.found.output, ""
+        if self.layout is not None and self.layout.output in candidates:
+            return candidates[self.layout.output], self.layout.output, ""
         if not candidates:
             shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in parts.items())
             raise OODBenchError(
@@ -243,7 +245,7 @@ class Classifier(nn.Module):
         return candidates[chosen], chosen, said if len(parts) > 1 else ""
 
     def _choose(self, candidates: Mapping[str, Tensor], calls: list[_Call]) -> str | None:
-        """The one of several tensors ``[B, ?]`` that are the logits; None if that is not clear."""
+        """Which of several tensors ``[B, ?]`` is the logits; None if that is not clear."""
         sized = [k for k, v in candidates.items() if v.shape[1] == self.classes] or list(candidates)
         called = [k for k in sized if k.rpartition(".")[2] in _OUTPUT_NAMES]
         last = [k for k in sized if any(_agrees(call, candidates[k]) for call in calls[-1:])]

@@ -94,13 +94,13 @@ def explained(network: nn.Module, inputs: Any) -> Iterator[None]:
             raise _too_large(network, inputs) from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise OODBenchError(
-            f"the {called(network)} cannot take {_told(inputs)} ({lines[0].rstrip('.')[:200]}). "
+            f"the {called(network)} cannot take {_kind_of(inputs)} ({lines[0].rstrip('.')[:200]}). "
             f"{_advice(network, inputs)}"
         ) from error
 
 
 @contextlib.contextmanager
-def told_of_sizes(method: Any, batches: Iterable[Any]) -> Iterator[None]:
+def size_errors_explained(method: Any, batches: Iterable[Any]) -> Iterator[None]:
     """Training that fails because the backbone cannot take its images says so.
 
     Args:
@@ -126,12 +126,12 @@ def told_of_sizes(method: Any, batches: Iterable[Any]) -> Iterator[None]:
 
 def _too_large(network: nn.Module, inputs: Any) -> OODBenchError:
     return OODBenchError(
-        f"there is not enough memory for the {called(network)} on {_told(inputs)}. Give it fewer "
-        "at a time: hardware=Hardware(batch_size=16), or another device."
+        f"there is not enough memory for the {called(network)} on {_kind_of(inputs)}. Give it "
+        "fewer at a time: hardware=Hardware(batch_size=16), or another device."
     )
 
 
-def _told(inputs: Any) -> str:
+def _kind_of(inputs: Any) -> str:
     """``images of 3 x 32 x 32 (float32)``."""
 
     def one(value: Tensor) -> str:

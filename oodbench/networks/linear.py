@@ -93,15 +93,15 @@ class Regression:
         precise = torch.float32 if self.features.device.type == "mps" else torch.float64
         mean = torch.zeros(d, dtype=precise, device=self.features.device)
         scatter = torch.zeros(d, d, dtype=precise, device=self.features.device)
-        seen = 0
+        rows = 0
         for x, _ in self.blocks():
             m = x.mean(dim=0)
             centred = x - m
             scatter += centred.T @ centred
             delta = m - mean
-            scatter += torch.outer(delta, delta) * (seen * len(x) / (seen + len(x)))
-            seen += len(x)
-            mean += delta * (len(x) / seen)
+            scatter += torch.outer(delta, delta) * (rows * len(x) / (rows + len(x)))
+            rows += len(x)
+            mean += delta * (len(x) / rows)
         covariance = scatter / self.count
         scale = float(covariance.diagonal().mean().clamp(min=1e-30).sqrt())
         # in double precision: with fewer samples than dimensions most eigenvalues are the same zero

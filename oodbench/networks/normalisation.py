@@ -56,35 +56,35 @@ class Normalisation:
 
 
 def own_normalisation(
-    see: Callable[[Tensor], Any], channels: int, size: int = 224
+    run_network: Callable[[Tensor], Any], channels: int, size: int = 224
 ) -> Normalisation | None:
-    """The normalisation that a network does itself; None if it does none, or none is seen.
+    """The normalisation that a network applies itself; None if it applies none, or none is found.
 
-    A scale that is learned, a change from one normalisation to another and statistics of the image
-    at hand are none.
+    A learned scale, a change from one normalisation to another and statistics of the image at hand
+    do not count.
 
     Args:
-        see: runs the network on three images ``[3, channels, size, size]``. It does not get beyond
-            its first layers, and what it raises counts for nothing.
+        run_network: runs the network on three images ``[3, channels, size, size]``. It is stopped
+            after its first layers, and errors that it raises are ignored.
         channels: of the images.
-        size: their side.
+        size: side of the images in pixels.
     """
-    seen = _seen_of(see, (0.0, 0.5, 1.0), channels, size)
-    other = seen and _seen_of(see, (0.25, 0.5, 1.0), channels, size)
-    # the statistics of a batch are others in another
-    return seen if seen and other and seen.is_like(other) else None
+    normalisation = _normalisation_at(run_network, (0.0, 0.5, 1.0), channels, size)
+    again = normalisation and _normalisation_at(run_network, (0.25, 0.5, 1.0), channels, size)
+    # two batches: a network that uses the statistics of the batch gives another result for each
+    return normalisation if normalisation and again and normalisation.is_like(again) else None
 
 
-def _seen_of(
-    see: Callable[[Tensor], Any], levels: tuple[float, ...], channels: int, size: int
+def _normalisation_at(
+    run_network: Callable[[Tensor], Any], levels: tuple[float, ...], channels: int, size: int
 ) -> Normalisation | None:
     images = torch.tensor(levels).view(3, 1, 1, 1).expand(3, channels, size, size)
     watch = _Watch()
-    with contextlib.suppress(Exception), watch:  # whatever stops it, its first layers were told
-        see(images.clone())
-    if watch.seen is None:
+    with contextlib.suppress(Exception), watch:  # whatever stops it, its first layer has run
+        run_network(images.clone())
+    if watch.first_input is None:
         return None
-    low, half, high = watch.seen.double().chunk(3)
+    low, half, high = watch.first_input.double().chunk(3)
     return _fitted(low, half, high, levels)
 
 
@@ -132,16 +132,16 @@ def _different(pairs: Tensor) -> list[tuple[float, float]]:
     return shared
 
 
-class _EnoughError(Exception):
+class _StopError(Exception):
     pass
 
 
 class _Watch(TorchDispatchMode):
-    """Stops at the first layer that is given something of three different images, and keeps it."""
+    """Stops at the first layer whose input depends on the image, and keeps that input."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no annotations
-        self.seen: Tensor | None = None
+        self.first_input: Tensor | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -153,29 +153,32 @@ class _Watch(TorchDispatchMode):
             if value.ndim > 1 and len(value) % 3 == 0:
                 low, _, high = value.chunk(3)
                 if not torch.equal(low, high):
-                    self.seen = value.clone()
-                    raise _EnoughError
+                    self.first_input = value.clone()
+                    raise _StopError
         return func(*args, **(kwargs or {}))
 
 
 def fed(
-    see: Callable[[Tensor], Any], preprocess: Preprocess, is_given: bool, size: int = 224
+    run_network: Callable[[Tensor], Any],
+    preprocess: Preprocess,
+    is_from_caller: bool,
+    size: int = 224,
 ) -> tuple[Preprocess, str | None]:
-    """The preprocessing for a network, and what is to be said of it.
+    """The preprocessing for a network, and a note on it for the user, or None.
 
-    A network that normalises images itself is given them plain, unless a caller knows better.
+    A network that normalises images itself gets them plain, unless the caller says how.
 
     Args:
-        see: see :func:`own_normalisation`.
+        run_network: see :func:`own_normalisation`.
         preprocess: the benchmark's, or the caller's.
-        is_given: whether it is the caller's.
-        size: side of the images that the network is looked at with.
+        is_from_caller: whether it is the caller's.
+        size: side of the images that the network is probed with.
     """
-    applied = own_normalisation(see, preprocess.channels, size)
+    applied = own_normalisation(run_network, preprocess.channels, size)
     if applied is None or applied.plain(preprocess) == preprocess:
         return preprocess, None
     plain = applied.plain(preprocess)
-    if is_given:
+    if is_from_caller:
         return preprocess, (
             f"the network normalises images itself ({applied}), and the preprocessing that was "
             f"given normalises them before (mean {preprocess.mean}, std {preprocess.std}): they "

@@ -16,14 +16,14 @@ from lightning_fabric import Fabric
 def processor_name() -> str:
     """The processor's name as its maker gives it; the architecture where that is not told."""
     try:
-        name = _told()
+        name = _from_system()
     except (OSError, subprocess.SubprocessError, ValueError):
         name = ""
     name = " ".join((name or platform.processor() or platform.machine()).split())
     return name or "unknown"
 
 
-def _told() -> str:
+def _from_system() -> str:
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603

@@ -32,7 +32,7 @@ from oodbench.errors import MissingDataError, OODBenchError, StorageError
 from oodbench.extract import extract
 from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning, spare_cores
 from oodbench.method import Method, of_training
-from oodbench.networks.door import single_precision, told_of_sizes
+from oodbench.networks.door import single_precision, size_errors_explained
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.outputs import Outputs
 from oodbench.tasks.task import task_of
@@ -220,7 +220,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
             files.make_dir(part)
         resumed = last if last.is_file() else None
         try:
-            with told_of_sizes(method, loader), full.telling(folder):
+            with size_errors_explained(method, loader), full.telling(folder):
                 trainer.fit(method, loader, ckpt_path=resumed, weights_only=True)
         except OODBenchError:
             if not last.is_file():  # nothing to go on with

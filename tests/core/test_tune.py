@@ -170,7 +170,7 @@ def test_the_best_is_chosen_and_of_equals_the_first() -> None:
     (choice,) = tuning.choices
     assert choice.best.values == {"gain": 2.0}, "2, 3 and the default 1 rank alike"
     assert choice.chosen.options() == {"gain": 2.0, "offset": 0.0}
-    assert choice.given.options()["gain"] == 1.0, "what was given stays as it is"
+    assert choice.original.options()["gain"] == 1.0, "what was given stays as it is"
     told = {trial.values["gain"]: trial.auroc for trial in choice.trials}
     assert list(told) == [-1.0, 0.0, 2.0, 3.0, 1.0], "the default is among them, last"
     assert told[2.0] == told[3.0] == told[1.0] > 0.99

@@ -165,7 +165,7 @@ def test_one_that_ends_the_program_in_a_search() -> None:
     networks = oodbench.contenders.Networks(model=network())
     fine = type("Fine", (Does,), {"deed": staticmethod(lambda: None)})
     found = tune(toy(), [fine(), raising(SystemExit(0))()], networks, hardware=CPU)
-    assert [choice.given.label for choice in found.choices] == ["Fine"]
+    assert [choice.original.label for choice in found.choices] == ["Fine"]
     assert list(found.failures) == ["Raises"]
 
 
