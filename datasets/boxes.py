@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -209,7 +210,7 @@ def _spec(
     how: str,
     *,
     ood: bool = False,
-    **about: str,
+    **about: Any,
 ) -> DatasetSpec:
     load = partial(_load, name, folder, where, classes, ood, how)
     return DatasetSpec(name, load, tuple(where), **about)

@@ -49,7 +49,7 @@ def _ood(
     readers: Sequence[Reader],
     how_to_get: str,
     splits: tuple[str, ...] = ("test",),
-    **about: str,
+    **about: Any,
 ) -> DatasetSpec:
     def load(split: str) -> Samples:
         return find(name, split, readers, how_to_get)

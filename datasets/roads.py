@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -253,7 +254,7 @@ def _spec(
     how: str,
     *,
     splits: tuple[str, ...] = ("test",),
-    **about: str,
+    **about: Any,
 ) -> DatasetSpec:
     load = partial(_load, name, folder, find, table, tuple(classes), how, splits)
     return DatasetSpec(name, load, splits, **about)

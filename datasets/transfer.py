@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def _spec(
     label: str,
     how: str,
     splits: tuple[str, ...],
-    **about: str,
+    **about: Any,
 ) -> DatasetSpec:
     snapshot = parquet("image", label)
     readers = (folders(f"{name}/{{split}}"), reader, snapshot, _validation_as_test(snapshot))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from oodbench import files
 from oodbench.data.samples import Samples, image_folder
+from oodbench.download.described import Download
 from oodbench.errors import MissingDataError, UnknownNameError, did_you_mean
 from oodbench.registry import DATASETS
 
@@ -28,6 +29,7 @@ class DatasetSpec:
         source: where the data comes from.
         licence: what its publisher allows.
         citation: paper or person to cite.
+        downloads: the sources that it can be fetched from, best first.
     """
 
     name: str
@@ -37,6 +39,7 @@ class DatasetSpec:
     source: str = ""
     licence: str = ""
     citation: str = ""
+    downloads: tuple[Download, ...] = ()
 
 
 def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:

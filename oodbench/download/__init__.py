@@ -1,0 +1,1 @@
+"""Downloads: files from their publishers into the data folder, whole and checked, or not at all."""
