@@ -225,16 +225,16 @@ def _paired(
     speakers: Sequence[str] = SPEAKERS,
 ) -> tuple[Any, Any, np.ndarray]:
     """Images, recordings of the same digits (of others of these digits with ``shift``), digits."""
-    images, seen = _images(split, digits)
+    images, image_digits = _images(split, digits)
     rng = np.random.default_rng([SPLITS.index(split), digits[0], int(shift)])
-    heard = seen
+    spoken_digits = image_digits
     if shift:
-        heard = digits[0] + (seen - digits[0] + rng.integers(1, len(digits), len(seen))) % len(
-            digits
-        )
+        spoken_digits = digits[0] + (
+            image_digits - digits[0] + rng.integers(1, len(digits), len(image_digits))
+        ) % len(digits)
     by_digit = _audio(split, speakers)
-    audio = [by_digit[int(d)][int(rng.integers(len(by_digit[int(d)])))] for d in heard]
-    return images, audio, seen
+    audio = [by_digit[int(d)][int(rng.integers(len(by_digit[int(d)])))] for d in spoken_digits]
+    return images, audio, image_digits
 
 
 def _load(

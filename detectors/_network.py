@@ -43,7 +43,7 @@ def hooked(
             handle.remove()
 
 
-def named(model: nn.Module, names: Sequence[str], who: str) -> dict[str, nn.Module]:
+def modules_of(model: nn.Module, names: Sequence[str], who: str) -> dict[str, nn.Module]:
     """The modules of those names.
 
     Raises:

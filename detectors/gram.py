@@ -41,7 +41,7 @@ from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._network import hooked, named
+from ._network import hooked, modules_of
 
 HELD_OUT = 2000
 
@@ -101,7 +101,7 @@ class Gram(Detector):
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
         if self.layers:
-            return named(model, self.layers, "gram")
+            return modules_of(model, self.layers, "gram")
         kinds = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ReLU
         return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
 
@@ -128,12 +128,12 @@ class Gram(Detector):
         low: dict[str, Tensor] = {}
         high: dict[str, Tensor] = {}
         held: list[tuple[dict[str, Tensor], Tensor]] = []
-        kept = seen = 0
+        kept = rows_read = 0
         for images, _ in batches:
             statistics, logits = self._read(model, images)
             predicted = logits.argmax(dim=1)
-            place = torch.arange(seen, seen + len(images), device=images.device)
-            seen += len(images)
+            place = torch.arange(rows_read, rows_read + len(images), device=images.device)
+            rows_read += len(images)
             out = place % 10 == 9
             if kept < HELD_OUT and out.any():
                 held.append(({n: g[out].float() for n, g in statistics.items()}, predicted[out]))

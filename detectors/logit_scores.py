@@ -356,8 +356,8 @@ class WeightedEnergy(Detector):
                     f"weighted-energy: {len(self.weights)} weights for {classes} classes; give "
                     "one per class."
                 )
-            given = torch.tensor(self.weights, dtype=dtype, device=train.logits.device)
-            self.log_weights_ = given.relu().log()
+            weights = torch.tensor(self.weights, dtype=dtype, device=train.logits.device)
+            self.log_weights_ = weights.relu().log()
             return self
         total = torch.zeros(classes, dtype=dtype, device=train.logits.device)
         for batch in blocks(train, "logits"):

@@ -33,7 +33,7 @@ from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._figures import openood
-from ._network import hooked, last_maps, named
+from ._network import hooked, last_maps, modules_of
 
 STEPS = 100
 
@@ -93,7 +93,7 @@ class RankFeat(Detector):
 
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of inputs ``[B, C, H, W]``."""
-        modules = named(model, self.layers or last_maps(model, batch, "rankfeat"), "rankfeat")
+        modules = modules_of(model, self.layers or last_maps(model, batch, "rankfeat"), "rankfeat")
         logits = []
         for name, module in modules.items():
             with torch.no_grad(), hooked({name: module}, lambda _, maps: remove_rank_one(maps)):

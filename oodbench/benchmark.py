@@ -151,8 +151,8 @@ class Benchmark:
             raise OptionError(
                 f"benchmark {name}: say what is done to every image, `preprocess=Preprocess(...)`."
             )
-        named = {"near": near, "far": far, **more}
-        sets = _groups(name, {**STANDARD_GROUPS, **(groups or {})}, named)
+        by_keyword = {"near": near, "far": far, **more}
+        sets = _groups(name, {**STANDARD_GROUPS, **(groups or {})}, by_keyword)
         protocol = protocol or Protocol()
         if not protocol.rank_group:
             first = next((group for group, members in sets.items() if members), "near")
@@ -280,14 +280,14 @@ class Benchmark:
             elif group not in self.group_names:
                 known = ", ".join(map(repr, self.group_names))
                 raise OptionError(f"`ood={name}`: the group is one of {known}, not {group!r}.")
-            found = own.get(bare) or OODSet(
+            member = own.get(bare) or OODSet(
                 resolve_dataset(bare, known=list(own)), self.protocol.group_of_others
             )
             if group:
-                found = replace(found, group=group)
-            if found.spec.name in chosen:
-                raise OptionError(f"`ood` names {found.spec.name!r} twice.")
-            chosen[found.spec.name] = found
+                member = replace(member, group=group)
+            if member.spec.name in chosen:
+                raise OptionError(f"`ood` names {member.spec.name!r} twice.")
+            chosen[member.spec.name] = member
         if not chosen:
             raise OptionError("`ood` names no dataset.")
         return tuple(chosen.values())
@@ -308,14 +308,14 @@ STANDARD_GROUPS: Mapping[str, tuple[DatasetSpec, ...]] = {"near": (), "far": ()}
 def _groups(
     benchmark: str,
     groups: Mapping[str, Sequence[DatasetSpec]],
-    named: Mapping[str, Sequence[DatasetSpec] | None],
+    by_keyword: Mapping[str, Sequence[DatasetSpec] | None],
 ) -> dict[str, tuple[DatasetSpec, ...]]:
     """Groups of OOD sets, with those that were given by name in the place of those in a mapping.
 
     Raises:
         OptionError: a group that can have no such name, or that holds anything but datasets.
     """
-    merged = {**groups, **{name: sets for name, sets in named.items() if sets is not None}}
+    merged = {**groups, **{name: sets for name, sets in by_keyword.items() if sets is not None}}
     for name, sets in merged.items():
         are_sets = isinstance(sets, list | tuple) and all(isinstance(s, DatasetSpec) for s in sets)
         if not are_sets:
@@ -365,34 +365,36 @@ def get_benchmark(
     return _agreeing(_resolved(name), None, task)
 
 
-def _is_of(found: Benchmark, task: str) -> bool:
+def _is_of(benchmark: Benchmark, task: str) -> bool:
     """Whether a benchmark is of a task, or of one that is a kind of it."""
-    return found.task == task or issubclass(TASKS.get(found.task), TASKS.get(task))
+    return benchmark.task == task or issubclass(TASKS.get(benchmark.task), TASKS.get(task))
 
 
 def _resolved(name: str) -> Benchmark:
-    found = BENCHMARKS.resolve(name)
-    if ":" not in name and callable(found):
+    benchmark = BENCHMARKS.resolve(name)
+    if ":" not in name and callable(benchmark):
         try:
-            inspect.signature(found).bind()
+            inspect.signature(benchmark).bind()
         except TypeError:
             raise OptionError(f"the benchmark {name!r} wants an argument: {name}:PATH.") from None
-        found = found()
-    if not isinstance(found, Benchmark):
-        raise OptionError(f"the benchmark {name!r} is no Benchmark but {type(found).__name__}.")
-    return found
+        benchmark = benchmark()
+    if not isinstance(benchmark, Benchmark):
+        raise OptionError(f"the benchmark {name!r} is no Benchmark but {type(benchmark).__name__}.")
+    return benchmark
 
 
-def _agreeing(found: Benchmark, id_name: str | None, task: str | None) -> Benchmark:
+def _agreeing(benchmark: Benchmark, id_name: str | None, task: str | None) -> Benchmark:
     """The benchmark, if it is of that ID set and task.
 
     Raises:
         OptionError: it is of another; names both.
     """
-    if id_name is not None and id_name not in (found.id.name, found.name):
+    if id_name is not None and id_name not in (benchmark.id.name, benchmark.name):
         raise OptionError(
-            f"benchmark {found.name!r} has ID set {found.id.name!r}, not {id_name!r}."
+            f"benchmark {benchmark.name!r} has ID set {benchmark.id.name!r}, not {id_name!r}."
         )
-    if task is not None and not _is_of(found, task):
-        raise OptionError(f"benchmark {found.name!r} is one of {found.task}, not of {task}.")
-    return found
+    if task is not None and not _is_of(benchmark, task):
+        raise OptionError(
+            f"benchmark {benchmark.name!r} is one of {benchmark.task}, not of {task}."
+        )
+    return benchmark

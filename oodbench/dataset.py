@@ -49,9 +49,9 @@ def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:
         UnknownNameError: none of these; the message suggests the nearest of all known names.
     """
     if name.partition(":")[0] in DATASETS:
-        found = DATASETS.resolve(name)
-        if isinstance(found, DatasetSpec):
-            return found
+        dataset = DATASETS.resolve(name)
+        if isinstance(dataset, DatasetSpec):
+            return dataset
         raise UnknownNameError(f"the dataset {name!r} wants an argument: {_with_argument(name)}.")
     root = files.data_dir() / name
     if "/" not in name and ":" not in name and name not in ("", ".", "..") and root.is_dir():

@@ -214,18 +214,18 @@ def extract(
         return _uncached(job, reason)
     folder = files.cache_dir() / "outputs" / key
     with contextlib.ExitStack() as held:
-        seen = _look(folder, key, job, held)
-        if seen is not None and _believed(job, about, folder, seen):
-            return seen
-        is_new = seen is None
+        cached = _lookup(folder, key, job, held)
+        if cached is not None and _believed(job, about, folder, cached):
+            return cached
+        is_new = cached is None
         if not is_new:
-            del seen  # an open file cannot be moved everywhere
+            del cached  # an open file cannot be moved everywhere
             files.writable_cache()
             probe.drop(folder)
             barrier()
-            seen = _look(folder, key, job, held)
-        if seen is not None:
-            return seen
+            cached = _lookup(folder, key, job, held)
+        if cached is not None:
+            return cached
         store = job.store(folder)
         held.callback(store.close)
         job.fill(store)
@@ -237,26 +237,26 @@ def extract(
         return Outputs.load(folder, key=key)
 
 
-def _look(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+def _lookup(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
     """What is cached; or None, and the folder is this run's to fill until ``held`` ends."""
     first = is_first_process(job.hardware)
-    seen = _claim(folder, key, job, held) if first else None
+    cached = _claim(folder, key, job, held) if first else None
     barrier()
-    return seen if first else stored(folder, key)[0]
+    return cached if first else stored(folder, key)[0]
 
 
 def _claim(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
-    seen, damage = stored(folder, key)
-    if seen is not None:
-        return seen
+    cached, damage = stored(folder, key)
+    if cached is not None:
+        return cached
     try:
         root = files.writable_cache()
         what = f"the outputs for {job.samples.name}"
         held.enter_context(alone(root / "locks" / f"{key}.lock", what))
-        seen, damage = stored(folder, key)  # somebody may have been quicker
+        cached, damage = stored(folder, key)  # somebody may have been quicker
         if damage is not None:
             discard(folder, damage)
-        if seen is None:
+        if cached is None:
             store = job.store(folder)
             held.callback(store.close)
             store.prepare()
@@ -267,7 +267,7 @@ def _claim(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Out
             f"what is cached in {folder} cannot be used ({damage}), and it cannot be made again: "
             f"{error}"
         ) from error
-    return seen
+    return cached
 
 
 def _uncached(job: _Job, reason: str) -> Outputs:
@@ -360,7 +360,7 @@ class _Job:
         return run.count
 
 
-def _believed(job: _Job, about: Description, folder: Path, seen: Outputs) -> bool:
+def _believed(job: _Job, about: Description, folder: Path, cached: Outputs) -> bool:
     """Whether the network gives the cached outputs of a few samples today, too.
 
     A network without a user's code is not asked.
@@ -370,7 +370,7 @@ def _believed(job: _Job, about: Description, folder: Path, seen: Outputs) -> boo
         return True
     if (folder / probe.VARIES).exists():
         probe.note_varying(network)
-    if probe.agreed(probe.still_says(network, samples, job.preprocess, job.hardware, seen)):
+    if probe.agreed(probe.still_says(network, samples, job.preprocess, job.hardware, cached)):
         return True
     probe.note_varying(network)
     inner = network.model if isinstance(network, Classifier) else network
@@ -395,10 +395,10 @@ def extracted(
     network = as_network(model)
     trunk = _trunk_of(network)
     key = cache_key(network if trunk is None else trunk, samples, preprocess, precision)
-    seen = key and stored(files.cache_dir() / "outputs" / key, key)[0]
-    if not seen:
+    cached = key and stored(files.cache_dir() / "outputs" / key, key)[0]
+    if not cached:
         return None
-    return seen if trunk is None else _headed(seen, network_of(network).head())
+    return cached if trunk is None else _headed(cached, network_of(network).head())
 
 
 def _trunk_of(network: nn.Module) -> nn.Module | None:
@@ -407,15 +407,15 @@ def _trunk_of(network: nn.Module) -> nn.Module | None:
     return trunk if isinstance(trunk, Network) else None
 
 
-def _headed(seen: Outputs, head: Head | None) -> Outputs:
+def _headed(outputs: Outputs, head: Head | None) -> Outputs:
     """What a trunk says, with the logits of a head on its features; none without a head."""
     if head is None:
-        return seen
-    rows = max(1, 2**22 // seen.features.shape[1])
-    starts = range(0, len(seen), rows)
-    pieces = (to_numpy(head(seen.features[s : s + rows].float())) for s in starts)
-    logits = _gathered(pieces, (len(seen), len(head.weight)))
-    return replace(seen, logits=torch.from_numpy(logits), head=head)
+        return outputs
+    rows = max(1, 2**22 // outputs.features.shape[1])
+    starts = range(0, len(outputs), rows)
+    pieces = (to_numpy(head(outputs.features[s : s + rows].float())) for s in starts)
+    logits = _gathered(pieces, (len(outputs), len(head.weight)))
+    return replace(outputs, logits=torch.from_numpy(logits), head=head)
 
 
 def _gathered(pieces: Iterator[np.ndarray], size: tuple[int, int]) -> np.ndarray:

@@ -101,7 +101,7 @@ def sheets(name: str) -> list[Sheet]:
         PluginError: the package that declares it is damaged.
         UnknownNameError: no registry has it; the nearest names are told.
     """
-    found: list[Sheet] = []
+    collected: list[Sheet] = []
     broken: list[PluginError] = []
     papers: dict[Paper, list[str]] = {}
     for names, tell in _KINDS:
@@ -116,14 +116,14 @@ def sheets(name: str) -> list[Sheet]:
             continue
         others = tuple(alias for alias, other in names.aliases().items() if other == known)
         also = (Entry("also", (", ".join(others),)),) if others else ()
-        found.append(dataclasses.replace(sheet, entries=(*also, *sheet.entries)))
+        collected.append(dataclasses.replace(sheet, entries=(*also, *sheet.entries)))
         if isinstance(paper := getattr(thing, "paper", None), Paper):
             papers.setdefault(paper, []).append(f"{names.kind} {known}")
-    if broken and not found:
+    if broken and not collected:
         raise broken[0]
-    if not found:
-        found = _of_timm(name)
-    if not found:
+    if not collected:
+        collected = _of_timm(name)
+    if not collected:
         known_names = sorted({n for names, _ in _KINDS for n in names.names()})
         kinds = ", ".join(names.plural for names, _ in _KINDS[1:])
         raise UnknownNameError(
@@ -132,8 +132,8 @@ def sheets(name: str) -> list[Sheet]:
         )
     for paper, owners in papers.items():
         title = f"paper of {' and '.join(owners)}" if len(papers) > 1 else ""
-        found.append(Sheet(title, entries=_paper(name, paper)))
-    return [*found, *(Sheet(str(error)) for error in broken)]
+        collected.append(Sheet(title, entries=_paper(name, paper)))
+    return [*collected, *(Sheet(str(error)) for error in broken)]
 
 
 def _paper(name: str, paper: Paper) -> tuple[Entry, ...]:
@@ -197,12 +197,12 @@ def _benchmark(name: str, thing: Any) -> Sheet:
         return Sheet(f"benchmark {name}", _text(thing))
     protocol = benchmark.protocol
 
-    def told(spec: DatasetSpec) -> str:
+    def described(spec: DatasetSpec) -> str:
         return f"{spec.name}: {spec.description}"
 
     groups: dict[str, list[str]] = {}
     for member in benchmark.ood:
-        groups.setdefault(member.group, []).append(told(member.spec))
+        groups.setdefault(member.group, []).append(described(member.spec))
     presets = [
         Entry(
             f"preset {preset}",
@@ -214,9 +214,9 @@ def _benchmark(name: str, thing: Any) -> Sheet:
         f"benchmark {name}",
         "",
         (
-            Entry("ID", (told(benchmark.id),)),
+            Entry("ID", (described(benchmark.id),)),
             *(Entry(group, tuple(members)) for group, members in groups.items()),
-            Entry("chosen on", tuple(map(told, benchmark.validation))),
+            Entry("chosen on", tuple(map(described, benchmark.validation))),
             *presets,
             Entry("task", (benchmark.task,)),
             Entry("input", (str(benchmark.preprocess),)),

@@ -267,8 +267,8 @@ class Outputs:
             self._finite[name] = (value, _version(value))
 
     def _is_looked_through(self, name: str, value: Tensor) -> bool:
-        known, seen = self._finite.get(name, (None, -1))
-        return known is value and _version(value) == seen != -1
+        checked, version = self._finite.get(name, (None, -1))
+        return checked is value and _version(value) == version != -1
 
     def looks_of(self, other: Outputs) -> None:
         """Take over which columns were looked through, from outputs of the same values."""

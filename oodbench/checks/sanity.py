@@ -29,11 +29,11 @@ MOST = 4096
 
 
 def described(preprocess: Any, *, keeps_size: bool = False) -> str:
-    """What a network sees, in one line: mode, size, normalisation.
+    """A network's input in one line of words: mode, size, normalisation.
 
     Args:
         preprocess: from a raw image to the network's input.
-        keeps_size: whether images are seen in their own size all the same.
+        keeps_size: whether the network takes images in their own size all the same.
     """
     if isinstance(preprocess, MultimodalPreprocess):
         parts = (f"{name}: {described(part)}" for name, part in preprocess.parts.items())
@@ -72,7 +72,7 @@ def of_outputs(
     logits: Tensor,
     labels: Tensor,
     classes: Sequence[str],
-    seen: str,
+    input_text: str,
     train_accuracy: float | None = None,
 ) -> Iterator[str]:
     """What is odd about the accuracy of a network on ID test samples.
@@ -81,7 +81,7 @@ def of_outputs(
         logits: ``[N, C]``, or whatever has its largest at the predicted class.
         labels: ``[N]`` in [0, C).
         classes: C names in their order.
-        seen: what it was given; see :func:`described`.
+        input_text: the network's input in words, as :func:`described` has it.
         train_accuracy: on the training images, where that is known.
     """
     n, c = len(labels), len(classes)
@@ -90,13 +90,13 @@ def of_outputs(
     predicted, true = predictions(logits), to_numpy(labels)
     half = np.random.default_rng(0).permutation(n) < n // 2
     halves = [confusion(true[part], predicted[part], c) for part in (half, ~half)]
-    yield from of_confusion((halves[0], halves[1]), classes, seen, train_accuracy)
+    yield from of_confusion((halves[0], halves[1]), classes, input_text, train_accuracy)
 
 
 def of_confusion(
     halves: tuple[np.ndarray, np.ndarray],
     classes: Sequence[str],
-    seen: str,
+    input_text: str,
     train_accuracy: float | None = None,
     unit: str = "images",
 ) -> Iterator[str]:
@@ -122,8 +122,8 @@ def of_confusion(
     if unit != "images" or n < LEAST_FOR_CHANCE:  # most pixels are background: no measure
         return
     advice = (
-        f"Look at what it is given ({seen}: are size, mode, mean and std those of its training?) "
-        "and at the order of the classes (folder names in alphabetical order)."
+        f"Look at what it is given ({input_text}: are size, mode, mean and std those of its "
+        "training?) and at the order of the classes (folder names in alphabetical order)."
     )
     by_chance = float((whole.sum(axis=0) / n) @ (whole.sum(axis=1) / n))
     kappa = (accuracy - by_chance) / max(1 - by_chance, 1e-12)

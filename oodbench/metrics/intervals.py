@@ -78,12 +78,12 @@ def of_mean(sets: Sequence[Ranks], metric: str, level: float) -> Interval:
         variance *= 1.0 + SECOND / (smallest - 1)
     if q > 0.0:
         event = max(event, variance / q)
-    seen = 1.25 * z * z * event
-    v = (variance + seen * event) / (q + seen)
+    pull = 1.25 * z * z * event
+    v = (variance + pull * event) / (q + pull)
 
     def holds(t: float) -> bool:
         r = t * (1.0 - t)
-        return (p - t) ** 2 <= z * z * v * r * math.sqrt((r + seen) / (q + seen))
+        return (p - t) ** 2 <= z * z * v * r * math.sqrt((r + pull) / (q + pull))
 
     return _end(holds, p, 0.0), _end(holds, p, 1.0)
 

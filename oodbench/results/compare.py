@@ -73,7 +73,7 @@ def compare(
     for backbone in backbones:
         name, _, checkpoint = backbone.partition("@")
         try:
-            found = evaluate(
+            network_results = evaluate(
                 benchmark=chosen,
                 detectors=made,
                 method=method,
@@ -86,8 +86,10 @@ def compare(
             failed.append(error)
             results.failures[backbone] = reason_of(error)
             continue
-        found.failures = {f"{backbone}, {name}": text for name, text in found.failures.items()}
-        results += found
+        network_results.failures = {
+            f"{backbone}, {name}": text for name, text in network_results.failures.items()
+        }
+        results += network_results
     if failed and not results.rows:
         raise failed[0]
     return results
@@ -116,10 +118,10 @@ class Line:
 
 def lines(results: Results, benchmark: Benchmark) -> list[Line]:
     """All combinations, in the order in which the benchmark's protocol ranks them."""
-    found: dict[tuple[str, str, str], Line] = {}
+    combinations: dict[tuple[str, str, str], Line] = {}
     for row in results.rows:
         key = (row["backbone"], row["detector"], str(row["detector_options"]))
-        line = found.setdefault(key, Line(row["backbone"], row["detector"], {}, []))
+        line = combinations.setdefault(key, Line(row["backbone"], row["detector"], {}, []))
         if row["is_mean"]:
             line.means.setdefault(row["group"], []).append(row)
         else:
@@ -131,7 +133,7 @@ def lines(results: Results, benchmark: Benchmark) -> list[Line]:
         figure = line.figure(protocol.rank_group, protocol.rank_by)
         return math.inf if figure is None else sign * figure.mean
 
-    return sorted(found.values(), key=rank)
+    return sorted(combinations.values(), key=rank)
 
 
 def table(results: Results, benchmark: Benchmark) -> tuple[list[str], list[list[str]]]:

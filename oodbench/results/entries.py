@@ -59,8 +59,8 @@ class Entry:
 
     def one_each(self) -> list[Row]:
         """Any row of each seed, for what a seed's rows have in common."""
-        found = {seed: row for (seed, _), row in reversed(self.rows.items())}
-        return [found[seed] for seed in self.seeds]
+        by_seed = {seed: row for (seed, _), row in reversed(self.rows.items())}
+        return [by_seed[seed] for seed in self.seeds]
 
     def figure(self, ood: str, column: str) -> Figure | None:
         """A figure on an OOD set (or group mean) over the seeds."""
@@ -104,7 +104,13 @@ def note_twins(entries: Sequence[Entry]) -> None:
     for i, entry in enumerate(entries):
         for weights in {row["weights"] for row in entry.rows.values()}:
             by_network.setdefault(weights, []).append(i)
-    pairs = {(i, j) for mine in by_network.values() for i in mine for j in mine if i != j}
+    pairs = {
+        (i, j)
+        for on_network in by_network.values()
+        for i in on_network
+        for j in on_network
+        if i != j
+    }
     for i, j in sorted(pairs):
         if _are_twins(entries[i], entries[j]):
             entries[i].twins.append(f"{j + 1} {entries[j].name}")
@@ -114,15 +120,15 @@ def _are_twins(one: Entry, other: Entry) -> bool:
     same = ("detector", "detector_options", "modality")
     if all(one.first.get(name) == other.first.get(name) for name in same):
         return False
-    mine, theirs = (
+    rows, other_rows = (
         {key: row for key, row in entry.rows.items() if not row["is_mean"]}
         for entry in (one, other)
     )
-    shared = mine.keys() & theirs.keys()
-    if len(shared) < min(len(mine), len(theirs)) or not shared:
+    shared = rows.keys() & other_rows.keys()
+    if len(shared) < min(len(rows), len(other_rows)) or not shared:
         return False
     wrong = 0.0
-    for a, b in _pairs(mine, theirs):
+    for a, b in _pairs(rows, other_rows):
         if a["weights"] != b["weights"] or a["ood_fingerprint"] != b["ood_fingerprint"]:
             return False
         missing = min(a["auroc"], 1 - a["auroc"])

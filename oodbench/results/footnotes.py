@@ -72,14 +72,14 @@ class Marks:
         lines = []
         if self._reversed:
             more = dict.fromkeys(entry.name for entry in self._reversed if entry.has("notes"))
-            told = (
+            pointer = (
                 f" What is known of it is said under {_NOTES}: {', '.join(more)}." if more else ""
             )
             lines += [
                 f"{_BACKWARDS} AUROC below {100 * REVERSED:.0f}. Weak detectors are near 50; far "
                 "below it the direction is reversed, ID looks more like OOD than OOD does. That is "
                 "an artefact of the set-up (what was fitted on, how the sets differ) or, where the "
-                f"interval reaches 50, chance.{markdown(told)}",
+                f"interval reaches 50, chance.{markdown(pointer)}",
                 "",
             ]
         if self._small or self._flat or self._seeds:
@@ -142,13 +142,13 @@ def _of_twins(entries: Sequence[Entry]) -> list[str]:
             groups[tuple(sorted([f"{number} {entry.name}", *entry.twins], key=_number))] = None
     if not groups:
         return []
-    told = "; ".join(", ".join(group[:1]) + " = " + " = ".join(group[1:]) for group in groups)
+    listing = "; ".join(", ".join(group[:1]) + " = " + " = ".join(group[1:]) for group in groups)
     return [
         f"{_TWINS} The same figures on every set as another line on the same network: one detector "
-        f"under two names (or settings) here. {markdown(told)}.",
+        f"under two names (or settings) here. {markdown(listing)}.",
         "",
     ]
 
 
-def _number(told: str) -> int:
-    return int(told.split()[0])
+def _number(line: str) -> int:
+    return int(line.split()[0])

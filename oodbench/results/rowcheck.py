@@ -127,12 +127,12 @@ def parse(line: bytes) -> Any:
         raise ValueError(f"{word} is no figure")
 
     def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"{twice!r} is in it twice")
-        return found
+        return entries
 
     try:
         return json.loads(line, parse_constant=refuse, object_pairs_hook=once)
@@ -157,8 +157,8 @@ def fault(row: Parsed, required: Iterable[str]) -> str | None:
         if not (is_right(value) if value is not None else may_be_none):
             return f"{name} must be {words}, not {json.dumps(value)[:60]}"
     for name in _INTERVALS:
-        if found := _fault_of_interval(row, name):
-            return found
+        if problem := _fault_of_interval(row, name):
+            return problem
     alone = row["is_mean"] or row["ood_sets"] == [row["ood"]]
     return None if alone else "ood_sets is not its own OOD set"
 
@@ -196,10 +196,10 @@ def fault_of_means(rows: Sequence[Parsed], metrics: Sequence[str]) -> tuple[int,
     for i, (key, row) in enumerate(zip(keys, rows, strict=True)):
         if not row["is_mean"]:
             continue
-        found = [figures.get(key, {}).get(name, set()) for name in row["ood_sets"]]
-        if any(len(one) != 1 for one in found):
+        figures_by_set = [figures.get(key, {}).get(name, set()) for name in row["ood_sets"]]
+        if any(len(one) != 1 for one in figures_by_set):
             continue
-        members = [next(iter(one)) for one in found]
+        members = [next(iter(one)) for one in figures_by_set]
         for j, metric in enumerate(metrics):
             mean = math.fsum(member[j] for member in members) / len(members)
             if abs(mean - row[metric]) > TOLERANCE:

@@ -108,8 +108,8 @@ class Figure:
         if not there:
             return None
         values = tuple(float(cell(row, column)) for row in there)
-        found = [(cell(row, f"{column}_low"), cell(row, f"{column}_high")) for row in there]
-        own = [(low, high) for low, high in found if low is not None and high is not None]
+        intervals = [(cell(row, f"{column}_low"), cell(row, f"{column}_high")) for row in there]
+        own = [(low, high) for low, high in intervals if low is not None and high is not None]
         if len(own) < len(there):
             return cls(values, None)
         width = statistics.fmean([high - low for low, high in own])
@@ -127,9 +127,9 @@ class Figure:
 
     def __str__(self) -> str:
         """Percent: ``90.12 [88.00, 92.20]``; without intervals ``90.12 ± 1.30``, over seeds."""
-        told = f"{100 * self.mean:.2f}"
+        mean = f"{100 * self.mean:.2f}"
         if self.ends:
-            return f"{told} [{100 * self.ends[0]:.2f}, {100 * self.ends[1]:.2f}]"
+            return f"{mean} [{100 * self.ends[0]:.2f}, {100 * self.ends[1]:.2f}]"
         if len(self.values) > 1:
-            return f"{told} ± {100 * statistics.stdev(self.values):.2f}"
-        return told
+            return f"{mean} ± {100 * statistics.stdev(self.values):.2f}"
+        return mean

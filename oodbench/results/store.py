@@ -138,9 +138,9 @@ def _parse(content: bytes, path: Path) -> list[Row]:
                 f"{where} was written by a newer oodbench (schema {row['schema']}, this one "
                 f"reads up to {SCHEMA}). Update oodbench."
             )
-        if found := rowcheck.fault(row, _ALWAYS):
+        if problem := rowcheck.fault(row, _ALWAYS):
             raise OODBenchError(
-                f"{where} is no result row: {found}. Restore the file, or remove the line."
+                f"{where} is no result row: {problem}. Restore the file, or remove the line."
             )
         if row_id(row) != row["row_id"]:
             raise OODBenchError(

@@ -34,10 +34,10 @@ def _described(root: Path) -> str | None:
     """The commit of a checkout that oodbench runs in; not inside somebody else's."""
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:
-        found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        completed = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return completed.stdout.strip() or None
 
 
 def _noted() -> str | None:
@@ -47,7 +47,7 @@ def _noted() -> str | None:
         return note.read_text(encoding="utf-8").strip() or None
     try:
         origin = json.loads(distribution("oodbench").read_text("direct_url.json") or "{}")
-        found = origin.get("vcs_info", {}).get("commit_id")
+        commit = origin.get("vcs_info", {}).get("commit_id")
     except (PackageNotFoundError, ValueError, AttributeError):
         return None
-    return str(found) if found else None
+    return str(commit) if commit else None

@@ -26,10 +26,10 @@ def worker_failure(error: BaseException) -> BaseException | None:
         An interruption, or an error that says what to do; None if no worker failed.
     """
     chain: list[BaseException] = []
-    seen: BaseException | None = error
-    while seen is not None:
-        chain.append(seen)
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     meaning = next(filter(None, map(_meaning, chain)), None)
     is_silent = any(re.search(r"DataLoader worker.* exited unex", str(e)) for e in chain)
     if meaning is None and (is_silent or is_cut_off(error)):

@@ -140,9 +140,9 @@ class NetworkRunner:
         self.on_forward = on_forward
         self.notes: list[str] = []
         if contender.is_external:
-            self._feed(given=contender.preprocess is not None or own is not None)
+            self._feed(is_stated=contender.preprocess is not None or own is not None)
 
-    def _feed(self, given: bool) -> None:
+    def _feed(self, is_stated: bool) -> None:
         """Plain pixels for a network that normalises images itself; see ``normalisation.fed``.
 
         A copy is looked at: what a network notes of the images that it sees has none of these.
@@ -159,7 +159,7 @@ class NetworkRunner:
             self.preprocess, note = fed(
                 lambda images: see(_like_weights(images, network)),
                 preprocess,
-                given,
+                is_stated,
                 preprocess.size,
             )
         self.notes += [] if note is None else [note]
@@ -258,8 +258,10 @@ class NetworkRunner:
         on_train = None
         if train is not None and train.is_loaded:
             on_train = self.quality(train)["id_accuracy"]
-        sees = self.task.input_description(self.preprocess)
-        return list(sanity.of_outputs(decisions, test.outputs.labels, self.classes, sees, on_train))
+        input_text = self.task.input_description(self.preprocess)
+        return list(
+            sanity.of_outputs(decisions, test.outputs.labels, self.classes, input_text, on_train)
+        )
 
     # --- detectors ----------------------------------------------------------------------------
 

@@ -105,10 +105,10 @@ class PixelRunner(NetworkRunner):
             if reason is not None:
                 digest.update(pixels.outputs.digest().encode())
         notes += [] if reason is None else [reason]
-        sees = self.task.input_description(self.preprocess)
+        input_text = self.task.input_description(self.preprocess)
         right = quality.confusion[:, : len(self.classes)]
         halves = (right - right // 2, right // 2)
-        notes += sanity.of_confusion(halves, self.classes, sees, unit="pixels")
+        notes += sanity.of_confusion(halves, self.classes, input_text, unit="pixels")
         weights = weights_digest(self.network)
         return Examined(
             {
@@ -205,8 +205,8 @@ def _figures(name: str, stream: StreamedScores, objects: StreamedScores | None) 
     row = with_columns({"n_id": stream.n_id, "n_ood": stream.n_ood}, figures)
     if objects is not None and objects.n_id:
         against_objects, more = objects.metrics()
-        named = {f"{metric}_foreground": against_objects[metric] for metric in FOREGROUND}
-        row = with_columns(row, named)
+        columns = {f"{metric}_foreground": against_objects[metric] for metric in FOREGROUND}
+        row = with_columns(row, columns)
         row["n_id_foreground"] = objects.n_id
         errors = {metric: max(error, more[metric]) for metric, error in errors.items()}
     row["binning_error"] = max(errors.values())

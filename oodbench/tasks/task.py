@@ -125,8 +125,8 @@ class Task:
                 by_reason.setdefault(reason, []).append(name)
         if not by_reason:
             return None
-        told = "; ".join(f"{', '.join(who)} ({reason})" for reason, who in by_reason.items())
-        return f"left out of all detectors: {told}."
+        reasons = "; ".join(f"{', '.join(who)} ({reason})" for reason, who in by_reason.items())
+        return f"left out of all detectors: {reasons}."
 
     def pictures_in(self, folder: str | Path, benchmark: Benchmark) -> Path:
         """The folder for pictures of what is scored, which is made when there is one.

@@ -55,8 +55,8 @@ def _network(make: Make, inputs: Inputs, seed: int = 0) -> nn.Module:
 def _columns(network: Any, inputs: Inputs) -> dict[str, Tensor]:
     """What the network gives, by name; ``features`` where it gives one tensor."""
     call = network.outputs if hasattr(network, "outputs") else network
-    given = call(tree_map(torch.clone, inputs))
-    columns = {"features": given} if isinstance(given, Tensor) else dict(given)
+    outputs = call(tree_map(torch.clone, inputs))
+    columns = {"features": outputs} if isinstance(outputs, Tensor) else dict(outputs)
     return {name: value for name, value in columns.items() if value.is_floating_point()}
 
 

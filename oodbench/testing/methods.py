@@ -108,14 +108,14 @@ def check_loss(cls: Cls, benchmark: Benchmark | None = None) -> None:
     if issubclass(cls, FrozenMethod):
         return
 
-    def look(losses: dict[str, Tensor]) -> None:
+    def examine(losses: dict[str, Tensor]) -> None:
         assert "loss" in losses, f"{_who(cls)}: loss() gives {sorted(losses)}, and no 'loss'"
         for name, value in losses.items():
             assert torch.as_tensor(value).ndim == 0, f"{_who(cls)}: {name!r} of loss() is no scalar"
             assert torch.as_tensor(value).isfinite(), f"{_who(cls)}: {name!r} of loss() is {value}"
         assert losses["loss"].requires_grad, f"{_who(cls)}: the loss is detached from all weights"
 
-    method = trained(cls, _benchmark(cls, benchmark), on_loss=look)
+    method = trained(cls, _benchmark(cls, benchmark), on_loss=examine)
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     assert any(gradient.abs().max() > 0 for gradient in gradients), (
         f"{_who(cls)}: no parameter gets a gradient other than zero"

@@ -57,9 +57,9 @@ def problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:
     def shown(outputs: Outputs) -> Outputs:
         assert outputs.head is not None
         columns, head = detector.toy(dict(outputs.columns()), outputs.head)
-        named = {name: columns.get(name) for name in ("features", "logits", "labels")}
-        extra = {name: value for name, value in columns.items() if name not in named}
-        return Outputs(**named, head=head, extra=extra)  # type: ignore[arg-type]
+        standard = {name: columns.get(name) for name in ("features", "logits", "labels")}
+        extra = {name: value for name, value in columns.items() if name not in standard}
+        return Outputs(**standard, head=head, extra=extra)  # type: ignore[arg-type]
 
     return Blobs(shown(plain.train), shown(plain.test), shown(plain.ood))
 

@@ -34,28 +34,28 @@ NetworkCheck = Callable[[Make, Use], None]
 
 def description(network: nn.Module) -> dict[str, Any]:
     """All of a network that a caller can see, by name: two of them differ where it changed."""
-    found: dict[str, Any] = {"type": type(network)}
+    state: dict[str, Any] = {"type": type(network)}
     for name, module in network.named_modules(remove_duplicate=False):
         of = name or "the network"
-        found[f"mode of {of}"] = module.training
-        found[f"tensors of {of}"] = {
+        state[f"mode of {of}"] = module.training
+        state[f"tensors of {of}"] = {
             key: id(tensor)
             for table in (module._parameters, module._buffers)
             for key, tensor in table.items()
         }
         held = vars(module).items()
-        found[f"hooks of {of}"] = {
+        state[f"hooks of {of}"] = {
             key: (id(table), {handle: id(hook) for handle, hook in table.items()})
             for key, table in held
             if "_hooks" in key and isinstance(table, dict)
         }
-        found[f"attributes of {of}"] = {key: id(value) for key, value in held if key != "training"}
+        state[f"attributes of {of}"] = {key: id(value) for key, value in held if key != "training"}
         own = {k: v for k, v in held if isinstance(v, Tensor)}
         for key, tensor in {**module._parameters, **module._buffers, **own}.items():
             if tensor is not None:
                 for aspect, value in _aspects(tensor).items():
-                    found[f"{aspect} of {name + '.' if name else ''}{key}"] = value
-    return found
+                    state[f"{aspect} of {name + '.' if name else ''}{key}"] = value
+    return state
 
 
 def _aspects(tensor: Tensor) -> dict[str, Any]:

@@ -76,8 +76,8 @@ class BestEpoch(pl.Callback):
                 module.training = training
         return right / len(self.loader.dataset)  # type: ignore[arg-type]
 
-    def told(self, epochs: int) -> dict[str, str]:
-        """What a reader of the weights has to know, of a run of so many epochs."""
+    def notes(self, epochs: int) -> dict[str, str]:
+        """What the file of weights says of its epoch, of a run of so many epochs."""
         return {
             "best_epoch": f"{self.epoch + 1} of {epochs}",
             "validation_accuracy": f"{100 * self.accuracy:.2f} %",

@@ -89,10 +89,10 @@ class Run:
         It is of the same network, data, seed and precision. Recipes name it in ``start_from``, as
         ``METHOD/RECIPE``; a checkpoint takes its place.
         """
-        named = self.recipe.start_from
-        if named is None or self.checkpoint is not None:
+        source = self.recipe.start_from
+        if source is None or self.checkpoint is not None:
             return None
-        method, _, recipe_name = named.partition("/")
+        method, _, recipe_name = source.partition("/")
         recipe = METHODS.get(method).get_recipe(recipe_name)
         recipe = replace(recipe, backbone=self.backbone)
         return replace(self, method=method, recipe_name=recipe_name, recipe=recipe)

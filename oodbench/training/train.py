@@ -231,7 +231,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
         if best is None:
             save_weights(run.weights, method.state_dict(), run.key)
         else:
-            save_weights(run.weights, best.weights, run.key, best.told(recipe.epochs))
+            save_weights(run.weights, best.weights, run.key, best.notes(recipe.epochs))
         last.unlink(missing_ok=True)
         for part in (folder, folder / "tensorboard", folder / "csv"):
             leftovers.sweep(part)  # of writers that were killed
