@@ -44,7 +44,7 @@ PREPROCESS = Preprocess(SIZE, (0.413,), (0.212,), mode="L", flip=False)
 
 @dataclass
 class Scene:
-    """One scene.
+    """One scene with its mask and boxes.
 
     Args:
         image: ``[64, 64]`` uint8.

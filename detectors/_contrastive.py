@@ -54,7 +54,7 @@ class ContrastiveMethod(Method):
         self.projection = mlp_head(num_features_of(backbone), recipe.embedding_dim)
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
-        """A SimCLR-style view."""
+        """Random views as SimCLR has them."""
         return SimCLR(preprocess, self.recipe.min_scale, self.recipe.colour)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:

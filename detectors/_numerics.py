@@ -292,7 +292,7 @@ def _ordered(bits: Tensor) -> Tensor:
 def unit_percentiles(outputs: Outputs, shares: Sequence[float]) -> Tensor:
     """Percentiles of each unit by itself, ``[len(shares), D]``: exact, by stripes of units.
 
-    A stripe holds at most 2^24 activations; the features are read once a stripe.
+    A stripe holds at most 2^24 activations; the features are read once per stripe.
     """
     width = max(1, 2**24 // max(len(outputs), 1))
     stripes = []

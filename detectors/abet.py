@@ -279,7 +279,7 @@ class AbeTMethod(Method):
         return backbone
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
-        """What the recipe says."""
+        """The augmentation that the recipe names."""
         return AUGMENTATIONS[self.recipe.augment](preprocess)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -298,7 +298,7 @@ class AbeTMethod(Method):
         return {"features": features, **self.scaled(features)}
 
     def head(self) -> Head:
-        """The layer of cosines."""
+        """The layer that gives the cosines."""
         return self.scaled.as_head()
 
 

@@ -252,7 +252,7 @@ class VRA(_Shaping):
 
     @property
     def rectified(self) -> bool:
-        """Yes, where small ones become zero."""
+        """True where small activations become zero."""
         return self.below == "zero"
 
     def _learn(self, train: Outputs) -> None:

@@ -63,5 +63,5 @@ class CrossEntropy(Method):
         return {"features": features, "logits": self.linear(features)}
 
     def head(self) -> Head:
-        """The linear layer."""
+        """The linear layer behind the features."""
         return Head(self.linear.weight, self.linear.bias)

@@ -24,5 +24,5 @@ class CEDetection(boxes.DetectionMethod):
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = BOX_RECIPE_IDS
 
     def classifier(self, features: int, classes: int) -> nn.Module:
-        """The linear layer."""
+        """The linear layer behind the boxes' features."""
         return LinearBoxHead(features, classes)

@@ -72,7 +72,7 @@ class Ensemble(Detector):
 
     @property
     def reads_level(self) -> bool:
-        """Whether one of its members does."""
+        """Whether any member reads the level of the network's batch normalisation."""
         return any(member.reads_level for member in self._create())
 
     def _create(self) -> list[Detector]:
@@ -98,7 +98,7 @@ class Ensemble(Detector):
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
-        """OOD scores ``[N]``."""
+        """The mean of the members' standardised scores, ``[N]``."""
         standardised = [
             (member.score(outputs).double() - mean) / std
             for member, mean, std in zip(self.fitted_, self.mean_, self.std_, strict=True)

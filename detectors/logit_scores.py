@@ -146,8 +146,8 @@ class TempScale(Detector):
 
     :math:`T^*` in [0.01, 100] minimises the negative
     log-likelihood of the labels. That is convex in :math:`1/T`, and is solved by Newton's method
-    inside a shrinking bracket, one pass over the logits a step (the reference code and pytorch-ood
-    run at most 50 steps of L-BFGS, which may stop short of the minimum).
+    inside a shrinking bracket, one pass over the logits per step (the reference code and
+    pytorch-ood run at most 50 steps of L-BFGS, which may stop short of the minimum).
 
     There is no minimum where the network is right about every sample that T is fitted on, as
     networks often are about training images: the likelihood rises until T is at its bound, 0.01.

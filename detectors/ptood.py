@@ -129,7 +129,7 @@ class LinearProbe(FrozenMethod):
         self.linear = nn.Linear(self.trunk.num_features, num_classes)
 
     def layer(self) -> nn.Linear:
-        """The linear layer."""
+        """The linear layer on the encoder's features."""
         return self.linear
 
     def learn(

@@ -23,7 +23,7 @@ Caveats = Callable[[Samples], Iterable[str]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a benchmark is read.
+    """How a benchmark's figures are made and ranked.
 
     Args:
         rank_by: the figure that its leaderboard ranks by, a metric's column name.
@@ -207,7 +207,7 @@ class Benchmark:
 
     @property
     def far(self) -> tuple[DatasetSpec, ...]:
-        """OOD sets that do not."""
+        """OOD sets that do not resemble the ID set."""
         return self.groups["far"]
 
     @property

@@ -115,7 +115,7 @@ def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
         if not inner.is_dir():
             raise MissingDataError(
                 f"{name}: there is no folder {inner}. "
-                f"Put the {split} images there, one folder a class: {inner}/<class>/*.png."
+                f"Put the {split} images there, one folder per class: {inner}/<class>/*.png."
             )
         return image_folder(f"{name}/{split}", inner)
 

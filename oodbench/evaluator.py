@@ -47,7 +47,7 @@ class Evaluator:
         hardware: where and how the network runs.
         report: told what happens, line by line.
         command: what repeats this evaluation; goes into the rows.
-        pictures: folder for pictures of what was scored, a subfolder a detector; None for none.
+        pictures: folder for pictures of what was scored, one subfolder per detector; None for none.
         modality: short for ``task_options={"modality": ...}``.
         task_options: options of the benchmark's task, over those of the benchmark.
 
@@ -98,7 +98,7 @@ class Evaluator:
 
     @property
     def ood(self) -> list[TestedSet]:
-        """The OOD sets that are at hand."""
+        """The OOD sets that are on this machine."""
         return self.tested.ood
 
     def warn(self, text: str) -> None:

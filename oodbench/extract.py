@@ -285,7 +285,7 @@ def _uncached(job: _Job, reason: str) -> Outputs:
 
 @dataclass
 class _Job:
-    """A network that sees all samples once.
+    """One pass of a network over all samples.
 
     Args:
         network: the network.
@@ -304,7 +304,7 @@ class _Job:
     on_forward: Callable[[int], None] | None
 
     def store(self, folder: Path) -> Store:
-        """The arrays in a folder."""
+        """The arrays of this pass in a folder."""
         size = _shard_size(self.samples, self.preprocess, self.hardware.batch_size)
         return Store(folder, len(self.samples), size)
 

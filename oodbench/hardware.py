@@ -54,7 +54,7 @@ class Hardware(HardwareSettings):
         strategy: Lightning's.
         precision: Lightning's; its short names become the full ones (``16`` is ``16-mixed``).
         workers: processes that read images; None to choose by the dataset.
-        batch_size: samples a forward pass when extracting.
+        batch_size: samples per forward pass in extraction.
         progress: whether to show progress bars.
     """
 
@@ -65,7 +65,7 @@ class Hardware(HardwareSettings):
         object.__setattr__(self, "precision", precision_name(self.precision))
 
     def workers_for(self, samples: Samples, preprocess: Transform | None = None) -> int:
-        """Data workers: none for images in memory or few, else one a spare core, at most four.
+        """Data workers: none for images in memory or few, else one per spare core, at most four.
 
         Few are 2,000 that are preprocessed to 32 x 32 pixels, and as many pixels of larger ones.
         """
@@ -110,7 +110,7 @@ class Hardware(HardwareSettings):
         return len(listed) > 1 or listed[0] not in ("auto", "0", "1")
 
     def trainer(self, **options: Any) -> pl.Trainer:
-        """A trainer on this hardware.
+        """A Lightning trainer on this hardware.
 
         Args:
             options: further arguments of ``Trainer``; lists are added to those of
@@ -130,7 +130,7 @@ class Hardware(HardwareSettings):
 
     @cached_property
     def _processes(self) -> int:
-        """How many it asks for."""
+        """The number of processes that it asks for."""
         with quiet_lightning(), launchers.without_defaults():
             return pl.Trainer(**self._place, plugins=[launchers.Alone()], logger=False).world_size
 

@@ -54,7 +54,7 @@ class Entry:
     is_code: bool = False
 
     def plain(self) -> Iterator[str]:
-        """The lines of plain text."""
+        """The entry as lines of plain text."""
         if self.is_block:
             yield f"{self.label}:"
             yield from (f"  {line}" for line in self.lines)
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is known of one thing.
+    """What is known of one named thing.
 
     Args:
         title: its kind and name.
@@ -77,7 +77,7 @@ class Sheet:
     entries: tuple[Entry, ...] = ()
 
     def plain(self) -> str:
-        """All of it as plain text."""
+        """The sheet as lines of plain text."""
         lines = [line for line in (self.title, self.text) if line]
         return "\n".join([*lines, *(line for entry in self.entries for line in entry.plain())])
 
@@ -349,7 +349,7 @@ class State:
 
     @property
     def is_here(self) -> bool:
-        """Whether it can be used."""
+        """Whether the split can be used."""
         return bool(self.count)
 
 

@@ -60,7 +60,7 @@ class Recipe(BaseRecipe):
     Args:
         backbone: name of the network; None for the benchmark's small one.
         epochs: passes over the training set.
-        batch_size: samples a step, over all processes.
+        batch_size: samples per step, over all processes.
         lr: peak learning rate of SGD.
         momentum: of SGD.
         nesterov: whether momentum is Nesterov's.

@@ -143,6 +143,6 @@ def check_choice(value: Any, kind: Any, who: str) -> None:
 
 
 def either(values: Iterable[Any]) -> str:
-    """``'a', 'b' or 'c'``."""
+    """Names as alternatives for a message: ``'a', 'b' or 'c'``."""
     *first, last = map(repr, values)
     return f"{', '.join(first)} or {last}" if first else last

@@ -78,7 +78,7 @@ class Outputs:
         logits: ``[N, C]``.
         labels: ``[N]`` int64.
         head: the linear layer behind the features; the same for all samples.
-        extra: anything else with one row a sample, by name (``"temperature"``, ``"logits/video"``).
+        extra: further columns, one row per sample, by name (``"temperature"``, ``"logits/video"``).
             ``"log_probabilities"`` are what a network predicts, see :attr:`decisions`.
         notes: what a reader has to know of ``features``, ``logits``, ``head`` or an extra, by name:
             why they are not there, or where they come from.

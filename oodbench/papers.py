@@ -28,7 +28,7 @@ class Paper:
     figures: tuple[str, ...] = ()
 
     def bibtex(self, key: str) -> str:
-        """A BibTeX entry."""
+        """The paper as a BibTeX entry."""
         return (
             f"@inproceedings{{{key},\n  title = {{{self.title}}},\n"
             f"  author = {{{self.authors}}},\n"

@@ -38,7 +38,7 @@ D = TypeVar("D")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing.
+    """The names of one kind of thing, with what they stand for.
 
     Args:
         kind: what the things are, in the singular, for messages (``"detector"``).

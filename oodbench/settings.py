@@ -69,7 +69,7 @@ def setting(default: Any, help: str, **more: Any) -> Any:  # noqa: A002
 
 @dataclass(frozen=True)
 class Selection:
-    """What is scored."""
+    """Which benchmark, OOD sets and detectors are evaluated."""
 
     id: str | None = setting(
         None, "ID set: cifar10, cifar100, digits, folder:PATH. Its default benchmark."
@@ -161,7 +161,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class HardwareSettings:
-    """Where networks run."""
+    """Where networks run: accelerator, devices, precision, batch size."""
 
     accelerator: str = setting("auto", "Lightning's: auto, cpu, gpu …")
     devices: str = setting("auto", "Lightning's: auto, a number, or 0,1.")

@@ -21,7 +21,7 @@ from oodbench.tasks.task import Task
 
 @dataclass
 class TestedSet:
-    """An OOD set that is at hand.
+    """An OOD set that is on this machine.
 
     Args:
         name: its name in rows.
@@ -119,7 +119,7 @@ class Tested:
         }
 
     def _check_shifted(self, task: Task, samples: Samples) -> None:
-        """Check that a shifted set is one.
+        """Check that a covariate-shifted set has the ID classes.
 
         Raises:
             OptionError: the benchmark does not classify whole samples.

@@ -316,7 +316,7 @@ def words(values: Mapping[str, Any]) -> str:
 
 
 def word(value: Any) -> str:
-    """A value as the command line takes it."""
+    """A value in the spelling of the command line."""
     if isinstance(value, list | tuple):
         return ",".join(map(word, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -104,7 +104,7 @@ class Trial:
 
     Args:
         values: of the options that are searched.
-        aurocs: mean AUROC over the validation OOD sets, one a network.
+        aurocs: mean AUROC over the validation OOD sets, one per network.
         refused: why it cannot be used, or None.
         warnings: what the detector says of these values.
     """
@@ -122,7 +122,7 @@ class Trial:
 
 @dataclass
 class Choice:
-    """What was chosen for a detector.
+    """The values that were chosen for one detector.
 
     Args:
         original: the detector before tuning.
@@ -137,7 +137,7 @@ class Choice:
     best: Trial
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The choice in types that JSON has."""
         return {
             "detector": self.original.label,
             "detector_options": self.chosen.options(),
@@ -156,12 +156,12 @@ class Choice:
 
 @dataclass
 class Tuning:
-    """What came of a search.
+    """The result of a search over detectors' options.
 
     Args:
         benchmark: its name.
         validation: what was chosen on; None if there was nothing to choose.
-        choices: one a detector that was searched.
+        choices: one for each detector that was searched.
         untuned: why a detector was not, by name.
         failures: detectors that could not be used, with the reason, by name.
         warnings: what a reader has to know of the values that were chosen.
@@ -182,7 +182,7 @@ class Tuning:
         return [chosen.get(id(d), d) for d in detectors if id(d) not in failed]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The search in types that JSON has."""
         validation = self.validation and {
             "id": self.validation.val.name,
             "n_id": len(self.validation.val),

@@ -24,7 +24,7 @@ split of Kinetics-600 as of all others, there on its val split; (4) AUPR is aver
 the area by trapezoids (``oodbench.metrics.aupr_trapezoid``), which differs where scores are tied;
 (5) kNN's distance is the root of the one there, which ranks alike; (6) the sound of Kinetics-600 is
 the whole recording (10 s), there the seconds of the video's clip alone (its first to its last frame
-at 24 frames a second, 2.6 s), repeated to 10 s, which in training move with the random clip; (7)
+at 24 frames per second, 2.6 s), repeated to 10 s, which in training move with the random clip; (7)
 with sound, ReAct's thresholds of Kinetics-600 are of the embeddings of video, flow and sound, there
 (by the name of the file that is read) of video and flow alone, so that those of sound are of the
 flow. How networks are trained, and which, is described in ``oodbench.detectors._multiood``.

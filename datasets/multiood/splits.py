@@ -108,7 +108,7 @@ def _read_pkl(content: bytes) -> list[Clip]:
 
 
 def _seconds(time: str) -> float:
-    """Of ``"hh:mm:ss.ss"``."""
+    """The seconds of a time of day ``"hh:mm:ss.ss"``."""
     hours, minutes, seconds = map(float, time.split(":"))
     return (hours * 60 + minutes) * 60 + seconds
 
@@ -168,5 +168,5 @@ def read_split(base: Path, name: str) -> list[Clip]:
 
 
 def sha256(content: bytes) -> str:
-    """Hex digest."""
+    """The hex digest of a file."""
     return hashlib.sha256(content).hexdigest()

@@ -49,7 +49,7 @@ MOST = 200_000
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of an object.
+    """What an object's content key is made of.
 
     Args:
         digest: hex sha256 of all that could be read.
@@ -65,7 +65,7 @@ class Description:
 
 
 def describe(value: Any, *, frameworks: bool = True) -> Description:
-    """What an object is made of.
+    """Describe an object by its content, for a key.
 
     Args:
         value: anything; the parameters and buffers of a network are named, not read.

@@ -127,7 +127,7 @@ def varies(network: nn.Module) -> bool:
 
 
 def changed_text(name: str, where: str) -> str:
-    """The warning, for people."""
+    """The warning that a network no longer gives its cached outputs."""
     return (
         f"{name} gives other outputs on {where} than those in the cache, although its weights and "
         "code are the same: what it reads when it runs (a file, the environment, a remote model) "

@@ -35,7 +35,7 @@ Owner = tuple[str, str]
 
 @dataclass
 class Stores:
-    """What running code stores to.
+    """The places outside of itself that running code stores to.
 
     Args:
         codes: identities of the code objects that run.

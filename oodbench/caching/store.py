@@ -75,7 +75,7 @@ class Store:
     Args:
         folder: where it lies.
         n: how many samples.
-        size: samples a shard; where some are done already, these keep theirs.
+        size: samples per shard; shards that are written already keep their size.
     """
 
     def __init__(self, folder: Path, n: int, size: int) -> None:
@@ -85,7 +85,7 @@ class Store:
 
     @property
     def shards(self) -> int:
-        """How many there are."""
+        """The number of shards."""
         return -(-self.n // self.size)
 
     @property
@@ -130,7 +130,7 @@ class Store:
                 self._done().write(shard, np.zeros(1, np.uint64))
 
     def missing(self) -> list[int]:
-        """Shards that are not done."""
+        """The shards that are not written yet."""
         return np.flatnonzero(self._done().read() == 0).tolist()
 
     def write(
@@ -191,7 +191,7 @@ class Store:
         leftovers.sweep(self.folder)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for array in self._arrays.values():
             array.close()
         self._arrays.clear()
@@ -268,7 +268,7 @@ class _Array:
             self._put(0, self._header)
 
     def write(self, start: int, rows: np.ndarray) -> None:
-        """Some rows, from one on.
+        """Write some rows, from a start on.
 
         Raises:
             StorageError: there is no room.
@@ -281,14 +281,14 @@ class _Array:
         full.write_all(self._handle, content)
 
     def read(self) -> np.ndarray:
-        """The whole array."""
+        """Read the whole array."""
         self._handle.seek(len(self._header))
         size = self.shape[0] * self._row
         content = self._handle.read(size).ljust(size, b"\0")
         return np.frombuffer(content, self.dtype).reshape(self.shape)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._handle.close()
 
 

@@ -80,7 +80,7 @@ def _what_is_read(names: Registry[Any], name: str) -> str:
 
 
 def _order(heading: str) -> tuple[bool, int]:
-    """Those that read least first."""
+    """Outputs in the order of what they cost: those that read least come first."""
     return heading == _OWN_METHOD, len(heading)
 
 
@@ -124,7 +124,7 @@ def _shown(text: str) -> str:
 
 
 def print_sheets(sheets: Sequence[Sheet], console: Console) -> None:
-    """What is known under a name."""
+    """Print everything known under a name."""
     from rich.columns import Columns
     from rich.padding import Padding
     from rich.text import Text
@@ -186,7 +186,7 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
 
 
 def status_lines(states: Iterable[State]) -> Iterator[str]:
-    """A line for each split: those that are here first, then what is damaged, then the missing."""
+    """One line per split: those that are here first, then what is damaged, then the missing."""
     kept = sorted(states, key=lambda state: (not state.is_here, state.is_missing))
     for state in kept:
         where = f"{state.name}/{state.split}" if state.split else state.name

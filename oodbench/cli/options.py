@@ -124,7 +124,7 @@ def _parameters(group: type, but: But) -> list[inspect.Parameter]:
 
 
 def _text(hint: Any) -> Any:
-    """A field's type, where a path is text."""
+    """The type of a field for the command line, where a path is text."""
     kinds = set(typing.get_args(hint) or (hint,))
     return (str | None) if str in kinds and type(None) in kinds else hint
 
@@ -142,7 +142,7 @@ def _read(group: type, but: But, texts: dict[str, Any]) -> Any:
 
 
 def flag_of(name: str, asked: Setting) -> str:
-    """A field's option, with its dashes."""
+    """The option of a field, with its dashes."""
     return _dashed(asked.flag or name)
 
 

@@ -56,7 +56,7 @@ def split_networks(values: list[str]) -> list[str]:
 
 
 def seeds(text: str, option: str) -> tuple[int, ...]:
-    """Seeds that are separated by commas."""
+    """The seeds in a list that is separated by commas."""
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:

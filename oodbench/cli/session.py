@@ -52,7 +52,7 @@ def typed(context: typer.Context, without: Collection[str] = ()) -> list[str]:
 
 
 def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
-    """Where to run.
+    """The ``Hardware`` that the command's options ask for.
 
     Raises:
         OptionError: Lightning refuses it.
@@ -78,7 +78,7 @@ def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
 
 
 def leaderboards_of(reporting: Reporting) -> Path:
-    """The folder of the rows and pages.
+    """The folder of the result rows and pages.
 
     Raises:
         StorageError: it cannot be written.

@@ -62,7 +62,7 @@ def _width() -> int | None:
 
 
 def show_rows(results: Results, task: str) -> None:
-    """The figures of an evaluation."""
+    """Print a table of an evaluation's figures."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

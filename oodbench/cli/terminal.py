@@ -57,21 +57,21 @@ class Printed(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The stream's."""
+        """The encoding of the stream behind this one."""
         return getattr(self.stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        """Whether somebody looks at it."""
+        """Whether the stream behind this one is a terminal."""
         return self.error is None and self.stream.isatty()
 
     def fileno(self) -> int:
-        """The stream's."""
+        """The file descriptor of the stream behind this one."""
         if self.stream is None:
             raise io.UnsupportedOperation("fileno")
         return int(self.stream.fileno())
 
     def writable(self) -> bool:
-        """Always."""
+        """Always true: output is what this stream is for."""
         return True
 
     def write(self, text: str) -> int:
@@ -89,7 +89,7 @@ class Printed(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Flush the stream behind this one."""
         if self.error is None:
             try:
                 self.stream.flush()

@@ -218,12 +218,12 @@ class _Spectrogram(ABC):
 
     @property
     def channels(self) -> int:
-        """One."""
+        """1: a spectrogram has one channel."""
         return 1
 
     @property
     def length(self) -> int:
-        """Samples that the network sees."""
+        """The number of samples of a waveform that the network takes."""
         return round(self.rate * self.seconds)
 
     def _wave(self, audio: Any) -> np.ndarray:

@@ -23,14 +23,14 @@ def check_size(image: Image.Image, mask: np.ndarray, name: str = "an image") -> 
 
 
 def check_mask(mask: np.ndarray, classes: int, name: str) -> None:
-    """Check that a mask has one value a pixel: a class, ``OOD`` or ``VOID``.
+    """Check that a mask has one value per pixel: a class, ``OOD`` or ``VOID``.
 
     Raises:
         DataError: it has another shape, type or value; names the mask.
     """
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise DataError(
-            f"{name}: a mask has one 8-bit value a pixel (uint8 [H, W]), not {mask.dtype} "
+            f"{name}: a mask has one 8-bit value per pixel (uint8 [H, W]), not {mask.dtype} "
             f"{list(mask.shape)}. Take the mask with class numbers, not the one with colours."
         )
     strays = [v for v in np.flatnonzero(np.bincount(mask.ravel())) if classes <= v < OOD]

@@ -194,7 +194,7 @@ class ImageArrays(Samples):
 
     @property
     def in_memory(self) -> bool:
-        """Yes."""
+        """True: the images are held in memory."""
         return True
 
     def __getitem__(self, index: int) -> Image.Image:
@@ -310,12 +310,12 @@ class Subset(Samples):
 
     @property
     def in_memory(self) -> bool:
-        """Whether the whole is."""
+        """Whether the samples that this is a part of are in memory."""
         return self.samples.in_memory
 
     @property
     def digests_are_cheap(self) -> bool:
-        """Whether those of the whole are."""
+        """Whether digests of the samples that this is a part of are cheap."""
         return super().digests_are_cheap or self.samples.digests_are_cheap
 
     def __getitem__(self, index: int) -> Image.Image:
@@ -335,11 +335,11 @@ def positions(samples: Samples, within: Samples) -> np.ndarray:
 
 
 def image_folder(name: str, root: Path) -> ImageFiles:
-    """Images below a folder: one subfolder a class, or all images in the folder itself.
+    """Images below a folder: one subfolder per class, or all images in the folder itself.
 
     Images are files with one of the suffixes of ``images.SUFFIXES``, and those without a suffix
     that begin as an image does. Hidden folders and files, and those of operating systems, are no
-    data. Links are followed, and each folder is gone into once a class. Class names are compared
+    data. Links are followed, and each folder is entered once per class. Class names are compared
     and sorted in Unicode's composed form. What was passed over is told in a warning: files that are
     no images that are read, links that lead nowhere, images beside class folders, further frames.
 

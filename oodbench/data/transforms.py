@@ -174,7 +174,7 @@ class MultimodalPreprocess:
         return any(getattr(part, "flip", False) for part in self.parts.values())
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Tensor]:
-        """A tensor a modality."""
+        """One tensor per modality."""
         return {name: part(sample[name]) for name, part in self.parts.items()}
 
     def augment(self, sample: Mapping[str, Any], rng: random.Random) -> dict[str, Tensor]:

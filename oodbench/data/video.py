@@ -27,7 +27,7 @@ from oodbench.data.images import decode, in_mode
 from oodbench.data.media import ADVICE, best_stream, is_cut_off, opened
 from oodbench.errors import DataError, OptionError
 
-# Containers that hold one whole frame a packet, each with its time of display. Others (AVI, MPEG
+# Containers that hold one whole frame per packet, each with its time of display. Others (AVI, MPEG
 # streams) may pack two frames into one packet, split one, or leave times out.
 _TIMED_CONTAINERS = ("mp4", "matroska")
 
@@ -116,7 +116,7 @@ class VideoFile(Video):
 
     @property
     def channels(self) -> int:
-        """3, or 1 for grey levels."""
+        """3 for colour, 1 for grey levels."""
         return 3 if self.mode == "RGB" else 1
 
     @property
@@ -252,7 +252,7 @@ class FlowFiles(Video):
 
     @property
     def channels(self) -> int:
-        """2: x, y."""
+        """2: flow along x and along y."""
         return 2
 
     @cached_property
@@ -266,7 +266,7 @@ class FlowFiles(Video):
 
     @property
     def rate(self) -> float | None:
-        """Frames a second of x."""
+        """Frames per second of the file of x."""
         return self._parts[0].rate
 
     def _decode(self, positions: list[int]) -> list[np.ndarray]:
@@ -275,7 +275,7 @@ class FlowFiles(Video):
 
 
 def _image(path: Path, mode: str) -> np.ndarray:
-    """``[H, W, C]`` uint8."""
+    """An image as an array, ``[H, W, C]`` uint8."""
     pixels = np.array(in_mode(decode(path, f"the frame {path}"), mode))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
@@ -298,7 +298,7 @@ class FrameFolder(Video):
         first: number of the first frame.
         last: number of the last frame, which is part of the video.
         pattern: the name of a frame's file, formatted with its number.
-        frame_rate: frames a second, where it is known.
+        frame_rate: frames per second, where that is known.
     """
 
     folder: Path | str
@@ -318,7 +318,7 @@ class FrameFolder(Video):
 
     @property
     def rate(self) -> float | None:
-        """``frame_rate``."""
+        """The frames per second, as given."""
         return self.frame_rate
 
     def _decode(self, positions: list[int]) -> list[np.ndarray]:
@@ -336,7 +336,7 @@ class FlowFolder(Video):
         last: number of the last frame, which is part of the video.
         pattern: the name of a frame's file, formatted with its number.
         parts: the folders of the horizontal and of the vertical component.
-        frame_rate: frames a second, where it is known.
+        frame_rate: frames per second, where that is known.
     """
 
     folder: Path | str
@@ -348,17 +348,17 @@ class FlowFolder(Video):
 
     @property
     def channels(self) -> int:
-        """2: x, y."""
+        """2: flow along x and along y."""
         return 2
 
     @property
     def frame_count(self) -> int:
-        """As of :class:`FrameFolder`."""
+        """The number of frames; see :class:`FrameFolder`."""
         return _number_of_frames(self)
 
     @property
     def rate(self) -> float | None:
-        """``frame_rate``."""
+        """The frames per second, as given."""
         return self.frame_rate
 
     def _decode(self, positions: list[int]) -> list[np.ndarray]:
@@ -448,7 +448,8 @@ class ClipPreprocess:
         object.__setattr__(self, "std", tuple(self.std))
         if not 1 <= len(self.mean) == len(self.std):
             raise OptionError(
-                f"clip: mean has {len(self.mean)} and std {len(self.std)} values; one a channel."
+                f"clip: mean has {len(self.mean)} and std {len(self.std)} values; "
+                "give one per channel."
             )
         if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
             raise OptionError(

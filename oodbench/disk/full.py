@@ -22,7 +22,7 @@ _FIXED = {errno.EROFS}
 
 
 def size_in_words(size: int) -> str:
-    """``"3.2 GB"``."""
+    """A number of bytes in words, such as ``"3.2 GB"``."""
     amount = float(size)
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 1000:

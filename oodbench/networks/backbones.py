@@ -345,7 +345,7 @@ class HeadedBackbone(nn.Module):
         return {"features": features, "logits": self.linear(features)}
 
     def head(self) -> Head:
-        """The linear layer."""
+        """The linear layer behind the features."""
         return Head(self.linear.weight, self.linear.bias)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -398,7 +398,8 @@ def _with_own_head(
 ) -> nn.Module | None:
     """A network of timm's with the head that timm gives it, if the weights are all of it.
 
-    Some have more than a linear layer there: two whose mean is taken, one a stage, a normalisation.
+    Some have more than a linear layer there: two whose mean is taken, one per stage, or a
+    normalisation.
     """
     import timm
 

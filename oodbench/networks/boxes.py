@@ -32,7 +32,7 @@ class LinearBoxHead(nn.Linear):
         return {"logits": super().forward(features)}
 
     def as_head(self) -> Head:
-        """The layer."""
+        """The linear layer, for detectors."""
         return Head(self.weight.detach(), self.bias.detach())
 
 
@@ -110,7 +110,7 @@ class BoxNetwork(nn.Module):
             least: smallest confidence.
 
         Returns:
-            A row a box, by image and then by falling confidence: ``image [n]`` (position),
+            One row per box, by image and then by falling confidence: ``image [n]`` (position),
             ``corners [n, 4]`` in pixels of the image, ``confidence [n]`` (softmax), ``predicted
             [n]`` in [0, C), ``features [n, D]``, ``logits [n, C]``, and what else the head gives.
 

@@ -300,7 +300,7 @@ def _some(names: list[str]) -> str:
 
 
 def _rows(images: Any) -> int | None:
-    """How many samples a batch has."""
+    """The number of samples of a batch."""
     if isinstance(images, Mapping):
         return _rows(next(iter(images.values()), None))
     return len(images) if isinstance(images, Tensor) and images.ndim else None

@@ -132,7 +132,7 @@ def _too_large(network: nn.Module, inputs: Any) -> OODBenchError:
 
 
 def _kind_of(inputs: Any) -> str:
-    """``images of 3 x 32 x 32 (float32)``."""
+    """The inputs for a message, such as ``images of 3 x 32 x 32 (float32)``."""
 
     def one(value: Tensor) -> str:
         return f"{' x '.join(map(str, value.shape[1:]))} ({str(value.dtype).partition('.')[2]})"
@@ -172,7 +172,7 @@ def kept(network: nn.Module, outputs: Any, n: int) -> dict[str, Tensor]:
     numbers become float64.
 
     Raises:
-        OODBenchError: something is no tensor with a row a sample, or is complex.
+        OODBenchError: an output is no tensor with one row per sample, or is complex.
     """
     who = f"the {called(network)}"
     if not isinstance(outputs, Mapping) or not outputs:
@@ -186,7 +186,7 @@ def kept(network: nn.Module, outputs: Any, n: int) -> dict[str, Tensor]:
             continue
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != n:
             what = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise OODBenchError(f"{who} must give {name} with one row a sample, {n}, not {what}.")
+            raise OODBenchError(f"{who} must give {name} with one row per sample, {n}, not {what}.")
         if value.is_complex():
             raise OODBenchError(
                 f"{who} gives complex {name} ({value.dtype}), which have no order. Give real ones: "

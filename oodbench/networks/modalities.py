@@ -31,7 +31,7 @@ class Freezing(Protocol):
 
 
 class MultimodalEncoders(nn.Module):
-    """An encoder a modality.
+    """One encoder per modality.
 
     Args:
         encoders: by modality, from its tensor to embeddings ``[B, D_m]``; has ``num_features`` D_m.
@@ -154,7 +154,7 @@ class ModalityHeads(nn.Module):
         return self.alone(dict(zip(self.single, parts, strict=True)))
 
     def join(self, embeddings: Mapping[str, Tensor]) -> Tensor:
-        """``[B, sum D_m]``."""
+        """The embeddings side by side, ``[B, sum D_m]``."""
         return torch.cat([embeddings[name] for name in self.single], dim=1)
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,16 +206,16 @@ class MultimodalClassifier(nn.Module):
         return logits
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See :meth:`ModalityHeads.forward`."""
+        """Features and logits as :meth:`ModalityHeads.forward` has them."""
         columns: dict[str, Tensor] = self.heads(self.encoders(inputs))
         return columns
 
     def head(self) -> Head:
-        """The joint layer."""
+        """The linear layer behind the joint embedding."""
         return self.heads.as_head()
 
     def modality_heads(self) -> dict[str, Head]:
-        """The layer of each modality."""
+        """The linear layer of each modality, by its name."""
         return self.heads.as_heads()
 
 
@@ -290,7 +290,7 @@ class MultimodalMethod(Method):
             backbone.freeze()
 
     def augmentation(self, preprocess: Any) -> Augmentation:
-        """Each modality's own.
+        """The augmentation of each modality, as the benchmark's preprocessing has it.
 
         Raises:
             OptionError: the benchmark has no modalities.
@@ -366,7 +366,7 @@ class MultimodalMethod(Method):
         return {name: value for name, value in columns.items() if name not in self.withheld}
 
     def head(self) -> Head:
-        """The joint layer."""
+        """The linear layer behind the joint embedding."""
         return self.heads.as_head()
 
     def modality_heads(self) -> dict[str, Head]:

@@ -36,7 +36,7 @@ class GivesOutputs(Protocol):
     """What detectors that look into a network ask of it: a module with ``outputs(images)``."""
 
     def outputs(self, images: Any) -> dict[str, Tensor]:
-        """Named tensors with one row a sample; ``features`` and ``logits`` among them."""
+        """Named tensors with one row per sample; ``features`` and ``logits`` among them."""
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class BoxPredicting(Protocol):
     """What detection asks of a network: a module with ``detect`` and ``head``."""
 
     def detect(self, images: list[Tensor], least: float) -> dict[str, Tensor]:
-        """The boxes of at least that confidence on images ``[channels, H, W]``, one row a box."""
+        """The boxes of at least that confidence on images ``[channels, H, W]``, one row per box."""
 
     def head(self) -> Head | None:
         """The linear layer from a box's features to its logits without background."""
@@ -182,11 +182,11 @@ class _Exported(nn.Module):
         self.program = program
 
     def train(self, mode: bool = True) -> _Exported:
-        """Nothing to do."""
+        """Do nothing: an exported program has one mode."""
         return self
 
     def forward(self, images: Tensor) -> Any:
-        """What the program returns."""
+        """The program's own outputs."""
         return self.program(images)
 
 

@@ -29,7 +29,7 @@ class Normalisation:
     """What a network does to pixels before its first layer: ``(pixel - mean) / std``.
 
     Args:
-        mean: one value a channel, or one for all.
+        mean: one value per channel, or one for all.
         std: likewise.
         scale: the brightest pixel that it expects, 1 or 255.
     """

@@ -28,7 +28,7 @@ def _block(inside: int, out: int) -> nn.Sequential:
 
 
 class SceneUNet(nn.Module):
-    """A small U-Net (Ronneberger et al. 2015) with 32 features a pixel, for small scenes."""
+    """A small U-Net (Ronneberger et al. 2015) with 32 features per pixel, for small scenes."""
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
@@ -136,4 +136,4 @@ class PixelNetwork(nn.Module):
         return {"logits": whole}
 
     def head(self) -> None:
-        """None."""
+        """None: there is no linear layer from features to logits."""

@@ -59,7 +59,7 @@ class Packaged:
     inputs: Mapping[str, Any]
 
     def path(self, name: str) -> Path:
-        """The file.
+        """The path of the file of weights in the installed package.
 
         Args:
             name: of the backbone, for messages.
@@ -206,7 +206,7 @@ class PretrainedEncoder(nn.Module):
         return {key: value.contiguous() for key, value in columns.items()}
 
     def head(self) -> Head | None:
-        """None: there is no classifier."""
+        """None: an encoder has no classifier."""
         return None
 
     def forward(self, images: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class SingleStageNetwork(nn.Module):
         self.classes = classes
 
     def head(self) -> None:
-        """There is none."""
+        """None: there is no linear layer from features to logits."""
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """:meth:`detect` with the detector's own threshold."""

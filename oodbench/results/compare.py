@@ -102,7 +102,7 @@ class Line:
     Args:
         backbone: the network's name.
         detector: the detector's.
-        means: the rows of its groups' means, by group, one a seed.
+        means: the rows of its groups' means, by group, one per seed.
         singles: the rows of its OOD sets, all seeds.
     """
 

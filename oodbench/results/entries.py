@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def seeds(self) -> list[int]:
-        """Seeds that were run."""
+        """The seeds that have rows, in order."""
         return sorted({seed for seed, _ in self.rows})
 
     @property
@@ -50,11 +50,11 @@ class Entry:
         return self.first["detector"] + (f" ({modality})" if modality else "")
 
     def has(self, column: str) -> bool:
-        """Whether any row has something there."""
+        """Whether any row has a value in that column."""
         return any(row.get(column) for row in self.rows.values())
 
     def of(self, ood: str) -> list[Row]:
-        """The rows of an OOD set (or group mean), one a seed."""
+        """The rows of an OOD set (or group mean), one per seed."""
         return [self.rows[seed, ood] for seed in self.seeds if (seed, ood) in self.rows]
 
     def one_each(self) -> list[Row]:

@@ -91,7 +91,7 @@ class Figure:
     """A figure of one seed or of several, and what is known of how sure it is.
 
     Args:
-        values: in [0, 1] (in [-1, 1], a difference), one a seed.
+        values: in [0, 1] (in [-1, 1], a difference), one per seed.
         ends: the interval over images, or over seeds and images; None where a seed has none over
             images.
         of_images: how wide the intervals over images alone are, on average.
@@ -117,7 +117,7 @@ class Figure:
 
     @property
     def mean(self) -> float:
-        """The mean over seeds."""
+        """The mean of the values over seeds."""
         return statistics.fmean(self.values)
 
     @property

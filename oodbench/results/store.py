@@ -18,7 +18,7 @@ _HINT = "Choose a folder that you may write with `leaderboards`."
 
 
 class ResultStore:
-    """Rows on disk: one ``.jsonl`` file a benchmark below ``folder/results``, append-only.
+    """Rows on disk: one ``.jsonl`` file per benchmark below ``folder/results``, append-only.
 
     A row that is there already (same measurement, same figures) is not written again. A line that
     a crash or a full disk left half written is dropped before the next append, and never read.
@@ -31,7 +31,7 @@ class ResultStore:
         self.folder = files.user_path(folder)
 
     def path(self, benchmark: str) -> Path:
-        """The file of a benchmark's rows."""
+        """The file that holds a benchmark's rows."""
         return self.folder / "results" / f"{page_name(benchmark)}.jsonl"
 
     def check(self, benchmark: str) -> None:

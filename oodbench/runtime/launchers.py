@@ -27,31 +27,31 @@ class Alone(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """No."""
+        """False: this process is the only one."""
         return False
 
     @property
     def main_address(self) -> str:
-        """This machine."""
+        """The address of this machine."""
         return "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        """One that is free."""
+        """A port that is free."""
         if self._main_port == -1:
             self._main_port = find_free_network_port()
         return self._main_port
 
     def local_rank(self) -> int:
-        """The first."""
+        """0: the only process of this machine."""
         return 0
 
     def node_rank(self) -> int:
-        """The first."""
+        """0: the only machine."""
         return 0
 
     def teardown(self) -> None:
-        """The variables are the caller's."""
+        """Leave the environment variables, which are the caller's."""
 
 
 class Slurm(SLURMEnvironment):
@@ -66,7 +66,7 @@ class Slurm(SLURMEnvironment):
         self.tasks = tasks
 
     def world_size(self) -> int:
-        """How many tasks."""
+        """The number of tasks of the Slurm job step."""
         return self.tasks
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:

@@ -174,7 +174,7 @@ class ProcessState:
         self.values = {name: read() for name, (read, _) in self._items.items()}
 
     def put_back(self) -> None:
-        """Make the process what it was."""
+        """Restore the process's state."""
         for name, (read, write) in self._items.items():
             if read() != self.values[name]:
                 write(self.values[name])

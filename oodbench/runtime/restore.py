@@ -33,7 +33,7 @@ class NetworkState:
         self._content = [(t, t.data, t.requires_grad, t.grad) for t in self.tensors]
 
     def put_back(self) -> None:
-        """Make the network what it was."""
+        """Restore the network's state."""
         for module, training, attributes, tables in self._modules:
             if not isinstance(module, torch.jit.ScriptModule):
                 vars(module).clear()

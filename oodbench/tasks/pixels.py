@@ -46,7 +46,7 @@ class PixelOutputs:
 
     Args:
         index: position of the image.
-        outputs: one row a pixel, row by row.
+        outputs: one row per pixel, row by row.
         mask: ``[H, W]`` uint8.
     """
 

@@ -81,7 +81,7 @@ class Examined:
 
 @dataclass
 class Scored:
-    """What became of one detector.
+    """The outcome of scoring with one detector.
 
     Args:
         detector: the detector.

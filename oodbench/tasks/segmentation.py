@@ -69,7 +69,7 @@ class PixelRunner(NetworkRunner):
         return SampleOutputs(samples, load)
 
     def is_cached(self, samples: Samples) -> bool:
-        """Nothing is kept."""
+        """False: outputs of pixels are too large to be cached."""
         return False
 
     def _segmented(self, samples: Samples) -> Iterator[PixelOutputs]:

@@ -220,7 +220,7 @@ class Task:
         return self.runner(self, contender, benchmark, hardware, on_forward, classes)
 
     def input_description(self, preprocess: Transform) -> str:
-        """What a network sees, in one line."""
+        """A network's input in one line of words."""
         return sanity.described(preprocess, keeps_size=self.keeps_size)
 
     def doubts(

@@ -80,7 +80,7 @@ class DrawnImages(MaskedSamples, BoxedSamples):
 
     @property
     def in_memory(self) -> bool:
-        """Yes."""
+        """True: the images are drawn in memory."""
         return True
 
     def __getitem__(self, index: int) -> Image.Image:
@@ -88,11 +88,11 @@ class DrawnImages(MaskedSamples, BoxedSamples):
         return Image.fromarray(self.drawn[index][0])
 
     def mask(self, index: int) -> np.ndarray:
-        """Its classes, ``[H, W]``."""
+        """The classes of the pixels of an image, ``[H, W]``."""
         return self.drawn[index][1]
 
     def boxes(self, index: int) -> Boxes:
-        """Its objects."""
+        """The objects of an image."""
         return self.drawn[index][2]
 
     def _digests(self) -> np.ndarray:
@@ -102,7 +102,7 @@ class DrawnImages(MaskedSamples, BoxedSamples):
 
 
 class DrawnPairs(MultimodalSamples):
-    """Two images a sample, of the modalities ``left`` and ``right``; arguments as of the others."""
+    """Two images per sample, of the modalities ``left`` and ``right``; arguments as above."""
 
     def __init__(self, name: str, n: int, seed: int, is_ood: bool = False) -> None:
         self.sides = {
@@ -113,7 +113,7 @@ class DrawnPairs(MultimodalSamples):
 
     @property
     def in_memory(self) -> bool:
-        """Yes."""
+        """True: the samples are drawn in memory."""
         return True
 
     def __getitem__(self, index: int) -> Any:
@@ -143,7 +143,7 @@ def drawn_benchmark(
     """A benchmark of a few drawn samples in memory: grey images of 32 x 32 pixels, or pairs.
 
     They have classes, masks and boxes, so they serve whatever is scored of images; a task of
-    samples of several modalities gets two images a sample. The backbone is a small one that gives
+    samples of several modalities gets two images per sample. The backbone is a small one that gives
     what the task's methods read.
 
     Args:

@@ -162,7 +162,7 @@ def check_state_dict(cls: Cls, benchmark: Benchmark | None = None) -> None:
 
 
 def check_outputs(cls: Cls, benchmark: Benchmark | None = None) -> None:
-    """``outputs`` has what the method promises, finite, with a logit a class."""
+    """``outputs`` has what the method promises, finite, with one logit per class."""
     chosen = _benchmark(cls, benchmark)
     method, inputs = untrained(cls, chosen), _test_inputs(chosen)
     columns = _columns(method, inputs)

@@ -107,7 +107,7 @@ def rows(inputs: Any, start: int, end: int) -> Any:
 
 
 def count(inputs: Any) -> int:
-    """How many samples a batch has."""
+    """The number of samples of a batch."""
     return len(inputs) if isinstance(inputs, Tensor) else len(next(iter(inputs.values())))
 
 

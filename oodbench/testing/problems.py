@@ -90,7 +90,7 @@ class ToyNetwork(nn.Module):
         return self.shown(columns, self.head())[0]
 
     def head(self) -> Head:
-        """The linear layer."""
+        """The linear layer behind the features."""
         return Head(self.linear.weight, self.linear.bias)
 
     def forward(self, images: Tensor) -> Tensor:

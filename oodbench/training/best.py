@@ -29,7 +29,7 @@ class BestEpoch(pl.Callback):
     Args:
         samples: the ID validation set.
         preprocess: what a network sees of them where it is tested.
-        batch_size: samples a pass.
+        batch_size: samples per forward pass.
         workers: processes that read them.
 
     Attributes:
@@ -84,11 +84,11 @@ class BestEpoch(pl.Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """The best epoch and its weights, for the checkpoint."""
         return {"accuracy": self.accuracy, "epoch": self.epoch, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restore the best epoch and its weights from a checkpoint."""
         self.accuracy, self.epoch = state_dict["accuracy"], state_dict["epoch"]
         self.weights = state_dict["weights"]
 

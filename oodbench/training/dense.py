@@ -40,7 +40,7 @@ class DenseMethod(Method):
 
     @staticmethod
     def target(samples: Any, index: int) -> Any:
-        """What is to be learned of one image."""
+        """The training target of one image."""
         raise NotImplementedError
 
     def joint_augmentation(self, preprocess: Preprocess) -> JointAugmentation:

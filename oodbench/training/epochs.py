@@ -36,7 +36,7 @@ class EpochSampler(Sampler[int]):
     Args:
         n: samples.
         seed: of the order.
-        batch_size: samples a step, over all processes.
+        batch_size: samples per step, over all processes.
         epoch: the first. Lightning tells a sampler its epochs (``set_epoch``), but it tells the
             first one of a run that goes on after the data workers have asked for their samples.
         drop_last: leave out the last, incomplete batch. A set smaller than one is used whole.
@@ -49,7 +49,7 @@ class EpochSampler(Sampler[int]):
         self.drop_last = drop_last
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
+        """Set the number of the next epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -51,7 +51,7 @@ class FrozenMethod(Method):
 
     @classmethod
     def default_recipe(cls, id_name: str) -> str:
-        """The first recipe."""
+        """The name of the method's first recipe."""
         return next(iter(cls.recipes))
 
     @classmethod
@@ -79,7 +79,7 @@ class FrozenMethod(Method):
 
     @property
     def own_preprocess(self) -> Preprocess:
-        """The encoder's."""
+        """The preprocessing that the encoder was trained with."""
         return self.trunk.own_preprocess
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:

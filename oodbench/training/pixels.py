@@ -43,7 +43,7 @@ class SegmentationMethod(DenseMethod):
 
     @staticmethod
     def target(samples: Any, index: int) -> Any:
-        """The mask ``[H, W]``."""
+        """The mask of one image, ``[H, W]``."""
         scenes = masked(samples)
         mask = scenes.mask(index)
         check_mask(mask, len(scenes.classes), scenes.mask_name(index))

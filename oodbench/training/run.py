@@ -133,7 +133,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where it lies in the cache."""
+        """The run's folder in the cache."""
         id_name = re.sub("[^A-Za-z0-9]", "-", self.benchmark.id.name)[-40:]
         backbone = re.sub("[^A-Za-z0-9_.-]", "-", self.backbone)[-60:]
         name = f"{self.method}-{id_name}-{backbone}-seed{self.seed}-{self.key[:16]}"
@@ -141,12 +141,12 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The finished weights."""
+        """The file of the finished weights."""
         return self.folder / "weights.safetensors"
 
     @cached_property
     def encoder(self) -> PretrainedEncoder | None:
-        """The pre-trained network of a method that does not train it; made once a run."""
+        """The pre-trained network of a method that does not train it; made once per run."""
         cls = METHODS.get(self.method)
         if not issubclass(cls, FrozenMethod):
             return None

@@ -95,7 +95,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write it.
+        """Write a checkpoint with its seal.
 
         Raises:
             StorageError: there is no room.
@@ -111,7 +111,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read it.
+        """Read a checkpoint whose seal is this run's.
 
         Raises:
             CheckpointError: it is damaged, or another run's.

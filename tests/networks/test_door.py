@@ -198,9 +198,9 @@ def test_whole_numbers_are_kept_exactly(
     ("change", "told"),
     [
         (lambda z: z.to(torch.complex64), "complex logits.*magnitude"),
-        (lambda z: z[:1], "logits with one row a sample, 12, not"),
-        (lambda z: z.sum(), "logits with one row a sample"),
-        (lambda z: z.tolist(), "logits with one row a sample, 12, not list"),
+        (lambda z: z[:1], "logits with one row per sample, 12, not"),
+        (lambda z: z.sum(), "logits with one row per sample"),
+        (lambda z: z.tolist(), "logits with one row per sample, 12, not list"),
     ],
 )
 def test_outputs_that_cannot_be_kept(change: Any, told: str, photos: Samples) -> None:

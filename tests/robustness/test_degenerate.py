@@ -115,7 +115,7 @@ def _place(labels: Tensor) -> Tensor:
 DEGENERATE: dict[str, Callable[[Problem], tuple[Outputs, Outputs]]] = {
     "a class with one sample": _only(lambda y: (y != 2) | (_place(y) == 2)),
     "fewer samples than dimensions": _only(lambda y: _place(y) < 10),
-    "one sample a class": _only(lambda y: _place(y) < 5),
+    "one sample per class": _only(lambda y: _place(y) < 5),
     "one sample": _only(lambda y: _place(y) < 1),
     "constant features": _features(lambda z: _set(z, (slice(None), slice(0, None, 2)), 1.5)),
     "nothing but constant features": _features(lambda z: torch.full_like(z, 0.7)),

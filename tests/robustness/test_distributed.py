@@ -136,7 +136,7 @@ def test_command_line_writes_each_row_once(tmp_path: Path) -> None:
     parallel = "--accelerator cpu --devices 2 --strategy ddp --leaderboards boards"
     printed = run_program([str(program), *words.split(), *parallel.split()], tmp_path)
 
-    rows: list[dict[str, Any]] = json.loads(printed)["rows"]  # one document, not one a process
+    rows: list[dict[str, Any]] = json.loads(printed)["rows"]  # one document, not one per process
     assert [row["ood"] for row in rows] == ["digits-6-9", "photo-patches", "near", "far"]
     stored = (tmp_path / "boards" / "results" / "digits.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in stored] == rows

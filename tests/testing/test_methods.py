@@ -89,7 +89,7 @@ class NaN(Sound):
 
 
 class Vector(Sound):
-    """Logs a value a sample."""
+    """Logs one value per sample."""
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {**super().loss(images, labels), "each": labels.float()}
@@ -169,7 +169,7 @@ class Wide(Sound):
 
 
 class Summed(Sound):
-    """Gives one row a batch."""
+    """Gives one row per batch."""
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         return {name: value.sum(0, keepdim=True) for name, value in super().outputs(images).items()}

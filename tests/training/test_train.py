@@ -182,7 +182,7 @@ def test_multioods_methods_leave_out_the_last_batch(method: str) -> None:
     ["abet", "ce", "cider", "deep-ensemble", "godin", "logitnorm", "mixup", "palm", "supcon"],
 )
 def test_every_method_keeps_a_last_batch_of_two(method: str) -> None:
-    """Losses that contrast samples, and batch normalisation of one figure a sample, bear it."""
+    """Losses that contrast samples, and batch normalisation of one value per sample, bear it."""
     recipes = METHODS.get(method).recipes.values()
     assert not any(recipe.drop_last for recipe in recipes)
     run = short(tiny(18)[0], method, epochs=2)
