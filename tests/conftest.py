@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from tests.helpers.attempts import Server
-from tests.helpers.cli import CLI
+from tests.helpers.cli import CLI, stopped_by_signals
 
 # A gate gives the same verdict on the same code; everywhere else each run tries other examples.
 settings.register_profile("ci", derandomize=True)
@@ -30,10 +31,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders, one after the other; ``mktemp`` would read all that there are for each."""
+    root = tmp_path_factory.mktemp("homes")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folders(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes a user's data, cache or leaderboards."""
-    root = tmp_path_factory.mktemp("home")
+    root = next(homes)
+    root.mkdir()
     monkeypatch.setenv("OODBENCH_DATA", str(root / "data"))
     monkeypatch.setenv("OODBENCH_CACHE", str(root / "cache"))
     monkeypatch.delenv("OODBENCH_LEADERBOARDS", raising=False)
@@ -70,6 +79,13 @@ def _no_waiting_for_disks() -> Iterator[None]:
     """Tests kill processes, not machines: what the system was given is there for the next one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _signals_from_outside() -> Iterator[None]:
+    """Ctrl-C and a time limit's SIGTERM end the tests, not the command that one of them tries."""
+    with stopped_by_signals():
         yield
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import signal
 from pathlib import Path
 
 import pytest
 
+from oodbench.runtime import signals
 from tests.conftest import REPOSITORY
+from tests.helpers.cli import stopped_by_signals
 
 TESTS = REPOSITORY / "tests"
 FOLDERS = {"oodbench": "", "detectors": "detectors", "datasets": "datasets"}
@@ -151,3 +155,18 @@ def test_no_place_is_named_in_vain() -> None:
     for name, found in ELSEWHERE.items():
         assert (REPOSITORY / name).exists(), f"{name} is gone: take it out of ELSEWHERE"
         assert (TESTS / found).is_file(), found
+
+
+def interrupted_command(signum: int | None) -> None:
+    with contextlib.suppress(signals.Interrupted), signals.handled(ends=False):
+        if signum is not None:
+            signal.raise_signal(signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_from_outside_ends_the_tests(signum: signal.Signals) -> None:
+    """Else whichever command was being tried would fail, and the tests would go on."""
+    with pytest.raises(pytest.exit.Exception, match=f"{signum.name} came"), stopped_by_signals():
+        interrupted_command(signum)
+    with stopped_by_signals():
+        interrupted_command(None)

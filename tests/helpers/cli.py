@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from oodbench import cli, files
+from oodbench.runtime import signals
+
+HANDLED = signals.handled
 
 
 @dataclass
@@ -65,6 +71,30 @@ class CLI:
         assert "did not expect" not in ran.err, ran.err
         assert listing() == before, ran.err
         return ran.err
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """A signal that comes while a command runs in this process ends the tests after this block.
+
+    The command takes it for its own, says that it was interrupted and returns; the test would fail
+    for no reason of its own, and the tests after it would go on.
+    """
+    came: list[int] = []
+
+    @contextlib.contextmanager
+    def noted(*, ends: bool) -> Iterator[None]:
+        with HANDLED(ends=ends):
+            try:
+                yield
+            finally:
+                came.extend(signals._pending)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signals, "handled", noted)
+        yield
+    if came:
+        pytest.exit(f"{signal.Signals(came[0]).name} came from outside", 128 + came[0])
 
 
 def listing() -> dict[str, str]:

@@ -247,15 +247,16 @@ def test_real_weights_on_the_command_line(
     assert Image.open(tmp_path / "plot.png").width > 300
     assert "| ptood |" in (tmp_path / "toy-compared.md").read_text()
 
-    status, out, _ = command(f"{words} --json")
+    status, out, err = command(f"{words} --json")
+    assert status == cli.SOME_FAILED, err
     rows = json.loads(out)["rows"]
     assert {row["method"] for row in rows} == {"linear-probe"}
     assert {row["detector"] for row in rows} == {"ptood", "msp"}
 
-    status, out, _ = command(
+    status, out, err = command(
         words.replace("compare ", "eval ").replace(",tf_efficientnet_lite9", "")
     )
-    assert status == 0
+    assert status == 0, err
     assert "separability" in out
     assert "gap" in out
 
