@@ -26,12 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from oodbench import files
+from oodbench.data.content import pixel_digests
 from oodbench.data.images import in_mode
 from oodbench.data.samples import Samples, Subset, content_digest
 from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
-from oodbench.disk import digests
 
 VERSION = 1
 """Part of every digest; raised when the same sources would give other images."""
@@ -43,32 +42,6 @@ PAPER = (
 
 Pixels = np.ndarray
 """``[H, W, C]`` float32 in [0, 1]."""
-
-
-def pixel_digests(samples: Samples) -> np.ndarray:
-    """``[N]`` uint64: a digest of each image's decoded RGB pixels, whatever file held them.
-
-    They are remembered in the cache for images that are files, as decoding them all takes a while.
-    """
-    if isinstance(samples, Subset):
-        return pixel_digests(samples.samples)[samples.rows]
-    if samples.in_memory:
-        return _pixel_digests(samples)
-    key = files.digest(["pixels", VERSION, samples.fingerprint])
-    memo = files.cache_dir() / "fingerprints" / f"{key}.npy"
-    known = digests.remembered(memo, len(samples), np.uint64)
-    if known is None:
-        known = _pixel_digests(samples)
-        digests.remember(memo, known)
-    return known
-
-
-def _pixel_digests(samples: Samples) -> np.ndarray:
-    def digest(index: int) -> int:
-        image = in_mode(samples[index], "RGB")
-        return content_digest(f"{image.width}x{image.height}".encode() + image.tobytes())
-
-    return np.fromiter(map(digest, range(len(samples))), dtype=np.uint64, count=len(samples))
 
 
 def held_out(samples: Samples, share: float) -> tuple[Subset, Subset]:

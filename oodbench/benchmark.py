@@ -37,6 +37,8 @@ class Protocol:
         contrast_remark: what a reader of that difference should know, a sentence or a few.
         group_of_others: the group of an OOD set that the benchmark does not define and that is
             named without a group.
+        full_spectrum: whether ``shifted`` sets count as ID: every OOD set is compared with the ID
+            test set and all shifted sets together (Yang et al. 2023, full-spectrum OOD detection).
     """
 
     rank_by: str = "auroc"
@@ -45,6 +47,7 @@ class Protocol:
     contrast: tuple[str, str] | None = None
     contrast_remark: str = ""
     group_of_others: str = "far"
+    full_spectrum: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class OODSet:
 class Benchmark:
     """An ID dataset, groups of OOD sets, the preprocessing and the protocol.
 
-    A benchmark's name never changes its meaning; corrected data gets a new name.
+    A benchmark's name never changes its meaning; corrected data gets a new name, or at least a new
+    ``version``.
 
     Args:
         name: ``"cifar100"``, or ``"cifar100/palm"`` for another protocol on the same ID set.
@@ -85,6 +89,7 @@ class Benchmark:
         task_options: options of the task that differ from its own.
         shifted: sets of the ID classes under other conditions, which are no OOD: their AUROC tells
             how much a detector flags the shift, beside the accuracy there. They are not ranked by.
+            Where the protocol says ``full_spectrum`` they are part of ID in all other figures.
         standard_method: the method that takes the place of the standard one: how a network is
             obtained for a detector that was made for any classifier.
         own_inputs: whether networks that were pre-trained see images in their own preprocessing,
@@ -97,11 +102,16 @@ class Benchmark:
             ``{"openood": {"knn": {"k": 50}}}``. Detectors that one does not name keep theirs.
         remarks: what a reader of its leaderboard should know of it, a sentence or a few each; they
             stand at the page's head.
+        version: raised when the same name comes to mean other images or figures. Rows of another
+            version are in no table with those of this one.
+        superseded_by: the name of the benchmark that takes this one's place, where it has a flaw;
+            its page says so.
         more: further groups by name.
 
     Raises:
         OptionError: no ``preprocess``, a set that is tested on as well as chosen on, a ranking by
-            shifted sets, or a protocol that names a group that there is not.
+            shifted sets, or a protocol that names a group, or counts shifted sets, that there are
+            not.
     """
 
     name: str
@@ -121,6 +131,8 @@ class Benchmark:
     caveats: Caveats | None
     presets: Mapping[str, Mapping[str, Mapping[str, Any]]]
     remarks: tuple[str, ...]
+    version: int
+    superseded_by: str
 
     # written out: a group may be given by its name, so the constructor takes more than the fields
     def __init__(
@@ -145,6 +157,8 @@ class Benchmark:
         caveats: Caveats | None = None,
         presets: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
         remarks: tuple[str, ...] = (),
+        version: int = 1,
+        superseded_by: str = "",
         **more: Sequence[DatasetSpec],
     ) -> None:
         if preprocess is None:
@@ -175,6 +189,8 @@ class Benchmark:
             caveats=caveats,
             presets=presets or {},
             remarks=remarks,
+            version=version,
+            superseded_by=superseded_by,
         )
         self._check()
 
@@ -184,6 +200,11 @@ class Benchmark:
             raise OptionError(
                 f"benchmark {self.name}: shifted sets are of the ID classes, so detectors are not "
                 "ranked by them. Rank by a group of OOD sets."
+            )
+        if protocol.full_spectrum and self.ood and not self.shifted:
+            raise OptionError(
+                f"benchmark {self.name}: it counts shifted sets as ID (`full_spectrum`), but has "
+                "none. Give them as `shifted=(...)`."
             )
         for group in (protocol.rank_group, protocol.group_of_others, *(protocol.contrast or ())):
             if group not in self.groups:
@@ -261,7 +282,8 @@ class Benchmark:
 
         A name is one of the benchmark's own sets, a registered dataset, ``folder:PATH``, or a
         folder of images below the data folder. Sets that are not the benchmark's own count as
-        far (or as what its protocol says), unless written ``near=NAME`` or ``GROUP=NAME``.
+        far (or as what its protocol says), unless written ``near=NAME`` or ``GROUP=NAME``. Shifted
+        sets that count as ID are chosen with any others.
 
         Raises:
             UnknownNameError: a name that is none of these.
@@ -290,6 +312,9 @@ class Benchmark:
             chosen[member.spec.name] = member
         if not chosen:
             raise OptionError("`ood` names no dataset.")
+        if self.protocol.full_spectrum:
+            for spec in self.shifted:
+                chosen.setdefault(spec.name, OODSet(spec, SHIFTED))
         return tuple(chosen.values())
 
     def is_complete(self, group: str, names: Sequence[str]) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from oodbench import files
+from oodbench.data.content import Content
 from oodbench.data.samples import Samples, image_folder
 from oodbench.download.described import Download
 from oodbench.errors import MissingDataError, UnknownNameError, did_you_mean
@@ -30,6 +31,7 @@ class DatasetSpec:
         licence: what its publisher allows.
         citation: paper or person to cite.
         downloads: the sources that it can be fetched from, best first.
+        contents: what splits hold where they are as published; others are told in rows.
     """
 
     name: str
@@ -40,6 +42,12 @@ class DatasetSpec:
     licence: str = ""
     citation: str = ""
     downloads: tuple[Download, ...] = ()
+    contents: Mapping[str, Content] = field(default_factory=dict, hash=False)
+
+    def difference(self, split: str, samples: Samples) -> str | None:
+        """What is other about a split's samples than was published; None for nothing known."""
+        content = self.contents.get(split)
+        return None if content is None else content.difference(samples)
 
 
 def resolve_dataset(name: str, known: Sequence[str] = ()) -> DatasetSpec:

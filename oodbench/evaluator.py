@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from oodbench import measures, metrics
+from oodbench import measures
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.contenders import Networks
@@ -25,6 +24,7 @@ from oodbench.results.rows import COLUMNS, Results, Row, cell, row_id, with_colu
 from oodbench.results.store import ResultStore
 from oodbench.runtime.process import undisturbed
 from oodbench.selection import create_detectors, left_out_of
+from oodbench.tasks import spectrum
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.pictures import Drawing
 from oodbench.tasks.runner import NetworkRunner, SampleOutputs, Scored, fit_split, learns
@@ -88,6 +88,8 @@ class Evaluator:
         self.warnings: list[str] = []
         self.tested = Tested(benchmark, self.task, ood, self.report, self.warn)
         self.test = self.tested.test
+        if benchmark.superseded_by:
+            self.report(f"{benchmark.name} is superseded by {benchmark.superseded_by}")
         if self.task.on_one_device and self.hardware.asks_for_several:
             self.report(f"{self.task.scored} on one device; training takes all that were asked for")
 
@@ -136,6 +138,8 @@ class Evaluator:
         learned_from = {split: outputs.samples for split, outputs in train.items()}
         self.tested.warn_of_learned(contender, learned_from)
         tested = [runner.outputs_of(samples) for samples in self.tested.samples]
+        for ood, scored in zip(self.tested.ood, tested[1:], strict=True):
+            scored.counts_as_id = ood.counts_as_id
         if runner.keeps_outputs:
             with warnings_to(self.warn):
                 for samples in tested:
@@ -146,6 +150,7 @@ class Evaluator:
         shared: Row = {
             **provenance(self.benchmark, runner, self.command),
             **examined.quality,
+            "spectrum_accuracy": spectrum.accuracy_over_id(runner, tested),
             **self.task.row(),
             "weights": examined.weights,
             **self.tested.provenance(learned_from.get("train", contender.trained_on)),
@@ -175,7 +180,7 @@ class Evaluator:
                 "seconds": round(scored.seconds, 3),
                 "notes": list(notes) or None,
             }
-            results.rows += self._rows(scored, about, of_sets)
+            results.rows += self._rows(scored, about, of_sets, tested)
         return results
 
     def _train(
@@ -234,13 +239,20 @@ class Evaluator:
             results.warnings.append(text)
             self.report(f"warning: {text}")
 
-    def _rows(self, scored: Scored, shared: Row, of_sets: Sequence[Row]) -> list[Row]:
+    def _rows(
+        self,
+        scored: Scored,
+        shared: Row,
+        of_sets: Sequence[Row],
+        tested: Sequence[SampleOutputs],
+    ) -> list[Row]:
         """Rows of what was measured on each OOD set, and of the groups' means; they are kept.
 
         Args:
             scored: the detector and its figures.
             shared: what all rows have in common.
             of_sets: what rows tell of each set on the network, whatever the detector.
+            tested: the ID test set, then the OOD sets.
         """
         detector = scored.detector
         about: Row = {
@@ -267,8 +279,8 @@ class Evaluator:
             about,
             rows,
             self.tested.incomplete,
-            None if scored.scores is None else partial(_mean_intervals, scored.scores),
-            None if scored.scores is None else partial(_difference, scored.scores),
+            None if scored.scores is None else partial(spectrum.mean_intervals, scored, tested),
+            None if scored.scores is None else partial(spectrum.difference, scored, tested),
         )
         of_task = [name for name in self.task.columns if name not in COLUMNS]
         columns = (*COLUMNS, *self.benchmark.measures, *of_task)
@@ -277,18 +289,6 @@ class Evaluator:
             row["row_id"] = row_id(row)
         self.keep(whole_rows)
         return whole_rows
-
-
-def _mean_intervals(scores: Sequence[np.ndarray], members: list[int]) -> Mapping[str, float]:
-    test, *ood = scores
-    return metrics.mean_intervals(test, [ood[i] for i in members])
-
-
-def _difference(
-    scores: Sequence[np.ndarray], first: list[int], second: list[int]
-) -> tuple[float, float, float]:
-    test, *ood = scores
-    return metrics.auroc_gap(test, [ood[i] for i in first], [ood[i] for i in second])
 
 
 @undisturbed()

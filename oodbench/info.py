@@ -225,6 +225,8 @@ def _benchmark(name: str, thing: Any) -> Sheet:
                 (f"{protocol.rank_group} mean of {protocol.rank_by}; papers: {protocol.fpr}",),
             ),
             Entry("defined", (benchmark.citation,)),
+            Entry("version", (str(benchmark.version),)),
+            Entry("superseded by", (benchmark.superseded_by,) if benchmark.superseded_by else ()),
         ),
     )
 

@@ -12,6 +12,7 @@ from oodbench.benchmark import Benchmark
 from oodbench.checks import overlap
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.samples import Samples
+from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.reporting import Report, warnings_to
 from oodbench.results.rows import Row
@@ -28,12 +29,14 @@ class TestedSet:
         group: the group whose mean it enters.
         samples: what is scored.
         is_shifted: whether its samples are of the ID classes, and no OOD.
+        counts_as_id: whether OOD sets are compared with it as well as with the ID test set.
     """
 
     name: str
     group: str
     samples: Samples
     is_shifted: bool
+    counts_as_id: bool = False
 
 
 class Tested:
@@ -83,6 +86,7 @@ class Tested:
                 )
         with warnings_to(warn):
             self.test = id_samples(benchmark, "test")
+        self._warn_of_content(benchmark.id, "test", self.test)
         for choice in chosen:
             try:
                 with warnings_to(warn):
@@ -94,11 +98,16 @@ class Tested:
                 continue
             if choice.is_shifted:
                 self._check_shifted(task, samples)
-            self.ood.append(TestedSet(choice.spec.name, choice.group, samples, choice.is_shifted))
-        if not self.ood:
+            self._warn_of_content(choice.spec, choice.spec.splits[-1], samples)
+            as_id = choice.is_shifted and benchmark.protocol.full_spectrum
+            name = choice.spec.name
+            self.ood.append(TestedSet(name, choice.group, samples, choice.is_shifted, as_id))
+        if all(ood.counts_as_id for ood in self.ood):
             raise MissingDataError(
                 "none of the OOD sets is there. " + " ".join(self.missing.values())
             )
+        if benchmark.protocol.full_spectrum:
+            self._check_spectrum([choice.spec.name for choice in chosen if choice.is_shifted])
         self._warn_of_overlap()
         if benchmark.caveats is not None:
             for text in benchmark.caveats(self.test):
@@ -117,6 +126,30 @@ class Tested:
             "id_fingerprint": self.test.fingerprint,
             "selection": files.digest(selection)[:16],
         }
+
+    def _warn_of_content(self, spec: DatasetSpec, split: str, samples: Samples) -> None:
+        if (difference := spec.difference(split, samples)) is not None:
+            self.warn(difference)
+
+    def _check_spectrum(self, names: Sequence[str]) -> None:
+        """Say what counts as ID where that is not all that should.
+
+        Raises:
+            MissingDataError: none of the shifted sets is there.
+        """
+        absent = [name for name in names if name in self.missing]
+        there = [ood.name for ood in self.ood if ood.counts_as_id]
+        if not there:
+            raise MissingDataError(
+                f"{self.benchmark.name} counts shifted sets as ID, but none is there. "
+                + " ".join(self.missing[name] for name in absent)
+            )
+        if absent:
+            self.incomplete.update(self.benchmark.group_names)
+            self.warn(
+                f"ID is not the full spectrum: the ID test set and {', '.join(there)}, without "
+                f"{', '.join(absent)}. Figures are of other ID samples than those of the benchmark."
+            )
 
     def _check_shifted(self, task: Task, samples: Samples) -> None:
         """Check that a covariate-shifted set has the ID classes.

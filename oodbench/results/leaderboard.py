@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from oodbench import files, metrics
+from oodbench import files
 from oodbench.benchmark import SHIFTED, Benchmark
 from oodbench.registry import MEASURES, STANDARD_DETECTOR, TASKS
 from oodbench.results import footnotes
 from oodbench.results.entries import Entry, entries_of, note_twins
 from oodbench.results.footnotes import Marks
+from oodbench.results.head import intervals_of
 from oodbench.results.plain import code, markdown
 from oodbench.results.rows import Row
 from oodbench.results.store import ResultStore, page_name
@@ -50,12 +51,14 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         f"{NAMES[benchmark.protocol.fpr]}."
         + (f" Defined by: {markdown(benchmark.citation)}." if benchmark.citation else ""),
         "",
-        f"All figures in percent. {_intervals(benchmark, sections)} Higher is better for AUROC, "
+        f"All figures in percent. {intervals_of(benchmark, sections)} Higher is better for AUROC, "
         "AUPR and accuracy, lower for FPR@95. ID positive: the threshold keeps 95 % of ID, FPR is "
         "the share of OOD accepted. OOD positive: it catches 95 % of OOD, FPR is the share of ID "
         "rejected.",
         "",
     ]
+    if benchmark.superseded_by:
+        lines += [f"Superseded by {code(benchmark.superseded_by)}.", ""]
     for remark in benchmark.remarks:
         lines += [markdown(remark), ""]
     if not sections:
@@ -64,6 +67,7 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
     ranked = sorted(
         sections.values(),
         key=lambda part: (
+            _version(part[0]) != benchmark.version,
             -len({row["ood"] for row in part}),
             -part[0]["n_id"],
             _selection(part[0], benchmark),
@@ -78,48 +82,6 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _intervals(benchmark: Benchmark, sections: Mapping[str, Sequence[Row]]) -> str:
-    """What the page says of its intervals: those that its rows have, over what is counted."""
-    rows = [row for part in sections.values() for row in part]
-    has_intervals = any(row.get("auroc_low") is not None for row in rows)
-    task = TASKS.get(benchmark.task)
-    if not has_intervals and (rows or task.no_intervals):
-        because = f": {task.no_intervals}" if task.no_intervals else ""
-        return (
-            "AUROC, FPR@95 and AUPR have no confidence intervals"
-            f"{because}; several seeds have mean ± sample standard deviation "
-            "over seeds, which tells of other trainings and not of other images, and each seed's "
-            f"figures are under Seeds. {_AVERAGE_PRECISION}"
-        )
-    counted = _unit(benchmark)
-    older = any(
-        row["is_mean"] and row.get("auroc_low") is not None and row.get("fpr95_id_low") is None
-        for row in rows
-    )
-    return (
-        "AUROC, FPR@95 and AUPR are given with 95 % confidence intervals "
-        f"over {task.intervals_over} in brackets ({metrics.INTERVALS})"
-        + (
-            "; older rows, which have none of a group's FPR@95 and AUPR, have others, those of "
-            "AUPR near 100 too wide"
-            if older
-            else ""
-        )
-        + f". Several seeds have their mean, with an interval over seeds and {counted} together: "
-        "√(t² s²/S + w²) to each side, on the scale of arcsin √p, with the deviation s of S seeds, "
-        "Student's t, and the mean distance w of their intervals' ends, as all see the same "
-        f"{counted} (after Obuchowski & Rockette 1995, Zou & Donner 2008); ± the deviation over "
-        f"seeds where there is none over {counted}. Each seed's figures are under Seeds. "
-        f"{_AVERAGE_PRECISION}"
-    )
-
-
-_AVERAGE_PRECISION = (
-    "AUPR is average precision; the trapezoid that other suites take differs from it where scores "
-    "tie."
-)
 
 
 def write(benchmark: Benchmark, folder: str | Path) -> Path:
@@ -147,7 +109,13 @@ def _selection(row: Row, benchmark: Benchmark) -> str:
     if benchmark.own_inputs:  # but the size that all images were brought to belongs to the data
         native = shape.get("native") if isinstance(shape, dict) else None
         shape = native and {"native": native}
-    return json.dumps([row["id_fingerprint"], shape, row["selection"]], sort_keys=True)
+    version = [_version(row)] if _version(row) > 1 else []
+    return json.dumps([row["id_fingerprint"], shape, row["selection"], *version], sort_keys=True)
+
+
+def _version(row: Row) -> int:
+    """The version of the benchmark that a row is of."""
+    return row.get("benchmark_version") or 1
 
 
 def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
@@ -170,10 +138,15 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     entries = _ranked(benchmark, entries, ranking)
     note_twins(entries)
     first = entries[0].first
-    lines = [
-        f"## {markdown(', '.join(means.values()) or ', '.join(ood_names))}",
-        "",
-        f"ID test: {_count(benchmark, first['n_id'])} ({code(first['id_fingerprint'][:12])}). OOD: "
+    lines = [f"## {markdown(', '.join(means.values()) or ', '.join(ood_names))}", ""]
+    if _version(first) != benchmark.version:
+        lines += [
+            f"These rows are of version {_version(first)} of the benchmark, whose images or "
+            f"figures were others. This is version {benchmark.version}.",
+            "",
+        ]
+    lines += [
+        f"{_id_of(benchmark, first, singles)} ({code(first['id_fingerprint'][:12])}). OOD: "
         + ", ".join(
             f"{markdown(row['ood'])} ({row['group']}) {row['n_ood']:,} "
             f"({code(row['ood_fingerprint'][:12])})"
@@ -202,6 +175,16 @@ def _section(benchmark: Benchmark, entries: list[Entry]) -> list[str]:
     return lines + _made(entries)
 
 
+def _id_of(benchmark: Benchmark, first: Row, singles: Sequence[Row]) -> str:
+    """What OOD sets are compared with, and how much of it there is."""
+    if not benchmark.protocol.full_spectrum:
+        return f"ID test: {_count(benchmark, first['n_id'])}"
+    return (
+        f"ID: {_count(benchmark, max(row['n_id'] for row in singles))}, of the test set and of all "
+        "shifted sets"
+    )
+
+
 def _ranked(benchmark: Benchmark, entries: Sequence[Entry], ranking: str) -> list[Entry]:
     """The best first, by the mean over seeds of the protocol's metric on a set or group."""
     metric = benchmark.protocol.rank_by
@@ -213,6 +196,20 @@ def _ranked(benchmark: Benchmark, entries: Sequence[Entry], ranking: str) -> lis
         return value, entry.first["detector"], json.dumps(entry.first, sort_keys=True)
 
     return sorted(entries, key=rank)
+
+
+_SHIFTED = (
+    "Shifted: the ID classes under other conditions. They are not OOD, and nothing is ranked by "
+    "them: AUROC tells how much a detector flags the shift, 50 % that it does not, beside the "
+    "accuracy there."
+)
+_FULL_SPECTRUM = (
+    "Shifted: the ID classes under other conditions. They count as ID: each OOD set is compared "
+    "with the ID test set and all shifted sets together, and the full-spectrum accuracy is that "
+    "over all of them. In the shifted sets' own columns they are compared with the ID test set "
+    "alone: AUROC tells how much a detector flags the shift, 50 % that it does not, beside the "
+    "accuracy there."
+)
 
 
 def _overview(
@@ -233,17 +230,14 @@ def _overview(
         ]
     shifted = means.get(SHIFTED)
     if shifted:
-        lines += [
-            "Shifted: the ID classes under other conditions. They are not OOD, and nothing is "
-            "ranked by them: AUROC tells how much a detector flags the shift, 50 % that it does "
-            "not, beside the accuracy there.",
-            "",
-        ]
+        lines += [_FULL_SPECTRUM if benchmark.protocol.full_spectrum else _SHIFTED, ""]
     columns = [(name, m) for name in means.values() for m in ("auroc", "fpr95_id", "fpr95_ood")]
     quality, quality_name = TASKS.get(benchmark.task).quality
     header = ["#", "Detector", "Settings", "Method", "Backbone"]
     header += [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
     header += [*(["Gap"] if contrasted else []), quality_name]
+    is_spectrum = bool(shifted) and benchmark.protocol.full_spectrum
+    header += ["Full-spectrum accuracy"] * is_spectrum
     header += [*([f"{markdown(shifted)} accuracy"] if shifted else []), "Seeds"]
     marks = Marks(_unit(benchmark))
     table = []
@@ -258,6 +252,8 @@ def _overview(
         if contrasted:
             cells.append(marks.cell(entry, entry.of(contrasted), "gap"))
         cells.append(marks.cell(entry, entry.one_each(), quality))
+        if is_spectrum:
+            cells.append(marks.cell(entry, entry.one_each(), "spectrum_accuracy"))
         if shifted:
             cells.append(marks.cell(entry, entry.of(shifted), "shifted_accuracy"))
         cells.append(", ".join(map(str, entry.seeds)))

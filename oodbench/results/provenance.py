@@ -28,6 +28,7 @@ def provenance(benchmark: Benchmark, runner: NetworkRunner, command: str | None)
         "backbone": contender.backbone or type(contender.network).__name__,
         "id": benchmark.id.name,
         "benchmark": benchmark.name,
+        "benchmark_version": benchmark.version if benchmark.version > 1 else None,
         "seed": contender.seed,
         "recipe": contender.recipe,
         "recipe_options": contender.recipe_options,

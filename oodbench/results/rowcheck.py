@@ -87,7 +87,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
     **dict.fromkeys(
-        "id_accuracy id_miou id_map binning_error shifted_accuracy "
+        "id_accuracy id_miou id_map binning_error shifted_accuracy spectrum_accuracy "
         "auroc_foreground fpr95_id_foreground fpr95_ood_foreground".split(),
         _MAYBE_SHARE,
     ),
@@ -105,7 +105,7 @@ _KINDS: dict[str, _Kind] = {
     "ood_sets": ("a list of names", False, _is_names),
     "created": ("a time in ISO 8601", False, _is_time),
     **dict.fromkeys(
-        "threads n_id_foreground".split(),
+        "threads n_id_foreground benchmark_version".split(),
         ("a whole number of 1 or more, or null", True, lambda value: is_whole(value, 1)),
     ),
     "notes": ("a list of sentences, or null", True, _is_names),

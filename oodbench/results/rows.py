@@ -134,6 +134,10 @@ class Row(TypedDict, total=False):
     fpr95_ood_foreground: float | None
     n_id_foreground: int | None
     """How many such ID pixels there are."""
+    benchmark_version: int | None
+    """``Benchmark.version``; None for the first."""
+    spectrum_accuracy: float | None
+    """Where shifted sets count as ID, the accuracy over all that counts as ID."""
 
 
 COLUMNS = tuple(Row.__annotations__)

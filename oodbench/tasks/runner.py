@@ -46,10 +46,12 @@ class SampleOutputs:
     Args:
         samples: the samples.
         load: gives the outputs; called once, when they are asked for.
+        counts_as_id: whether OOD sets are compared with these samples too, beside the ID test set.
     """
 
     samples: Samples
     load: Callable[[], Outputs]
+    counts_as_id: bool = False
 
     @cached_property
     def outputs(self) -> Outputs:
@@ -90,6 +92,7 @@ class Scored:
         failure: what it raised; the rest means nothing then.
         scores: OOD scores ``[N]`` of each set that was scored, the ID test set first; None of
             scores that were counted as they came.
+        id_scores: those of all that counts as ID: of the ID test set, and of sets that do as well.
         figures: columns of each OOD set's row: metrics and counts.
     """
 
@@ -98,6 +101,7 @@ class Scored:
     notes: list[str] = field(default_factory=list)
     failure: Exception | None = None
     scores: list[np.ndarray] | None = None
+    id_scores: np.ndarray | None = None
     figures: list[Row] = field(default_factory=list)
 
 
@@ -318,7 +322,8 @@ class NetworkRunner:
         Args:
             detectors: the detectors, each taken when the one before is done.
             train: what they learn from, by ID split.
-            tested: the ID test set, then the OOD sets.
+            tested: the ID test set, then the OOD sets, and those that count as ID, which are
+                compared with the ID test set alone.
             draw: where pictures of what was scored go; None for none.
             with_intervals: whether figures have their intervals, which take time.
 
@@ -343,9 +348,15 @@ class NetworkRunner:
             result.seconds = time.perf_counter() - began
             result.notes = of_a_kind(said)
             result.scores = scores
+            known = [s for one, s in zip(tested[1:], scores[1:], strict=True) if one.counts_as_id]
+            result.id_scores = np.concatenate([scores[0], *known]) if known else scores[0]
             result.figures = [
-                self.task.measure(scores[0], ood, with_intervals=with_intervals)
-                for ood in scores[1:]
+                self.task.measure(
+                    scores[0] if one.counts_as_id else result.id_scores,
+                    ood,
+                    with_intervals=with_intervals,
+                )
+                for one, ood in zip(tested[1:], scores[1:], strict=True)
             ]
             yield result
             if draw is not None:
