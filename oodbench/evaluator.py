@@ -138,8 +138,8 @@ class Evaluator:
         learned_from = {split: outputs.samples for split, outputs in train.items()}
         self.tested.warn_of_learned(contender, learned_from)
         tested = [runner.outputs_of(samples) for samples in self.tested.samples]
-        for ood, scored in zip(self.tested.ood, tested[1:], strict=True):
-            scored.counts_as_id = ood.counts_as_id
+        for ood, outputs in zip(self.tested.ood, tested[1:], strict=True):
+            outputs.counts_as_id = ood.counts_as_id
         if runner.keeps_outputs:
             with warnings_to(self.warn):
                 for samples in tested:

@@ -47,6 +47,7 @@ def _compared(
     scored: Scored, tested: Sequence[SampleOutputs], members: list[int]
 ) -> tuple[Any, list[np.ndarray]]:
     """The ID scores that sets are compared with, and those sets' own."""
-    test, *others = scored.scores or ()
+    scores = scored.scores or []
+    test, others = scores[0], scores[1:]
     are_id = any(tested[1 + i].counts_as_id for i in members)
     return test if are_id else scored.id_scores, [others[i] for i in members]
