@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from oodbench import files
 from oodbench.caching import probe
 from oodbench.caching.description import Description, describe
 from oodbench.caching.fingerprint import cache_key, unknown
+from oodbench.caching.parts import Parts
 from oodbench.caching.store import Store, discard, stored
+from oodbench.caching.unfinished import Unfinished
 from oodbench.data.samples import MultimodalSamples, Samples
 from oodbench.data.transforms import Transform
 from oodbench.detector import Detector, check_scores
@@ -37,7 +40,15 @@ from oodbench.disk.locks import alone
 from oodbench.errors import BadScoresError, DataError, OODBenchError, OODBenchWarning, StorageError
 from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning, rank_and_world
 from oodbench.networks.classifier import Classifier
-from oodbench.networks.door import at_door, check_weights, explained, fed, kept, kept_head
+from oodbench.networks.door import (
+    at_door,
+    called,
+    check_weights,
+    explained,
+    fed,
+    kept,
+    kept_head,
+)
 from oodbench.networks.heads import checked_head
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.models import (
@@ -46,9 +57,11 @@ from oodbench.networks.models import (
     copied,
     network_of,
     outputs_of,
+    sample_column_of,
     trunk_of,
     withheld_by,
 )
+from oodbench.networks.rows import AT_ONCE, rows_of
 from oodbench.outputs import Head, Outputs, to_numpy
 from oodbench.runtime.process import undisturbed
 
@@ -60,9 +73,10 @@ Larger activations leave the caches, and the memory for them is mapped and retur
 
 
 CLIPS = 2**26
-"""Most values that a shard of samples of several modalities holds: 11 clips of 32 x 224 x 224.
+"""Most values that a shard of samples of several modalities holds, or of images in their own sizes:
+11 clips of 32 x 224 x 224, or 72 photographs of 640 x 480.
 
-Images are small enough for any batch; a batch of as many clips would fill the memory.
+Images of one size are small enough for any batch; a batch of as many clips would fill the memory.
 """
 
 
@@ -115,7 +129,7 @@ class _Shards(Sampler[list[int]]):
 
 
 class _Extraction(pl.LightningModule):
-    def __init__(self, network: nn.Module, store: Store, who: str) -> None:
+    def __init__(self, network: nn.Module, store: Unfinished, who: str) -> None:
         super().__init__()
         self.network = network
         self.store = store
@@ -125,31 +139,50 @@ class _Extraction(pl.LightningModule):
         # with fewer shards than processes, some have nothing to do
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
+        self.owner = sample_column_of(network)
+
     def on_predict_start(self) -> None:
-        self.channels_last = prefer_channels_last(self.network)
+        # a network of images in their own sizes copies them into batches of the usual layout
+        self.channels_last = self.owner is None and prefer_channels_last(self.network)
 
     def predict_step(self, batch: tuple[Any, Tensor]) -> None:
         images, rows = batch
-        if self.channels_last and isinstance(images, Tensor) and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
         network = self.network
-        with explained(network, images):
-            outputs = _in_pieces(
-                lambda piece: kept(network, outputs_of(network)(piece), len(tree_leaves(piece)[0])),
-                fed(network, images),
-            )
+        outputs = self._rows_of(images, rows)
+        of = rows if self.owner is None else outputs[self.owner]
         for name, value in outputs.items():
             if not value.isfinite().all():
                 bad = (~value.isfinite()).flatten(1).any(dim=1).nonzero()[0]
                 raise BadScoresError(
                     f"the network gives {name} that are NaN or infinite on {self.who} (first at "
-                    f"index {int(rows[bad])}). Has its training diverged? Train again with a "
+                    f"index {int(of[bad])}). Has its training diverged? Train again with a "
                     "smaller learning rate (`lr`), or check the checkpoint."
                 )
         head, notes = checked_head(network, outputs)
         notes = {**notes, **withheld_by(network)}
         self.store.write(rows.cpu().numpy(), outputs, kept_head(head), notes)
         self.count += len(rows)
+
+    def _rows_of(self, images: Any, rows: Tensor) -> dict[str, Tensor]:
+        """The network's outputs of a batch; an error of its own gets the samples' name."""
+        network = self.network
+        if self.owner is not None:
+            try:
+                return rows_of(network, images, rows.tolist(), self.owner)
+            except BadScoresError as error:
+                raise BadScoresError(f"on {self.who}: {error}") from error
+        if self.channels_last and isinstance(images, Tensor) and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with explained(network, images):
+            return _in_pieces(
+                lambda piece: kept(network, outputs_of(network)(piece), len(tree_leaves(piece)[0])),
+                fed(network, images),
+            )
+
+
+def _apart(batch: Sequence[tuple[Any, int]]) -> tuple[list[Any], Tensor]:
+    """Samples that are not joined, since they need not be of one size, and their positions."""
+    return [sample for sample, _ in batch], torch.tensor([row for _, row in batch])
 
 
 def _in_pieces(outputs: Callable[[Any], dict[str, Tensor]], images: Any) -> dict[str, Tensor]:
@@ -303,12 +336,26 @@ class _Job:
     hardware: Hardware
     on_forward: Callable[[int], None] | None
 
-    def store(self, folder: Path) -> Store:
-        """The arrays of this pass in a folder."""
-        size = _shard_size(self.samples, self.preprocess, self.hardware.batch_size)
-        return Store(folder, len(self.samples), size)
+    def store(self, folder: Path) -> Unfinished:
+        """The arrays in a folder."""
+        n, owner = len(self.samples), sample_column_of(self.network)
+        if owner is None:
+            return Store(folder, n, self._shard_size)
+        return Parts(folder, n, self._shard_size, owner)
 
-    def fill(self, store: Store, unshared: str | None = None) -> None:
+    @cached_property
+    def _shard_size(self) -> int:
+        """Samples per shard; of images in their own sizes, whole forward passes."""
+        in_own_size = sample_column_of(self.network) is not None
+        most = self.hardware.batch_size
+        if not isinstance(self.samples, MultimodalSamples) and not in_own_size:
+            return most
+        first = self.preprocess(self.samples[0])
+        values: int = sum(part.numel() for part in tree_leaves(first))
+        size = min(most, max(1, CLIPS // values))
+        return max(AT_ONCE, size - size % AT_ONCE) if in_own_size else size
+
+    def fill(self, store: Unfinished, unshared: str | None = None) -> None:
         """Do the shards that are missing; what cannot be read back as it was written, again.
 
         Args:
@@ -340,7 +387,7 @@ class _Job:
                 "disk failing, or does another program write there?"
             )
 
-    def _predict(self, store: Store, missing: list[int], unshared: str | None) -> int:
+    def _predict(self, store: Unfinished, missing: list[int], unshared: str | None) -> int:
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
         network = copied(self.network) if self.borrowed else self.network
         run = _Extraction(network.eval(), store, self.samples.name)
@@ -348,6 +395,7 @@ class _Job:
             _Images(self.samples, self.preprocess),
             batch_sampler=_Shards(len(self.samples), store.size, missing),
             num_workers=self.hardware.workers_for(self.samples, self.preprocess),
+            collate_fn=None if sample_column_of(network) is None else _apart,
         )
         with quiet_lightning():
             trainer = self.hardware.trainer(logger=False, inference_mode=True)
@@ -373,18 +421,8 @@ def _believed(job: _Job, about: Description, folder: Path, cached: Outputs) -> b
     if probe.agreed(probe.still_says(network, samples, job.preprocess, job.hardware, cached)):
         return True
     probe.note_varying(network)
-    inner = network.model if isinstance(network, Classifier) else network
-    warnings.warn(
-        probe.changed_text(type(inner).__name__, samples.name), OODBenchWarning, stacklevel=3
-    )
+    warnings.warn(probe.changed_text(called(network), samples.name), OODBenchWarning, stacklevel=3)
     return False
-
-
-def _shard_size(samples: Samples, preprocess: Transform, most: int) -> int:
-    if not isinstance(samples, MultimodalSamples):
-        return most
-    values: int = sum(part.numel() for part in tree_leaves(preprocess(samples[0])))
-    return min(most, max(1, CLIPS // values))
 
 
 def extracted(

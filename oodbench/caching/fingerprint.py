@@ -16,7 +16,7 @@ from oodbench import files
 from oodbench.caching.description import Description, describe, tensor_text
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform, content_key
-from oodbench.networks.classifier import Classifier
+from oodbench.networks.door import called
 
 VERSION = 2
 """Part of every key; raised when the same network and data would give other outputs."""
@@ -50,7 +50,7 @@ def unknown(network: nn.Module, about: Description | None = None) -> str | None:
     a TorchScript module), or nothing at all that a user's code could compute its outputs from.
     """
     about = about or describe(network)
-    name = type(network.model if isinstance(network, Classifier) else network).__name__
+    name = called(network)
     if about.opaque:
         listed = ", ".join(about.opaque[:3]) + (" …" if len(about.opaque) > 3 else "")
         reason = f"{name} holds or uses what cannot be read from here ({listed})"

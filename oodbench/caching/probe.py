@@ -23,7 +23,8 @@ from oodbench.data.transforms import Transform
 from oodbench.disk import leftovers
 from oodbench.hardware import Hardware, Running, is_distributed
 from oodbench.networks.door import explained, fed, kept
-from oodbench.networks.models import outputs_of
+from oodbench.networks.models import outputs_of, sample_column_of
+from oodbench.networks.rows import rows_of
 from oodbench.outputs import Outputs
 
 EACH = 2
@@ -66,19 +67,34 @@ def still_says(
         cached: what it is compared with.
     """
     rows = some_of(len(samples))
-    batch = default_collate([preprocess(samples[row]) for row in rows])
+    inputs = [preprocess(samples[row]) for row in rows]
     running = Running(network, hardware)
+    owner = sample_column_of(network)
     with running:
-        inputs = _put(batch, running)
-        with explained(network, inputs):
-            returned = outputs_of(network)(fed(network, inputs))
-        fresh = {name: v.float().cpu() for name, v in kept(network, returned, len(rows)).items()}
-    expected = {"features": cached.features, "logits": cached.logits, **cached.extra}
-    expected = {name: value[rows].float() for name, value in expected.items() if value is not None}
+        returned = _returned(running, inputs, rows, owner)
+        fresh = {name: v.float().cpu() for name, v in returned.items()}
+    expected = dict(cached.columns())
+    there = torch.as_tensor(rows)
+    if owner is not None:
+        there = torch.isin(expected[owner], there).nonzero().flatten()
+    expected = {name: value[there].float() for name, value in expected.items()}
+    if "labels" not in fresh:  # they are the samples'
+        expected.pop("labels", None)
     limit = tolerance(hardware, running.device)
     return expected.keys() == fresh.keys() and all(
         alike(expected[name], fresh[name], limit) for name in expected
     )
+
+
+def _returned(
+    running: Running, samples: list[Any], rows: list[int], owner: str | None
+) -> dict[str, Tensor]:
+    network = running.network
+    if owner is not None:
+        return rows_of(network, [_put(sample, running) for sample in samples], rows, owner)
+    inputs = _put(default_collate(samples), running)
+    with explained(network, inputs):
+        return kept(network, outputs_of(network)(fed(network, inputs)), len(rows))
 
 
 def _put(batch: Any, running: Running) -> Any:

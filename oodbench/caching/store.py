@@ -1,4 +1,4 @@
-"""The arrays of an extraction: full-sized on disk, filled shard by shard, and checked.
+"""The arrays of an extraction, one row per sample: full-sized, filled shard by shard, and checked.
 
 A checksum a shard says that it is done, so that a run that was killed goes on where it stopped, and
 a shard whose bytes never reached the disk counts as missing. Several processes of one run fill one
@@ -16,20 +16,15 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from torch import Tensor
 
 from oodbench import files
-from oodbench.caching.arrays import write_description, write_head
+from oodbench.caching.unfinished import Unfinished
 from oodbench.disk import full, leftovers
-from oodbench.disk.digests import file_digest
 from oodbench.errors import OODBenchError, OODBenchWarning, StorageError
-from oodbench.outputs import Head, Outputs, head_arrays, head_meta, to_numpy
-
-LAYOUT = 2
-"""Version of what lies in the folder of an unfinished extraction; others are begun again."""
+from oodbench.outputs import Head, Outputs, to_numpy
 
 _DONE = 1 << 32  # beside the checksum, so that that of a finished shard is never zero
 
@@ -69,8 +64,8 @@ def discard(folder: Path, damage: str) -> None:
         raise StorageError(f"cannot remove {folder}, which is damaged ({damage}). Remove it.")
 
 
-class Store:
-    """An extraction that is not complete.
+class Store(Unfinished):
+    """An extraction that is not complete, of one row per sample.
 
     Args:
         folder: where it lies.
@@ -78,40 +73,16 @@ class Store:
         size: samples per shard; shards that are written already keep their size.
     """
 
+    layout = 2
+
     def __init__(self, folder: Path, n: int, size: int) -> None:
-        self.folder, self.n = folder, n
-        self.size = _size(folder, n) or size
-        self._arrays: dict[str, _Array] = {}
+        super().__init__(folder, n, size)
+        self._arrays: dict[str, ArrayFile] = {}
 
-    @property
-    def shards(self) -> int:
-        """The number of shards."""
-        return -(-self.n // self.size)
-
-    @property
-    def _described(self) -> Path:
-        return self.folder / "described.json"
-
-    @property
-    def _headless(self) -> Path:
-        return self.folder / "headless.json"
-
-    def prepare(self) -> None:
-        """Make it fit to go on with; called by one process, which has it for itself.
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
-        leftovers.sweep(self.folder.parent)
-        if self.folder.exists() and _size(self.folder, self.n) is None:
-            leftovers.remove(self.folder)
+    def _begin(self) -> None:
         kind = _kind(self.folder / "done.npy")
         if kind is not None and kind[:2] != ((self.shards,), np.dtype(np.uint64)):
             leftovers.remove(self.folder / "done.npy")
-        settings = {"layout": LAYOUT, "rows": self.n, "size": self.size}
-        files.write_json(self.folder / "shards.json", settings)
-        leftovers.sweep(self.folder)
-        self.check()
 
     def check(self) -> None:
         """Compare the shards that are done with their checksums; those that differ are missing."""
@@ -119,8 +90,7 @@ class Store:
         finished = np.flatnonzero(done)
         columns = self._columns()
         if columns is None:
-            leftovers.remove(self._described)
-            leftovers.remove(self._headless)
+            self._forget()
         for shard in finished.tolist():
             rows = slice(shard * self.size, min((shard + 1) * self.size, self.n))
             checksum = 0
@@ -147,26 +117,13 @@ class Store:
             OODBenchError: other columns than in other shards, or of another shape or type.
         """
         start, checksum = int(rows[0]), 0
-        arrays = {_file(name): np.ascontiguousarray(to_numpy(v)) for name, v in columns.items()}
+        arrays = {
+            self.file_of(name): np.ascontiguousarray(to_numpy(v)) for name, v in columns.items()
+        }
         for file, array in sorted(arrays.items()):
             self._array(file, (self.n, *array.shape[1:]), array.dtype).write(start, array)
             checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
-        about = _sealed(self._described)
-        if about is None:
-            write_head(self.folder, head_arrays(head))
-            about = {"columns": {_column(n): _file(n) for n in columns}, **head_meta(head)}
-            about["notes"] = dict(notes or {})
-            about["digests"] = {f: file_digest(self.folder / f) for f in _HEAD if head is not None}
-            files.write_json(self._described, {**about, "seal": files.digest(about)})
-        names = {name.removeprefix("extra/") for name in about["columns"]}
-        if names != set(columns):
-            raise OODBenchError(
-                f"the network gives {', '.join(sorted(columns))} for some images and "
-                f"{', '.join(sorted(names))} for others. Wrap it in a module with outputs(images) "
-                "and head() that gives the same for all."
-            )
-        if about["head"] and head is None:  # it was believed by other images
-            files.write_json(self._headless, dict(notes or {}))
+        self._describe(columns, head, notes)
         self._done().write(start // self.size, np.array([_DONE | checksum], np.uint64))
 
     def finish(self, labels: np.ndarray, key: str) -> None:
@@ -179,16 +136,7 @@ class Store:
         buffer = io.BytesIO()
         np.save(buffer, labels, allow_pickle=False)
         files.write_bytes(self.folder / "labels.npy", buffer.getvalue())
-        about = _sealed(self._described)
-        if about is None:
-            raise StorageError(f"{self._described} was removed while {self.folder} was written.")
-        columns = {**about.pop("columns"), "labels": "labels.npy"}
-        del about["digests"]
-        if self._headless.exists():
-            notes = files.read_json(self._headless)
-            about = {**about, **head_meta(None), "notes": {**about["notes"], **(notes or {})}}
-        write_description(self.folder, columns, about, key)
-        leftovers.sweep(self.folder)
+        self._complete(key, {"labels": "labels.npy"})
 
     def close(self) -> None:
         """Close the files."""
@@ -196,35 +144,23 @@ class Store:
             array.close()
         self._arrays.clear()
 
-    def _columns(self) -> dict[str, str] | None:
-        """The files of the columns, by name; None if they or the head are not as described."""
-        about = _sealed(self._described)
-        try:
-            if about and all(
-                file_digest(self.folder / f) == d for f, d in about["digests"].items()
-            ):
-                return dict(about["columns"])
-        except OSError:
-            pass
-        return None
-
-    def _done(self) -> _Array:
+    def _done(self) -> ArrayFile:
         """``[shards]`` uint64: zero, or what tells that a shard is done and how it looks."""
         return self._array("done.npy", (self.shards,), np.dtype(np.uint64))
 
-    def _array(self, file: str, shape: tuple[int, ...], dtype: np.dtype) -> _Array:
+    def _array(self, file: str, shape: tuple[int, ...], dtype: np.dtype) -> ArrayFile:
         array = self._arrays.get(file)
         if array is None:
-            array = self._arrays[file] = _Array(self.folder / file, shape, dtype)
+            array = self._arrays[file] = ArrayFile(self.folder / file, shape, dtype)
         elif (array.shape, array.dtype) != (shape, dtype):
-            raise _misfit(array.path, (array.shape, array.dtype), (shape, dtype))
+            raise misfit(array.path, (array.shape, array.dtype), (shape, dtype))
         return array
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_arrays": {}}  # files that are open stay here
 
 
-class _Array:
+class ArrayFile:
     """A ``.npy`` file that is made at its full size and written in pieces.
 
     Plain writes: through a mapping, a disk that fills would kill the process.
@@ -261,7 +197,7 @@ class _Array:
             return
         there = _kind(self.path)
         if there is not None and there[:2] != (self.shape, self.dtype):
-            raise _misfit(self.path, there[:2], (self.shape, self.dtype))
+            raise misfit(self.path, there[:2], (self.shape, self.dtype))
         full.reserve(self._handle, self._size, self.path)
         with full.telling(self.path, self._size):
             self._handle.truncate(self._size)
@@ -292,34 +228,6 @@ class _Array:
         self._handle.close()
 
 
-_HEAD = ("head.weight.npy", "head.bias.npy")
-
-
-def _column(name: str) -> str:
-    return name if name in ("features", "logits") else f"extra/{name}"
-
-
-def _file(name: str) -> str:
-    # no two names are the same file, nor is one of them a file of ours
-    return f"{quote(_column(name), safe='')}.npy"
-
-
-def _size(folder: Path, n: int) -> int | None:
-    """Samples a shard of what lies in a folder; None if that cannot be gone on with."""
-    said = files.read_json(folder / "shards.json")
-    if not isinstance(said, dict) or (said.get("layout"), said.get("rows")) != (LAYOUT, n):
-        return None
-    size = said.get("size")
-    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
-
-
-def _sealed(path: Path) -> dict[str, Any] | None:
-    said = files.read_json(path)
-    if not isinstance(said, dict) or said.pop("seal", None) != files.digest(said):
-        return None
-    return said
-
-
 def _kind(path: Path) -> tuple[tuple[int, ...], np.dtype, int] | None:
     """Shape, type and start of the array in a ``.npy`` file; None if it is none."""
     try:
@@ -344,7 +252,8 @@ def _bytes(path: Path, n: int, rows: slice) -> bytes:
         return handle.read((rows.stop - rows.start) * row)
 
 
-def _misfit(path: Path, there: Any, wanted: Any) -> OODBenchError:
+def misfit(path: Path, there: Any, wanted: Any) -> OODBenchError:
+    """The error of an array that is of another shape or type than those before it."""
     (shape, dtype), (other_shape, other_dtype) = there, wanted
     return OODBenchError(
         f"the cached outputs in {path.parent} have {path.stem} of {dtype}{shape}, the network "

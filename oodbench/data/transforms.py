@@ -228,6 +228,21 @@ class InMode:
         return repr(self.transform)
 
 
+@dataclass(frozen=True)
+class InOwnSize:
+    """Images in their own sizes: the mode and the normalisation of a preprocessing alone.
+
+    Args:
+        preprocess: whose.
+    """
+
+    preprocess: Preprocess
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """``[C, H, W]`` float32."""
+        return self.preprocess.normalize(to_tensor(in_mode(image, self.preprocess.mode)))
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """``[C, H, W]`` float32 in [0, 1] of an 8-bit image."""
     pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
@@ -254,6 +269,9 @@ def content_key(transform: Any) -> Any:
     if isinstance(transform, MultimodalPreprocess):
         parts = {name: content_key(part) for name, part in transform.parts.items()}
         return None if None in parts.values() else parts
+    if isinstance(transform, InOwnSize):
+        seen = transform.preprocess
+        return {"size": "own", "mode": seen.mode, "mean": seen.mean, "std": seen.std}
     if isinstance(transform, InMode):
         inner = content_key(transform.transform)
         is_bare = inner is None or transform.native is None

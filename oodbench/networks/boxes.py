@@ -16,6 +16,7 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.boxes import remove_small_boxes
 
 from oodbench.errors import BadScoresError, OptionError
+from oodbench.networks.models import box_predicting
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Head
 from oodbench.registry import register_backbone
@@ -174,6 +175,32 @@ class BoxNetwork(nn.Module):
             "features": features[row[kept]],
             **columns,
         }
+
+
+class BoxReader(nn.Module):
+    """A network that predicts boxes, as its outputs are kept: one row per box.
+
+    Args:
+        network: has ``detect`` and ``head``; see :class:`oodbench.networks.models.BoxPredicting`.
+        least: smallest confidence.
+    """
+
+    sample_column = "image"
+
+    def __init__(self, network: nn.Module, least: float = LEAST) -> None:
+        super().__init__()
+        self.model = network
+        self.least = least
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """The columns of :meth:`BoxNetwork.detect` in float32, and the predicted class as label."""
+        columns = dict(box_predicting(self.model).detect(list(images), self.least))
+        columns["labels"] = columns.pop("predicted")
+        return {n: v.float() if v.is_floating_point() else v for n, v in columns.items()}
+
+    def head(self) -> Head | None:
+        """The layer from a box's features to its logits without background."""
+        return box_predicting(self.model).head()
 
 
 def _clipped(boxes: Tensor, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

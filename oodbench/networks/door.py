@@ -70,10 +70,12 @@ def check_weights(network: nn.Module) -> None:
 
 
 def called(network: nn.Module) -> str:
-    """What messages call a network: its class, or that of the model inside a wrapper of ours."""
-    inner = getattr(network, "model", None) or getattr(network, "backbone", None)
-    is_ours = type(network).__module__.startswith("oodbench.")
-    return type(inner if is_ours and isinstance(inner, nn.Module) else network).__name__
+    """What messages call a network: its class, or that of the model inside wrappers of ours."""
+    parts = (getattr(network, name, None) for name in ("model", "backbone", "detector"))
+    inner = next((part for part in parts if isinstance(part, nn.Module)), None)
+    if inner is None or not type(network).__module__.startswith("oodbench."):
+        return type(network).__name__
+    return called(inner)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,11 @@ class GivesOutputs(Protocol):
     """What detectors that look into a network ask of it: a module with ``outputs(images)``."""
 
     def outputs(self, images: Any) -> dict[str, Tensor]:
-        """Named tensors with one row per sample; ``features`` and ``logits`` among them."""
+        """Named tensors with one row per sample; ``features`` and ``logits`` among them.
+
+        Of a network that says its ``sample_column`` there may be any number of rows for a sample;
+        see :func:`sample_column_of`.
+        """
 
 
 @runtime_checkable
@@ -44,7 +48,8 @@ class Network(GivesOutputs, Protocol):
     """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``.
 
     It may have further parts: ``own_preprocess`` (see :func:`own_preprocess_of`), ``trunk``,
-    ``withheld``, ``notes`` and ``modality_heads``, each told of at the function that reads it.
+    ``withheld``, ``notes``, ``modality_heads`` and ``sample_column``, each told of at the function
+    that reads it.
     """
 
     def head(self) -> Head | None:
@@ -117,6 +122,16 @@ def trunk_of(network: nn.Module) -> nn.Module | None:
     """
     trunk = getattr(network, "trunk", None)
     return trunk if isinstance(trunk, nn.Module) else None
+
+
+def sample_column_of(network: nn.Module) -> str | None:
+    """``sample_column``, the output that says which sample of the batch each row is of.
+
+    Its rows need not be samples then: a network of boxes gives some for each image, and names the
+    image of each. None of a network that gives one row per sample.
+    """
+    column: str | None = getattr(network, "sample_column", None)
+    return column
 
 
 def withheld_by(network: nn.Module) -> Mapping[str, str]:

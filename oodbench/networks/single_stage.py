@@ -51,7 +51,7 @@ class SingleStageNetwork(nn.Module):
             least: smallest confidence.
 
         Returns:
-            As :meth:`oodbench.tasks.detection.BoxNetwork.detect`, but without features.
+            As :meth:`oodbench.networks.boxes.BoxNetwork.detect`, but without features.
 
         Raises:
             BadScoresError: logits that are NaN or infinite.

@@ -11,62 +11,46 @@ Metrics and their intervals count boxes, as if boxes of one image were independe
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 from torchvision.models import detection as zoo
 
 from oodbench import files
-from oodbench.caching import probe
-from oodbench.caching.description import describe
-from oodbench.caching.fingerprint import cache_key, unknown
-from oodbench.caching.store import discard, stored
 from oodbench.checks.doubts import more_classes
 from oodbench.data.dense import boxed
-from oodbench.data.samples import Samples, Subset
-from oodbench.data.transforms import Preprocess
+from oodbench.data.samples import Samples
+from oodbench.data.transforms import InOwnSize, Preprocess, Transform
 from oodbench.detector import Detector
-from oodbench.disk import leftovers
-from oodbench.disk.digests import read_arrays, write_arrays
-from oodbench.disk.locks import alone
-from oodbench.errors import DataError, OODBenchWarning, OptionError
-from oodbench.hardware import is_first_process
+from oodbench.errors import DataError, OptionError
+from oodbench.extract import extract
 from oodbench.method import Method
 from oodbench.networks import single_stage
-from oodbench.networks.boxes import BoxNetwork, forget_sizes
+from oodbench.networks.boxes import BoxNetwork, BoxReader, forget_sizes
 from oodbench.networks.models import BoxPredicting, Network, box_predicting
 from oodbench.networks.single_stage import LEAST
 from oodbench.outputs import Outputs
 from oodbench.registry import register_task
 from oodbench.results.rows import Row
-from oodbench.tasks.boxes import TABLE, detect, mean_average_precision, picture
+from oodbench.tasks.boxes import mean_average_precision, picture
 from oodbench.tasks.pictures import MOST_PICTURES, heat, save_picture
 from oodbench.tasks.runner import NetworkRunner, SampleOutputs
 from oodbench.tasks.task import Task
 from oodbench.training.dense import DenseMethod
 from oodbench.training.epochs import Examples
 
-VERSION = 2
-"""Part of every key of cached boxes; raised when the same network would give others."""
-
-
-def _table_of(folder: Path) -> Path:
-    """The file of all boxes, beside the folder of those that count."""
-    return folder.with_name(f"{folder.name}.npz")
-
 
 class BoxRunner(NetworkRunner):
     """A network that predicts boxes, at work.
 
-    What it predicts is kept in the cache, so a second evaluation runs nothing.
+    All boxes that count for mean average precision are kept, whatever the confidence from which
+    they are scored.
 
     Raises:
         OptionError: a network that predicts no boxes, or another callable than a ``Preprocess``.
@@ -79,50 +63,35 @@ class BoxRunner(NetworkRunner):
         if not isinstance(self.preprocess, Preprocess):
             raise OptionError("detection wants an oodbench Preprocess, not another callable.")
         self.confidence = cast(Detection, self.task).confidence
-        self._tables: dict[str, dict[str, np.ndarray]] = {}
+        self._predicted: dict[str, Outputs] = {}
 
-    def _folder(self, samples: Samples) -> Path | None:
-        """Where the cache has what is predicted; None for a network that cannot be told apart."""
-        key = cache_key(self.network, samples, self.preprocess, self.hardware.precision)
-        if key is None:
-            return None
-        name = files.digest({"key": key, "version": VERSION, "confidence": self.confidence})
-        return files.cache_dir() / "boxes" / name
+    @cached_property
+    def reader(self) -> nn.Module:
+        """The network, as it gives a row a box."""
+        return BoxReader(self.network, min(LEAST, self.confidence))
 
-    def is_cached(self, samples: Samples) -> bool:
-        """Whether the cache has what the network predicts on these samples."""
-        folder = self._folder(samples)
-        return folder is not None and (folder / "outputs.json").is_file()
+    @property
+    def transform(self) -> Transform:
+        """Images in their own sizes."""
+        return InOwnSize(cast(Preprocess, self.preprocess))
 
     def _outputs(self, samples: Samples) -> Outputs:
-        """The boxes that the network predicts on samples, as rows.
+        """The boxes that the network predicts on samples with enough confidence, as rows.
 
         Any images will do for OOD ones: what is predicted on them is wrong, wherever it is.
 
         Raises:
             DataError: nothing is predicted.
         """
-        folder = self._folder(samples)
-        if folder is None:
-            warnings.warn(unknown(self.network) or "", OODBenchWarning, stacklevel=2)
-        boxes = None if folder is None else self._stored(folder, samples)
-        with contextlib.ExitStack() as held:
-            target = folder if is_first_process(self.hardware) else None
-            if boxes is None and target is not None:
-                lock = files.writable_cache() / "locks" / f"{target.name}.lock"
-                held.enter_context(alone(lock, f"the boxes on {samples.name}"))
-                boxes = self._stored(target, samples, mend=True)  # somebody may have been quicker
-            if boxes is None:
-                boxes, every = self._detect(samples)
-                self._tables[samples.fingerprint] = every
-                if self.on_forward is not None:
-                    self.on_forward(len(samples))
-                if target is not None:
-                    leftovers.remove(target)
-                    write_arrays(_table_of(target), every)
-                    boxes.save(target, key=target.name)
-                    if probe.varies(self.network):
-                        (target / probe.VARIES).touch()
+        predicted = extract(
+            self.reader,
+            samples,
+            self.transform,
+            hardware=self.hardware,
+            on_forward=self.on_forward,
+        )
+        self._predicted[samples.fingerprint] = predicted
+        boxes = self.task.view(predicted, self.network)
         if len(boxes) == 0:
             raise DataError(
                 f"the network predicts no box with a confidence of {self.confidence} or more on "
@@ -134,51 +103,6 @@ class BoxRunner(NetworkRunner):
             self.notes += [] if note is None or note in self.notes else [note]
         return boxes
 
-    def _stored(self, folder: Path, samples: Samples, mend: bool = False) -> Outputs | None:
-        """What the cache has, if a network with a user's code says the same today; else it goes.
-
-        What is damaged counts as nothing; with ``mend`` it is removed, too, and that is said.
-        """
-        boxes, damage = stored(folder, folder.name)
-        every = read_arrays(_table_of(folder))
-        if boxes is not None and (every is None or not set(TABLE) <= set(every)):
-            boxes, damage = None, f"{_table_of(folder).name} is missing or damaged"
-        if damage is not None and mend:
-            discard(folder, damage)
-        if boxes is None or every is None:
-            return None
-        if describe(self.network).is_users:
-            if (folder / probe.VARIES).exists():
-                probe.note_varying(self.network)
-            if not self._still_detects(samples, every):
-                probe.note_varying(self.network)
-                net = getattr(self.network, "detector", self.network)
-                text = probe.changed_text(type(net).__name__, samples.name)
-                warnings.warn(text, OODBenchWarning, stacklevel=3)
-                files.writable_cache()
-                probe.drop(folder)
-                return None
-        self._tables[samples.fingerprint] = every
-        return boxes
-
-    def _still_detects(self, samples: Samples, every: dict[str, np.ndarray]) -> bool:
-        rows = probe.some_of(len(samples))
-        _, predictions = self._detect(Subset(samples, rows))
-        there = np.isin(every["image"], rows)
-        if there.sum() != len(predictions["image"]):
-            return False
-        limit = probe.tolerance(self.hardware, torch.device("cpu"))
-        return all(
-            probe.alike(
-                torch.from_numpy(every[name][there]), torch.from_numpy(predictions[name]), limit
-            )
-            for name in ("confidence", "corners")
-        )
-
-    def _detect(self, samples: Samples) -> tuple[Outputs, dict[str, np.ndarray]]:
-        preprocess = cast(Preprocess, self.preprocess)
-        return detect(self.network, samples, preprocess, self.hardware, self.confidence)
-
     def quality(self, test: SampleOutputs) -> Row:
         """Mean average precision on ID test samples.
 
@@ -186,12 +110,12 @@ class BoxRunner(NetworkRunner):
             DataError: these have no boxes to compare with.
         """
         _ = test.outputs
-        every = self._tables[test.samples.fingerprint]
+        predicted = self._predicted[test.samples.fingerprint]
         return {
             "id_accuracy": None,
             "id_accuracy_low": None,
             "id_accuracy_high": None,
-            "id_map": mean_average_precision(every, boxed(test.samples)),
+            "id_map": mean_average_precision(predicted, boxed(test.samples)),
         }
 
     def pictures(self, scored: SampleOutputs, scores: np.ndarray, folder: Path) -> None:
@@ -228,7 +152,6 @@ class Detection(Task):
     keeps_size: ClassVar[bool] = True
     draws: ClassVar[bool] = True
     draws_id: ClassVar[bool] = True
-    on_one_device: ClassVar[bool] = True
     rows_are_samples: ClassVar[bool] = False
     methods_of: ClassVar[str] = "detection"
 
@@ -258,7 +181,12 @@ class Detection(Task):
                 "them."
             )
         forget_sizes(network)
-        return super().adapt(network, None, classes)
+        return super().adapt(network, None, classes) if isinstance(network, Network) else network
+
+    def view(self, outputs: Outputs, network: nn.Module) -> Outputs:
+        """The boxes of enough confidence."""
+        counts = outputs.extra["confidence"] >= self.confidence
+        return outputs if bool(counts.all()) else outputs[counts.nonzero().flatten()]
 
     def call(self, network: nn.Module) -> Callable[[Any], Any]:
         """What runs the network on images, as far as it takes to see what it makes of them."""

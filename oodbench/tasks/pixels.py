@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from oodbench.data.dense import check_mask, check_size, masked
-from oodbench.data.images import in_mode
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
-from oodbench.data.transforms import Preprocess, to_tensor
+from oodbench.data.transforms import InOwnSize, Preprocess
 from oodbench.detector import Detector
 from oodbench.hardware import Hardware, Running, quiet_lightning
 from oodbench.networks.models import outputs_of
@@ -26,7 +25,7 @@ from oodbench.tasks.pictures import class_colours, heat, panel, scale
 
 class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):
     def __init__(self, samples: MaskedSamples, preprocess: Preprocess) -> None:
-        self.samples, self.preprocess = samples, preprocess
+        self.samples, self.transform = samples, InOwnSize(preprocess)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -36,8 +35,7 @@ class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):
         name = self.samples.mask_name(index)
         check_mask(mask, len(self.samples.classes), name)
         check_size(image, mask, name)
-        tensor = to_tensor(in_mode(image, self.preprocess.mode))
-        return self.preprocess.normalize(tensor), mask
+        return self.transform(image), mask
 
 
 @dataclass

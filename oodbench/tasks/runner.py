@@ -170,6 +170,16 @@ class NetworkRunner:
 
     # --- outputs ------------------------------------------------------------------------------
 
+    @cached_property
+    def reader(self) -> nn.Module:
+        """What is run on samples and whose outputs are kept: the network itself."""
+        return self.network
+
+    @property
+    def transform(self) -> Transform:
+        """What makes of a sample what the reader is given: the preprocessing."""
+        return self.preprocess
+
     def outputs_of(self, samples: Samples) -> SampleOutputs:
         """What the network outputs for samples; from the cache if it saw them before."""
         scored = self.task.samples(samples)
@@ -182,9 +192,9 @@ class NetworkRunner:
 
     def _outputs(self, samples: Samples) -> Outputs:
         outputs = extract(
-            self.network,
+            self.reader,
             samples,
-            self.preprocess,
+            self.transform,
             hardware=self.hardware,
             on_forward=self.on_forward,
         )
@@ -193,7 +203,7 @@ class NetworkRunner:
     def is_cached(self, samples: Samples) -> bool:
         """Whether the cache has what the network outputs for these samples."""
         scored = self.task.samples(samples)
-        outputs = extracted(self.network, scored, self.preprocess, hardware=self.hardware)
+        outputs = extracted(self.reader, scored, self.transform, hardware=self.hardware)
         return outputs is not None
 
     # --- the network itself -------------------------------------------------------------------
@@ -218,7 +228,7 @@ class NetworkRunner:
     def has_known_weights(self) -> bool:
         """Whether the network's weights can be read, and tell what it outputs."""
         trunk = trunk_of(self.network)
-        parts = [self.network] if trunk is None else [self.network, trunk]
+        parts = [self.network, self.reader] + ([] if trunk is None else [trunk])
         return not any(map(probe.varies, parts)) and unknown(self.network) is None
 
     def examine(

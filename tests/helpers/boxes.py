@@ -40,10 +40,11 @@ def at_work(
     counter: Any = None,
     preprocess: Any = PREPROCESS,
     classes: Sequence[str] = (),
+    hardware: Hardware = CPU,
 ) -> BoxRunner:
     """A network that predicts boxes, at work on a benchmark with that preprocessing."""
     contender = network if isinstance(network, Contender) else Contender(network)
     nothing = DatasetSpec("nothing", lambda split: pytest.fail(f"{split} was read"))
     benchmark = Benchmark("toy/detection", nothing, (), (), preprocess, task="detection")
     task = Detection(confidence=confidence)
-    return cast(BoxRunner, task.start(contender, benchmark, CPU, counter, classes))
+    return cast(BoxRunner, task.start(contender, benchmark, hardware, counter, classes))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
 from oodbench.data.samples import ImageArrays, MultimodalSamples
 from oodbench.data.transforms import MultimodalPreprocess
+from oodbench.detectors.ce_detection import CEDetection
 from oodbench.errors import OODBenchError
 from oodbench.extract import extract
 from oodbench.hardware import barrier, is_first_process
@@ -30,6 +31,7 @@ from oodbench.outputs import to_numpy
 from oodbench.registry import BACKBONES
 from oodbench.training.run import Run, plan
 from oodbench.training.train import train
+from tests.helpers.boxes import at_work, few_scenes, untrained
 
 PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
 NPMIX = {"optimizer": "sgd", "start_epoch": 1, "queue_size": 5}
@@ -130,6 +132,19 @@ def probed(folder: Path, hardware: Hardware) -> None:
     (folder / f"probe{rank}.json").write_text(json.dumps(counts))
 
 
+def boxes_found(folder: Path, hardware: Hardware) -> None:
+    """The boxes on images that the processes share out, and how right they are."""
+    counts: list[int] = []
+    runner = at_work(untrained(CEDetection), counter=counts.append, hardware=hardware)
+    seen = runner.outputs_of(few_scenes(20))
+    boxes = seen.outputs
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    about = {"counts": counts, "id_map": runner.quality(seen)["id_map"]}
+    (folder / f"boxes{rank}.json").write_text(json.dumps(about))
+    columns = {name: to_numpy(value) for name, value in boxes.columns()}
+    np.savez(folder / f"boxes{rank}.npz", **columns)  # type: ignore[arg-type]
+
+
 def unkeyed(image: Image.Image) -> Tensor:
     return PREPROCESS(image)
 
@@ -146,6 +161,7 @@ def main(devices: int, folder: Path) -> None:
     counts: list[int] = []
     for n in (*SIZES.values(), *SIZES.values()):
         extract(networks[0], samples(n, 1), PREPROCESS, hardware=hardware, on_forward=counts.append)
+    boxes_found(folder, hardware)
     refused = ""
     try:
         with warnings.catch_warnings():

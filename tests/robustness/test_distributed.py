@@ -122,6 +122,23 @@ def test_each_image_goes_through_one_process_once(two: Path) -> None:
     assert min(counts[0][0], counts[1][0]) >= 16, "both processes took part"
 
 
+def test_boxes_on_two_processes_are_those_of_one(one: Path, two: Path) -> None:
+    """Each image goes through one process, and each process has all boxes, once."""
+    alone = np.load(one / "boxes0.npz")
+    about = json.loads((one / "boxes0.json").read_text())
+    assert about["counts"] == [20]
+    counts = []
+    for rank in (0, 1):
+        shared = np.load(two / f"boxes{rank}.npz")
+        assert shared["image"].tolist() == alone["image"].tolist()
+        for name in ("corners", "confidence", "logits", "features"):
+            np.testing.assert_allclose(shared[name], alone[name], rtol=1e-3, atol=1e-4)
+        told = json.loads((two / f"boxes{rank}.json").read_text())
+        assert told["id_map"] == pytest.approx(about["id_map"], abs=1e-9)
+        counts += told["counts"]
+    assert sorted(counts) == [8, 12], "both took part"
+
+
 def test_outputs_that_cannot_be_cached_cannot_be_shared(one: Path, two: Path) -> None:
     for rank in (0, 1):
         refused = json.loads((two / f"rank{rank}.json").read_text())["refused"]

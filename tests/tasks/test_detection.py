@@ -19,16 +19,18 @@ import oodbench
 from oodbench import Detector, Outputs, Preprocess, metrics
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.data.samples import BoxedSamples, Boxes, Subset
+from oodbench.data.transforms import InOwnSize
 from oodbench.dataset import DatasetSpec
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.detectors.abet import AbeTDetection
 from oodbench.detectors.ce_detection import CEDetection
-from oodbench.errors import BadScoresError, DataError, OptionError
+from oodbench.errors import BadScoresError, DataError, OODBenchWarning, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.method import Recipe
 from oodbench.networks.boxes import BoxNetwork, scenes_frcnn
+from oodbench.networks.rows import AT_ONCE
 from oodbench.results.store import ResultStore
-from oodbench.tasks.boxes import AT_ONCE, detect, mean_average_precision, picture
+from oodbench.tasks.boxes import mean_average_precision, picture
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.detection import BoxRunner
 from oodbench.training.boxes import DetectionMethod, FlipBoxes
@@ -177,14 +179,29 @@ def test_a_backbone_that_predicts_no_boxes() -> None:
 # --- mean average precision ------------------------------------------------------------------
 
 
-def table(*rows: tuple[int, tuple[float, ...], float, int]) -> dict[str, np.ndarray]:
+def table(*rows: tuple[int, tuple[float, ...], float, int]) -> Outputs:
     image, corners, confidence, predicted = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return {
-        "image": np.array(image, np.int64),
-        "corners": np.array(corners, np.float32).reshape(-1, 4),
-        "confidence": np.array(confidence, np.float32),
-        "predicted": np.array(predicted, np.int64),
-    }
+    return Outputs(
+        labels=torch.tensor(predicted, dtype=torch.int64),
+        extra={
+            "image": torch.tensor(image, dtype=torch.int64),
+            "corners": torch.tensor(corners).reshape(-1, 4),
+            "confidence": torch.tensor(confidence),
+        },
+    )
+
+
+def predicted(method: DetectionMethod, samples: SceneBoxes, least: float) -> Outputs:
+    """What a method says of samples, without anything that keeps it."""
+    parts = []
+    for start in range(0, len(samples), AT_ONCE):
+        rows = range(start, min(start + AT_ONCE, len(samples)))
+        with torch.inference_mode():
+            said = method.detect([InOwnSize(PREPROCESS)(samples[row]) for row in rows], least)
+        parts.append({**said, "image": said["image"] + start})
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    features, logits, labels = (whole.pop(n) for n in ("features", "logits", "predicted"))
+    return Outputs(features, logits, labels, method.head(), whole)
 
 
 def test_mean_average_precision_by_hand() -> None:
@@ -235,22 +252,25 @@ def test_boxes_are_predicted_once_and_kept() -> None:
     assert seen.outputs.head is not None
     assert seen.outputs.head.norm_eps == first.head.norm_eps
     assert int(first.extra["image"].max()) >= AT_ONCE  # counted over all batches
-    expected, every = detect(method, samples, PREPROCESS, CPU, 0.05)
+    expected = predicted(method, samples, 0.05)
     assert torch.equal(expected.logits, first.logits)
-    assert again.quality(seen)["id_map"] == mean_average_precision(every, samples)
+    assert torch.equal(expected.extra["corners"], first.extra["corners"])
+    assert again.quality(seen)["id_map"] == mean_average_precision(expected, samples)
     assert not method.training
 
 
 def test_confidence_selects_boxes() -> None:
     method = untrained(CEDetection)
     samples = few_scenes(4)
-    low = at_work(method, 0.05).outputs_of(samples).outputs
+    looks: list[int] = []
+    low = at_work(method, 0.05, looks.append).outputs_of(samples).outputs
     middle = float(low.extra["confidence"].median())
-    high = at_work(method, middle).outputs_of(samples).outputs
+    high = at_work(method, middle, looks.append).outputs_of(samples).outputs
     chosen = low.extra["confidence"] >= middle
     assert 0 < len(high) < len(low)
     assert torch.equal(high.logits, low.logits[chosen])
-    # average precision is of all boxes, whatever counts
+    # nothing ran again, and average precision is of all boxes, whatever counts
+    assert looks == [4]
     of_high = at_work(method, middle)
     of_low = at_work(method, 0.05)
     assert of_high.quality(of_high.outputs_of(samples)) == of_low.quality(
@@ -304,6 +324,43 @@ def test_somebody_elses_faster_rcnn() -> None:
     assert torch.allclose(head(seen.outputs.features), seen.outputs.logits, atol=1e-5)
     assert BoxNetwork(theirs).num_classes == 6
     assert BoxNetwork(theirs).num_features == 128
+
+
+class Theirs(nn.Module):
+    """Somebody's own module, with no more than is asked for; it reads a file when it runs."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.inner, self.file = untrained(CEDetection), str(file)
+
+    def detect(self, images: list[Tensor], least: float) -> dict[str, Tensor]:
+        found = self.inner.detect(images, least)
+        return {**found, "corners": found["corners"] + float(Path(self.file).read_text())}
+
+    def head(self) -> Any:
+        return self.inner.head()
+
+
+def test_a_module_with_detect_and_head(tmp_path: Path) -> None:
+    """Its boxes are kept, and looked at again, since its code may read anything."""
+    samples, looks = few_scenes(9), list[int]()
+    shift = tmp_path / "shift"
+    shift.write_text("0")
+    first = at_work(Theirs(shift), counter=looks.append).outputs_of(samples).outputs
+    again = at_work(Theirs(shift), counter=looks.append)
+    assert torch.equal(again.outputs_of(samples).outputs.logits, first.logits)
+    assert looks == [9]
+    assert again.has_known_weights()
+    before = first.extra["corners"].clone()
+    shift.write_text("3")
+    changed = at_work(Theirs(shift), counter=looks.append)
+    moved = changed.outputs_of(samples)
+    with pytest.warns(OODBenchWarning, match="Theirs gives other outputs on id/test"):
+        corners = moved.outputs.extra["corners"]
+    assert torch.equal(corners, before + 3)
+    assert looks == [9, 9]
+    assert not changed.has_known_weights()
+    assert changed.weights(moved).startswith("unknown:")
 
 
 def of_classes(classes: int, seed: int = 0) -> zoo.FasterRCNN:
@@ -399,7 +456,7 @@ def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:
     assert "on purpose" in results.failures["Broken"]
     method = train(plan(small, "abet", overrides=options), CPU)
     boxes = {
-        samples.name: detect(method, samples, PREPROCESS, CPU, 0.02)[0]
+        samples.name: predicted(method, samples, 0.02)
         for samples in (
             small.id.load("test"),
             small.near[0].load("test"),
