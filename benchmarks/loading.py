@@ -25,8 +25,9 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from oodbench.data.flow import FlowFiles
 from oodbench.data.samples import MultimodalSamples
-from oodbench.data.video import FlowFiles, VideoFile
+from oodbench.data.video import VideoFile
 from oodbench.datasets.multiood.benchmarks import near_hmdb
 from oodbench.detectors.a2d import A2D, A2DRecipe
 from oodbench.networks.backbones import create_backbone

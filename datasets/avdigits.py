@@ -35,8 +35,9 @@ from sklearn.datasets import load_sample_images
 
 from oodbench import files
 from oodbench.benchmark import Benchmark
-from oodbench.data.audio import AudioFile, LogMel, Waveform
+from oodbench.data.audio import AudioFile, Waveform
 from oodbench.data.samples import MultimodalSamples, Samples, content_digest
+from oodbench.data.spectrograms import LogMel
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, MissingDataError, OptionError

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from oodbench.data.audio import AudioFile, LogMel
+from oodbench.data.audio import AudioFile
 from oodbench.data.samples import Samples, content_digest
+from oodbench.data.spectrograms import LogMel
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError
 

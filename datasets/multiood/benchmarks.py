@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from oodbench.benchmark import Benchmark, Protocol
-from oodbench.data.audio import LogSpectrogram
+from oodbench.data.clips import ClipPreprocess
+from oodbench.data.spectrograms import LogSpectrogram
 from oodbench.data.transforms import MultimodalPreprocess
-from oodbench.data.video import ClipPreprocess
 from oodbench.dataset import DatasetSpec
 
 from ..folder import IMAGENET_MEAN, IMAGENET_STD

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.data.audio import AudioFile
-from oodbench.data.video import FlowFiles, FlowFolder, FrameFolder, VideoFile
+from oodbench.data.flow import FlowFiles, FlowFolder
+from oodbench.data.video import FrameFolder, VideoFile
 from oodbench.errors import DataError
 
 from .splits import SPLIT_FILES, Clip

@@ -59,7 +59,6 @@ INSIDE = {
 ONE_THING = {
     "oodbench.caching.description": "what a function's code depends on",
     "oodbench.data.transforms": "preprocessing and augmentation of images",
-    "oodbench.data.video": "clips: frames, their sizes, crops and optical flow",
     "oodbench.extract": "a network's outputs for samples",
     "oodbench.networks.backbones": "how a backbone is made, and the core's own",
     "oodbench.networks.pretrained": "checkpoints of pre-trained encoders, project by project",

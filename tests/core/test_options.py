@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pytest
 
 import oodbench
-from oodbench.data.audio import LogMel
+from oodbench.data.spectrograms import LogMel
 from oodbench.data.transforms import Preprocess
 from oodbench.detectors.abet import AbeTASH, AbeTRecipe
 from oodbench.detectors.godin import GODIN, DecomposedHead

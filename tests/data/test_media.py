@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from oodbench.data.audio import AudioFile, LogMel, LogSpectrogram
+from oodbench.data.audio import AudioFile
+from oodbench.data.clips import ClipPreprocess
+from oodbench.data.spectrograms import LogMel, LogSpectrogram
 from oodbench.data.transforms import content_key
-from oodbench.data.video import ClipPreprocess, VideoFile
+from oodbench.data.video import VideoFile
 from oodbench.errors import OODBenchError
 from tests.helpers.video import RGB
 

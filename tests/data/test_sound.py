@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import Benchmark, Hardware, Head, files
-from oodbench.data.audio import AudioFile, LogSpectrogram, Waveform
+from oodbench.data.audio import AudioFile, Waveform
+from oodbench.data.clips import ClipPreprocess
+from oodbench.data.spectrograms import LogSpectrogram
 from oodbench.data.transforms import MultimodalPreprocess
-from oodbench.data.video import ClipPreprocess, VideoFile
+from oodbench.data.video import VideoFile
 from oodbench.datasets.multiood.benchmarks import near_kinetics_audio
 from oodbench.datasets.multiood.derive import extract_audio, write_flow
 from oodbench.datasets.multiood.layouts import FOLDER, LAYOUTS

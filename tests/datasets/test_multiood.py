@@ -21,7 +21,8 @@ from torch import Tensor, nn
 import oodbench
 from oodbench import Benchmark, DatasetSpec, files
 from oodbench.data.audio import AudioFile
-from oodbench.data.video import FlowFiles, VideoFile
+from oodbench.data.flow import FlowFiles
+from oodbench.data.video import VideoFile
 from oodbench.datasets.multiood import benchmarks, sets
 from oodbench.datasets.multiood import prepare as preparing
 from oodbench.datasets.multiood.derive import compute_flow, encode_flow, extract_audio, write_flow
