@@ -50,6 +50,14 @@ class MissingDataError(DataError, FileNotFoundError):
     """A dataset that is nowhere under the data folder."""
 
 
+class DownloadError(DataError):
+    """A file that cannot be fetched, or that is not the one that was published."""
+
+
+class NoNetworkError(DownloadError):
+    """No publisher can be reached from this machine."""
+
+
 class CheckpointError(OODBenchError):
     """A checkpoint that does not fit, is damaged, or would run code when read."""
 

@@ -23,6 +23,8 @@ class RemoteFile:
         sha256: hex digest of its content, ``""`` if its publisher gives none.
         md5: likewise; for publishers that give no better one.
         git: the id of its content in a git repository, likewise.
+        path: where it is among what is unpacked, if it is no archive; its name's last part if
+            ``""``.
         is_archive: whether it is unpacked; None for by its name (``.zip``, ``.tar``, ``.tar.gz``,
             ``.tgz``, ``.gz``).
     """
@@ -33,15 +35,18 @@ class RemoteFile:
     sha256: str = ""
     md5: str = ""
     git: str = ""
+    path: str = ""
     is_archive: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             path = unquote(urlsplit(self.url).path)
             object.__setattr__(self, "name", PurePosixPath(path).name)
-        parts = PurePosixPath(self.name).parts
-        if not parts or ".." in parts or PurePosixPath(self.name).is_absolute():
-            raise OptionError(f"a file to download wants a name, not {self.name!r}.")
+        object.__setattr__(self, "path", self.path or PurePosixPath(self.name).name)
+        for text in (self.name, self.path):
+            parts = PurePosixPath(text).parts
+            if not parts or ".." in parts or "\\" in text or PurePosixPath(text).is_absolute():
+                raise OptionError(f"a file to download wants a name, not {text!r}.")
         if self.url and not self.url.startswith(("https://", "http://", "drive:")):
             raise OptionError(f"{self.url} is no address that files are downloaded from.")
 
@@ -152,7 +157,7 @@ def archive(
     licence: str = "",
 ) -> Download:  # fmt: skip
     """One archive, or one file that is data as it is, as a :class:`Download`."""
-    file = RemoteFile(url, name, size, sha256, md5)
+    file = RemoteFile(url, name, size, sha256=sha256, md5=md5)
     return Download(
         target, (file,), splits=splits, inside=inside, unpacked=unpacked, licence=licence
     )
