@@ -47,6 +47,7 @@ from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError
 
+from . import _sources
 from ._find import find, folders, parquet, torchvision_arrays
 from .images import ISUN, LSUN_C, MNIST, PLACES365, SVHN, TEXTURES, TIN
 from .validation import held_out, synthetic_ood
@@ -89,6 +90,7 @@ def _spec(name: str, cls: str, marker: str, label: str, *, description: str) -> 
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
         licence="not stated by its authors",
         citation="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        downloads={"cifar10": _sources.CIFAR10, "cifar100": _sources.CIFAR100}[name],
     )
 
 

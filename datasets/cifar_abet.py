@@ -30,6 +30,7 @@ from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, MissingDataError
 
+from . import _sources
 from ._find import find, folders, parquet, torchvision_arrays
 from .cifar import CIFAR10, CIFAR100
 from .images import PLACES365, SVHN, TEXTURES, build_svhn
@@ -98,6 +99,7 @@ SVHN_TRAIN = replace(
     name="svhn-train",
     load=_svhn,
     description="street-view house numbers, 32x32, the training split (73,257)",
+    downloads=_sources.SVHN_TRAIN,
 )
 TEXTURES_TRAIN1 = replace(
     TEXTURES,

@@ -24,6 +24,7 @@ from oodbench.data.samples import Samples, Subset
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, UnknownNameError
 
+from . import _sources
 from ._find import find, folders, parquet
 from .folder import folder_benchmark
 from .transfer import TEN
@@ -84,6 +85,7 @@ IMAGENET = DatasetSpec(
     source="https://image-net.org",
     licence="non-commercial research",
     citation=CITATION,
+    downloads=_sources.IMAGENET,
 )
 IMAGENET500 = DatasetSpec(
     "imagenet500",

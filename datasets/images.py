@@ -10,6 +10,7 @@ from oodbench import files
 from oodbench.data.samples import Samples
 from oodbench.dataset import DatasetSpec
 
+from . import _sources
 from ._find import Reader, find, folders, parquet, torchvision_arrays
 
 _MNIST_SHA256 = {
@@ -70,6 +71,7 @@ MNIST = _ood(
     source="http://yann.lecun.com/exdb/mnist/",
     licence="CC BY-SA 3.0",
     citation="LeCun et al. 1998",
+    downloads=_sources.MNIST,
 )
 SVHN = _ood(
     "svhn",
@@ -83,6 +85,7 @@ SVHN = _ood(
     source="http://ufldl.stanford.edu/housenumbers/",
     licence="non-commercial use",
     citation="Netzer et al. 2011",
+    downloads=_sources.SVHN,
 )
 TEXTURES = _ood(
     "textures",
@@ -96,6 +99,7 @@ TEXTURES = _ood(
     source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
     licence="research use",
     citation="Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
+    downloads=_sources.DTD,
 )
 PLACES365 = _ood(
     "places365",
@@ -109,6 +113,7 @@ PLACES365 = _ood(
     source="http://places2.csail.mit.edu",
     licence="CC BY",
     citation="Zhou et al. 2018, Places: A 10 Million Image Database, TPAMI",
+    downloads=_sources.PLACES365,
 )
 TIN = _ood(
     "tin",
@@ -123,6 +128,7 @@ TIN = _ood(
     source="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     licence="see source",
     citation="Le and Yang 2015, Tiny ImageNet visual recognition challenge",
+    downloads=_sources.TIN,
 )
 LSUN_C = _ood(
     "lsun-c",
@@ -132,6 +138,7 @@ LSUN_C = _ood(
     source="https://github.com/facebookresearch/odin",
     licence="see source",
     citation="Yu et al. 2015, LSUN, arXiv:1506.03365",
+    downloads=_sources.LSUN_C,
 )
 ISUN = _ood(
     "isun",
@@ -141,4 +148,5 @@ ISUN = _ood(
     source="https://github.com/facebookresearch/odin",
     licence="see source",
     citation="Xu et al. 2015, TurkerGaze, arXiv:1504.06755",
+    downloads=_sources.ISUN,
 )

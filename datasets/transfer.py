@@ -21,6 +21,7 @@ from oodbench.data.samples import ImageFiles, Samples, image_folder
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, OptionError
 
+from . import _sources
 from ._find import Reader, find, folders, parquet
 from .validation import held_out
 
@@ -139,6 +140,7 @@ DTD = _spec(
     source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
     licence="research use",
     citation="Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
+    downloads=_sources.DTD,
 )
 FOOD101 = _spec(
     "food101",
@@ -156,6 +158,7 @@ FOOD101 = _spec(
     licence="see source",
     citation="Bossard et al. 2014, Food-101: Mining Discriminative Components with Random "
     "Forests, ECCV",
+    downloads=_sources.FOOD101,
 )
 PETS = _spec(
     "pets",
@@ -172,6 +175,7 @@ PETS = _spec(
     source="https://www.robots.ox.ac.uk/~vgg/data/pets/",
     licence="CC BY-SA 4.0",
     citation="Parkhi et al. 2012, Cats and Dogs, CVPR",
+    downloads=_sources.PETS,
 )
 
 CALTECH_TRAIN = 30

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oodbench.dataset import DatasetSpec as DatasetSpec
     from oodbench.detector import Detector as Detector
     from oodbench.detector import create_detector as create_detector
+    from oodbench.download.prepare import prepare as prepare
     from oodbench.evaluator import Evaluator as Evaluator
     from oodbench.evaluator import evaluate as evaluate
     from oodbench.hardware import Hardware as Hardware
@@ -65,6 +66,7 @@ _HOME = {
     "tasks.contender": ("Contender",),
     "tasks.task": ("Task",),
     "detector": ("Detector", "Paper", "create_detector"),
+    "download.prepare": ("prepare",),
     "evaluator": ("Evaluator", "evaluate"),
     "hardware": ("Hardware",),
     "method": ("Method", "Recipe"),

@@ -16,6 +16,8 @@ from oodbench.contenders import Networks
 from oodbench.data.transforms import Transform
 from oodbench.detector import Detector
 from oodbench.hardware import Hardware, is_first_process
+from oodbench.needed import download as get
+from oodbench.needed import needed, obtainable
 from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report, reason_of, track, warnings_to
 from oodbench.results.means import rows_of_means
@@ -321,6 +323,7 @@ def evaluate(
     modality: str | None = None,
     preset: str | None = None,
     task_options: Mapping[str, Any] | None = None,
+    download: bool | None = None,
 ) -> Results:
     """Evaluate detectors on a benchmark: on your network, on a checkpoint, or on one trained now.
 
@@ -362,6 +365,8 @@ def evaluate(
         preset: the benchmark's named settings (``Benchmark.presets``) for detectors that are given
             by name; ``tune`` keeps them. None for their own.
         task_options: options of the benchmark's task, over those that the benchmark sets.
+        download: whether data that is not here is fetched first (see :func:`oodbench.prepare`);
+            without, OOD sets that are not here are left out and named in ``missing``.
 
     Returns:
         Rows; ``to_pandas()`` makes a table.
@@ -390,6 +395,8 @@ def evaluate(
         layer=layer,
     )
     networks.check(chosen, chosen_detectors)
+    if download:
+        get(obtainable(needed(chosen, chosen_detectors, networks, ood=ood, tune=tune)), report)
     evaluator = Evaluator(
         chosen,
         ood=ood,

@@ -10,6 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,24 @@ def user_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path's own raises without a home)
 
 
+_data: ContextVar[Path | None] = ContextVar("_data", default=None)
+
+
+@contextlib.contextmanager
+def data_in(folder: Path) -> Iterator[None]:
+    """Datasets are looked for in another folder, in the block and by whoever is called there."""
+    token = _data.set(folder)
+    try:
+        yield
+    finally:
+        _data.reset(token)
+
+
 def data_dir() -> Path:
     """The datasets' folder: ``OODBENCH_DATA``, else the platform's user data folder."""
-    return user_path(os.environ.get("OODBENCH_DATA") or platformdirs.user_data_dir("oodbench"))
+    return _data.get() or user_path(
+        os.environ.get("OODBENCH_DATA") or platformdirs.user_data_dir("oodbench")
+    )
 
 
 def cache_dir() -> Path:

@@ -48,6 +48,8 @@ class Setting:
         written: the command line's default, where it is written otherwise than Python's.
         minimum: the least value.
         variable: the environment variable that is its default.
+        is_switch: whether it is a pair of options, ``--NAME`` and ``--no-NAME``, neither of which
+            is the default.
         short: of a mapping, the entries that have an option of their own.
     """
 
@@ -59,6 +61,7 @@ class Setting:
     written: str | None = None
     minimum: int | None = None
     variable: str | None = None
+    is_switch: bool = False
     short: Mapping[str, Short] = field(default_factory=dict)
 
 
@@ -88,6 +91,11 @@ class Selection:
         flag="task-set",
         form="pairs",
         short={"modality": Short("Of several, the one that is scored: video, audio … or fused.")},
+    )
+    download: bool | None = setting(
+        None,
+        "Get the data that is not here; or go on without. Default: ask on a terminal, else stop.",
+        is_switch=True,
     )
 
 

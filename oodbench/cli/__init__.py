@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from oodbench.cli import evaluating, failures, listing, pages, terminal, training, tuning
+from oodbench.cli import data, evaluating, failures, listing, pages, terminal, training, tuning
 from oodbench.cli.failures import SOME_FAILED
 from oodbench.cli.options import Debug, spelled_out
 from oodbench.errors import OODBenchError
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(listing.list_app, name="list")
-app.add_typer(listing.data_app, name="data")
+app.add_typer(data.data_app, name="data")
 app.command("eval")(spelled_out(evaluating.eval_command))
 app.command("compare")(spelled_out(evaluating.compare_command))
 app.command("tune")(spelled_out(tuning.tune_command))

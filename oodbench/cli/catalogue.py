@@ -17,6 +17,7 @@ from oodbench.results.plain import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from oodbench.download.wanted import Lacking, Wanted
     from oodbench.info import Sheet, State
     from oodbench.registry import Registry
 
@@ -248,3 +249,38 @@ def _counts(states: Sequence[State]) -> str:
         word = words.pop()
         return f"{', '.join(count.removesuffix(word).strip() for count in counts)} {word}"
     return ", ".join(counts)
+
+
+def plan_lines(sets: Sequence[Wanted], missing: Sequence[Lacking]) -> list[str]:
+    """What would be fetched: for each set a few lines, and a last one on all of them."""
+    from oodbench import files
+    from oodbench.disk.full import free_space, size_in_words
+    from oodbench.download.placing import addresses, by_hand
+    from oodbench.download.wanted import size_of
+
+    lines = []
+    for one in missing:
+        splits = ", ".join(one.splits)
+        lines.append(f"{one.name} ({splits}):")
+        for number, source in enumerate(one.sources):
+            is_used = source in one.fetched
+            use = "from" if is_used else "else from" if number else "wants a person: from"
+            lines += [f"  {use} {address}" for address in addresses(source)]
+            licence = source.licence or one.wanted.spec.licence or "see source"
+            size = size_in_words(source.bytes) if source.bytes else "of unknown size"
+            lines.append(f"    {size}; licence: {licence}")
+            lines.append(f"    to {files.data_dir() / source.target}")
+            if source.steps and not is_used:
+                wanted = [file for file in source.files if not file.url]
+                lines.append(f"    {by_hand(source, one.name, wanted)}")
+        if not one.sources:
+            lines.append("  no address is known; `oodbench info NAME` says what is")
+    here = len({one.name for one in sets} - {one.name for one in missing})
+    free = free_space(files.data_dir())
+    used = [source for one in missing for source in one.fetched]
+    room = "" if free is None else f"; {size_in_words(free)} are free at {files.data_dir()}"
+    fetched = f"{size_of(used)} to fetch" if used else "nothing to fetch"
+    lines.append(
+        f"here: {here} of {here + len({one.name for one in missing})} sets; {fetched}{room}"
+    )
+    return lines

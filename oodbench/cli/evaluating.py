@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from oodbench.cli.bringing import bring
 from oodbench.cli.failures import leave_if_failed
 from oodbench.cli.options import But
 from oodbench.cli.parsing import chosen_detectors, split_networks
@@ -25,6 +26,7 @@ from oodbench.settings import (
     Scoring,
     Selection,
     keywords,
+    values,
 )
 
 
@@ -37,11 +39,14 @@ def eval_command(
 ) -> None:
     """Train what the detectors need, score them on a benchmark, and add rows to its leaderboard."""
     from oodbench.benchmark import get_benchmark
+    from oodbench.contenders import Networks
     from oodbench.evaluator import evaluate
     from oodbench.hardware import is_first_process
+    from oodbench.needed import needed
     from oodbench.results import leaderboard
     from oodbench.results.store import ResultStore
-    from oodbench.selection import left_out_of
+    from oodbench.selection import create_detectors, left_out_of
+    from oodbench.tasks.task import task_of
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     detectors, fixed = chosen_detectors(scoring, benchmark, networks.method)
@@ -55,6 +60,12 @@ def eval_command(
     left = left_out_of(scoring.detectors, networks.method, benchmark)
     if left is not None:
         say(f"warning: {left}")
+    made = create_detectors(detectors, networks.method, benchmark, scoring.preset)
+    asked = Networks(**values(networks))
+    task_of(benchmark, selection.task_options).check(benchmark, made)  # before data is fetched
+    asked.check(benchmark, made)
+    wanted = needed(benchmark, made, asked, ood=selection.ood, tune=scoring.tune)
+    bring(wanted, benchmark, selection.download, say, may_ask=not reporting.json)
     with page_of_kept(benchmark, leaderboards, machine):
         results = evaluate(
             benchmark=benchmark,
@@ -112,6 +123,7 @@ def compare_command(
     from oodbench import files
     from oodbench.benchmark import get_benchmark
     from oodbench.hardware import is_first_process
+    from oodbench.needed import needed
     from oodbench.results import compare, leaderboard
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
@@ -127,6 +139,9 @@ def compare_command(
         f"benchmark {benchmark.name}: ID {benchmark.id.name}, OOD "
         + sets_line(benchmark, selection.ood)
     )
+    # a network of the comparison may be trained, so all that could be learned from is wanted
+    wanted = needed(benchmark, ood=selection.ood, tune=scoring.tune)
+    bring(wanted, benchmark, selection.download, say, may_ask=not reporting.json)
     with page_of_kept(benchmark, leaderboards, machine):
         results = compare.compare(
             benchmark=benchmark,

@@ -1,4 +1,4 @@
-"""What there is: ``oodbench list``, ``info`` and ``data``."""
+"""What there is: ``oodbench list`` and ``info``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from oodbench.cli import catalogue
-from oodbench.cli.options import Debug
 from oodbench.results.plain import visible
 
 list_app = typer.Typer(help="Names of what is installed.", no_args_is_help=True)
-data_app = typer.Typer(help="The datasets on this machine.", no_args_is_help=True)
 
 
 def _list(kind: str) -> Callable[[], None]:
@@ -66,35 +64,3 @@ def info(
         catalogue.print_sheets(sheets(name), _console())
     else:
         typer.echo(visible(describe(name), keep="\n"))
-
-
-@data_app.command("status")
-def data_status() -> None:
-    """Which datasets are on this machine, and which are not."""
-    from oodbench import files
-    from oodbench.info import states
-    from oodbench.registry import DATASETS
-
-    typer.echo(f"OODBENCH_DATA: {files.data_dir()}\nOODBENCH_CACHE: {files.cache_dir()}")
-    if catalogue.is_terminal():
-        catalogue.print_status(states(), DATASETS.summary, _console())
-        return
-    for line in catalogue.status_lines(states()):
-        typer.echo(line)
-
-
-@data_app.command("prepare")
-def data_prepare(
-    name: Annotated[str, typer.Argument(help="A family of datasets: oodbench list preparations.")],
-    flow: Annotated[
-        str | None,
-        typer.Option("--flow", help="Compute missing optical flow with RAFT: small or large."),
-    ] = None,
-    debug: Debug = False,  # noqa: ARG001  (its callback has seen it)
-) -> None:
-    """Fetch what may be fetched, derive what can be derived, and list what is missing."""
-    from oodbench import files
-    from oodbench.registry import PREPARATIONS
-
-    options = {} if flow is None else {"flow": flow}
-    PREPARATIONS.get(name)(files.data_dir(), report=typer.echo, **options)

@@ -109,9 +109,10 @@ def _parameters(group: type, but: But) -> list[inspect.Parameter]:
     made = []
     for name, asked in _asked(group, but).items():
         default = defaults[name] if asked.written is None else asked.written
-        option = typer.Option(
-            flag_of(name, asked), help=asked.help, min=asked.minimum, envvar=asked.variable
-        )
+        flag = flag_of(name, asked)
+        if asked.is_switch:
+            flag += f"/--no-{flag.removeprefix('--')}"
+        option = typer.Option(flag, help=asked.help, min=asked.minimum, envvar=asked.variable)
         kind = _KINDS.get(asked.form) or _text(hints[name])
         missing = inspect.Parameter.empty
         made.append(

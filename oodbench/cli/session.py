@@ -47,7 +47,10 @@ def typed(context: typer.Context, without: Collection[str] = ()) -> list[str]:
             continue
         value = context.params.get(name)
         for each in value if isinstance(value, list | tuple) else (value,):
-            words += [option.opts[0]] if each is True else [option.opts[0], str(each)]
+            if isinstance(each, bool):
+                words.append(option.opts[0] if each else option.secondary_opts[0])
+            else:
+                words += [option.opts[0], str(each)]
     return words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from oodbench.cli.bringing import bring
 from oodbench.cli.options import But
 from oodbench.cli.session import hardware_of, reporter
 from oodbench.settings import HardwareSettings, NetworkSettings, Selection
@@ -27,12 +28,14 @@ def train(
 ) -> None:
     """Train a method on an ID set; the run stays in the cache, where `eval` finds it."""
     from oodbench.benchmark import get_benchmark
+    from oodbench.needed import needed
     from oodbench.training.run import plan
     from oodbench.training.train import train as fit
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     machine = hardware_of(hardware, quiet=False)
     say = reporter(machine, quiet=False)
+    bring(needed(benchmark, test=False), benchmark, selection.download, say)
     for seed in networks.seeds:
         run = plan(
             benchmark,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodbench.cli.bringing import bring
 from oodbench.cli.failures import leave_if_failed
 from oodbench.cli.options import But
 from oodbench.cli.parsing import chosen_detectors
@@ -45,12 +46,15 @@ def tune_command(
     from oodbench.benchmark import get_benchmark
     from oodbench.contenders import Networks
     from oodbench.hardware import is_first_process
+    from oodbench.needed import needed
     from oodbench.tune import tune
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     detectors, fixed = chosen_detectors(scoring, benchmark, networks.method)
     machine = hardware_of(hardware, quiet=reporting.json)
     say = reporter(machine, quiet=reporting.json)
+    wanted = needed(benchmark, tune=True, test=False)
+    bring(wanted, benchmark, selection.download, say, may_ask=not reporting.json)
     tuning = tune(
         benchmark,
         detectors,

@@ -96,10 +96,10 @@ def _kind(archive: Path, name: str) -> Callable[[_Unpacking], None]:
     """How an archive is unpacked: by its name, since zeros are an empty tar as well."""
     lower = name.lower()
     if lower.endswith(".zip") or (zipfile.is_zipfile(archive) and ".tar" not in lower):
-        return _Unpacking.zip
+        return _Unpacking.of_zip
     if lower.endswith(".gz") and not lower.endswith(".tar.gz"):
-        return _Unpacking.gzip
-    return _Unpacking.tar
+        return _Unpacking.of_gzip
+    return _Unpacking.of_tar
 
 
 class _Unpacking:
@@ -113,7 +113,7 @@ class _Unpacking:
         self.spelled: dict[tuple[str, ...], tuple[str, bool]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def zip(self) -> None:
+    def of_zip(self) -> None:
         with zipfile.ZipFile(self.archive) as file:
             members = file.infolist()
             for member in members:  # all of them, before any is written
@@ -135,7 +135,7 @@ class _Unpacking:
             self._refuse(member.orig_filename, "is encrypted")
         self._path(member.orig_filename, member.is_dir(), make=False)
 
-    def tar(self) -> None:
+    def of_tar(self) -> None:
         with tarfile.open(self.archive) as file:
             for member in file:
                 if not (member.isreg() or member.isdir()):
@@ -154,7 +154,7 @@ class _Unpacking:
             if is_plain and any(handle.read()):
                 self.damaged("it has no end")
 
-    def gzip(self) -> None:
+    def of_gzip(self) -> None:
         with gzip.open(self.archive) as content:
             self._write(
                 self._path(self.name[: -len(".gz")].rpartition("/")[2], is_folder=False), content
@@ -197,7 +197,9 @@ class _Unpacking:
                 self._refuse(name, "has a name that Windows cannot have")
         return parts
 
-    def _write(self, path: Path, content: IO[bytes], size: int | None = None) -> None:
+    def _write(
+        self, path: Path, content: IO[bytes] | gzip.GzipFile, size: int | None = None
+    ) -> None:
         if size is not None:
             self._check_size(self.size + size, self.count)
         try:
@@ -206,7 +208,7 @@ class _Unpacking:
         except FileExistsError:
             self._refuse(path.name, "is there twice")
 
-    def _copy(self, content: IO[bytes], handle: BinaryIO) -> None:
+    def _copy(self, content: IO[bytes] | gzip.GzipFile, handle: BinaryIO) -> None:
         for piece in _pieces(content):
             self.size += len(piece)
             self._check_size(self.size, self.count)
@@ -237,7 +239,7 @@ class _Unpacking:
         )
 
 
-def _pieces(content: IO[bytes]) -> Iterator[bytes]:
+def _pieces(content: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     while piece := content.read(_PIECE):
         yield piece
 
@@ -245,16 +247,3 @@ def _pieces(content: IO[bytes]) -> Iterator[bytes]:
 def _folded(part: str) -> str:
     """A name as disks see it that do not tell cases apart."""
     return unicodedata.normalize("NFC", part).casefold().rstrip(". ")
-
-
-def unpack_inner(folder: Path, most: Limits) -> None:
-    """Unpack each tar in a folder into a folder of its name, which takes its place.
-
-    ImageNet's training images are published so: a tar of a tar a class.
-
-    Raises:
-        DataError, StorageError: see :func:`unpack`.
-    """
-    for inner in sorted(folder.glob("*.tar")):
-        unpack(inner, inner.with_suffix(""), most)
-        inner.unlink()

@@ -25,7 +25,7 @@ import urllib3
 
 from oodbench import files
 from oodbench.disk import full
-from oodbench.download import drive
+from oodbench.download import answers, drive
 from oodbench.download.described import RemoteFile
 from oodbench.errors import DownloadError, NoNetworkError, StorageError
 
@@ -225,24 +225,28 @@ class Transfer:
                 )  # fmt: skip
             except requests.exceptions.SSLError as error:
                 raise DownloadError(
-                    f"{url}: the connection is not secure ({_reason(error)}). Is a proxy in "
-                    "between, or the clock wrong?"
+                    f"{url}: the connection is not secure ({answers.reason_of(error)}). Is a "
+                    "proxy in between, or the clock wrong?"
                 ) from error
             except requests.exceptions.ConnectionError as error:
-                raise _AgainError(_reason(error), is_unreachable=_is_unreachable(error)) from error
+                raise _AgainError(
+                    answers.reason_of(error), is_unreachable=answers.is_unreachable(error)
+                ) from error
             except requests.exceptions.Timeout as error:
                 raise _AgainError("it does not answer") from error
             except requests.exceptions.RequestException as error:
-                raise DownloadError(f"{url} cannot be asked for: {_reason(error)}.") from error
+                raise DownloadError(
+                    f"{url} cannot be asked for: {answers.reason_of(error)}."
+                ) from error
             if answer.is_redirect:
                 to = urljoin(url, answer.headers["Location"])
                 answer.close()
                 url = self._redirected(url, to, headers)
-            elif self.is_on_drive and answer.status_code == 200 and _is_page(answer):
+            elif self.is_on_drive and answer.status_code == 200 and answers.is_page(answer):
                 if confirmed:
                     answer.close()
                     raise DownloadError(f"{self.url}: Google Drive asks again and again.")
-                confirmed, page = True, _text(answer)
+                confirmed, page = True, answers.text_of(answer)
                 url = mirrored(self._redirected(url, urljoin(url, drive.confirmed(page)), headers))
             else:
                 return answer
@@ -275,10 +279,12 @@ class Transfer:
             self._forget()
             raise _AgainError("it has not as many bytes as before")
         if status not in (200, 206):
-            raise DownloadError(f"{self.url}: it answers {status} {answer.reason}. {_hint(status)}")
-        validator = _validator(answer)
+            raise DownloadError(
+                f"{self.url}: it answers {status} {answer.reason}. {answers.hint_of(status)}"
+            )
+        validator = answers.validator_of(answer)
         if status == 206:
-            total = _total(answer, had)
+            total = answers.total_of(answer, had)
             if total is None or (known.get("total") or total) != total:
                 self._forget()
                 raise _AgainError("it sends another part than was asked for")
@@ -295,7 +301,7 @@ class Transfer:
             )
         pieces = _pieces(answer, self.patience)
         first = next(pieces, b"")
-        if had == 0 and (_is_page(answer) or _PAGE.match(first)):
+        if had == 0 and (answers.is_page(answer) or _PAGE.match(first)):
             raise DownloadError(
                 f"{self.url} gives a web page, not the file. Does the network want you to log in, "
                 "or was it moved? Open it in a browser, and put the file at "
@@ -403,52 +409,3 @@ def _pieces(answer: requests.Response, patience: Patience) -> Iterator[bytes]:
         raise _AgainError(f"it is silent for {patience.silence:.0f} s") from error
     except (urllib3.exceptions.HTTPError, ConnectionError) as error:
         raise _AgainError("the connection broke") from error
-
-
-def _validator(answer: requests.Response) -> str | None:
-    """What an answer is recognised by: a strong ETag, else when the file was changed."""
-    etag = answer.headers.get("ETag", "")
-    strong = etag if etag.startswith('"') else None
-    return strong or answer.headers.get("Last-Modified")
-
-
-def _total(answer: requests.Response, offset: int) -> int | None:
-    """The whole file's size, if an answer is its part from an offset to the end; else None."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
-    if match is None or int(match[1]) != offset or int(match[2]) != int(match[3]) - 1:
-        return None
-    return int(match[3])
-
-
-def _is_page(answer: requests.Response) -> bool:
-    return answer.headers.get("Content-Type", "").lower().startswith("text/html")
-
-
-def _text(answer: requests.Response) -> str:
-    """A page's text, as far as anybody writes one."""
-    with answer:
-        return answer.raw.read(2**20, decode_content=True).decode("utf-8", "replace")
-
-
-def _is_unreachable(error: Exception) -> bool:
-    """Whether there was no connection at all."""
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    return isinstance(reason, urllib3.exceptions.NewConnectionError | OSError)
-
-
-def _reason(error: Exception) -> str:
-    """What a library says, in its last words."""
-    inner = error.args[0] if error.args else error
-    text = str(getattr(inner, "reason", None) or inner)
-    return text.rpartition(": ")[2].strip("'\")") or type(error).__name__
-
-
-def _hint(status: int) -> str:
-    if status in (401, 403):
-        return (
-            "It wants to know who you are: agree to its terms in a browser; for the Hugging Face "
-            "hub, `hf auth login` or HF_TOKEN is the account's token."
-        )
-    if status in (404, 410):
-        return "It is not there any more; its publisher may have moved it."
-    return "It was not expected to."

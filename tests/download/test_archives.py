@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from oodbench.disk import full
-from oodbench.download import archives
-from oodbench.download.archives import Limits, unpack, unpack_inner
+from oodbench.download.archives import Limits, unpack
 from oodbench.errors import DataError, StorageError
 
 GOOD = {"set/a/1.png": b"one", "set/a/2.png": b"two", "set/b/1.png": b"three"}
@@ -230,10 +229,3 @@ def test_the_disk_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(full, "write_all", write)
     with pytest.raises(StorageError, match="No space left"):
         unpack(tar(tmp_path / "x.tar", *GOOD.items()), tmp_path / "out")
-
-
-def test_a_tar_of_tars(tmp_path: Path) -> None:
-    tar(tmp_path / "n01.tar", ("n01_1.JPEG", b"1"))
-    tar(tmp_path / "n02.tar", ("n02_1.JPEG", b"2"))
-    unpack_inner(tmp_path, archives.Limits(1000))
-    assert contents(tmp_path) == {"n01/n01_1.JPEG": b"1", "n02/n02_1.JPEG": b"2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -166,3 +167,24 @@ def publishing() -> Iterator[Publisher]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def publish_on_hub(
+    publisher: Publisher, repository: str, content: dict[str, bytes], base: str = "/huggingface.co"
+) -> None:
+    """A dataset's repository as the Hugging Face hub has it: its state, its tree, its files."""
+    commit = hashlib.sha1("".join(content).encode()).hexdigest()
+    api = f"{base}/api/datasets/{repository}"
+    state = {"id": repository, "sha": commit, "private": False, "gated": False, "tags": [],
+             "downloads": 0, "likes": 0, "siblings": []}  # fmt: skip
+    tree: list[dict[str, object]] = []
+    for path, data in content.items():
+        oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        entry: dict[str, object] = {"type": "file", "path": path, "size": len(data), "oid": oid}
+        if path.endswith(".parquet"):
+            sha256 = hashlib.sha256(data).hexdigest()
+            entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 134}
+        tree.append(entry)
+        publisher.put(f"{base}/datasets/{repository}/resolve/{commit}/{path}", data)
+    publisher.put(f"{api}/revision/main", json.dumps(state).encode())
+    publisher.put(f"{api}/tree/{commit}", json.dumps(tree).encode())

@@ -1,0 +1,126 @@
+"""``oodbench data``: which data is on this machine, and getting what is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oodbench.cli import catalogue, terminal
+from oodbench.cli.options import Debug
+from oodbench.errors import OptionError
+
+if TYPE_CHECKING:
+    from oodbench.download.wanted import Wanted
+
+data_app = typer.Typer(help="The datasets on this machine.", no_args_is_help=True)
+
+
+@data_app.command("status")
+def data_status() -> None:
+    """Which datasets are on this machine, and which are not."""
+    from oodbench import files
+    from oodbench.info import states
+    from oodbench.registry import DATASETS
+
+    typer.echo(f"OODBENCH_DATA: {files.data_dir()}\nOODBENCH_CACHE: {files.cache_dir()}")
+    if catalogue.is_terminal():
+        catalogue.print_status(states(), DATASETS.summary, _console())
+        return
+    for line in catalogue.status_lines(states()):
+        typer.echo(line)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME…",
+            help="Datasets, benchmarks, or families: oodbench list preparations.",
+            show_default=False,
+        ),
+    ] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option("--benchmark", help="All sets of a benchmark, where a dataset has its name."),
+    ] = None,
+    brought: Annotated[
+        str | None,
+        typer.Option("--from", help="A file that you got by hand, or a folder of such files."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be fetched, from where and to where."),
+    ] = False,
+    flow: Annotated[
+        str | None,
+        typer.Option("--flow", help="Compute missing optical flow with RAFT: small or large."),
+    ] = None,
+    debug: Debug = False,  # noqa: ARG001  (its callback has seen it)
+) -> None:
+    """Get what is not here: fetched, unpacked, checked; a run that was killed goes on."""
+    from oodbench.benchmark import get_benchmark
+    from oodbench.download import wanted
+    from oodbench.registry import BENCHMARKS, DATASETS, PREPARATIONS
+
+    families = [name for name in names or () if name in PREPARATIONS]
+    sets: list[Wanted] = []
+    for name in names or ():
+        if name not in families:
+            sets += wanted.of_name(name)
+        if name in DATASETS and name in BENCHMARKS:
+            typer.echo(f"all sets of the benchmark: --benchmark {name}")
+    for name in benchmark or ():
+        sets += wanted.of_benchmark(get_benchmark(benchmark=name))
+    if not (families or sets):
+        raise OptionError("name a dataset, a benchmark or a family; see `oodbench data status`.")
+    if flow is not None and not families:
+        raise OptionError("`--flow` is for families that have optical flow, such as multiood.")
+    if sets:
+        _prepare(sets, brought, dry_run)
+    for name in families:
+        _prepare_family(name, flow, dry_run)
+
+
+def _prepare(sets: list[Wanted], brought: str | None, dry_run: bool) -> None:
+    from pathlib import Path
+
+    from oodbench import files
+    from oodbench.download.placing import Means
+    from oodbench.download.prepare import fetch_all, watching
+    from oodbench.download.wanted import lacking
+    from oodbench.errors import MissingDataError
+
+    given: Path | None = None if brought is None else files.user_path(brought)
+    if given is not None and not given.exists():
+        raise MissingDataError(f"`--from {brought}`: there is no such file or folder.")
+    missing = lacking(sets)
+    lines = catalogue.plan_lines(sets, missing)
+    if dry_run:
+        for line in lines:
+            typer.echo(terminal.printable(line))
+        return
+    for line in lines[-1:]:
+        typer.echo(terminal.printable(line))
+    with watching(lambda line: typer.echo(terminal.printable(line)), None) as watch:
+        done = fetch_all(missing, Means(watch, given))
+    if done:
+        typer.echo(terminal.printable(f"fetched: {', '.join(done)}; see `oodbench data status`"))
+
+
+def _prepare_family(name: str, flow: str | None, dry_run: bool) -> None:
+    from oodbench import files
+    from oodbench.registry import PREPARATIONS
+
+    if dry_run:
+        typer.echo(terminal.printable(f"{name}: {PREPARATIONS.summary(name)}"))
+        return
+    options = {} if flow is None else {"flow": flow}
+    PREPARATIONS.get(name)(files.data_dir(), report=typer.echo, **options)
