@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from oodbench.data.samples import Samples, Subset
+from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, UnknownNameError
 
 from . import _sources
 from ._find import find, folders, parquet
-from .folder import folder_benchmark
+from .folder import IMAGENET_MEAN, IMAGENET_STD, folder_benchmark
 from .transfer import TEN
 
 CITATION = "Deng et al. 2009, ImageNet: A Large-Scale Hierarchical Image Database, CVPR"
@@ -86,6 +87,7 @@ IMAGENET = DatasetSpec(
     licence="non-commercial research",
     citation=CITATION,
     downloads=_sources.IMAGENET,
+    preprocess=Preprocess(224, IMAGENET_MEAN, IMAGENET_STD, resize="crop", pre_size=256),
 )
 IMAGENET500 = DatasetSpec(
     "imagenet500",

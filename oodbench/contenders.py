@@ -12,16 +12,18 @@ from torch import nn
 from oodbench.benchmark import Benchmark
 from oodbench.checks.classes import check_classes
 from oodbench.data.samples import Samples
-from oodbench.data.transforms import Preprocess, Transform
+from oodbench.data.transforms import Preprocess
 from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.method import Method
-from oodbench.networks.backbones import load_classifier
+from oodbench.networks.backbones import load_classifier, said_of_backbone
+from oodbench.networks.inputs import Said, of_metadata
 from oodbench.networks.models import as_module
+from oodbench.preprocessing import OWN_WORD, Asked
 from oodbench.registry import METHODS
 from oodbench.reporting import Report, warnings_to
-from oodbench.settings import NetworkSettings
+from oodbench.settings import PREPROCESSING, NetworkSettings
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.task import method_of, task_of
 from oodbench.training.run import Run, is_frozen, plan
@@ -38,7 +40,6 @@ class Networks(NetworkSettings):
     """
 
     model: nn.Module | None = None
-    preprocess: Transform | None = None
     layer: str | None = None
     _reported: set[str] = field(default_factory=set, compare=False, repr=False)
 
@@ -92,20 +93,11 @@ class Networks(NetworkSettings):
             DataError: the ID training set has other classes than the reference.
             OODBenchError: what planning, training or loading raises.
         """
-        preprocess = _own_preprocess(benchmark, self.preprocess, self.mean, self.std)
         if self.is_trained_elsewhere(benchmark, detectors):
-            yield (
-                self._trained_elsewhere(benchmark, len(reference.classes), preprocess, report),
-                list(detectors),
-            )
+            contender = self._trained_elsewhere(benchmark, len(reference.classes), report)
+            yield contender, list(detectors)
             return
-        frozen = [name for name in self._methods(benchmark, detectors) if is_frozen(name)]
-        if preprocess is not None and frozen:
-            raise OptionError(
-                f"{frozen[0]} takes a network with the preprocessing that it was trained in, which "
-                "`preprocess`, `mean` and `std` cannot change. Leave them out; another size of the "
-                "images: `recipe_options` input_size=N."
-            )
+        self._check_trained_here(benchmark, detectors)
         with warnings_to(warn or (lambda text: report(f"warning: {text}"))):
             runs = [
                 plan(
@@ -132,16 +124,39 @@ class Networks(NetworkSettings):
             network = train(run, hardware, retrain=retrain, on_forward=on_forward)
             if is_new and network.summary:
                 report(f"{run.method}: {network.summary}")
-            contender = _contender(run, network, preprocess)
+            contender = _contender(run, network)
             its_detectors = [
                 d for d in detectors if method_of(benchmark, self.method or d.method) == run.method
             ]
             yield contender, its_detectors
 
-    def _trained_elsewhere(
-        self, benchmark: Benchmark, classes: int, preprocess: Transform | None, report: Report
-    ) -> Contender:
+    @property
+    def asked(self) -> Asked:
+        """What the caller says of how images are made for the network."""
+        return Asked(**{name: getattr(self, name) for name in PREPROCESSING})
+
+    def _check_trained_here(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> None:
+        """Networks that are trained here see what they were trained in."""
+        if not self.asked or self.asked == Asked(OWN_WORD):
+            return
+        said = self.asked.numbers()
+        name = next(iter(said), "preprocess")
+        frozen = next(filter(is_frozen, self._methods(benchmark, detectors)), None)
+        if frozen is not None:
+            raise OptionError(
+                f"{frozen} takes a network with the preprocessing that it was trained in, which "
+                f"`{name}` cannot change. Leave it out; another size of the images: "
+                "`recipe_options` input_size=N."
+            )
+        raise OptionError(
+            f"`{name}` is for a network that you give; this one is trained here, on images "
+            f"as {benchmark.name} shows them, and must see no others. Leave it out, or give a "
+            "network: `checkpoint=FILE` with `backbone=NAME`."
+        )
+
+    def _trained_elsewhere(self, benchmark: Benchmark, classes: int, report: Report) -> Contender:
         model = self.model
+        said: list[Said] = []
         if model is None:
             shown = benchmark.preprocess
             if not task_of(benchmark).is_classified or not isinstance(shown, Preprocess):
@@ -156,18 +171,14 @@ class Networks(NetworkSettings):
             )
             if "entries" in metadata:
                 self._report_once(metadata["entries"], report)
-            if preprocess is None and {"mean", "std"} <= set(metadata):
-                mean, std = (
-                    tuple(float(v) for v in metadata[name].split(",")) for name in ("mean", "std")
-                )
-                preprocess = dataclasses.replace(shown, mean=mean, std=std)
-                self._report_once(
-                    f"normalisation of the checkpoint: mean {mean}, std {std}", report
-                )
+            file = Path(self.checkpoint).name
+            said += [one for one in [of_metadata(metadata, f"metadata of {file}")] if one]
+            said += [one for one in [said_of_backbone(self.backbone)] if one]
         return Contender(
             model,
             backbone=self.backbone or "",
-            preprocess=preprocess,
+            preprocess=self.asked,
+            said=tuple(said),
             layer=self.layer,
             seed=self.seeds[0],
             claimed_method=self.method,
@@ -185,22 +196,6 @@ class Networks(NetworkSettings):
             object.__setattr__(self, "model", as_module(self.model))
 
 
-def _own_preprocess(
-    benchmark: Benchmark,
-    preprocess: Transform | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> Transform | None:
-    if mean is None and std is None:
-        return preprocess
-    base = preprocess or benchmark.preprocess
-    if not isinstance(base, Preprocess):
-        raise OptionError(
-            "`mean` and `std` change an oodbench Preprocess; yours is another callable."
-        )
-    return dataclasses.replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
-
-
 def _announcement(run: Run, retrain: bool) -> str:
     """A line that says what is trained, or is trained already, and what it takes."""
     state = "trained already" if run.weights.is_file() and not retrain else "training"
@@ -215,7 +210,7 @@ def _announcement(run: Run, retrain: bool) -> str:
     )
 
 
-def _contender(run: Run, network: Method, preprocess: Transform | None) -> Contender:
+def _contender(run: Run, network: Method) -> Contender:
     """The network of a run as it stands in rows."""
     file = f" ({Path(run.checkpoint).name})" if run.checkpoint else ""
     return Contender(
@@ -225,7 +220,6 @@ def _contender(run: Run, network: Method, preprocess: Transform | None) -> Conte
         recipe=run.recipe_name,
         recipe_options=dataclasses.asdict(run.recipe),
         seed=run.seed,
-        preprocess=preprocess,
         trained_on=run.samples,
         notes=METHODS.get(run.method).caveats(run.recipe_name, run.checkpoint),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from oodbench import files
 from oodbench.data.content import Content
 from oodbench.data.samples import Samples, image_folder
+from oodbench.data.transforms import Preprocess
 from oodbench.download.described import Download
 from oodbench.errors import MissingDataError, UnknownNameError, did_you_mean
 from oodbench.registry import DATASETS
@@ -32,6 +33,8 @@ class DatasetSpec:
         citation: paper or person to cite.
         downloads: the sources that it can be fetched from, best first.
         contents: what splits hold where they are as published; others are told in rows.
+        preprocess: how networks that were trained on it usually see images, where that goes by its
+            name (``preprocess="cifar10"``) and no benchmark of the name says it.
     """
 
     name: str
@@ -42,6 +45,7 @@ class DatasetSpec:
     licence: str = ""
     citation: str = ""
     downloads: tuple[Download, ...] = ()
+    preprocess: Preprocess | None = None
     contents: Mapping[str, Content] = field(default_factory=dict, hash=False)
 
     def difference(self, split: str, samples: Samples) -> str | None:

@@ -18,6 +18,7 @@ from oodbench.detector import Detector
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.needed import download as get
 from oodbench.needed import needed, obtainable
+from oodbench.preprocessing import BENCHMARK
 from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report, reason_of, track, warnings_to
 from oodbench.results.means import rows_of_means
@@ -135,7 +136,8 @@ class Evaluator:
             contender, self.benchmark, self.hardware, self.count, self.test.classes
         )
         name = contender.backbone or contender.name
-        self.report(f"{name} sees {self.task.input_description(runner.preprocess)}")
+        said = "" if runner.preprocess_source == BENCHMARK else f" ({runner.preprocess_source})"
+        self.report(f"{name} sees {self.task.input_description(runner.preprocess)}{said}")
         train = self._train(runner, detectors)
         learned_from = {split: outputs.samples for split, outputs in train.items()}
         self.tested.warn_of_learned(contender, learned_from)
@@ -308,9 +310,12 @@ def evaluate(
     checkpoint: str | Path | None = None,
     seed: int | Sequence[int] = 0,
     retrain: bool = False,
-    preprocess: Transform | None = None,
+    preprocess: Transform | str | None = None,
+    input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop: str | float | None = None,
     layer: str | None = None,
     tune: bool = False,
     fixed: Mapping[str, Collection[str]] | None = None,
@@ -343,11 +348,19 @@ def evaluate(
         checkpoint: a trained classifier's weights, safetensors or ``.pt``.
         seed: one, or several for a mean with an interval over seeds and images on the page.
         retrain: train although a finished run is there.
-        preprocess: the network's own preprocessing; None for the benchmark's (or what a
-            checkpoint's metadata says of mean and std). Any callable: it sees every image in the
-            mode of the benchmark's, RGB but for grey ID sets, whatever the file has.
+        preprocess: how images are made for a network that is given: a :class:`Preprocess`, or any
+            callable, which sees every image in the mode of the benchmark's, RGB but for grey ID
+            sets, whatever the file has; or a name: ``"timm"``,
+            ``"torchvision:ResNet50_Weights.IMAGENET1K_V1"``, ``"benchmark"`` for the benchmark's,
+            or a dataset's such as ``"cifar10"``. None for what the network or its checkpoint says;
+            where nobody says anything it is an error. See :mod:`oodbench.preprocessing`.
+        input_size: side of the square that the network sees, in pixels; this and the four below go
+            over ``preprocess``, or over what the network says.
         mean: channel means of the network's own normalisation, in [0, 1].
         std: channel deviations of it.
+        interpolation: ``"bilinear"`` or ``"bicubic"``.
+        crop: the share of the short side that is kept (0.875), the pixels that it is resized to
+            first (256), ``"stretch"`` or ``"centre"``.
         layer: the name of the model's linear head, if it cannot be found.
         tune: whether to choose the values of each detector's ``grid`` first, on validation data
             alone (see ``oodbench.tune``). An option of a :class:`Detector` object that is not the
@@ -390,8 +403,11 @@ def evaluate(
         seeds=(seed,) if isinstance(seed, int) else tuple(seed),
         retrain=retrain,
         preprocess=preprocess,
+        input_size=input_size,
         mean=mean,
         std=std,
+        interpolation=interpolation,
+        crop=crop,
         layer=layer,
     )
     networks.check(chosen, chosen_detectors)

@@ -338,7 +338,7 @@ register_preparation = PREPARATIONS.register
 
 
 def register_backbone(
-    name: str, *, takes: str | None = None, gives: str | None = None
+    name: str, *, takes: str | None = None, gives: str | None = None, size: int | None = None
 ) -> Callable[[D], D]:
     """A decorator that gives a backbone its name: a module, or a function that makes one.
 
@@ -351,13 +351,15 @@ def register_backbone(
         takes: ``"images"`` or ``"modalities"`` (several at a time); None if that is not known.
         gives: ``"features"`` (one vector per sample), or another word that a method has as its
             ``backbone_gives``; None if that is not known.
+        size: side of the images that it is made for, in pixels, so that a checkpoint of it is not
+            asked for that; None if it is made for any.
 
     Raises:
         OODBenchError: the name belongs to something else already.
     """
 
     def decorate(factory: D) -> D:
-        for key, value in (("takes", takes), ("gives", gives)):
+        for key, value in (("takes", takes), ("gives", gives), ("size", size)):
             if value is not None:
                 setattr(factory, key, value)
         return BACKBONES.register(name)(factory)

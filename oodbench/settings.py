@@ -152,10 +152,24 @@ class NetworkSettings:
         "A trained classifier (safetensors, .pt), or pre-trained weights for a --method of such "
         "networks; needs --backbone.",
     )
+    preprocess: Any = setting(
+        None,
+        "How images are made for a given network: timm, torchvision:ResNet50_Weights.IMAGENET1K_V1 "
+        "…, benchmark, or a dataset such as cifar10. Default: what the network says.",
+    )
+    input_size: int | None = setting(
+        None, "Side of the square that a given network sees, in pixels.", minimum=1
+    )
     mean: Sequence[float] | None = setting(
         None, "The network's own channel means: 0.485,0.456,0.406.", form="channels"
     )
     std: Sequence[float] | None = setting(None, "Its channel deviations.", form="channels")
+    interpolation: str | None = setting(None, "The filter that resizes: bilinear or bicubic.")
+    crop: str | float | None = setting(
+        None,
+        "The share of the short side that is kept (0.875), the pixels that it is resized to first "
+        "(256), stretch or centre.",
+    )
     seeds: tuple[int, ...] = setting(
         (0,),
         "Seed, or several: 0,1,2.",
@@ -195,6 +209,9 @@ class Reporting:
     report: Callable[[str], None] | None = None
     command: str | None = None
 
+
+PREPROCESSING = ("preprocess", "input_size", "mean", "std", "interpolation", "crop")
+"""Settings of networks that say how images are made for one that is given."""
 
 GROUPS: tuple[type, ...] = (Scoring, Selection, NetworkSettings, HardwareSettings, Reporting)
 

@@ -18,7 +18,10 @@ from hypothesis import settings
 from PIL import Image
 from safetensors.torch import save_file
 
+from oodbench.benchmark import get_benchmark
+from oodbench.data.transforms import Preprocess
 from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.inputs import as_metadata
 from tests.helpers.attempts import Server
 from tests.helpers.cli import CLI, stopped_by_signals
 
@@ -117,7 +120,9 @@ def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = HeadedBackbone(create_backbone("digits-cnn", 1), 6)
     path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
-    save_file(network.state_dict(), path)
+    shown = get_benchmark("digits").preprocess
+    assert isinstance(shown, Preprocess)
+    save_file(network.state_dict(), path, metadata=as_metadata(shown))
     return path
 
 

@@ -20,6 +20,7 @@ from oodbench.cli.session import (
 )
 from oodbench.cli.tables import print_table, show_rows
 from oodbench.settings import (
+    PREPROCESSING,
     HardwareSettings,
     NetworkSettings,
     Reporting,
@@ -105,7 +106,7 @@ def compare_command(
         NetworkSettings,
         But(
             # Each network is named with its checkpoint, and sees images as it was trained to.
-            without=("backbone", "checkpoint", "mean", "std"),
+            without=("backbone", "checkpoint", *PREPROCESSING),
             help={"method": "How to obtain the networks. Default: as they were pre-trained."},
         ),
     ],

@@ -125,7 +125,9 @@ def _parameters(group: type, but: But) -> list[inspect.Parameter]:
 
 
 def _text(hint: Any) -> Any:
-    """The type of a field for the command line, where a path is text."""
+    """A field's type, where a path, or whatever text stands for, is text."""
+    if hint is Any:
+        return str | None
     kinds = set(typing.get_args(hint) or (hint,))
     return (str | None) if str in kinds and type(None) in kinds else hint
 

@@ -27,6 +27,7 @@ from oodbench.networks.checkpoints import HEAD_NAMES, Part, common_prefix, head_
 from oodbench.networks.checkpoints import read_checkpoint as read_checkpoint
 from oodbench.networks.classifier import Classifier as Classifier
 from oodbench.networks.door import single_precision
+from oodbench.networks.inputs import Said
 from oodbench.networks.lookalikes import looks_like
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES, register_backbone
@@ -144,37 +145,37 @@ class StemResNet(ConvNet):
         return x.mean(dim=(2, 3))
 
 
-@register_backbone("resnet20", takes="images", gives="features")
+@register_backbone("resnet20", takes="images", gives="features", size=32)
 def resnet20(channels: int = 3) -> CIFARResNet:
     """ResNet-20 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
     return CIFARResNet(20, channels)
 
 
-@register_backbone("resnet32", takes="images", gives="features")
+@register_backbone("resnet32", takes="images", gives="features", size=32)
 def resnet32(channels: int = 3) -> CIFARResNet:
     """ResNet-32 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
     return CIFARResNet(32, channels)
 
 
-@register_backbone("resnet44", takes="images", gives="features")
+@register_backbone("resnet44", takes="images", gives="features", size=32)
 def resnet44(channels: int = 3) -> CIFARResNet:
     """ResNet-44 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
     return CIFARResNet(44, channels)
 
 
-@register_backbone("resnet56", takes="images", gives="features")
+@register_backbone("resnet56", takes="images", gives="features", size=32)
 def resnet56(channels: int = 3) -> CIFARResNet:
     """ResNet-56 for 32x32 images with option-A shortcuts (He et al. 2016): 64 features."""
     return CIFARResNet(56, channels)
 
 
-@register_backbone("resnet18-cifar", takes="images", gives="features")
+@register_backbone("resnet18-cifar", takes="images", gives="features", size=32)
 def resnet18_cifar(channels: int = 3) -> StemResNet:
     """ResNet-18 with a 3x3 stem and no pooling after it, for 32x32 images: 512 features."""
     return StemResNet((2, 2, 2, 2), channels)
 
 
-@register_backbone("resnet34-cifar", takes="images", gives="features")
+@register_backbone("resnet34-cifar", takes="images", gives="features", size=32)
 def resnet34_cifar(channels: int = 3) -> StemResNet:
     """ResNet-34 with a 3x3 stem and no pooling after it, for 32x32 images: 512 features."""
     return StemResNet((3, 4, 6, 3), channels)
@@ -202,7 +203,7 @@ class DigitsCNN(ConvNet):
         return maps.mean(dim=(2, 3))
 
 
-@register_backbone("digits-cnn", takes="images", gives="features")
+@register_backbone("digits-cnn", takes="images", gives="features", size=8)
 def digits_cnn(channels: int = 1) -> DigitsCNN:
     """Three convolutions for 8x8 images of digits: 256 features."""
     return DigitsCNN(channels)
@@ -211,6 +212,12 @@ def digits_cnn(channels: int = 1) -> DigitsCNN:
 def is_registered(name: str) -> bool:
     """Whether a backbone's name, or what stands before its colon, is in the registry."""
     return name.partition(":")[0] in BACKBONES
+
+
+def said_of_backbone(name: str) -> Said | None:
+    """What a registered backbone says of the images that it is made for, if it says anything."""
+    size = getattr(BACKBONES.get(name), "size", None) if name in BACKBONES else None
+    return Said(f"the backbone {name}", {"size": size}) if isinstance(size, int) else None
 
 
 def backbone_names(takes: str | None = None, gives: str | None = None) -> list[str]:

@@ -159,22 +159,17 @@ class _Watch(TorchDispatchMode):
 
 
 def fed(
-    run_network: Callable[[Tensor], Any],
-    preprocess: Preprocess,
-    is_from_caller: bool,
-    size: int = 224,
+    applied: Normalisation | None, preprocess: Preprocess, is_from_caller: bool
 ) -> tuple[Preprocess, str | None]:
     """The preprocessing for a network, and a note on it for the user, or None.
 
     A network that normalises images itself gets them plain, unless the caller says how.
 
     Args:
-        run_network: see :func:`own_normalisation`.
+        applied: what it does itself; see :func:`own_normalisation`.
         preprocess: the benchmark's, or the caller's.
-        is_from_caller: whether it is the caller's.
-        size: side of the images that the network is probed with.
+        is_from_caller: whether the caller or the network says how images are normalised for it.
     """
-    applied = own_normalisation(run_network, preprocess.channels, size)
     if applied is None or applied.plain(preprocess) == preprocess:
         return preprocess, None
     plain = applied.plain(preprocess)

@@ -324,6 +324,8 @@ def _made_with(row: Row) -> str:
         f"oodbench {row['oodbench']} ({(row['git_commit'] or 'no commit')[:12]}), "
         f"torch {row['torch']}, python {row['python']}, {row['precision']}"
     )
+    if row.get("preprocess_source") is not None:
+        versions += f", preprocessing: {row['preprocess_source']}"
     if row.get("accelerator") is None:
         return versions
     return f"{versions}, {row['accelerator']}, {row['processor']}, {row['threads']} threads"

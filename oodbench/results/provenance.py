@@ -33,6 +33,7 @@ def provenance(benchmark: Benchmark, runner: NetworkRunner, command: str | None)
         "recipe": contender.recipe,
         "recipe_options": contender.recipe_options,
         "preprocess": content_key(runner.preprocess),
+        "preprocess_source": runner.preprocess_source,
         "precision": hardware.precision,
         "device": hardware.accelerator,
         "accelerator": accelerator_name(hardware.accelerator),

@@ -82,7 +82,8 @@ _KINDS: dict[str, _Kind] = {
         "precision weights id_fingerprint ood_fingerprint selection device row_id".split(), _TEXT
     ),
     **dict.fromkeys(
-        "recipe id_train_fingerprint git_commit command modality accelerator processor".split(),
+        "recipe id_train_fingerprint git_commit command modality accelerator processor "
+        "preprocess_source".split(),
         _MAYBE_TEXT,
     ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),

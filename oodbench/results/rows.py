@@ -138,6 +138,9 @@ class Row(TypedDict, total=False):
     """``Benchmark.version``; None for the first."""
     spectrum_accuracy: float | None
     """Where shifted sets count as ID, the accuracy over all that counts as ID."""
+    preprocess_source: str | None
+    """Who said how images are made for the network: the caller, the network, its checkpoint, the
+    benchmark; None in rows from before that was noted."""
 
 
 COLUMNS = tuple(Row.__annotations__)
@@ -165,10 +168,11 @@ def with_columns(row: Row, columns: Mapping[str, object]) -> Row:
 def row_id(row: Row) -> str:
     """What makes a row the same row: what was measured and what came out.
 
-    Not when, how fast, or on which machine: the same figures are the same row wherever they come
-    from, and where a machine's arithmetic differs, so do the figures.
+    Not when, how fast, on which machine, or who said how images are made: the same figures are the
+    same row wherever they come from, and where a machine's arithmetic differs, so do the figures.
     """
-    volatile = {"created", "seconds", "command", "row_id", "git_commit", *_MACHINE}
+    volatile = {"created", "seconds", "command", "row_id", "git_commit", "preprocess_source"}
+    volatile |= {*_MACHINE}
     # rows from before there was such a column keep their id
     volatile |= {name for name, value in row.items() if value is None and name not in _ALWAYS}
     values = dict(row)

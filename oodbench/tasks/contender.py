@@ -9,6 +9,8 @@ from torch import nn
 
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
+from oodbench.networks.inputs import Said
+from oodbench.preprocessing import Asked
 
 
 @dataclass
@@ -22,7 +24,9 @@ class Contender:
         recipe: the recipe's name, or None.
         recipe_options: the recipe's fields.
         seed: of its training.
-        preprocess: its own preprocessing; None for the benchmark's.
+        preprocess: what its owner says of its preprocessing: a callable, a name, or parts; see
+            :func:`oodbench.preprocessing.choose`, which also asks the network.
+        said: what is known of that besides, such as a checkpoint's metadata.
         layer: the name of its linear head, if that cannot be found.
         trained_on: the ID training set, where oodbench trained it.
         claimed_method: the method that an external network's owner names.
@@ -35,7 +39,8 @@ class Contender:
     recipe: str | None = None
     recipe_options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
-    preprocess: Transform | None = None
+    preprocess: Transform | str | Asked | None = None
+    said: tuple[Said, ...] = ()
     layer: str | None = None
     trained_on: Samples | None = None
     claimed_method: str | None = None

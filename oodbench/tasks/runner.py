@@ -25,9 +25,10 @@ from oodbench.errors import BadScoresError, OODBenchError
 from oodbench.extract import extract, extracted, fit_with_network, score_with_network
 from oodbench.hardware import Hardware
 from oodbench.networks.classifier import Classifier
-from oodbench.networks.models import copied, own_preprocess_of, trunk_of
-from oodbench.networks.normalisation import fed
+from oodbench.networks.models import copied, trunk_of
+from oodbench.networks.normalisation import Normalisation, fed, own_normalisation
 from oodbench.outputs import Outputs, to_numpy
+from oodbench.preprocessing import as_asked, choose
 from oodbench.reporting import of_a_kind, own_failure, warnings_to
 from oodbench.results.rows import Row
 from oodbench.runtime import isolation
@@ -117,7 +118,12 @@ class NetworkRunner:
         classes: names of the ID classes, where they are known.
 
     Attributes:
+        preprocess: from a raw image to the network's input.
+        preprocess_source: who says so; see :mod:`oodbench.preprocessing`.
         notes: what a reader of the rows has to know of this network.
+
+    Raises:
+        OptionError: nobody says how images are made for a network that was given.
     """
 
     keeps_outputs: ClassVar[bool] = True
@@ -136,37 +142,51 @@ class NetworkRunner:
         self.contender = contender
         self.network = task.adapt(contender.network, contender.layer, len(classes) or None)
         self.classes = tuple(classes)
-        own = own_preprocess_of(self.network)
         self.benchmark = benchmark
-        shown = benchmark.preprocess
-        self.preprocess: Transform = as_shown(contender.preprocess or own or shown, shown)
         self.hardware = hardware
         self.on_forward = on_forward
-        self.notes: list[str] = []
-        if contender.is_external:
-            self._feed(is_stated=contender.preprocess is not None or own is not None)
+        shown = benchmark.preprocess
+        chosen = choose(
+            as_asked(contender.preprocess),
+            self.network,
+            shown,
+            said=contender.said,
+            is_given=contender.is_external,
+            keeps_size=task.keeps_size,
+            normalises=lambda: self._normalisation(shown) is not None,
+            classes=self._width(),
+        )
+        self.notes: list[str] = list(chosen.notes)
+        self.preprocess: Transform = as_shown(chosen.preprocess, shown)
+        self.preprocess_source = chosen.source
+        if contender.is_external and isinstance(self.preprocess, Preprocess):
+            applied = self._normalisation(self.preprocess)
+            self.preprocess, note = fed(applied, self.preprocess, chosen.is_normalised)
+            self.notes += [] if note is None else [note]
 
-    def _feed(self, is_stated: bool) -> None:
-        """Plain pixels for a network that normalises images itself; see ``normalisation.fed``.
+    def _width(self) -> int | None:
+        """How many classes the network has by its head; None where that cannot be told yet."""
+        layers = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
+        return layers[-1].out_features if layers else None
+
+    def _normalisation(self, preprocess: Transform) -> Normalisation | None:
+        """What the network does to pixels itself; see ``normalisation.own_normalisation``.
 
         A copy is looked at: what a network notes of the images that it sees has none of these.
         """
-        preprocess = self.preprocess
         if not isinstance(preprocess, Preprocess):
-            return
+            return None
         try:
             network: Any = copied(self.network).eval()
         except OODBenchError:  # it will be told where that matters
-            return
+            return None
         see = network.model if isinstance(network, Classifier) else self.task.call(network)
         with undisturbed(), torch.inference_mode():
-            self.preprocess, note = fed(
+            return own_normalisation(
                 lambda images: see(_like_weights(images, network)),
-                preprocess,
-                is_stated,
+                preprocess.channels,
                 preprocess.size,
             )
-        self.notes += [] if note is None else [note]
 
     # --- outputs ------------------------------------------------------------------------------
 

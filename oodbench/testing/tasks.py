@@ -67,7 +67,9 @@ def _results(benchmark: Benchmark) -> Results:
     """Rows of two detectors on an untrained network."""
     task = task_of(benchmark)
     method = METHODS.get(task.method(benchmark.standard_method))
-    contender = Contender(untrained(method, benchmark), backbone=benchmark.backbone)
+    contender = Contender(
+        untrained(method, benchmark), backbone=benchmark.backbone, preprocess="benchmark"
+    )
     with own_folders(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an untrained network is a doubtful one
         results = Evaluator(benchmark, hardware=CPU).run(contender, _able(benchmark))

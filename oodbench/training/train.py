@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from oodbench import files
 from oodbench.checks.classes import check_classes
 from oodbench.data.samples import Samples, positions
+from oodbench.data.transforms import Preprocess
 from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
 from oodbench.errors import MissingDataError, OODBenchError, StorageError
@@ -33,6 +34,7 @@ from oodbench.extract import extract
 from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning, spare_cores
 from oodbench.method import Method, of_training
 from oodbench.networks.door import single_precision, size_errors_explained
+from oodbench.networks.inputs import INPUTS, as_metadata
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.outputs import Outputs
 from oodbench.tasks.task import task_of
@@ -85,7 +87,9 @@ def train(
 
 
 def _in_words(notes: dict[str, str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {notes[name]}" for name in sorted(notes))
+    """What a run found, for people; how its images are made is for who reads the file."""
+    told = sorted(name for name in notes if name not in INPUTS)
+    return ", ".join(f"{name.replace('_', ' ')} {notes[name]}" for name in told)
 
 
 def _finished(
@@ -228,10 +232,12 @@ def _fit(run: Run, hardware: Hardware) -> None:
             raise
     barrier()
     if is_first_process(hardware):
+        inputs = as_metadata(preprocess) if isinstance(preprocess, Preprocess) else {}
         if best is None:
-            save_weights(run.weights, method.state_dict(), run.key)
+            save_weights(run.weights, method.state_dict(), run.key, inputs)
         else:
-            save_weights(run.weights, best.weights, run.key, best.notes(recipe.epochs))
+            told = {**inputs, **best.notes(recipe.epochs)}
+            save_weights(run.weights, best.weights, run.key, told)
         last.unlink(missing_ok=True)
         for part in (folder, folder / "tensorboard", folder / "csv"):
             leftovers.sweep(part)  # of writers that were killed

@@ -682,7 +682,12 @@ def test_rows_of_unknown_weights(tmp_path: Path) -> None:
     def run(scale: str) -> Any:
         where.write_text(scale)
         return evaluate(
-            net, detectors="msp", benchmark=benchmark(), hardware=CPU, leaderboards=pages
+            net,
+            detectors="msp",
+            benchmark=benchmark(),
+            hardware=CPU,
+            leaderboards=pages,
+            preprocess="benchmark",
         )
 
     one, again, other = run("1"), run("1"), run("-1.5")
@@ -734,7 +739,9 @@ def test_rows_of_a_network_that_changed_under_its_key(tmp_path: Path) -> None:
     rows = []
     for text in ("1", "1", "-3", "-3"):
         where.write_text(text)
-        found = evaluate(net, detectors="msp", benchmark=benchmark(), hardware=CPU)
+        found = evaluate(
+            net, detectors="msp", benchmark=benchmark(), hardware=CPU, preprocess="benchmark"
+        )
         rows.append((found.rows[0], found.warnings))
     weights = [row["weights"] for row, _ in rows]
     assert weights[0] == weights[1] == weights_digest(as_network(net))

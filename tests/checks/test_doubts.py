@@ -33,7 +33,9 @@ def network(outputs: int, *behind: nn.Module) -> nn.Module:
 
 def evaluated(model: nn.Module, *detectors: str, **options: object) -> oodbench.Results:
     names = list(detectors) or ["msp", "mahalanobis"]
-    return oodbench.evaluate(model, "digits", names, hardware=CPU, **options)  # type: ignore[arg-type]
+    return oodbench.evaluate(
+        model, "digits", names, hardware=CPU, **{"preprocess": "benchmark", **options}
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 5])
@@ -161,7 +163,11 @@ def test_what_reads_logits_off_the_network_is_refused_too() -> None:
 def test_energies_at_other_temperatures_have_an_order() -> None:
     hot = oodbench.create_detector("energy", temperature=2.0)
     results = oodbench.evaluate(
-        network(6, nn.LogSoftmax(dim=1)), "digits", ["msp", hot], hardware=CPU
+        network(6, nn.LogSoftmax(dim=1)),
+        "digits",
+        ["msp", hot],
+        hardware=CPU,
+        preprocess="benchmark",
     )
     assert results.failures == {}
 
@@ -171,7 +177,12 @@ def test_a_member_of_an_ensemble_counts() -> None:
     assert not both.reads_level
     assert oodbench.create_detector("ensemble", members=("msp", "energy")).reads_level
     model = network(6, nn.LogSoftmax(dim=1))
-    assert oodbench.evaluate(model, "digits", ["msp", both], hardware=CPU).failures == {}
+    assert (
+        oodbench.evaluate(
+            model, "digits", ["msp", both], hardware=CPU, preprocess="benchmark"
+        ).failures
+        == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,7 +281,7 @@ def test_a_detector_of_another_method_on_a_checkpoint(run: CLI, tmp_path: Path) 
     path = tmp_path / "net.safetensors"
     save_file(HeadedBackbone(create_backbone("digits-cnn", 1), 6).state_dict(), path)
     words = ["eval", "--id", "digits", "--backbone", "digits-cnn", "--checkpoint", path,
-             "--accelerator", "cpu", "--detector"]  # fmt: skip
+             "--preprocess", "digits", "--accelerator", "cpu", "--detector"]  # fmt: skip
     ran = run(*words, "palm,msp")
     assert ran.status == 0, ran.both
     (warning,) = [line for line in ran.out.splitlines() if line.startswith("warning")]

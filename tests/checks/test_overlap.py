@@ -46,7 +46,7 @@ def evaluate(insects: Path, detector: str = "msp", **options) -> tuple[Results, 
         detector,
         ood=[f"folder:{insects.parent / 'scenes'}"],
         report=lines.append,
-        **options,
+        **{"preprocess": "benchmark", **options},
     )
     return results, lines
 

@@ -39,7 +39,11 @@ def notes(results: oodbench.Results) -> dict[str, list[str]]:
 @pytest.mark.parametrize("behind", [(), (nn.SiLU(),), (nn.GELU(),), (nn.LayerNorm(200),)])
 def test_shaping_of_signed_features_is_said(behind: tuple[nn.Module, ...]) -> None:
     results = oodbench.evaluate(
-        network(*behind), "digits", [*SHAPING, "react", "dice", "msp"], hardware=CPU
+        network(*behind),
+        "digits",
+        [*SHAPING, "react", "dice", "msp"],
+        hardware=CPU,
+        preprocess="benchmark",
     )
     for name, own in notes(results).items():
         told = [text for text in own if "features are negative" in text]
@@ -52,7 +56,9 @@ def test_shaping_of_signed_features_is_said(behind: tuple[nn.Module, ...]) -> No
 
 
 def test_shaping_of_rectified_features_says_nothing() -> None:
-    results = oodbench.evaluate(network(nn.ReLU()), "digits", SHAPING, hardware=CPU)
+    results = oodbench.evaluate(
+        network(nn.ReLU()), "digits", SHAPING, hardware=CPU, preprocess="benchmark"
+    )
     assert all(own == [] for own in notes(results).values())
 
 
@@ -116,7 +122,9 @@ def test_more_neighbours_than_the_smallest_class_has(name: str) -> None:
 
 def test_many_neighbours_reach_the_rows() -> None:
     many = oodbench.create_detector("knn", k=300)
-    results = oodbench.evaluate(network(nn.ReLU()), "digits", [many, "knn"], hardware=CPU)
+    results = oodbench.evaluate(
+        network(nn.ReLU()), "digits", [many, "knn"], hardware=CPU, preprocess="benchmark"
+    )
     told = [row["notes"] for row in results if row["detector_options"]["k"] == 300]
     assert all(any("k=300 is more than" in note for note in own) for own in told)
     told = [row["notes"] or [] for row in results if row["detector_options"]["k"] == 50]
@@ -143,7 +151,9 @@ class Talker(Detector):
 
 
 def test_anybodys_warnings_reach_the_rows_once() -> None:
-    results = oodbench.evaluate(network(), "digits", [Talker(), "msp"], hardware=CPU)
+    results = oodbench.evaluate(
+        network(), "digits", [Talker(), "msp"], hardware=CPU, preprocess="benchmark"
+    )
     for row in results:
         own = [n for n in row["notes"] or () if n.startswith("talker")]
         assert len(own) == (2 if row["detector"] == "Talker" else 0)
@@ -204,7 +214,7 @@ def test_few_samples_reach_the_rows() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3000), nn.ReLU(), nn.Linear(3000, 6))
     names: list[Any] = ["mahalanobis", "residual"]
-    results = oodbench.evaluate(model, "digits", names, hardware=CPU)
+    results = oodbench.evaluate(model, "digits", names, hardware=CPU, preprocess="benchmark")
     own = notes(results)
     assert "too few for a covariance of 3,000 features" in own["mahalanobis"][0]
     assert "training samples have 3,000 features" in own["residual"][0]

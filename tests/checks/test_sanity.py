@@ -203,7 +203,7 @@ def run(model: nn.Module, **options: Any) -> tuple[list[str], list[str]]:
         benchmark=BENCHMARK,
         hardware=Hardware(accelerator="cpu"),
         report=lines.append,
-        **options,
+        **{"preprocess": "benchmark", **options},
     )
     assert found.rows
     return found.warnings, lines
@@ -213,7 +213,7 @@ def test_a_right_network_is_only_described() -> None:
     warnings, lines = run(Stripes(list(range(8))))
     assert warnings == []
     assert [line for line in lines if "sees" in line] == [
-        "Stripes sees L, 8 x 8 pixels, bilinear, mean 0.5, std 0.25"
+        "Stripes sees L, 8 x 8 pixels, bilinear, mean 0.5, std 0.25 (the caller: benchmark)"
     ]
 
 

@@ -76,7 +76,7 @@ OF_OTHERS = ("pip install", "ulimit", "docker", "srun", "oodbench eval", "--alwa
              "--abbrev", "--match", " --id ")  # fmt: skip
 """Words of texts that are command lines: other programs', or one of ours to copy."""
 
-OF_PYTHON = {"preprocess", "measures", "layers", "full"}
+OF_PYTHON = {"measures", "layers", "full"}
 """Names between backticks that the command line has no option for."""
 
 

@@ -199,7 +199,7 @@ def test_compare_refuses_it_too() -> None:
 )
 def test_names_that_contradict(id_name: str, benchmark: str) -> None:
     with pytest.raises(OptionError) as error:
-        oodbench.evaluate(MODEL, id=id_name, benchmark=benchmark)
+        oodbench.evaluate(MODEL, id=id_name, benchmark=benchmark, preprocess="benchmark")
     assert repr(id_name) in str(error.value)
     assert repr(benchmark) in str(error.value)
 
@@ -212,6 +212,6 @@ def test_what_agrees_passes() -> None:
     assert get_benchmark("mine", own) is own
     assert get_benchmark("digits", own, "classification") is own
     assert len(oodbench.evaluate(MODEL, "digits", benchmark=own, task="classification",
-                                 ood=["digits-6-9"])) == 2  # fmt: skip
+                                 ood=["digits-6-9"], preprocess="benchmark")) == 2  # fmt: skip
     assert get_benchmark("cifar100", "cifar100/palm").name == "cifar100/palm"
     assert get_benchmark("scenes", None, "detection").name == "scenes/detection"

@@ -23,6 +23,7 @@ from oodbench.hardware import Hardware
 from oodbench.results.compare import compare
 from oodbench.settings import (
     GROUPS,
+    PREPROCESSING,
     HardwareSettings,
     NetworkSettings,
     Reporting,
@@ -40,7 +41,7 @@ COMMANDS: Mapping[str, Any] = typer.main.get_command(cli.app).commands  # type: 
 LEFT_OUT = {
     "eval": {},
     "compare": {
-        NetworkSettings: {"backbone", "checkpoint", "mean", "std"},
+        NetworkSettings: {"backbone", "checkpoint", *PREPROCESSING},
         Reporting: {"pictures"},
     },
     "tune": {
@@ -51,7 +52,7 @@ LEFT_OUT = {
     "train": {
         Scoring: None,
         Selection: {"ood", "task_options"},
-        NetworkSettings: {"checkpoint", "mean", "std"},
+        NetworkSettings: {"checkpoint", *PREPROCESSING},
         Reporting: None,
     },
     "leaderboard": {

@@ -218,7 +218,12 @@ def test_a_detector_in_ten_lines(tmp_path: Path) -> None:
     assert "largest-feature" in oodbench.list_detectors()
     assert "toy" in oodbench.list_benchmarks()
     results = oodbench.evaluate(
-        model(), id="toy", detectors=["largest-feature", "msp"], leaderboards=tmp_path, hardware=CPU
+        model(),
+        id="toy",
+        detectors=["largest-feature", "msp"],
+        leaderboards=tmp_path,
+        hardware=CPU,
+        preprocess="benchmark",
     )
     table = results.to_pandas()
     assert set(table.detector) == {"largest-feature", "msp"}

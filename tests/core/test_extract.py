@@ -753,7 +753,9 @@ def registered() -> Iterator[str]:
 def test_detector_that_needs_the_network_through_evaluate(registered: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 6))
-    results = oodbench.evaluate(model, id="digits", detectors=[registered, "msp"], hardware=CPU)
+    results = oodbench.evaluate(
+        model, id="digits", detectors=[registered, "msp"], hardware=CPU, preprocess="benchmark"
+    )
 
     benchmark = oodbench.get_benchmark("digits")
     scores = []
@@ -773,7 +775,9 @@ def test_bad_scores_of_such_a_detector_name_it_and_the_dataset() -> None:
             return torch.full((len(batch),), torch.nan)
 
     with pytest.raises(BadScoresError, match=r"digits/test.*Broken"):
-        oodbench.evaluate(flat6(), id="digits", detectors=Broken(), hardware=CPU)
+        oodbench.evaluate(
+            flat6(), id="digits", detectors=Broken(), hardware=CPU, preprocess="benchmark"
+        )
 
 
 def flat6() -> nn.Module:
@@ -799,18 +803,22 @@ def test_second_evaluation_does_no_forward_pass() -> None:
     benchmark = oodbench.get_benchmark("digits")
     model = flat6()
     first = Evaluator(benchmark, hardware=CPU)
-    rows = first.run(Contender(model), [oodbench.create_detector("msp")]).rows
+    rows = first.run(
+        Contender(model, preprocess="benchmark"), [oodbench.create_detector("msp")]
+    ).rows
     assert first.forward_passes == len(first.test) + sum(len(o.samples) for o in first.ood)
 
     second = Evaluator(benchmark, hardware=CPU)
-    again = second.run(Contender(model), [oodbench.create_detector("energy")])
+    again = second.run(
+        Contender(model, preprocess="benchmark"), [oodbench.create_detector("energy")]
+    )
     assert second.forward_passes == 0
     assert len(again) == len(rows)
 
     with torch.no_grad():
         model[1].weight[0, 0] += 1e-4
     third = Evaluator(benchmark, hardware=CPU)
-    third.run(Contender(model), [oodbench.create_detector("msp")])
+    third.run(Contender(model, preprocess="benchmark"), [oodbench.create_detector("msp")])
     assert third.forward_passes == first.forward_passes
 
 
@@ -818,7 +826,10 @@ def test_many_detectors_cost_one_forward_pass() -> None:
     benchmark = oodbench.get_benchmark("digits")
     evaluator = Evaluator(benchmark, hardware=CPU)
     names = ["msp", "maxlogit", "energy", "knn", "mahalanobis", "palm"]
-    evaluator.run(Contender(flat6()), [oodbench.create_detector(name) for name in names])
+    evaluator.run(
+        Contender(flat6(), preprocess="benchmark"),
+        [oodbench.create_detector(name) for name in names],
+    )
     train = len(benchmark.id.load("train"))
     everything = train + len(evaluator.test) + sum(len(o.samples) for o in evaluator.ood)
     assert evaluator.forward_passes == everything

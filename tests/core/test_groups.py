@@ -52,7 +52,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[oodbench.Result
     folder = tmp_path_factory.mktemp("boards")
     detectors = ["msp", "energy"]
     results = oodbench.evaluate(
-        network(), benchmark=grouped(), detectors=detectors, hardware=CPU, leaderboards=folder
+        network(),
+        benchmark=grouped(),
+        detectors=detectors,
+        hardware=CPU,
+        leaderboards=folder,
+        preprocess="benchmark",
     )
     return results, folder
 
@@ -139,7 +144,11 @@ def test_store_page_and_comparison_have_them(evaluated: tuple[oodbench.Results, 
 
 def test_a_benchmark_without_a_contrast_has_no_gap() -> None:
     results = oodbench.evaluate(
-        network(), benchmark=grouped(protocol=Protocol()), detectors="msp", hardware=CPU
+        network(),
+        benchmark=grouped(protocol=Protocol()),
+        detectors="msp",
+        hardware=CPU,
+        preprocess="benchmark",
     )
     assert {row["gap"] for row in results} == {None}
     assert "Gap" not in render(grouped(protocol=Protocol()), list(results))
@@ -168,7 +177,12 @@ def measure() -> Iterator[str]:
 def test_a_measure_is_a_column_a_section_and_an_axis(measure: str, tmp_path: Path) -> None:
     benchmark = grouped(measures=(measure,))
     results = oodbench.evaluate(
-        network(), benchmark=benchmark, detectors="msp", hardware=CPU, leaderboards=tmp_path
+        network(),
+        benchmark=benchmark,
+        detectors="msp",
+        hardware=CPU,
+        leaderboards=tmp_path,
+        preprocess="benchmark",
     )
     rows = {row["ood"]: row for row in results}
     assert all(0 < row["certainty"] < 1 for row in results)
@@ -183,7 +197,9 @@ def test_a_measure_is_a_column_a_section_and_an_axis(measure: str, tmp_path: Pat
     assert "### Certainty of predictions\n\nThe mean of the largest probability." in page
     assert "hard certainty" in compare.table(results, benchmark)[0]
     assert compare.scatter(results, benchmark, tmp_path / "plot.png").is_file()
-    bare = oodbench.evaluate(network(), benchmark=grouped(), detectors="msp", hardware=CPU)
+    bare = oodbench.evaluate(
+        network(), benchmark=grouped(), detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     assert "certainty" not in bare.rows[0]
 
 

@@ -41,26 +41,37 @@ def options(results: Any) -> dict[str, dict[str, Any]]:
 def test_rows_have_the_options_of_the_preset() -> None:
     common: dict[str, Any] = {"benchmark": DIGITS, "hardware": CPU}
     names = ["msp", "knn", "gen"]
-    theirs = oodbench.evaluate(network(), detectors=names, preset="theirs", **common)
+    theirs = oodbench.evaluate(
+        network(), detectors=names, preset="theirs", preprocess="benchmark", **common
+    )
     found = options(theirs)
     assert (found["knn"]["k"], found["gen"]["M"], found["gen"]["gamma"]) == (7, 3, 0.2)
-    ours = oodbench.evaluate(network(), detectors=names, **common)
+    ours = oodbench.evaluate(network(), detectors=names, preprocess="benchmark", **common)
     assert (options(ours)["knn"]["k"], options(ours)["gen"]["M"]) == (50, 100)
     by_hand = [oodbench.create_detector("knn", k=7), "msp"]
-    same = oodbench.evaluate(network(), detectors=by_hand, **common)
+    same = oodbench.evaluate(network(), detectors=by_hand, preprocess="benchmark", **common)
     figures = [
         {r["ood"]: r["auroc"] for r in results if r["detector"] == "knn"}
         for results in (theirs, same, ours)
     ]
     assert figures[0] == figures[1] != figures[2]
     # a detector that is given as an object has the options that it has
-    kept = oodbench.evaluate(network(), detectors=by_hand, preset="theirs", **common)
+    kept = oodbench.evaluate(
+        network(), detectors=by_hand, preset="theirs", preprocess="benchmark", **common
+    )
     assert options(kept)["knn"]["k"] == 7
 
 
 def test_no_such_preset() -> None:
     with pytest.raises(UnknownNameError, match="digits has no preset 'ours'; its presets: theirs"):
-        oodbench.evaluate(network(), benchmark=DIGITS, detectors="msp", preset="ours", hardware=CPU)
+        oodbench.evaluate(
+            network(),
+            benchmark=DIGITS,
+            detectors="msp",
+            preset="ours",
+            hardware=CPU,
+            preprocess="benchmark",
+        )
     with pytest.raises(UnknownNameError, match="no preset 'multiood'; it has none"):
         create_detectors("msp", None, get_benchmark("digits"), "multiood")
 
@@ -73,6 +84,7 @@ def test_tuning_keeps_what_a_preset_says() -> None:
         preset="theirs",
         tune=True,
         hardware=CPU,
+        preprocess="benchmark",
     )
     assert options(found)["knn"]["k"] == 7
     assert options(found)["gen"]["M"] == 3

@@ -56,7 +56,11 @@ def predictions(spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
 def test_rows_tell_auroc_and_accuracy_of_each_set_and_of_their_mean() -> None:
     benchmark = shifted(darker(0.5), darker(0.25))
     results = oodbench.evaluate(
-        network(), benchmark=benchmark, detectors=["msp", "energy"], hardware=CPU
+        network(),
+        benchmark=benchmark,
+        detectors=["msp", "energy"],
+        hardware=CPU,
+        preprocess="benchmark",
     )
     rows = {(row["detector"], row["ood"]): row for row in results}
     right = []
@@ -87,6 +91,7 @@ def test_pages_and_tables_show_them_and_rank_by_ood(tmp_path: object) -> None:
         detectors=detectors,
         hardware=CPU,
         leaderboards=str(tmp_path),
+        preprocess="benchmark",
     )
     stored = ResultStore(str(tmp_path)).rows(benchmark.name)
     assert [row["shifted_accuracy"] for row in stored] == [r["shifted_accuracy"] for r in results]
@@ -105,14 +110,21 @@ def test_pages_and_tables_show_them_and_rank_by_ood(tmp_path: object) -> None:
 
 
 def test_a_benchmark_without_them_has_no_such_words() -> None:
-    results = oodbench.evaluate(network(), benchmark=DIGITS, detectors="msp", hardware=CPU)
+    results = oodbench.evaluate(
+        network(), benchmark=DIGITS, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     assert "hifted" not in render(DIGITS, list(results))
 
 
 def test_a_set_of_other_classes_is_no_shifted_one() -> None:
     with pytest.raises(DataError, match="have different classes"):
         oodbench.evaluate(
-            network(), benchmark=DIGITS, ood=["shifted=digits-6-9"], detectors="msp", hardware=CPU
+            network(),
+            benchmark=DIGITS,
+            ood=["shifted=digits-6-9"],
+            detectors="msp",
+            hardware=CPU,
+            preprocess="benchmark",
         )
 
 
@@ -126,6 +138,7 @@ def test_pixels_and_boxes_have_none() -> None:
                 ood=[f"shifted={scenes.near[0].name}"],
                 detectors="msp",
                 hardware=CPU,
+                preprocess="benchmark",
             )
 
 

@@ -152,7 +152,9 @@ def _none_seen() -> None:
 
 
 def search(benchmark: Benchmark = TOY, detectors: Any = None, **options: Any) -> Tuning:
-    networks = options.pop("networks", None) or Networks(model(), **options.pop("of", {}))
+    networks = options.pop("networks", None) or Networks(
+        model(), preprocess="benchmark", **options.pop("of", {})
+    )
     detectors = Brightness() if detectors is None else detectors
     return tune(benchmark, detectors, networks, hardware=CPU, **options)
 
@@ -567,7 +569,11 @@ TESTABLE = dataclasses.replace(
 def evaluate(detectors: Any, benchmark: Benchmark = TESTABLE, **options: Any) -> oodbench.Results:
     network = None if "recipe" in options else model()
     return oodbench.evaluate(
-        network, benchmark=benchmark, detectors=detectors, hardware=CPU, **options
+        network,
+        benchmark=benchmark,
+        detectors=detectors,
+        hardware=CPU,
+        **{"preprocess": "benchmark", **options},
     )
 
 
@@ -693,6 +699,7 @@ def test_a_detector_may_be_fitted_on_val(name: str, fits_on: str) -> None:
         detectors=[fits_on, oodbench.create_detector(fits_on, fit_split="train")],
         ood=["mnist"] if "cifar" in name else None,
         hardware=CPU,
+        preprocess="benchmark",
     )
     assert results.failures == {}
     for split in ("train", "val"):

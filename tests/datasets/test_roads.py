@@ -395,10 +395,14 @@ def test_cityscapes_benchmark_with_what_is_there() -> None:
         "roadanomaly",
     ]
     with pytest.raises(MissingDataError, match="cityscapes: no test images"):
-        oodbench.evaluate(Nineteen(), benchmark=benchmark, detectors="msp", hardware=CPU)
+        oodbench.evaluate(
+            Nineteen(), benchmark=benchmark, detectors="msp", hardware=CPU, preprocess="benchmark"
+        )
     cityscapes("val", "munster_000000_000019", values=[7, 8, 11, 0])
     lost_and_found("test", LAF_TEST, values=[0, 1, 1, 2, 31, 43])
-    results = oodbench.evaluate(Nineteen(), benchmark=benchmark, detectors="msp", hardware=CPU)
+    results = oodbench.evaluate(
+        Nineteen(), benchmark=benchmark, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     assert set(results.missing) == {"fishyscapes-laf", "roadanomaly"}
     rows = {row["ood"]: row for row in results}
     assert set(rows) == {"lostandfound", "near(lostandfound)"}, "no whole group"

@@ -41,9 +41,14 @@ def at_work(
     preprocess: Any = PREPROCESS,
     classes: Sequence[str] = (),
     hardware: Hardware = CPU,
+    said: str | None = "benchmark",
 ) -> BoxRunner:
-    """A network that predicts boxes, at work on a benchmark with that preprocessing."""
-    contender = network if isinstance(network, Contender) else Contender(network)
+    """A network that predicts boxes, at work on a benchmark with that preprocessing.
+
+    ``said`` is what its owner says of its own; None where the network tells it.
+    """
+    is_one = isinstance(network, Contender)
+    contender = network if is_one else Contender(network, preprocess=said)
     nothing = DatasetSpec("nothing", lambda split: pytest.fail(f"{split} was read"))
     benchmark = Benchmark("toy/detection", nothing, (), (), preprocess, task="detection")
     task = Detection(confidence=confidence)

@@ -95,5 +95,9 @@ def toy(near: Samples | None = None, far: Samples | None = None) -> Benchmark:
 def evaluate(detectors: Any, benchmark: Benchmark | None = None, **options: Any) -> Results:
     network = options.pop("model", None) or Pixelwise()
     return oodbench.evaluate(
-        network, benchmark=benchmark or toy(), detectors=detectors, hardware=CPU, **options
+        network,
+        benchmark=benchmark or toy(),
+        detectors=detectors,
+        hardware=CPU,
+        **{"preprocess": "benchmark", **options},
     )

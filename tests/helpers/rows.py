@@ -60,7 +60,11 @@ def model(seed: int = 0) -> nn.Module:
 def evaluate(benchmark: Benchmark = TOY, detectors: Any = "msp", **options: Any) -> Results:
     network = options.pop("model", None) or model()
     return oodbench.evaluate(
-        network, benchmark=benchmark, detectors=detectors, hardware=CPU, **options
+        network,
+        benchmark=benchmark,
+        detectors=detectors,
+        hardware=CPU,
+        **{"preprocess": "benchmark", **options},
     )
 
 

@@ -190,7 +190,8 @@ def test_which_of_several_was_taken_is_said(
 ) -> None:
     torch.save(FORMS[form](plain.state_dict()), tmp_path / "w.pt")
     ran = run("eval", "--id", "digits", "--backbone", "digits-cnn", "--checkpoint",
-              tmp_path / "w.pt", "--accelerator", "cpu", "--detector", "msp")  # fmt: skip
+              tmp_path / "w.pt", "--preprocess", "digits", "--accelerator", "cpu",
+              "--detector", "msp")  # fmt: skip
     assert ran.status == 0, ran.both
     (told,) = [line for line in ran.out.splitlines() if "the checkpoint holds" in line]
     assert "taken" in told

@@ -105,8 +105,10 @@ def test_detectors_of_all_kinds_on_any_type(dtype: torch.dtype, folders: dict[st
     detectors = ["msp", "energy", "vim", "react", "odin", "gram", "rankfeat", "mcdropout"]
     torch.manual_seed(0)
     network = Net()
-    wanted = oodbench.evaluate(network, detectors=detectors, **folders)
-    found = oodbench.evaluate(network.to(dtype), detectors=detectors, **folders)
+    wanted = oodbench.evaluate(network, detectors=detectors, preprocess="benchmark", **folders)
+    found = oodbench.evaluate(
+        network.to(dtype), detectors=detectors, preprocess="benchmark", **folders
+    )
     assert not found.failures
     for one, other in zip(wanted, found, strict=True):
         # some pairs of scores change places when weights are rounded
@@ -123,7 +125,7 @@ def test_a_default_of_double_precision_changes_nothing(
     names.remove("knn")  # more neighbours than there are images
 
     def rows() -> list[Any]:
-        given = oodbench.evaluate(network, detectors=names, **folders)
+        given = oodbench.evaluate(network, detectors=names, preprocess="benchmark", **folders)
         trained = oodbench.evaluate(
             detectors=["msp"], method="ce", recipe="quick", recipe_options=options, **folders
         )
@@ -190,7 +192,9 @@ def test_whole_numbers_are_kept_exactly(
     assert found.logits.dtype == dtype
     with torch.inference_mode():
         assert torch.equal(found.logits, network.outputs(batch(photos))["logits"].to(dtype))
-    results = oodbench.evaluate(network, detectors=["msp", "energy", "odin"], **folders)
+    results = oodbench.evaluate(
+        network, detectors=["msp", "energy", "odin"], preprocess="benchmark", **folders
+    )
     assert not set(results.failures) - {"odin"}  # whole numbers have no gradients
 
 

@@ -22,7 +22,10 @@ def network() -> nn.Module:
 
 
 def figures(model: Any, detector: str = "msp") -> list[float]:
-    return [r["auroc"] for r in oodbench.evaluate(model, "digits", detector, hardware=CPU)]
+    return [
+        r["auroc"]
+        for r in oodbench.evaluate(model, "digits", detector, hardware=CPU, preprocess="benchmark")
+    ]
 
 
 def _exported() -> Any:
@@ -86,7 +89,7 @@ STRANGE: dict[str, tuple[Callable[[], Any], list[str]]] = {
 @pytest.mark.parametrize(("make", "told"), STRANGE.values(), ids=list(STRANGE))
 def test_what_is_no_network_is_told(make: Callable[[], Any], told: list[str]) -> None:
     with pytest.raises(OptionError) as caught:
-        oodbench.evaluate(make(), "digits", "msp", hardware=CPU)
+        oodbench.evaluate(make(), "digits", "msp", hardware=CPU, preprocess="benchmark")
     for part in told:
         assert part in str(caught.value)
     assert "weights_only" not in str(caught.value)

@@ -223,7 +223,7 @@ def test_boxes_of_a_given_detector_are_those_of_torchvision(kind: str) -> None:
     """On each picture alone, however they are batched; every box that it predicts."""
     torch.manual_seed(0)
     network, samples = louder(DETECTORS[kind]()), Photographs("photographs")
-    subject = at_work(network, preprocess=RGB, classes=samples.classes)
+    subject = at_work(network, preprocess=RGB, classes=samples.classes, said=None)
     with untouched(network):
         boxes = subject.outputs_of(samples).outputs
     total = 0
@@ -275,10 +275,10 @@ def test_what_a_caller_says_of_the_preprocessing_is_done_and_doubted() -> None:
 def test_a_threshold_of_the_detectors_own_is_kept() -> None:
     network = cast(Any, louder(rcnn(zoo.FasterRCNN)))
     samples = Photographs("photographs")
-    low = at_work(network, preprocess=RGB).outputs_of(samples).outputs
+    low = at_work(network, preprocess=RGB, said=None).outputs_of(samples).outputs
     middle = float(low.extra["confidence"].median())
     network.roi_heads.score_thresh = middle
-    high = at_work(network, preprocess=RGB).outputs_of(samples).outputs
+    high = at_work(network, preprocess=RGB, said=None).outputs_of(samples).outputs
     assert float(high.extra["confidence"].min()) >= middle
     assert 0 < len(high) < len(low)
 
@@ -317,7 +317,9 @@ STREETS = Benchmark(
 def test_pixels_of_a_network_that_normalises_itself() -> None:
     """It has the figures of the same network without, under the benchmark's normalisation."""
     inner = conv()
-    outside = oodbench.evaluate(inner, benchmark=STREETS, detectors="msp", hardware=CPU)
+    outside = oodbench.evaluate(
+        inner, benchmark=STREETS, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     assert not outside.warnings
     with untouched(inner):
         inside = oodbench.evaluate(

@@ -62,7 +62,8 @@ def words(insects: Path, checkpoint: Path) -> Words:
     """Words that evaluate on the insects without training."""
     return [
         "--id", f"folder:{insects}", "--ood", f"folder:{insects.parent / 'scenes'}",
-        "--backbone", "resnet20", "--checkpoint", checkpoint, "--accelerator", "cpu",
+        "--backbone", "resnet20", "--checkpoint", checkpoint, "--preprocess", "benchmark",
+        "--accelerator", "cpu",
     ]  # fmt: skip
 
 
@@ -321,7 +322,10 @@ def test_ood_with_id_test_files_warns(run: CLI, words: Words, insects: Path) -> 
     assert told["rows"], "the run succeeds"
     model = HeadedBackbone(create_backbone("resnet20"), 2)
     results = oodbench.evaluate(
-        model, id=f"folder:{insects}", ood=[f"folder:{scenes}", f"near=folder:{insects}/test"]
+        model,
+        id=f"folder:{insects}",
+        ood=[f"folder:{scenes}", f"near=folder:{insects}/test"],
+        preprocess="benchmark",
     )
     assert len(results.warnings) == 2
     assert any("6 of the 6" in text for text in results.warnings)

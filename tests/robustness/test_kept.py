@@ -96,6 +96,7 @@ def test_an_interruption_keeps_what_is_done(error: BaseException) -> None:
             detectors=["msp", "energy", raising(error)(), "maxlogit"],
             hardware=CPU,
             leaderboards="boards",
+            preprocess="benchmark",
         )
     assert stored() == ["msp", "msp", "energy", "energy"]
 
@@ -127,6 +128,7 @@ def test_rows_are_stored_once() -> None:
             detectors=["msp", "energy"],
             hardware=CPU,
             leaderboards="boards",
+            preprocess="benchmark",
         )
         assert stored() == [row["detector"] for row in found]
 
@@ -139,6 +141,7 @@ def test_a_detector_that_ends_the_program_has_failed(error: BaseException) -> No
         detectors=["msp", raising(error)(), "energy"],
         hardware=CPU,
         leaderboards="boards",
+        preprocess="benchmark",
     )
     assert [row["detector"] for row in found] == stored() == ["msp", "msp", "energy", "energy"]
     assert list(found.failures) == ["Raises"]
@@ -148,13 +151,19 @@ def test_a_detector_that_ends_the_program_has_failed(error: BaseException) -> No
 @pytest.mark.parametrize("error", ENDS[:2], ids=repr)
 def test_one_that_ends_the_program_alone(error: BaseException) -> None:
     with pytest.raises(OODBenchError, match="ends the program"):
-        oodbench.evaluate(network(), benchmark=toy(), detectors=raising(error)(), hardware=CPU)
+        oodbench.evaluate(
+            network(),
+            benchmark=toy(),
+            detectors=raising(error)(),
+            hardware=CPU,
+            preprocess="benchmark",
+        )
 
 
 def test_one_that_ends_the_program_of_pixels() -> None:
     found = oodbench.evaluate(
         Pixelwise(), benchmark=pixels_toy(), detectors=["msp", raising(SystemExit(0))()],
-        hardware=CPU, leaderboards="boards",
+        hardware=CPU, leaderboards="boards", preprocess="benchmark"
     )  # fmt: skip
     assert list(found.failures) == ["Raises"]
     assert {row["detector"] for row in found} == {"msp"}
@@ -162,7 +171,7 @@ def test_one_that_ends_the_program_of_pixels() -> None:
 
 
 def test_one_that_ends_the_program_in_a_search() -> None:
-    networks = oodbench.contenders.Networks(model=network())
+    networks = oodbench.contenders.Networks(model=network(), preprocess="benchmark")
     fine = type("Fine", (Does,), {"deed": staticmethod(lambda: None)})
     found = tune(toy(), [fine(), raising(SystemExit(0))()], networks, hardware=CPU)
     assert [choice.original.label for choice in found.choices] == ["Fine"]

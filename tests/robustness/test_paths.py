@@ -57,6 +57,7 @@ def run(name: str, where: str | Path, seed: int = 0) -> Any:
         benchmark=bench(name),
         hardware=Hardware(accelerator="cpu"),
         leaderboards=where,
+        preprocess="benchmark",
     )
 
 
@@ -84,7 +85,12 @@ def test_files_with_a_tilde(home: Path) -> None:
     assert len(resolve_dataset("folder:~/set").load("test")) == 2
     (home / "a file").write_text("")
     with pytest.raises(StorageError, match="a file"):  # before any work
-        evaluate(torch.nn.Linear(1, 1), benchmark=bench("x"), pictures="~/a file/p")
+        evaluate(
+            torch.nn.Linear(1, 1),
+            benchmark=bench("x"),
+            pictures="~/a file/p",
+            preprocess="benchmark",
+        )
 
 
 @pytest.mark.parametrize("how", ["option", "variable"])
@@ -210,6 +216,7 @@ def test_a_very_long_folder_is_evaluated(tmp_path: Path) -> None:
         ood=[f"folder:{deep / 'ood'}"],
         hardware=Hardware(accelerator="cpu"),
         leaderboards=tmp_path / "boards",
+        preprocess="benchmark",
     )
     assert len(ResultStore(tmp_path / "boards").rows(benchmark.name)) == len(found.rows) > 0
     assert leaderboard.write(benchmark, tmp_path / "boards").is_file()

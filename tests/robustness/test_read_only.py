@@ -34,7 +34,9 @@ def figures(folder: Path) -> list[float]:
     hardware = Hardware(accelerator="cpu")
     torch.manual_seed(0)
     known = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU(), nn.Linear(8, 2))
-    results = oodbench.evaluate(Own(), "digits", ["msp", "knn"], hardware=hardware)
+    results = oodbench.evaluate(
+        Own(), "digits", ["msp", "knn"], hardware=hardware, preprocess="benchmark"
+    )
     results += oodbench.evaluate(
         None, "digits", ["msp"], recipe_options={"epochs": 1}, hardware=hardware
     )
@@ -44,6 +46,7 @@ def figures(folder: Path) -> list[float]:
         ["knn"],
         ood=[f"folder:{folder}/ood"],
         hardware=hardware,
+        preprocess="benchmark",
     )
     assert not results.failures
     return [row["auroc"] for row in results]

@@ -84,7 +84,9 @@ def evaluate(first: list[Detector], others: Iterable[str] = OTHERS) -> Any:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
-    return oodbench.evaluate(network(), benchmark=TOY, detectors=detectors, hardware=CPU)
+    return oodbench.evaluate(
+        network(), benchmark=TOY, detectors=detectors, hardware=CPU, preprocess="benchmark"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +304,7 @@ def test_a_detector_that_changes_the_network_harms_no_other(change: str, alone: 
 def test_a_search_is_not_harmed(change: str) -> None:
     """Of hyper-parameters: the choice is that of a search without the culprit."""
     knn = lambda: oodbench.create_detector("knn")
-    networks = Networks(network())
+    networks = Networks(network(), preprocess="benchmark")
     expected = tune(TOY, [knn()], networks, hardware=CPU)
 
     class Tuned(Culprit):

@@ -35,7 +35,11 @@ BENCHMARK = Benchmark(
 def test_rows_have_the_machine(asked: str, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     found = evaluate(
-        model, benchmark=BENCHMARK, hardware=Hardware(accelerator=asked), leaderboards=tmp_path
+        model,
+        benchmark=BENCHMARK,
+        hardware=Hardware(accelerator=asked),
+        leaderboards=tmp_path,
+        preprocess="benchmark",
     )
     row = ResultStore(tmp_path).rows("toy-known")[0]
     assert row["row_id"] == found.rows[0]["row_id"]

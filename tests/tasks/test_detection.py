@@ -432,9 +432,15 @@ class Meddles(Detector):
 def test_a_detector_that_changes_its_inputs_harms_no_other(small: Benchmark) -> None:
     network = untrained(CEDetection)
     few: Any = dataclasses.replace(small, task_options={"confidence": 0.0})
-    first = oodbench.evaluate(network, benchmark=few, detectors=["knn", "msp"], hardware=CPU)
+    first = oodbench.evaluate(
+        network, benchmark=few, detectors=["knn", "msp"], hardware=CPU, preprocess="benchmark"
+    )
     found = oodbench.evaluate(
-        network, benchmark=few, detectors=[Meddles(), "knn", "msp"], hardware=CPU
+        network,
+        benchmark=few,
+        detectors=[Meddles(), "knn", "msp"],
+        hardware=CPU,
+        preprocess="benchmark",
     )
     assert list(found.failures) == ["Meddles"]
     assert [row["row_id"] for row in found] == [row["row_id"] for row in first]
@@ -503,7 +509,11 @@ def test_detectors_that_need_the_network_are_told_before_data_is_read(
 
 def test_all_detectors_are_those_that_can_score_boxes(small: Benchmark) -> None:
     results = oodbench.evaluate(
-        untrained(CEDetection), benchmark=small, detectors="all", hardware=CPU
+        untrained(CEDetection),
+        benchmark=small,
+        detectors="all",
+        hardware=CPU,
+        preprocess="benchmark",
     )
     (left,) = [text for text in results.warnings if text.startswith("left out")]
     assert "odin" in left
@@ -524,6 +534,7 @@ def test_a_detector_of_more_classes(small: Benchmark, classes: int, tmp_path: Pa
         hardware=CPU,
         pictures=tmp_path,
         report=told.append,
+        preprocess="benchmark",
     )
     said = [w for w in results.warnings if f"predicts {classes} classes, but the ID set has 6" in w]
     assert len(said) == 1
@@ -535,7 +546,9 @@ def test_a_detector_of_more_classes(small: Benchmark, classes: int, tmp_path: Pa
 @pytest.mark.parametrize("classes", [1, 5])
 def test_a_detector_of_fewer_classes_is_refused(small: Benchmark, classes: int) -> None:
     with pytest.raises(OptionError, match=f"predicts {classes} classes, but the ID set has 6"):
-        oodbench.evaluate(of_classes(classes), benchmark=small, hardware=CPU)
+        oodbench.evaluate(
+            of_classes(classes), benchmark=small, hardware=CPU, preprocess="benchmark"
+        )
 
 
 def one_class(spec: DatasetSpec) -> DatasetSpec:
@@ -564,7 +577,11 @@ def test_a_second_evaluation_runs_nothing(small: Benchmark) -> None:
     rows = []
     for _ in range(2):
         evaluator = Evaluator(small, hardware=CPU)
-        rows.append(evaluator.run(Contender(network), [oodbench.create_detector("msp")]).rows)
+        rows.append(
+            evaluator.run(
+                Contender(network, preprocess="benchmark"), [oodbench.create_detector("msp")]
+            ).rows
+        )
         counts.append(evaluator.forward_passes)
     assert counts == [24 + 12 + 12, 0]
     assert [r["row_id"] for r in rows[0]] == [r["row_id"] for r in rows[1]]
@@ -574,7 +591,9 @@ def test_an_ood_set_without_a_box(small: Benchmark) -> None:
     """It is said, rather than left out of a mean."""
     sure = replace(small, task_options={"confidence": 0.99})
     with pytest.raises(DataError, match="no box"):
-        oodbench.evaluate(untrained(CEDetection), benchmark=sure, hardware=CPU)
+        oodbench.evaluate(
+            untrained(CEDetection), benchmark=sure, hardware=CPU, preprocess="benchmark"
+        )
 
 
 def test_a_checkpoint_of_a_classifier_is_not_one_of_a_detector(small: Benchmark) -> None:

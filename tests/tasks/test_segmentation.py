@@ -847,7 +847,10 @@ def test_each_image_is_seen_once_however_many_the_detectors() -> None:
     for detectors in (["msp"], ["msp", "energy", "abet", "abet-msp", "entropy"]):
         network = Pixelwise()
         evaluator = Evaluator(benchmark, hardware=CPU)
-        evaluator.run(Contender(network), [oodbench.create_detector(d) for d in detectors])
+        evaluator.run(
+            Contender(network, preprocess="benchmark"),
+            [oodbench.create_detector(d) for d in detectors],
+        )
         assert evaluator.forward_passes == 3 + 4 + 2
         assert sum(shape[0] for shape in network.batches) == 3 + 4 + 2
 
@@ -1153,7 +1156,12 @@ def test_somebody_elses_network() -> None:
     bare = nn.Sequential(network.layer, nn.Upsample(scale_factor=2, mode="bilinear"))
     rows = [
         oodbench.evaluate(
-            model, id="scenes", task="segmentation", detectors="msp", hardware=CPU
+            model,
+            id="scenes",
+            task="segmentation",
+            detectors="msp",
+            hardware=CPU,
+            preprocess="benchmark",
         ).rows
         for model in (network, bare)
     ]
@@ -1161,5 +1169,10 @@ def test_somebody_elses_network() -> None:
     assert rows[0][0]["method"] == "external"
     with pytest.raises(OptionError, match=r"gives no logits \[B, C, H, W\]"):
         oodbench.evaluate(
-            _Somebodys("other"), id="scenes", task="segmentation", detectors="msp", hardware=CPU
+            _Somebodys("other"),
+            id="scenes",
+            task="segmentation",
+            detectors="msp",
+            hardware=CPU,
+            preprocess="benchmark",
         )

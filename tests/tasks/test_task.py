@@ -38,7 +38,9 @@ def test_samples_of_several_modalities() -> None:
     clips = Benchmark("clips", spec, (spec,), (), MultimodalPreprocess(parts))
     for name in ("odin", "gram"):
         with pytest.raises(OptionError, match=rf"{name} looks into a network of images.* energy"):
-            oodbench.evaluate(nn.Identity(), benchmark=clips, detectors=["msp", name])
+            oodbench.evaluate(
+                nn.Identity(), benchmark=clips, detectors=["msp", name], preprocess="benchmark"
+            )
     left = task_of(clips).left_out(oodbench.list_detectors())
     assert left is not None
     assert "odin" in left
@@ -86,7 +88,13 @@ def test_the_method_that_stands_for_one(benchmark: str, method: str, name: str) 
 def test_pictures_of_whole_images_are_refused(name: str, tmp_path: Path) -> None:
     """Before anything is read; they were left out without a word."""
     with pytest.raises(OptionError, match=r"pictures show pixels and boxes.* Leave `pictures` out"):
-        oodbench.evaluate(nn.Identity(), benchmark=name, detectors="msp", pictures=tmp_path / "p")
+        oodbench.evaluate(
+            nn.Identity(),
+            benchmark=name,
+            detectors="msp",
+            pictures=tmp_path / "p",
+            preprocess="benchmark",
+        )
     assert not (tmp_path / "p").exists()
 
 

@@ -108,7 +108,7 @@ def boxes() -> nn.Module:
 
 def evaluated(benchmark: Benchmark, *detectors: str) -> Callable[[nn.Module], Any]:
     return lambda network: oodbench.evaluate(
-        network, benchmark=benchmark, detectors=detectors, hardware=CPU
+        network, benchmark=benchmark, detectors=detectors, hardware=CPU, preprocess="benchmark"
     )
 
 
@@ -287,10 +287,14 @@ def test_logits_of_a_stream_are_those_of_the_network_in_evaluation_mode() -> Non
 def test_pixels_of_a_network_in_another_floating_type(dtype: torch.dtype) -> None:
     network = layers(7).to(dtype)
     with untouched(network):
-        rows = oodbench.evaluate(network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU)
+        rows = oodbench.evaluate(
+            network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU, preprocess="benchmark"
+        )
     same = layers(7)
     same.load_state_dict(network.state_dict())
-    expected = oodbench.evaluate(same, benchmark=SEGMENTATION, detectors="msp", hardware=CPU)
+    expected = oodbench.evaluate(
+        same, benchmark=SEGMENTATION, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     for row, other in zip(rows, expected, strict=True):
         assert row["auroc"] == pytest.approx(other["auroc"], abs=0.02)
 
@@ -361,14 +365,18 @@ def adapted() -> nn.Module:
 def test_networks_that_change_themselves(make: Callable[[], nn.Module]) -> None:
     network = make()
     with untouched(network):
-        oodbench.evaluate(network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU)
+        oodbench.evaluate(
+            network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU, preprocess="benchmark"
+        )
 
 
 def test_a_scripted_network() -> None:
     network = torch.jit.trace(layers(7).eval(), torch.rand(1, 1, 64, 64)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     addresses = [p.data_ptr() for p in network.parameters()]
-    oodbench.evaluate(network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU)
+    oodbench.evaluate(
+        network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     assert network.training
     assert [p.data_ptr() for p in network.parameters()] == addresses
     for name, value in network.state_dict().items():
@@ -378,7 +386,9 @@ def test_a_scripted_network() -> None:
 def test_a_gradient_that_was_begun_before_can_be_finished() -> None:
     network = layers(7)
     loss = network(torch.rand(1, 1, 8, 8)).square().mean()
-    oodbench.evaluate(network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU)
+    oodbench.evaluate(
+        network, benchmark=SEGMENTATION, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     loss.backward()
     assert all(p.grad is not None for p in network.parameters())
 
