@@ -17,8 +17,8 @@ from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.method import Method
-from oodbench.networks.backbones import load_classifier, said_of_backbone
-from oodbench.networks.inputs import Said, of_metadata
+from oodbench.networks.backbones import load_classifier
+from oodbench.networks.inputs import Said, of_metadata, said_of_backbone
 from oodbench.networks.models import as_module
 from oodbench.preprocessing import OWN_WORD, Asked
 from oodbench.registry import METHODS

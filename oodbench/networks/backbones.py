@@ -27,7 +27,6 @@ from oodbench.networks.checkpoints import HEAD_NAMES, Part, common_prefix, head_
 from oodbench.networks.checkpoints import read_checkpoint as read_checkpoint
 from oodbench.networks.classifier import Classifier as Classifier
 from oodbench.networks.door import single_precision
-from oodbench.networks.inputs import Said
 from oodbench.networks.lookalikes import looks_like
 from oodbench.outputs import Head
 from oodbench.registry import BACKBONES, register_backbone
@@ -212,12 +211,6 @@ def digits_cnn(channels: int = 1) -> DigitsCNN:
 def is_registered(name: str) -> bool:
     """Whether a backbone's name, or what stands before its colon, is in the registry."""
     return name.partition(":")[0] in BACKBONES
-
-
-def said_of_backbone(name: str) -> Said | None:
-    """What a registered backbone says of the images that it is made for, if it says anything."""
-    size = getattr(BACKBONES.get(name), "size", None) if name in BACKBONES else None
-    return Said(f"the backbone {name}", {"size": size}) if isinstance(size, int) else None
 
 
 def backbone_names(takes: str | None = None, gives: str | None = None) -> list[str]:
