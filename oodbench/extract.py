@@ -9,21 +9,15 @@ How the arrays lie on disk while they are filled is told in ``oodbench.caching.s
 from __future__ import annotations
 
 import contextlib
-import math
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pytorch_lightning as pl
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from oodbench import files
 from oodbench.caching import probe
@@ -31,46 +25,30 @@ from oodbench.caching.description import Description, describe
 from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.parts import Parts
 from oodbench.caching.store import Store, discard, stored
+from oodbench.caching.trunks import frozen_trunk_of, headed
 from oodbench.caching.unfinished import Unfinished
 from oodbench.data.samples import MultimodalSamples, Samples
 from oodbench.data.transforms import Transform
-from oodbench.detector import Detector, check_scores
-from oodbench.disk import full, leftovers
+from oodbench.disk import leftovers
 from oodbench.disk.locks import alone
 from oodbench.errors import BadScoresError, DataError, OODBenchError, OODBenchWarning, StorageError
-from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning, rank_and_world
+from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning
 from oodbench.networks.classifier import Classifier
 from oodbench.networks.door import (
-    at_door,
     called,
     check_weights,
-    explained,
-    fed,
-    kept,
-    kept_head,
 )
-from oodbench.networks.heads import checked_head
-from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.models import (
     Network,
     as_module,
     copied,
     network_of,
-    outputs_of,
     sample_column_of,
-    trunk_of,
-    withheld_by,
 )
-from oodbench.networks.rows import AT_ONCE, rows_of
-from oodbench.outputs import Head, Outputs, to_numpy
+from oodbench.networks.rows import AT_ONCE
+from oodbench.outputs import Outputs
+from oodbench.passes import Pass, Preprocessed, Shards, apart
 from oodbench.runtime.process import undisturbed
-
-PIECE = 2**19
-"""Pixels that a CPU takes at a time, over all images of a piece: 10 of 224 x 224, 512 of 32 x 32.
-
-Larger activations leave the caches, and the memory for them is mapped and returned at each layer.
-"""
-
 
 CLIPS = 2**26
 """Most values that a shard of samples of several modalities holds, or of images in their own sizes:
@@ -96,104 +74,6 @@ def as_network(model: nn.Module, layer: str | None = None, classes: int | None =
     if isinstance(model, Network) and layer is None:
         return model
     return Classifier(model, layer, classes)
-
-
-class _Images(Dataset[tuple[Any, int]]):
-    def __init__(self, samples: Samples, preprocess: Transform) -> None:
-        self.samples = samples
-        self.preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.preprocess(self.samples[index]), index
-
-
-class _Shards(Sampler[list[int]]):
-    """Whole shards, this process's share of them."""
-
-    def __init__(self, n: int, size: int, shards: Sequence[int]) -> None:
-        self.n, self.size, self.shards = n, size, list(shards)
-
-    def _own(self) -> list[int]:
-        rank, world = rank_and_world()
-        return self.shards[rank::world]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for shard in self._own():
-            yield list(range(shard * self.size, min((shard + 1) * self.size, self.n)))
-
-    def __len__(self) -> int:
-        return len(self._own())
-
-
-class _Extraction(pl.LightningModule):
-    def __init__(self, network: nn.Module, store: Unfinished, who: str) -> None:
-        super().__init__()
-        self.network = network
-        self.store = store
-        self.who = who
-        self.count = 0
-        self.channels_last = False
-        # with fewer shards than processes, some have nothing to do
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-
-        self.owner = sample_column_of(network)
-
-    def on_predict_start(self) -> None:
-        # a network of images in their own sizes copies them into batches of the usual layout
-        self.channels_last = self.owner is None and prefer_channels_last(self.network)
-
-    def predict_step(self, batch: tuple[Any, Tensor]) -> None:
-        images, rows = batch
-        network = self.network
-        outputs = self._rows_of(images, rows)
-        of = rows if self.owner is None else outputs[self.owner]
-        for name, value in outputs.items():
-            if not value.isfinite().all():
-                bad = (~value.isfinite()).flatten(1).any(dim=1).nonzero()[0]
-                raise BadScoresError(
-                    f"the network gives {name} that are NaN or infinite on {self.who} (first at "
-                    f"index {int(of[bad])}). Has its training diverged? Train again with a "
-                    "smaller learning rate (`lr`), or check the checkpoint."
-                )
-        head, notes = checked_head(network, outputs)
-        notes = {**notes, **withheld_by(network)}
-        self.store.write(rows.cpu().numpy(), outputs, kept_head(head), notes)
-        self.count += len(rows)
-
-    def _rows_of(self, images: Any, rows: Tensor) -> dict[str, Tensor]:
-        """The network's outputs of a batch; an error of its own gets the samples' name."""
-        network = self.network
-        if self.owner is not None:
-            try:
-                return rows_of(network, images, rows.tolist(), self.owner)
-            except BadScoresError as error:
-                raise BadScoresError(f"on {self.who}: {error}") from error
-        if self.channels_last and isinstance(images, Tensor) and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with explained(network, images):
-            return _in_pieces(
-                lambda piece: kept(network, outputs_of(network)(piece), len(tree_leaves(piece)[0])),
-                fed(network, images),
-            )
-
-
-def _apart(batch: Sequence[tuple[Any, int]]) -> tuple[list[Any], Tensor]:
-    """Samples that are not joined, since they need not be of one size, and their positions."""
-    return [sample for sample, _ in batch], torch.tensor([row for _, row in batch])
-
-
-def _in_pieces(outputs: Callable[[Any], dict[str, Tensor]], images: Any) -> dict[str, Tensor]:
-    """What a network says of a batch, which a CPU sees in pieces of ``PIECE`` pixels."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.device.type != "cpu":
-        return outputs(images)
-    size = max(1, PIECE // (images.shape[2] * images.shape[3]))
-    if len(images) <= size:
-        return outputs(images)
-    parts = [outputs(piece) for piece in images.split(size)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @undisturbed()
@@ -231,9 +111,9 @@ def extract(
     network = as_network(model, layer)
     if len(samples) == 0:
         raise BadScoresError(f"{samples.name} holds no images.")
-    if (trunk := _trunk_of(network)) is not None:
+    if (trunk := frozen_trunk_of(network)) is not None:
         below = extract(trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
-        return _headed(below, network_of(network).head())
+        return headed(below, network_of(network).head())
     about = describe(network)
     key = cache_key(network, samples, preprocess, hardware.precision, about)
     job = _Job(network, network is model, samples, preprocess, hardware, on_forward)
@@ -390,12 +270,12 @@ class _Job:
     def _predict(self, store: Unfinished, missing: list[int], unshared: str | None) -> int:
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
         network = copied(self.network) if self.borrowed else self.network
-        run = _Extraction(network.eval(), store, self.samples.name)
+        run = Pass(network.eval(), store, self.samples.name)
         loader = DataLoader(
-            _Images(self.samples, self.preprocess),
-            batch_sampler=_Shards(len(self.samples), store.size, missing),
+            Preprocessed(self.samples, self.preprocess),
+            batch_sampler=Shards(len(self.samples), store.size, missing),
             num_workers=self.hardware.workers_for(self.samples, self.preprocess),
-            collate_fn=None if sample_column_of(network) is None else _apart,
+            collate_fn=None if sample_column_of(network) is None else apart,
         )
         with quiet_lightning():
             trainer = self.hardware.trainer(logger=False, inference_mode=True)
@@ -431,124 +311,9 @@ def extracted(
     """What :func:`extract` has in its cache, or None where the network did not see them all yet."""
     precision = (hardware or Hardware()).precision
     network = as_network(model)
-    trunk = _trunk_of(network)
+    trunk = frozen_trunk_of(network)
     key = cache_key(network if trunk is None else trunk, samples, preprocess, precision)
     cached = key and stored(files.cache_dir() / "outputs" / key, key)[0]
     if not cached:
         return None
-    return cached if trunk is None else _headed(cached, network_of(network).head())
-
-
-def _trunk_of(network: nn.Module) -> nn.Module | None:
-    """The frozen network whose features a network's head reads, if it is of that kind."""
-    trunk = trunk_of(network)
-    return trunk if isinstance(trunk, Network) else None
-
-
-def _headed(outputs: Outputs, head: Head | None) -> Outputs:
-    """What a trunk says, with the logits of a head on its features; none without a head."""
-    if head is None:
-        return outputs
-    rows = max(1, 2**22 // outputs.features.shape[1])
-    starts = range(0, len(outputs), rows)
-    pieces = (to_numpy(head(outputs.features[s : s + rows].float())) for s in starts)
-    logits = _gathered(pieces, (len(outputs), len(head.weight)))
-    return replace(outputs, logits=torch.from_numpy(logits), head=head)
-
-
-def _gathered(pieces: Iterator[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Rows of float32 as one array: in memory, or in a file without a name where it is large."""
-    if math.prod(size) <= 2**26:
-        return np.concatenate(list(pieces))
-    folder = files.cache_dir()
-    with _nameless(folder) as handle, full.telling(folder, 4 * math.prod(size)):
-        for piece in pieces:  # written, not mapped: a disk that fills would kill the process
-            full.write_all(handle, np.ascontiguousarray(piece, dtype=np.float32).data)
-        return np.memmap(handle, dtype=np.float32, mode="c", shape=size)
-
-
-def _nameless(folder: Path) -> Any:
-    try:
-        return tempfile.TemporaryFile(buffering=0, dir=folder)
-    except OSError:  # a cache that is read-only
-        return tempfile.TemporaryFile(buffering=0)
-
-
-@dataclass
-class _Loaded:
-    """A copy of the network on its device, and batches of preprocessed images with their rows."""
-
-    network: nn.Module
-    batches: Iterator[tuple[Tensor, Tensor]]
-
-
-def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: Hardware) -> _Loaded:
-    network = copied(as_network(model)).eval()
-    network.preprocess = preprocess
-    device = hardware.trainer(logger=False).strategy.root_device
-    network.to(device)
-    at_door(network)
-    loader = DataLoader(
-        _Images(samples, preprocess),
-        batch_size=hardware.batch_size,
-        num_workers=hardware.workers_for(samples, preprocess),
-    )
-    return _Loaded(network, _with_checked_head(network, loader, device))
-
-
-def _with_checked_head(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches on the device, once a network's own head was compared with what it gives."""
-    for number, (images, rows) in enumerate(batches):
-        images = images.to(device)
-        if number == 0 and not isinstance(network, Classifier):
-            with torch.no_grad():
-                if checked_head(network, outputs_of(network)(images[:8]))[0] is None:
-                    network.head = lambda: None  # type: ignore[assignment]
-        yield images, rows
-
-
-def fit_with_network(
-    detector: Detector,
-    model: nn.Module,
-    samples: Samples,
-    preprocess: Transform,
-    *,
-    hardware: Hardware | None = None,
-) -> None:
-    """Fit a detector that learns from images with the network at hand (``fit_batches``).
-
-    The network is copied and put in evaluation mode.
-    """
-    with quiet_lightning():
-        loaded = _load(model, samples, preprocess, hardware or Hardware())
-        labels = torch.from_numpy(samples.labels)
-        detector.fit_batches(
-            loaded.network,
-            ((images, labels[rows].to(images.device)) for images, rows in loaded.batches),
-        )
-
-
-def score_with_network(
-    detector: Detector,
-    model: nn.Module,
-    samples: Samples,
-    preprocess: Transform,
-    *,
-    hardware: Hardware | None = None,
-) -> Tensor:
-    """Scores ``[N]`` of a detector that needs the network itself (``score_batch``), gradients on.
-
-    The network is copied and put in evaluation mode; nothing is cached.
-
-    Raises:
-        BadScoresError: scores that are not ``[B]`` finite floats.
-    """
-    with quiet_lightning():
-        loaded = _load(model, samples, preprocess, hardware or Hardware())
-        scores = [
-            detector.score_batch(loaded.network, images).detach().cpu()
-            for images, _ in loaded.batches
-        ]
-    return check_scores(torch.cat(scores), len(samples), detector.label)
+    return cached if trunk is None else headed(cached, network_of(network).head())

@@ -22,8 +22,9 @@ from oodbench.data.samples import Samples
 from oodbench.data.transforms import Preprocess, Transform, as_shown
 from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, OODBenchError
-from oodbench.extract import extract, extracted, fit_with_network, score_with_network
+from oodbench.extract import extract, extracted
 from oodbench.hardware import Hardware
+from oodbench.looking import fit_with_network, score_with_network
 from oodbench.networks.classifier import Classifier
 from oodbench.networks.models import copied, trunk_of
 from oodbench.networks.normalisation import Normalisation, fed, own_normalisation

@@ -23,6 +23,8 @@ ELSEWHERE = {
     # a task is tested with the networks, the training and the pictures that only it has
     "oodbench/data/dense.py": "tasks/test_segmentation.py",
     "oodbench/networks/boxes.py": "tasks/test_detection.py",
+    "oodbench/networks/projects.py": "networks/test_pretrained.py",
+    "oodbench/networks/rows.py": "caching/test_parts.py",
     "oodbench/networks/pixels.py": "tasks/test_segmentation.py",
     "oodbench/tasks/boxes.py": "tasks/test_detection.py",
     "oodbench/tasks/multimodal.py": "networks/test_modalities.py",
@@ -54,6 +56,8 @@ ELSEWHERE = {
     "oodbench/errors.py": "core/test_registry.py",
     "oodbench/hardware.py": "runtime/test_launchers.py",
     "oodbench/info.py": "cli/test_names.py",
+    "oodbench/looking.py": "core/test_extract.py",
+    "oodbench/passes.py": "core/test_extract.py",
     "oodbench/measures.py": "detectors/test_separability.py",
     "oodbench/method.py": "training/test_train.py",
     "oodbench/papers.py": "contract/test_detectors.py",

@@ -33,7 +33,8 @@ from oodbench.errors import (
     OptionError,
 )
 from oodbench.evaluator import Contender, Evaluator
-from oodbench.extract import extract, score_with_network
+from oodbench.extract import extract
+from oodbench.looking import score_with_network
 from oodbench.networks.backbones import Classifier, HeadedBackbone, create_backbone
 from oodbench.registry import DETECTORS
 from tests.conftest import write_images

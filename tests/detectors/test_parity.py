@@ -15,7 +15,8 @@ import oodbench
 from oodbench import Outputs, metrics
 from oodbench.data.samples import Subset, image_folder
 from oodbench.detector import Detector
-from oodbench.extract import extract, score_with_network
+from oodbench.extract import extract
+from oodbench.looking import score_with_network
 from oodbench.networks.backbones import load_classifier
 from oodbench.testing import blobs
 from tests.conftest import REPOSITORY, SHARED

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from torchvision import transforms
 
 import oodbench
-import oodbench.extract as extraction
+import oodbench.passes as extraction
 from oodbench import Benchmark, DatasetSpec, Outputs, Preprocess, metrics
 from oodbench.caching import probe as second_look
 from oodbench.data.samples import ImageArrays, Subset
@@ -103,16 +103,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     A network that was changed to count would be one with a user's code.
     """
     counts: list[int] = []
-    step = extraction._Extraction.predict_step
+    step = extraction.Pass.predict_step
 
-    def counting(self: extraction._Extraction, batch: tuple[Any, torch.Tensor]) -> None:
+    def counting(self: extraction.Pass, batch: tuple[Any, torch.Tensor]) -> None:
         counts.append(len(batch[1]))
         step(self, batch)
 
     def refuse(*_: Any) -> None:
         raise AssertionError("a network without a user's code is looked at again")
 
-    monkeypatch.setattr(extraction._Extraction, "predict_step", counting)
+    monkeypatch.setattr(extraction.Pass, "predict_step", counting)
     monkeypatch.setattr(second_look, "still_says", refuse)
     return counts
 

@@ -18,7 +18,8 @@ from oodbench import Hardware, Head
 from oodbench.data.samples import Samples, image_folder
 from oodbench.data.transforms import Preprocess
 from oodbench.errors import OODBenchError
-from oodbench.extract import extract, fit_with_network, score_with_network
+from oodbench.extract import extract
+from oodbench.looking import fit_with_network, score_with_network
 from oodbench.networks.door import fed, number_type
 from tests.conftest import write_images
 

@@ -165,7 +165,7 @@ def job_eval(moment: str, signals: list[int]) -> None:
     """The command line's ``eval``, which gets signals at a moment."""
     from oodbench.cli import main
     from oodbench.detectors.msp import MSP
-    from oodbench.extract import _Extraction, _Images
+    from oodbench.passes import Pass, Preprocessed
 
     def struck(*_: Any, **__: Any) -> Any:
         for signum in signals:
@@ -180,8 +180,8 @@ def job_eval(moment: str, signals: list[int]) -> None:
 
     moments = {
         "reading": (ImageArrays, "__init__"),
-        "extracting": (_Extraction, "predict_step"),
-        "worker": (_Images, "__getitem__"),
+        "extracting": (Pass, "predict_step"),
+        "worker": (Preprocessed, "__getitem__"),
         "scoring": (MSP, "score"),
         "twice": (MSP, "score"),
     }
