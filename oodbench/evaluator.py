@@ -21,9 +21,11 @@ from oodbench.needed import needed, obtainable
 from oodbench.preprocessing import BENCHMARK
 from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report, reason_of, track, warnings_to
+from oodbench.results import scores
 from oodbench.results.means import rows_of_means
 from oodbench.results.provenance import provenance
 from oodbench.results.rows import COLUMNS, Results, Row, cell, row_id, with_columns
+from oodbench.results.scores import Scores
 from oodbench.results.store import ResultStore
 from oodbench.runtime.process import undisturbed
 from oodbench.selection import create_detectors, left_out_of
@@ -58,7 +60,8 @@ class Evaluator:
         test: the ID test set.
         forward_passes: samples that went through the network so far; cached outputs do not count.
         errors: what detectors raised that failed.
-        keep: given a detector's rows as soon as it is done, whatever becomes of the others.
+        keep: given a detector's rows, and the scores behind them where there are, as soon as it is
+            done, whatever becomes of the others.
 
     Raises:
         MissingDataError: the ID set or all OOD sets are missing.
@@ -87,7 +90,7 @@ class Evaluator:
         self.command = command
         self.forward_passes = 0
         self.errors: list[Exception] = []
-        self.keep: Callable[[list[Row]], object] = lambda _: None
+        self.keep: Callable[[list[Row], Scores | None], object] = lambda _rows, _scores: None
         self.warnings: list[str] = []
         self.tested = Tested(benchmark, self.task, ood, self.report, self.warn)
         self.test = self.tested.test
@@ -160,6 +163,7 @@ class Evaluator:
             **self.tested.provenance(learned_from.get("train", contender.trained_on)),
         }
         of_sets = self._of_sets(runner, tested)
+        correct = self._correct(runner, tested)
         results = Results([], dict(self.missing), list(self.warnings))
         note = partial(self._note, results)
         for text in (*examined.notes, *self._alone(tested)):
@@ -184,7 +188,9 @@ class Evaluator:
                 "seconds": round(scored.seconds, 3),
                 "notes": list(notes) or None,
             }
-            results.rows += self._rows(scored, about, of_sets, tested)
+            rows = self._rows(scored, about, of_sets, tested)
+            results.rows += rows
+            self.keep(rows, self._scores(scored, correct))
         return results
 
     def _train(
@@ -228,6 +234,26 @@ class Evaluator:
             rows.append(with_columns({"shifted_accuracy": accuracy}, about))
         return rows
 
+    def _correct(self, runner: NetworkRunner, tested: Sequence[SampleOutputs]) -> Scores:
+        """Where the network's decision is the label, by set: what accuracies are made of."""
+        if not runner.keeps_outputs or not self.task.is_classified:
+            return {}
+        keys = [scores.ID, *(scores.of_ood(ood.name) for ood in self.tested.ood)]
+        labelled = [True, *(ood.is_shifted for ood in self.tested.ood)]
+        of_sets = {
+            scores.correct(key): runner.correct(outputs)
+            for key, outputs, has_labels in zip(keys, tested, labelled, strict=True)
+            if has_labels
+        }
+        return {key: values for key, values in of_sets.items() if values is not None}
+
+    def _scores(self, scored: Scored, correct: Scores) -> Scores | None:
+        """What a detector's figures are made of; None where scores were counted as they came."""
+        if scored.scores is None:
+            return None
+        keys = [scores.ID, *(scores.of_ood(ood.name) for ood in self.tested.ood)]
+        return {**dict(zip(keys, scored.scores, strict=True)), **correct}
+
     def report_pictures(self, detectors: int) -> None:
         """Say how many pictures there will be, if any, and how large they are at most."""
         if self.pictures is not None:
@@ -250,7 +276,7 @@ class Evaluator:
         of_sets: Sequence[Row],
         tested: Sequence[SampleOutputs],
     ) -> list[Row]:
-        """Rows of what was measured on each OOD set, and of the groups' means; they are kept.
+        """Rows of what was measured on each OOD set, and of the groups' means.
 
         Args:
             scored: the detector and its figures.
@@ -291,7 +317,6 @@ class Evaluator:
         whole_rows = [with_columns({}, {n: cell(row, n) for n in columns}) for row in rows]
         for row in whole_rows:
             row["row_id"] = row_id(row)
-        self.keep(whole_rows)
         return whole_rows
 
 

@@ -90,7 +90,7 @@ def eval_command(
         typer.echo(results.to_json())
     else:
         show_rows(results, benchmark.task)
-        say(f"rows: {ResultStore(leaderboards).path(benchmark.name)}; page: {page}")
+        say(f"results: {ResultStore(leaderboards).path(benchmark.name)}; page: {page}")
         say(f"again: {command_line()}")
     leave_if_failed(results.failures)
 

@@ -104,7 +104,7 @@ def page_of_kept(benchmark: Benchmark, leaderboards: Path, hardware: Hardware) -
     store = ResultStore(leaderboards).path(benchmark.name)
 
     def changed() -> int | None:
-        return store.stat().st_mtime_ns if store.is_file() else None
+        return store.stat().st_mtime_ns if store.is_dir() else None
 
     before = changed()
     try:

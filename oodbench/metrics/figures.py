@@ -107,7 +107,12 @@ def all_metrics(id_scores: Scores, ood_scores: Scores) -> dict[str, float]:
 
 
 def accuracy(logits_or_predictions: Scores, labels: Scores) -> float:
-    """Share of samples whose prediction equals the label.
+    """Share of samples whose prediction equals the label; see :func:`correct`."""
+    return float(np.mean(correct(logits_or_predictions, labels)))
+
+
+def correct(logits_or_predictions: Scores, labels: Scores) -> np.ndarray:
+    """Where the prediction equals the label, ``[N]`` of true and false.
 
     Args:
         logits_or_predictions: ``[N, C]`` logits, of which the first largest is the prediction, or
@@ -133,7 +138,7 @@ def accuracy(logits_or_predictions: Scores, labels: Scores) -> float:
         )
     if predicted.ndim == 2:
         predicted = predicted.argmax(axis=1)
-    return float(np.mean(predicted == true))
+    return np.asarray(predicted == true)
 
 
 def auroc_ci(id_scores: Scores, ood_scores: Scores, level: float = 0.95) -> Interval:

@@ -187,7 +187,7 @@ def fault_of_means(rows: Sequence[Parsed], metrics: Sequence[str]) -> tuple[int,
         metrics: columns that are averaged.
     """
     figures: dict[str, dict[str, set[tuple[float, ...]]]] = {}
-    keys = [_evaluation(row) for row in rows]
+    keys = [evaluation(row) for row in rows]
     if fault := _fault_of_groups(rows, keys):
         return fault
     for key, row in zip(keys, rows, strict=True):
@@ -233,6 +233,6 @@ _SAME = (
 ).split()
 
 
-def _evaluation(row: Parsed) -> str:
+def evaluation(row: Parsed) -> str:
     """What the rows of one detector in one evaluation have in common."""
     return json.dumps([row.get(name) for name in _SAME], sort_keys=True)

@@ -1,27 +1,33 @@
-"""The append-only store that keeps result rows: one file per benchmark."""
+"""The store of results: a folder for each benchmark, in it one file for each result."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from oodbench import files
 from oodbench.disk import full
-from oodbench.errors import OODBenchError, StorageError
 from oodbench.registry import BENCHMARKS
-from oodbench.results import rowcheck
-from oodbench.results.rows import _ALWAYS, METRICS, SCHEMA, Row, row_id
+from oodbench.results import lines, scores, stored
+from oodbench.results.rows import Row
+from oodbench.results.scores import Scores
+from oodbench.results.stored import StoredResult, StoredScores
 
 _HINT = "Choose a folder that you may write with `leaderboards`."
 
 
 class ResultStore:
-    """Rows on disk: one ``.jsonl`` file per benchmark below ``folder/results``, append-only.
+    """Results on disk: ``folder/results/BENCHMARK/DETECTOR-DIGEST.json``, the scores beside it.
 
-    A row that is there already (same measurement, same figures) is not written again. A line that
-    a crash or a full disk left half written is dropped before the next append, and never read.
+    What a detector gave in one evaluation is one result: what made it, said once, and a row for
+    each OOD set and group (:mod:`oodbench.results.stored`); the scores of every sample are in
+    ``DETECTOR-DIGEST.scores.safetensors`` (:mod:`oodbench.results.scores`). A file is written
+    beside and renamed into place, and its name is a digest of its rows: nothing is replaced, a
+    repetition with the same figures is the file that is there, one with others is another file.
+
+    A ``BENCHMARK.jsonl``, in which oodbench kept all rows of a benchmark before, is read as well;
+    when a result is added it is replaced by the files of its results.
 
     Args:
         folder: the leaderboards' folder.
@@ -31,134 +37,127 @@ class ResultStore:
         self.folder = files.user_path(folder)
 
     def path(self, benchmark: str) -> Path:
-        """The file that holds a benchmark's rows."""
-        return self.folder / "results" / f"{page_name(benchmark)}.jsonl"
+        """The folder of a benchmark's results."""
+        return self.folder / "results" / page_name(benchmark)
 
     def check(self, benchmark: str) -> None:
-        """Check, before there are rows, that they can be written.
+        """Check, before there are results, that they can be written.
 
         Raises:
             StorageError: the folder cannot be written to.
         """
-        files.writable_dir(self.path(benchmark).parent, _HINT, make=False)
+        files.writable_dir(self.path(benchmark), _HINT, make=False)
 
-    def _former(self, benchmark: str) -> list[Row]:
-        """Rows of the benchmark in the file that it shared with others of a similar name."""
-        path = self.folder / "results" / f"{_former_name(benchmark)}.jsonl"
-        try:
-            if path == self.path(benchmark) or not path.is_file():
-                return []
-        except OSError:  # a name that was too long for a file
-            return []
-        return [row for row in _parse(path.read_bytes(), path) if row["benchmark"] == benchmark]
+    def append(self, rows: Iterable[Row], samples: Scores | None = None) -> int:
+        """Write results that are new; returns how many rows they have.
 
-    def append(self, rows: Iterable[Row]) -> int:
-        """Write the rows that are new; returns how many.
+        Args:
+            rows: of one or several results.
+            samples: the scores behind them, where they are of one result.
 
         Raises:
             StorageError: the folder cannot be written to.
+            OODBenchError: a result of that name is there, but damaged.
         """
-        by_benchmark: dict[str, list[Row]] = {}
+        by_benchmark: dict[str, dict[str, Row]] = {}
         for row in rows:
-            by_benchmark.setdefault(row["benchmark"], []).append(row)
+            by_benchmark.setdefault(row["benchmark"], {}).setdefault(row["row_id"], row)
         written = 0
-        for benchmark, group in by_benchmark.items():
-            path = self.path(benchmark)
-            files.writable_dir(path.parent, _HINT)
-            former = {row["row_id"] for row in self._former(benchmark)}
-            group = [row for row in group if row["row_id"] not in former]
-            try:
-                with files.locked(path):
-                    written += self._append(path, group)
-            except StorageError:
-                raise
-            except OSError as error:
-                raise StorageError(f"cannot append to {path} ({error.strerror}).") from error
+        for benchmark, own in by_benchmark.items():
+            folder = files.writable_dir(self.path(benchmark), _HINT)
+            former = self._convert(benchmark)
+            new = [row for row_id, row in own.items() if row_id not in former]
+            for result in lines.by_evaluation(new):
+                written += _write(folder, result, samples)
         return written
-
-    @staticmethod
-    def _append(path: Path, rows: Sequence[Row]) -> int:
-        path.touch()
-        with path.open("r+b", buffering=0) as handle:
-            content = handle.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                handle.truncate(whole)
-            known = {row["row_id"] for row in _parse(content[:whole], path)}
-            new = {row["row_id"]: row for row in rows if row["row_id"] not in known}
-            lines = [json.dumps(row, allow_nan=False) + "\n" for row in new.values()]
-            added = "".join(lines).encode()
-            handle.seek(whole)
-            try:
-                # one write: a reader or a kill sees it from a line's start to a line's end
-                with full.telling(path, len(added)):
-                    full.write_all(handle, added)
-                    full.flush(handle)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    handle.truncate(whole)
-                raise
-        return len(lines)
 
     def rows(self, benchmark: str) -> list[Row]:
         """All rows of a benchmark, oldest first.
 
         Raises:
-            OODBenchError: a line that is no row, was changed by hand, or is of a newer schema.
+            OODBenchError: a file that is no result, was changed by hand, or is of a newer version.
         """
-        path = self.path(benchmark)
-        if benchmark in _page_names() and not path.is_file():
-            path = path.with_name(f"{benchmark}.jsonl")  # asked for by the page's name
-        own = _parse(path.read_bytes(), path) if path.is_file() else []
-        former = self._former(benchmark)
-        return [*former, *own] if former else own
+        own = [row for result in self.results(benchmark) for row in result.rows]
+        known = {row["row_id"] for row in own}
+        former = [row for row in self._former(benchmark) if row["row_id"] not in known]
+        # a row that is in two results, one of which was interrupted before, counts once
+        return list({row["row_id"]: row for row in (*former, *own)}.values())
+
+    def results(self, benchmark: str) -> list[StoredResult]:
+        """All results of a benchmark, oldest first; not what a ``.jsonl`` of before still holds.
+
+        Raises:
+            OODBenchError: a file that is no result, was changed by hand, or is of a newer version.
+        """
+        folder = self.path(benchmark)
+        if benchmark in _page_names() and not folder.is_dir():
+            folder = folder.with_name(benchmark)  # asked for by the page's name
+        found = [stored.read(path) for path in sorted(folder.glob("*.json"))]
+        return sorted(found, key=lambda result: result.rows[0]["created"])
+
+    # --- what was kept in lines before ----------------------------------------------------------
+
+    def _line_files(self, benchmark: str) -> list[Path]:
+        """Files of lines that may hold rows of the benchmark."""
+        names = [_former_name(benchmark), page_name(benchmark)]
+        if benchmark in _page_names():
+            names.append(benchmark)
+        paths = []
+        for name in dict.fromkeys(names):
+            path = self.folder / "results" / f"{name}.jsonl"
+            try:
+                if path.is_file():
+                    paths.append(path)
+            except OSError:  # a name that was too long for a file
+                continue
+        return paths
+
+    def _former(self, benchmark: str) -> list[Row]:
+        """Rows of the benchmark in files of lines, which it may share with a similar name's."""
+        rows = [row for path in self._line_files(benchmark) for row in lines.read(path)]
+        known = {benchmark, _page_names().get(benchmark, benchmark)}
+        return [row for row in rows if row["benchmark"] in known]
+
+    def _convert(self, benchmark: str) -> set[str]:
+        """Write the results of files of lines; one whose rows are all the benchmark's is removed.
+
+        It may be killed anywhere, and two processes may do it at once: the results are the same
+        files, and rows that are still in lines as well are read once.
+
+        Returns:
+            Ids of the rows that were there.
+        """
+        ids: set[str] = set()
+        for path in self._line_files(benchmark):
+            rows = lines.read(path)
+            own = [row for row in rows if row["benchmark"] == benchmark]
+            for result in lines.by_evaluation(own):
+                _write(self.path(benchmark), result, None)
+            ids |= {row["row_id"] for row in own}
+            if len(own) == len(rows):
+                path.unlink(missing_ok=True)
+        return ids
 
 
-def _parse(content: bytes, path: Path) -> list[Row]:
-    """Rows of lines, each of which must be what an evaluation wrote.
+def _write(folder: Path, rows: Sequence[Row], samples: Scores | None) -> int:
+    """Write a result, or the scores of one that is there without them; returns its new rows."""
+    path = folder / f"{stored.name_of(rows)}.json"
+    there = stored.read(path) if path.is_file() else None
+    if there is not None and (samples is None or there.scores is not None):
+        return 0
+    kept = None if samples is None else _write_scores(path, samples)
+    text = stored.encode(rows if there is None else there.rows, kept)
+    with full.telling(path, len(text)):
+        files.write_text(path, text)
+    return len(rows) if there is None else 0
 
-    Raises:
-        OODBenchError: names the file, the line, and what is wrong with it.
-    """
-    rows: list[Row] = []
-    lines: dict[str, int] = {}
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        where = f"{path}, line {number}"
-        try:
-            row = rowcheck.parse(line)
-            if not rowcheck.is_whole(row["schema"], 1):
-                raise ValueError(f"schema is {row['schema']!r}")  # noqa: TRY301 - as the others are
-            str(row["row_id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise OODBenchError(
-                f"{where} is no result row ({error}). Restore the file, or remove the line."
-            ) from error
-        if row["schema"] > SCHEMA:
-            raise OODBenchError(
-                f"{where} was written by a newer oodbench (schema {row['schema']}, this one "
-                f"reads up to {SCHEMA}). Update oodbench."
-            )
-        if problem := rowcheck.fault(row, _ALWAYS):
-            raise OODBenchError(
-                f"{where} is no result row: {problem}. Restore the file, or remove the line."
-            )
-        if row_id(row) != row["row_id"]:
-            raise OODBenchError(
-                f"{where} is not what was measured: the row was changed after its row_id was made. "
-                "Restore the line, or remove it and evaluate again."
-            )
-        if row["row_id"] in lines:
-            raise OODBenchError(
-                f"{where} is the row of line {lines[row['row_id']]} once more. Remove one of them."
-            )
-        lines[row["row_id"]] = number
-        rows.append(row)
-    if wrong := rowcheck.fault_of_means(rows, METRICS):
-        raise OODBenchError(
-            f"{path}, line {wrong[0] + 1} is not what was measured: {wrong[1]}. "
-            "Restore the file, or remove the line."
-        )
-    return rows
+
+def _write_scores(result: Path, samples: Scores) -> StoredScores:
+    """The scores come first, so that no result speaks of a file that is not there."""
+    content = scores.encode(samples)
+    path = result.with_suffix(".scores.safetensors")
+    files.write_bytes(path, content)
+    return StoredScores(path.name, hashlib.sha256(content).hexdigest())
 
 
 def page_name(benchmark: str) -> str:

@@ -231,14 +231,21 @@ class NetworkRunner:
 
     def quality(self, test: SampleOutputs) -> Row:
         """How well the network does on ID samples what it was trained for: columns of a row."""
-        outputs = test.outputs
         accuracy = low = high = None
-        fits = not self.classes or doubts.fits_classes(outputs, len(self.classes))
-        decisions = outputs.decisions
-        if decisions is not None and outputs.labels is not None and fits:
-            accuracy = metrics.accuracy(decisions, outputs.labels)
-            low, high = metrics.proportion_ci(round(accuracy * len(outputs)), len(outputs))
+        correct = self.correct(test)
+        if correct is not None:
+            accuracy = float(np.mean(correct))
+            low, high = metrics.proportion_ci(int(correct.sum()), len(correct))
         return {"id_accuracy": accuracy, "id_accuracy_low": low, "id_accuracy_high": high}
+
+    def correct(self, scored: SampleOutputs) -> np.ndarray | None:
+        """Where the decision is the label, ``[N]``; None where there is no such thing."""
+        outputs = scored.outputs
+        decisions, labels = outputs.decisions, outputs.labels
+        fits = not self.classes or doubts.fits_classes(outputs, len(self.classes))
+        if decisions is None or labels is None or not fits:
+            return None
+        return metrics.correct(decisions, labels)
 
     def weights(self, test: SampleOutputs) -> str:
         """What tells the network in rows: a digest of its weights, or that these are unknown."""

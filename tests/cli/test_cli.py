@@ -256,7 +256,7 @@ def test_leaderboards_folder_from_option_or_environment(
     assert run(*words).status == 0
     for name in ("one", "two"):
         assert (tmp_path / name / "digits.md").is_file()
-        assert (tmp_path / name / "results" / "digits.jsonl").is_file()
+        assert (tmp_path / name / "results" / "digits").is_dir()
     assert not Path("leaderboards").exists()
 
 
@@ -487,8 +487,8 @@ def test_one_failing_detector_does_not_lose_the_others(run: CLI, tmp_path: Path)
     assert ran.status == cli.SOME_FAILED
     last = ran.err.strip().splitlines()[-1]
     assert last.startswith("failed: knn: k=1000 exceeds the 24 training samples")
-    (store,) = (tmp_path / "boards" / "results").glob("*.jsonl")
-    kept = [json.loads(line)["detector"] for line in store.read_text().splitlines()]
+    stored = (tmp_path / "boards" / "results").glob("*/*.json")
+    kept = [json.loads(path.read_text())["result"]["detector"] for path in stored]
     assert set(kept) == {"msp", "energy"}
     machine = run("eval", "--detector", "knn,msp", "--json", *words)
     assert machine.status == cli.SOME_FAILED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from oodbench import cli, files, get_benchmark
 from oodbench.cli.names import split_names
 from oodbench.dataset import name_is_there
 from oodbench.errors import OODBenchError, OptionError
+from oodbench.results import stored
 from oodbench.results.compare import compare
 from tests.conftest import write_images
 
@@ -156,8 +156,8 @@ def test_names_on_the_command_line(
         printed.append(out)
         (again,) = [line for line in out.splitlines() if line.startswith("again: ")]
         words = shlex.split(again.removeprefix("again: "))[1:]
-    (store,) = (tmp_path / "leaderboards" / "results").glob("*.jsonl")
-    rows = [json.loads(line) for line in store.read_text().splitlines()]
+    (path,) = (tmp_path / "leaderboards" / "results").glob("*/*.json")
+    rows = stored.read(path).rows
     assert [row["ood"] for row in rows][:2] == [f"folder:ood/{name}", "near"]
     assert rows[0]["id"] == f"folder:id/{name}"
     assert shlex.split(rows[0]["command"])[1:] == words

@@ -25,6 +25,7 @@ from oodbench.results.store import ResultStore
 from oodbench.training import train
 from tests.helpers.images import CPU, GREY, arrays
 from tests.helpers.networks import flat_model
+from tests.helpers.rows import numbered
 from tests.helpers.training import short, tiny
 
 
@@ -38,7 +39,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-ROW = {"benchmark": "toy", "row_id": "1", "text": "x" * 5000}
+ROW = numbered(0, text="x" * 5000)
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "extraction": lambda p: extract(flat_model(), arrays(2000), GREY, hardware=CPU),
     "training": lambda p: train.train(short(tiny()[0]), CPU),

@@ -13,6 +13,7 @@ import torch
 import oodbench
 from oodbench import metrics
 from oodbench.results.rows import COLUMNS, ENDS, METRICS, SCHEMA, row_id
+from oodbench.results.store import ResultStore
 from tests.conftest import REPOSITORY
 from tests.helpers.rows import (
     FAR_A,
@@ -137,9 +138,9 @@ def test_another_measurement_is_another_row(other: Any) -> None:
 
 
 def test_rows_from_before_a_column_was_there_keep_their_id() -> None:
-    for path in sorted((REPOSITORY / "leaderboards" / "results").glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            stored = json.loads(line)
+    store = ResultStore(REPOSITORY / "leaderboards")
+    for path in sorted((REPOSITORY / "leaderboards" / "results").iterdir()):
+        for stored in map(dict, store.rows(path.name)):
             assert row_id(stored) == stored["row_id"]
             for later in COLUMNS[COLUMNS.index("tuned") :]:
                 if stored.get(later) is None:

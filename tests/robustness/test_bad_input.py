@@ -545,14 +545,14 @@ def test_a_leaderboard_that_cannot_be_written_to(run: CLI, words: Words, unwrita
     assert str(unwritable) in message
 
 
-def test_a_store_with_a_damaged_line(run: CLI, digits: Words) -> None:
+def test_a_store_with_a_damaged_result(run: CLI, digits: Words) -> None:
     assert run("eval", "--detector", "msp", *digits, "--ood", "photo-patches").status == 0
-    store = Path("leaderboards/results/digits.jsonl")
-    store.write_text(store.read_text() + "no row\n")
+    path = Path("leaderboards/results/digits/msp-0123456789abcdef.json")
+    path.write_text("no result\n")
     for command in (["leaderboard", "--id", "digits"], ["eval", "--detector", "energy", *digits]):
         message = run.refuses(*command)
-        assert str(store) in message
-        assert "line 3" in message
+        assert str(path) in message
+        assert "is no result" in message
 
 
 # The same from Python: an error that can be caught, by one base class

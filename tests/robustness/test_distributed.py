@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from oodbench import Outputs
 from oodbench.registry import BACKBONES
+from oodbench.results.store import ResultStore
 from tests.helpers.distributed import METHODS, NPMIX, SIZES, main, run_program, runs
 
 
@@ -155,8 +156,8 @@ def test_command_line_writes_each_row_once(tmp_path: Path) -> None:
 
     rows: list[dict[str, Any]] = json.loads(printed)["rows"]  # one document, not one per process
     assert [row["ood"] for row in rows] == ["digits-6-9", "photo-patches", "near", "far"]
-    stored = (tmp_path / "boards" / "results" / "digits.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in stored] == rows
+    assert ResultStore(tmp_path / "boards").rows("digits") == rows
+    assert len([*(tmp_path / "boards" / "results" / "digits").iterdir()]) == 2, "and its scores"
     page = (tmp_path / "boards" / "digits.md").read_text()
     assert "palm" in page
     assert not list((tmp_path / "cache").rglob("*.part"))

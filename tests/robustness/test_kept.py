@@ -80,7 +80,7 @@ def raising(error: BaseException) -> type[Does]:
 
 
 def stored(folder: str | Path = "boards", name: str = "toy/kept") -> list[str]:
-    return [row["detector"] for row in ResultStore(folder).rows(name)]
+    return sorted(row["detector"] for row in ResultStore(folder).rows(name))
 
 
 INTERRUPTIONS = [KeyboardInterrupt(), Interrupted(15)]

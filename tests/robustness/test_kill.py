@@ -6,7 +6,6 @@ An attempt is killed after a time, or just before the n-th time that it changes 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 from collections.abc import Callable
@@ -126,9 +125,8 @@ def test_extraction_killed_before_each_kind_of_change(server: Server, tmp_path: 
 
 def lines(folder: Path, name: str = "toy") -> list[dict[str, Any]]:
     """The rows of a store, read with nothing but JSON."""
-    content = (folder / "results" / f"{name}.jsonl").read_text()
-    assert content.endswith("\n")
-    return [json.loads(line) for line in content.splitlines()]
+    results = [json.loads(p.read_text()) for p in (folder / "results" / name).glob("*.json")]
+    return [{**result["result"], **row} for result in results for row in result["rows"]]
 
 
 def test_row_writing_killed_at_random_moments(server: Server, tmp_path: Path) -> None:
@@ -141,27 +139,40 @@ def test_row_writing_killed_at_random_moments(server: Server, tmp_path: Path) ->
     )
     assert kills >= 2
     server.run(*job, cache=tmp_path / "c")
-    assert [line["number"] for line in lines(folder)] == list(range(count))
+    assert sorted(line["number"] for line in lines(folder)) == list(range(count))
 
 
-def test_torn_at_any_byte_the_next_append_completes(tmp_path: Path) -> None:
-    """A full disk, or a kill in the middle of a write, ends the file anywhere."""
+def test_result_writing_killed_before_each_kind_of_change(server: Server, tmp_path: Path) -> None:
+    """What is there is whole; the next attempt completes it, and nothing is left over."""
+    job = ("append_scored", str(tmp_path / "whole"))
+    kinds = server.changes(*job, cache=tmp_path / "c", watched=tmp_path / "whole")
+    assert len(kinds) >= 4, "of the scores and of the result: written beside, renamed"
+    for number, kind in enumerate(kinds):
+        folder = tmp_path / str(number)
+        job = ("append_scored", str(folder))
+        code, _ = server.run(*job, cache=tmp_path / "c", kill_at_change=kind, watched=folder)
+        assert code == -signal.SIGKILL, kind
+        assert [result.scores is not None for result in ResultStore(folder).results("toy")] in (
+            [],
+            [True],
+        )
+        server.run(*job, cache=tmp_path / "c")
+        assert len(lines(folder)) == 2
+        names = {path.suffix for path in (folder / "results" / "toy").iterdir()}
+        assert names <= {".json", ".safetensors", ".part"}
+
+
+def test_what_a_killed_write_leaves_is_not_read(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    rows = [numbered(number, text="é\n" * 5) for number in range(5)]
-    store.append(rows[:2])
-    path = store.path("toy")
-    kept = path.stat().st_size
-    store.append(rows[2:])
-    whole = path.read_bytes()
-    second = whole.index(b"\n", kept) + 1
-    anywhere = random.Random(4).sample(range(second, len(whole)), 40)
-    for cut in (*range(kept, second + 2), *anywhere, len(whole) - 2, len(whole) - 1):
-        path.write_bytes(whole[:cut])
-        readable = store.rows("toy")
-        assert [r["number"] for r in readable] == list(range(len(readable)))
-        assert len(readable) >= 2
-        assert store.append(rows) == 5 - len(readable)
-        assert path.read_bytes() == whole
+    store.append([numbered(0)])
+    (whole,) = store.path("toy").iterdir()
+    with files.replacing(whole.with_name("msp-0.json")) as temporary:
+        temporary.write_bytes(whole.read_bytes()[:100])
+        left = temporary.read_bytes()
+        name = temporary.name
+    (whole.with_name("msp-0.json")).rename(whole.with_name(name))
+    assert whole.with_name(name).read_bytes() == left
+    assert len(store.rows("toy")) == 1
 
 
 def test_two_processes_append_at_once(server: Server, tmp_path: Path) -> None:
@@ -169,16 +180,6 @@ def test_two_processes_append_at_once(server: Server, tmp_path: Path) -> None:
     orders = [(str(tmp_path), first, 60) for first in (0, 30)]
     server.together("append_one_by_one", *orders, cache=tmp_path / "cache")
     assert sorted(line["number"] for line in lines(tmp_path)) == list(range(90))
-
-
-def test_the_lock_of_a_killed_writer_is_gone(tmp_path: Path) -> None:
-    path = ResultStore(tmp_path).path("toy")
-    child = os.fork()
-    if child == 0:
-        with files.locked(path):
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert ResultStore(tmp_path).append([numbered(0)]) == 1
 
 
 # All together

@@ -14,6 +14,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from oodbench import Hardware
 from oodbench.errors import OptionError
 from oodbench.hardware import is_first_process
+from oodbench.results.store import ResultStore
 from oodbench.runtime.launchers import environment
 from oodbench.training.train import train
 from tests.helpers.training import short, tiny
@@ -133,4 +134,4 @@ def test_the_command_line_prints_and_writes(variables: str, tmp_path: Path) -> N
     )
     assert finished.returncode == 0, finished.stderr
     assert '"auroc"' in finished.stdout
-    assert len((tmp_path / "leaderboards/results/digits.jsonl").read_text().splitlines()) == 4
+    assert len(ResultStore(tmp_path / "leaderboards").rows("digits")) == 4
