@@ -11,6 +11,7 @@ from torch import nn
 
 from oodbench import measures
 from oodbench.benchmark import Benchmark, get_benchmark
+from oodbench.caching.fingerprint import code_digest
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.contenders import Networks
 from oodbench.data.transforms import Transform
@@ -289,6 +290,7 @@ class Evaluator:
             "detector": detector.label,
             "detector_options": detector.options(),
             "tuned": detector.tuned,
+            "detector_code": code_digest(type(detector)),
             **shared,
         }
         rows: list[Row] = [

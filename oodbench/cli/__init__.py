@@ -8,7 +8,17 @@ import sys
 
 import typer
 
-from oodbench.cli import data, evaluating, failures, listing, pages, terminal, training, tuning
+from oodbench.cli import (
+    data,
+    evaluating,
+    failures,
+    listing,
+    pages,
+    terminal,
+    training,
+    tuning,
+    verifying,
+)
 from oodbench.cli.failures import SOME_FAILED
 from oodbench.cli.options import Debug, spelled_out
 from oodbench.errors import OODBenchError
@@ -31,6 +41,7 @@ app.command("compare")(spelled_out(evaluating.compare_command))
 app.command("tune")(spelled_out(tuning.tune_command))
 app.command("train")(spelled_out(training.train))
 app.command("leaderboard")(spelled_out(pages.leaderboard))
+app.command("verify")(verifying.verify_command)
 app.command("info")(listing.info)
 
 

@@ -141,6 +141,8 @@ class Row(TypedDict, total=False):
     preprocess_source: str | None
     """Who said how images are made for the network: the caller, the network, its checkpoint, the
     benchmark; None in rows from before that was noted."""
+    detector_code: str | None
+    """A digest of the detector's code; that of another version of it differs."""
 
 
 COLUMNS = tuple(Row.__annotations__)
@@ -173,6 +175,10 @@ def row_id(row: Row) -> str:
     """
     volatile = {"created", "seconds", "command", "row_id", "git_commit", "preprocess_source"}
     volatile |= {*_MACHINE}
+    Not when, how fast, on which machine, or by which version of the detector's code: the same
+    figures are the same row wherever they come from, and where arithmetic differs, so do they.
+    """
+    volatile = {"created", "seconds", "command", "row_id", "git_commit", "detector_code", *_MACHINE}
     # rows from before there was such a column keep their id
     volatile |= {name for name, value in row.items() if value is None and name not in _ALWAYS}
     values = dict(row)
