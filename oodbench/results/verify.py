@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from oodbench import files, metrics
-from oodbench.benchmark import Benchmark, get_benchmark
+from oodbench.benchmark import SHIFTED, Benchmark, get_benchmark
 from oodbench.caching.fingerprint import code_digest
 from oodbench.errors import BadScoresError, OODBenchError
 from oodbench.registry import BENCHMARKS, DETECTORS
@@ -219,7 +219,13 @@ def _derived(rows: Sequence[Row], kept: Scores, benchmark: Benchmark | None) -> 
     for key in lengths:
         if lengths[key] != lengths[key.removeprefix("correct/")]:
             raise ValueError(f"{key} is of another number of samples")
-    derived = {row["ood"]: _of_set(row, kept) for row in singles}
+    as_id: list[str] = []  # shifted sets that the protocol counts as ID
+    if benchmark is not None and benchmark.protocol.full_spectrum:
+        as_id = [row["ood"] for row in singles if row["group"] == SHIFTED]
+    test = kept[scores.ID]
+    spectrum = np.concatenate([test, *(of_sets[name] for name in as_id)])
+    id_scores = {name: test if name in as_id else spectrum for name in of_sets}
+    derived = {row["ood"]: _of_set(row, kept, id_scores[row["ood"]]) for row in singles}
     first, second = (benchmark and benchmark.protocol.contrast) or ("", "")
     of_first = [of_sets[row["ood"]] for row in singles if row["group"] == first]
     for row in rows:
@@ -228,20 +234,22 @@ def _derived(rows: Sequence[Row], kept: Scores, benchmark: Benchmark | None) -> 
         mean = _of_mean([derived[name] for name in row["ood_sets"]])
         members = [of_sets[name] for name in row["ood_sets"]]
         if len(members) > 1 and row.get("auroc_low") is not None:
-            mean = with_columns(mean, metrics.mean_intervals(kept[scores.ID], members))
+            mean = with_columns(
+                mean, metrics.mean_intervals(id_scores[row["ood_sets"][0]], members)
+            )
         if row["group"] == second and of_first:
-            gap, *ends = metrics.auroc_gap(kept[scores.ID], of_first, members)
+            gap, *ends = metrics.auroc_gap(spectrum, of_first, members)
             mean["gap"] = gap
             mean["gap_low"], mean["gap_high"] = (None if e != e else e for e in ends)
         derived[row["ood"]] = mean
-    shared = _accuracy(kept)
+    shared = _accuracy(kept, as_id)
     return [with_columns(derived[row["ood"]], shared) for row in rows]
 
 
-def _of_set(row: Row, kept: Scores) -> Row:
+def _of_set(row: Row, kept: Scores, id_scores: np.ndarray) -> Row:
     """The figures of an OOD set."""
     key = scores.of_ood(row["ood"])
-    id_scores, ood_scores = kept[scores.ID], kept[key]
+    ood_scores = kept[key]
     figures: Row = {"n_id": len(id_scores), "n_ood": len(ood_scores)}
     figures = with_columns(figures, metrics.all_metrics(id_scores, ood_scores))
     if row.get("auroc_low") is not None:
@@ -265,12 +273,15 @@ def _of_mean(members: Sequence[Row]) -> Row:
     return with_columns(mean, columns)
 
 
-def _accuracy(kept: Scores) -> Row:
+def _accuracy(kept: Scores, as_id: Sequence[str]) -> Row:
     right = kept.get(scores.correct(scores.ID))
     if right is None:
         return {}
     low, high = metrics.proportion_ci(int(right.sum()), len(right))
+    of_all = [right, *(kept[scores.correct(scores.of_ood(name))] for name in as_id)]
+    whole: Row = {"spectrum_accuracy": float(np.mean(np.concatenate(of_all)))} if as_id else {}
     return {
+        **whole,
         "id_accuracy": float(np.mean(right)),
         "id_accuracy_low": low,
         "id_accuracy_high": high,
