@@ -170,15 +170,12 @@ def with_columns(row: Row, columns: Mapping[str, object]) -> Row:
 def row_id(row: Row) -> str:
     """What makes a row the same row: what was measured and what came out.
 
-    Not when, how fast, on which machine, or who said how images are made: the same figures are the
-    same row wherever they come from, and where a machine's arithmetic differs, so do the figures.
+    Not when, how fast, on which machine, by which version of the detector's code, or who said how
+    images are made: the same figures are the same row wherever they come from, and where arithmetic
+    differs, so do they.
     """
-    volatile = {"created", "seconds", "command", "row_id", "git_commit", "preprocess_source"}
-    volatile |= {*_MACHINE}
-    Not when, how fast, on which machine, or by which version of the detector's code: the same
-    figures are the same row wherever they come from, and where arithmetic differs, so do they.
-    """
-    volatile = {"created", "seconds", "command", "row_id", "git_commit", "detector_code", *_MACHINE}
+    volatile = {"created", "seconds", "command", "row_id", "git_commit", *_MACHINE}
+    volatile |= {"preprocess_source", "detector_code"}
     # rows from before there was such a column keep their id
     volatile |= {name for name, value in row.items() if value is None and name not in _ALWAYS}
     values = dict(row)
