@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +24,10 @@ from oodbench.benchmark import get_benchmark
 from oodbench.data.transforms import Preprocess
 from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from oodbench.networks.inputs import as_metadata
+from oodbench.registry import BENCHMARKS
 from tests.helpers.attempts import Server
 from tests.helpers.cli import CLI, stopped_by_signals
+from tests.helpers.few import few_digits
 
 # A gate gives the same verdict on the same code; everywhere else each run tries other examples.
 settings.register_profile("ci", derandomize=True)
@@ -92,6 +96,17 @@ def _signals_from_outside() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _plug_ins_of_lightning() -> Iterator[None]:
+    """Lightning reads what every installed package declares, for each trainer; once is enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "lightning_fabric.utilities.registry" in sys.modules:
+            from lightning_fabric.utilities import registry
+
+            patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
@@ -127,8 +142,9 @@ def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def digits(digits_checkpoint: Path) -> list[str | Path]:
-    """Words that evaluate on digits without training."""
+def digits(digits_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
+    """Words that evaluate on digits, of which there are few, without training."""
+    monkeypatch.setitem(BENCHMARKS._objects, "digits", few_digits)
     return ["--id", "digits", "--backbone", "digits-cnn", "--checkpoint", digits_checkpoint]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import oodbench
+from oodbench import Detector
 from oodbench.checks import doubts, level, sanity
 from oodbench.errors import OptionError
 from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from oodbench.outputs import Outputs
 from tests.helpers.cli import CLI
+from tests.helpers.few import few_digits
 from tests.helpers.images import CPU
 
 
@@ -31,11 +35,14 @@ def network(outputs: int, *behind: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs), *behind)
 
 
-def evaluated(model: nn.Module, *detectors: str, **options: object) -> oodbench.Results:
-    names = list(detectors) or ["msp", "mahalanobis"]
+def evaluated(model: nn.Module, *detectors: str | Detector, **options: Any) -> oodbench.Results:
     return oodbench.evaluate(
-        model, "digits", names, hardware=CPU, **{"preprocess": "benchmark", **options}
-    )  # type: ignore[arg-type]
+        model,
+        benchmark=few_digits(),
+        detectors=list(detectors) or ["msp", "mahalanobis"],
+        hardware=CPU,
+        **{"preprocess": "benchmark", **options},
+    )
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 5])
@@ -126,6 +133,12 @@ class Rounded(nn.Module):
         return z.log_softmax(dim=1).half()
 
 
+@functools.cache
+def of_logits(layer: str | None) -> oodbench.Results:
+    """What a network that says logits gets; nothing is to change it."""
+    return evaluated(network(6), *LOGITS, layer=layer)
+
+
 @pytest.mark.parametrize("layer", [None, "1"])
 @pytest.mark.parametrize("behind", [nn.LogSoftmax(dim=1), Shifted(), Rounded()])
 def test_energies_of_log_probabilities_are_refused(behind: nn.Module, layer: str | None) -> None:
@@ -133,7 +146,7 @@ def test_energies_of_log_probabilities_are_refused(behind: nn.Module, layer: str
     assert results.failures.keys() == REFUSED
     for reason in results.failures.values():
         assert "without that last layer" in reason
-    healthy = evaluated(network(6), *LOGITS, layer=layer)
+    healthy = of_logits(layer)
     assert healthy.failures == {}
     if not isinstance(behind, Rounded):  # a constant changes no softmax
         figures = {(r["detector"], r["ood"]): r["auroc"] for r in healthy}
@@ -162,27 +175,14 @@ def test_what_reads_logits_off_the_network_is_refused_too() -> None:
 
 def test_energies_at_other_temperatures_have_an_order() -> None:
     hot = oodbench.create_detector("energy", temperature=2.0)
-    results = oodbench.evaluate(
-        network(6, nn.LogSoftmax(dim=1)),
-        "digits",
-        ["msp", hot],
-        hardware=CPU,
-        preprocess="benchmark",
-    )
-    assert results.failures == {}
+    assert evaluated(network(6, nn.LogSoftmax(dim=1)), "msp", hot).failures == {}
 
 
 def test_a_member_of_an_ensemble_counts() -> None:
     both = oodbench.create_detector("ensemble", members=("msp", "knn"))
     assert not both.reads_level
     assert oodbench.create_detector("ensemble", members=("msp", "energy")).reads_level
-    model = network(6, nn.LogSoftmax(dim=1))
-    assert (
-        oodbench.evaluate(
-            model, "digits", ["msp", both], hardware=CPU, preprocess="benchmark"
-        ).failures
-        == {}
-    )
+    assert evaluated(network(6, nn.LogSoftmax(dim=1)), "msp", both).failures == {}
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,10 @@ def test_enough_samples_say_nothing_and_score_as_ever(name: str) -> None:
 
 @pytest.mark.parametrize("name", GAUSSIANS)
 def test_dead_features_are_no_lack_of_samples(name: str) -> None:
+    """Nor are they with more features than samples, of which 20 vary."""
     train = drawn(600, 20)
     padded = Outputs(
-        torch.cat([train.features, torch.zeros(600, 2000, dtype=F64)], dim=1), labels=train.labels
+        torch.cat([train.features, torch.zeros(600, 700, dtype=F64)], dim=1), labels=train.labels
     )
     options = {"covariance": "tied"} if name == "gmm" else {}
     assert said(name, padded, **options)[1] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench.errors import OptionError
+from tests.helpers.few import few_digits
 from tests.helpers.images import CPU
 
 
@@ -21,11 +23,24 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 6)).eval()
 
 
+def evaluated(model: Any, detector: str = "msp") -> oodbench.Results:
+    return oodbench.evaluate(
+        model,
+        benchmark=few_digits(),
+        detectors=detector,
+        hardware=CPU,
+        preprocess="benchmark",
+    )
+
+
 def figures(model: Any, detector: str = "msp") -> list[float]:
-    return [
-        r["auroc"]
-        for r in oodbench.evaluate(model, "digits", detector, hardware=CPU, preprocess="benchmark")
-    ]
+    return [r["auroc"] for r in evaluated(model, detector)]
+
+
+@functools.cache
+def expected(detector: str = "msp") -> list[float]:
+    """The figures of the network itself."""
+    return figures(network(), detector)
 
 
 def _exported() -> Any:
@@ -49,13 +64,12 @@ FORMS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("make", FORMS.values(), ids=list(FORMS))
 @pytest.mark.filterwarnings("ignore")
 def test_forms_of_networks_are_used(make: Callable[[], Any]) -> None:
-    np.testing.assert_allclose(figures(make()), figures(network()), atol=1e-5)
+    np.testing.assert_allclose(figures(make()), expected(), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["traced by fx", "compiled", "parallel"])
 def test_forms_that_can_be_looked_into_have_a_head(form: str) -> None:
-    found, expected = (figures(model, "react") for model in (FORMS[form](), network()))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(figures(FORMS[form](), "react"), expected("react"), atol=1e-5)
 
 
 def _of(package: str, name: str = "Model") -> Any:
@@ -89,7 +103,7 @@ STRANGE: dict[str, tuple[Callable[[], Any], list[str]]] = {
 @pytest.mark.parametrize(("make", "told"), STRANGE.values(), ids=list(STRANGE))
 def test_what_is_no_network_is_told(make: Callable[[], Any], told: list[str]) -> None:
     with pytest.raises(OptionError) as caught:
-        oodbench.evaluate(make(), "digits", "msp", hardware=CPU, preprocess="benchmark")
+        evaluated(make())
     for part in told:
         assert part in str(caught.value)
     assert "weights_only" not in str(caught.value)
@@ -119,7 +133,7 @@ def test_the_wrapper_that_is_shown_for_onnx_works() -> None:
     names: dict[str, Any] = {"torch": torch, "session": Session()}
     exec(source, names)
     assert len(source.strip().splitlines()) <= 5
-    np.testing.assert_allclose(figures(names["Net"]()), figures(network()), atol=1e-6)
+    np.testing.assert_allclose(figures(names["Net"]()), expected(), atol=1e-6)
 
 
 def test_a_session_held_by_a_module_is_shared_with_its_copy() -> None:
@@ -131,4 +145,4 @@ def test_a_session_held_by_a_module_is_shared_with_its_copy() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.from_numpy(self.session.run(None, {"images": x.numpy()})[0])
 
-    np.testing.assert_allclose(figures(Net()), figures(network()), atol=1e-6)
+    np.testing.assert_allclose(figures(Net()), expected(), atol=1e-6)

@@ -223,24 +223,46 @@ def fitted(name: str, options: dict[str, Any], train: Outputs) -> Detector:
     return oodbench.create_detector(name, **options).fit(train)
 
 
+@pytest.fixture(scope="module")
 def single() -> Problem:
     """A problem in single precision, as networks give it, of three blocks of 256 rows."""
     return problem(n=700, dtype=torch.float32, test=300)
 
 
-@every_detector
-def test_one_batch_or_many(name: str, options: dict[str, Any]) -> None:
-    p = single()
-    detector = fitted(name, options, p.train)
-    whole = detector.score(p.test)
-    for size in (1, 7, 64):
-        close(torch.cat([detector.score(batch) for batch in p.test.batches(size)]), whole)
+Plain = Callable[[str, dict[str, Any]], tuple[Detector, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def plain(single: Problem) -> Plain:
+    """A detector that learned from the problem, and its scores; nothing is to change either."""
+    known: dict[str, tuple[Detector, Tensor]] = {}
+
+    def get(name: str, options: dict[str, Any]) -> tuple[Detector, Tensor]:
+        key = f"{name} {options}"
+        if key not in known:
+            detector = fitted(name, options, single.train)
+            known[key] = detector, detector.score(single.test)
+        return known[key]
+
+    return get
 
 
 @every_detector
-def test_one_block_or_many(name: str, options: dict[str, Any]) -> None:
-    p = single()
-    whole = fitted(name, options, p.train).score(p.test)
+def test_one_batch_or_many(
+    name: str, options: dict[str, Any], single: Problem, plain: Plain
+) -> None:
+    detector, whole = plain(name, options)
+    for size, rows in ((1, 20), (7, 70), (64, 300)):
+        batches = single.test[:rows].batches(size)
+        close(torch.cat([detector.score(batch) for batch in batches]), whole[:rows])
+
+
+@every_detector
+def test_one_block_or_many(
+    name: str, options: dict[str, Any], single: Problem, plain: Plain
+) -> None:
+    p = single
+    _, whole = plain(name, options)
     with mock.patch.object(_numerics, "BLOCK", 1):
         assert len(list(_numerics.blocks(p.train, "features"))) == 3
         detector = fitted(name, options, p.train)
@@ -249,29 +271,29 @@ def test_one_block_or_many(name: str, options: dict[str, Any]) -> None:
 
 
 @every_detector
-def test_one_thread_or_two(name: str, options: dict[str, Any]) -> None:
-    p = single()
+def test_one_thread_or_two(
+    name: str, options: dict[str, Any], single: Problem, plain: Plain
+) -> None:
     before = torch.get_num_threads()
+    other = 2 if before == 1 else 1
+    _, usual = plain(name, options)
     try:
-        torch.set_num_threads(1)
-        one = fitted(name, options, p.train).score(p.test)
-        torch.set_num_threads(2)
-        two = fitted(name, options, p.train).score(p.test)
+        torch.set_num_threads(other)
+        found = fitted(name, options, single.train).score(single.test)
     finally:
         torch.set_num_threads(before)
-    close(two, one)
+    close(found, usual)
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, dict[str, Problem]]:
-    """The problem in memory, and as it comes from disk in each precision."""
+def stored(single: Problem, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Problem]:
+    """The problem as it comes from disk, by precision."""
     folder = tmp_path_factory.mktemp("outputs")
-    p = single()
     mapped = {}
     for dtype in (torch.float32, torch.float16):
         sets = {}
         for part in ("train", "test", "ood"):
-            outputs: Outputs = getattr(p, part)
+            outputs: Outputs = getattr(single, part)
             path = Path(folder) / str(dtype) / part
             path.parent.mkdir(exist_ok=True)
             Outputs(
@@ -280,26 +302,26 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, dict[str,
             sets[part] = Outputs.load(path)
             assert sets[part].features.dtype == dtype
         mapped[str(dtype).removeprefix("torch.")] = Problem(**sets)
-    return p, mapped
+    return mapped
 
 
 @every_detector
 def test_from_memory_or_from_disk(
-    name: str, options: dict[str, Any], stored: tuple[Problem, dict[str, Problem]]
+    name: str, options: dict[str, Any], stored: dict[str, Problem], plain: Plain
 ) -> None:
-    p, mapped = stored
-    expected = fitted(name, options, p.train).score(p.test)
-    close(fitted(name, options, mapped["float32"].train).score(mapped["float32"].test), expected)
+    _, expected = plain(name, options)
+    disk = stored["float32"]
+    close(fitted(name, options, disk.train).score(disk.test), expected)
 
 
 @every_detector
 def test_half_precision_on_disk(
-    name: str, options: dict[str, Any], stored: tuple[Problem, dict[str, Problem]]
+    name: str, options: dict[str, Any], single: Problem, stored: dict[str, Problem], plain: Plain
 ) -> None:
-    p, mapped = stored
-    half = mapped["float16"]
-    exact, rough = fitted(name, options, p.train), fitted(name, options, half.train)
-    ones = exact.score(p.test), exact.score(p.ood)
+    half = stored["float16"]
+    exact, scores = plain(name, options)
+    rough = fitted(name, options, half.train)
+    ones = scores, exact.score(single.ood)
     others = rough.score(half.test), rough.score(half.ood)
     rank = spearmanr(torch.cat(ones).numpy(), torch.cat(others).numpy()).statistic
     assert rank > 0.99
