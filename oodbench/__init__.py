@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from oodbench.data.samples import Samples as Samples
     from oodbench.data.transforms import Preprocess as Preprocess
     from oodbench.dataset import DatasetSpec as DatasetSpec
+    from oodbench.deploy.fitted import FittedDetector as FittedDetector
+    from oodbench.deploy.fitted import load as load
+    from oodbench.deploy.fitting import fit as fit
+    from oodbench.deploy.monitor import Monitor as Monitor
     from oodbench.detector import Detector as Detector
     from oodbench.detector import create_detector as create_detector
     from oodbench.download.prepare import prepare as prepare
@@ -65,6 +69,9 @@ _HOME = {
     "contenders": ("Networks",),
     "tasks.contender": ("Contender",),
     "tasks.task": ("Task",),
+    "deploy.fitted": ("FittedDetector", "load"),
+    "deploy.fitting": ("fit",),
+    "deploy.monitor": ("Monitor",),
     "detector": ("Detector", "Paper", "create_detector"),
     "download.prepare": ("prepare",),
     "evaluator": ("Evaluator", "evaluate"),

@@ -53,6 +53,8 @@ class Detector:
     fit_split: str = "train"
     tuned: Mapping[str, Any] | None = None
     """How an object's options were chosen; see ``tuned`` of ``oodbench.results.rows.Row``."""
+    state_classes: ClassVar[tuple[type, ...]] = ()
+    """Dataclasses and modules of other files that a fitted object may hold when it is saved."""
     _is_fitted: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -137,6 +139,21 @@ class Detector:
         """Hyper-parameters and their values, as JSON has them (a tuple is a list)."""
         values = {name: getattr(self, held) for name, held in option_fields(self).items()}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def fitted_state(self) -> dict[str, Any]:
+        """What it holds beside its options, by attribute: what saving a fitted detector writes.
+
+        Tensors, NumPy arrays, numbers, text, lists, tuples, dicts, dataclasses, layers of
+        ``torch.nn`` and estimators of scikit-learn are written as they are. A detector that holds
+        something else overrides this, to tell it in these, and :meth:`restore`.
+        """
+        held = {*option_fields(self).values(), "_is_fitted"}
+        return {name: value for name, value in vars(self).items() if name not in held}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`fitted_state` of another object with the same options gave."""
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
 
 
 def _checked_fit(fit: Callable[..., Any]) -> Callable[..., Any]:

@@ -62,6 +62,10 @@ class CheckpointError(OODBenchError):
     """A checkpoint that does not fit, is damaged, or would run code when read."""
 
 
+class FittedError(OODBenchError):
+    """A fitted detector that cannot be saved, is damaged, or is not for what is at hand."""
+
+
 class StorageError(OODBenchError, OSError):
     """A folder that oodbench has to write to, and cannot."""
 

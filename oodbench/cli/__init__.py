@@ -12,8 +12,10 @@ from oodbench.cli import (
     data,
     evaluating,
     failures,
+    fitting,
     listing,
     pages,
+    scoring,
     terminal,
     training,
     tuning,
@@ -40,6 +42,8 @@ app.command("eval")(spelled_out(evaluating.eval_command))
 app.command("compare")(spelled_out(evaluating.compare_command))
 app.command("tune")(spelled_out(tuning.tune_command))
 app.command("train")(spelled_out(training.train))
+app.command("fit")(spelled_out(fitting.fit_command))
+app.command("score")(spelled_out(scoring.score_command))
 app.command("leaderboard")(spelled_out(pages.leaderboard))
 app.command("verify")(verifying.verify_command)
 app.command("info")(listing.info)

@@ -9,7 +9,11 @@ import re
 
 from oodbench import settings
 
-FLAGS = settings.flags()
+_DEPLOYED = ("calibration", "every", "false_alarms", "fdr", "fpr_budget", "out", "replace", "tpr")
+"""Arguments of ``oodbench.fit`` and of what works with its result, which are options of commands
+by the same names."""
+
+FLAGS = {**settings.flags(), **{name: f"--{name.replace('_', '-')}" for name in _DEPLOYED}}
 """Options by their names in Python."""
 
 

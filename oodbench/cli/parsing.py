@@ -79,6 +79,17 @@ def channels(text: str, option: str) -> list[float]:
     return numbers
 
 
+def shares(text: str, option: str) -> list[float]:
+    """Shares in (0, 1) that are separated by commas."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [-1]
+    if not all(0 < number < 1 for number in numbers):
+        raise OptionError(f"{option} {text}: give shares in (0, 1), such as 0.95,0.99.")
+    return numbers
+
+
 def pairs(values: list[str], option: str) -> dict[str, str]:
     """Values of the form ``NAME=VALUE``; a name that comes twice has the last value."""
     pairs = {}

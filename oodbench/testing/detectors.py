@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import tempfile
 from collections.abc import Callable, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor
 
 from oodbench import metrics
+from oodbench.deploy.folder import read_state, write_state
+from oodbench.deploy.state import detector_of, state_of
 from oodbench.detector import Detector
 from oodbench.errors import ChangedInputsError, MissingOutputError, NotFittedError, OptionError
 from oodbench.options import build
@@ -175,6 +179,22 @@ def check_copies(detector: Detector) -> None:
     expected = score(fit(detector, toy.train), toy.test)
     for copied in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):  # noqa: S301
         assert torch.equal(score(copied, toy.test), expected), f"{detector.label}: a copy differs"
+
+
+def check_saved(detector: Detector) -> None:
+    """Saved without pickle and loaded again it scores as before, bit for bit."""
+    toy = problem(detector)
+    fit(detector, toy.train)
+    expected = [score(detector, outputs) for outputs in (toy.test, toy.ood)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_state(Path(folder) / "fitted", state_of(detector))
+        loaded = detector_of(read_state(Path(folder) / "fitted"))
+    assert loaded is not detector
+    assert loaded.options() == detector.options(), f"{detector.label}: a loaded one's options"
+    for outputs, before in zip((toy.test, toy.ood), expected, strict=True):
+        assert torch.equal(score(loaded, outputs), before), (
+            f"{detector.label}: scores differ after it was saved and loaded"
+        )
 
 
 def check_fit_comes_first(detector: Detector) -> None:

@@ -51,6 +51,11 @@ ELSEWHERE = {
     "oodbench/testing/": "contract/test_detectors.py",
     "oodbench/tested.py": "contract/test_detectors.py",
     # small parts of a larger one
+    "oodbench/deploy/fitting.py": "deploy/test_fitted.py",
+    "oodbench/deploy/identity.py": "deploy/test_fitted.py",
+    "oodbench/deploy/inputs.py": "deploy/test_fitted.py",
+    "oodbench/deploy/sources.py": "deploy/test_scoring.py",
+    "oodbench/deploy/writers.py": "deploy/test_scoring.py",
     "oodbench/contenders.py": "core/test_evaluator.py",
     "oodbench/detector.py": "core/test_options.py",
     "oodbench/errors.py": "core/test_registry.py",

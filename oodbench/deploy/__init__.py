@@ -1,0 +1,1 @@
+"""Fitted detectors at work: saved and loaded, thresholds, new images, streams, export."""

@@ -1,0 +1,232 @@
+"""What a fitted detector was fitted on, so that another network or preprocessing is told apart.
+
+A network is told by a digest of its weights, one of its code and structure, and by what it says of
+a few images that anybody can make (:func:`probe_images`), preprocessed as it sees them: that holds
+where weights cannot be read, and where code outside of the network changes what it says. A network
+of a registered backbone, or of one of oodbench's own runs, is told so that it can be made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from oodbench.caching import fingerprint
+from oodbench.caching.description import describe
+from oodbench.contenders import Networks
+from oodbench.data.transforms import InMode, Preprocess, Transform, content_key
+from oodbench.errors import FittedError, OODBenchError
+from oodbench.networks.backbones import load_classifier, starting_backbone
+from oodbench.networks.classifier import Classifier
+from oodbench.options import build
+from oodbench.registry import METHODS
+from oodbench.tasks.contender import Contender
+
+TOLERANCE = 1e-2
+"""How far what a network says of a probe may be apart, as a share of the largest: on a card it is
+rounded more coarsely than on a processor."""
+
+SIDES = ((40, 32), (64, 64), (96, 128))
+"""Width and height of the images that a network is told by."""
+
+
+def probe_images(mode: str = "RGB") -> list[Image.Image]:
+    """Three images of blocks of noise, the same everywhere and for ever."""
+    images = []
+    for number, (width, height) in enumerate(SIDES):
+        cells = (height // 8, width // 8, 3)
+        noise = hashlib.shake_256(b"oodbench probe %d" % number).digest(int(np.prod(cells)))
+        blocks = np.frombuffer(noise, np.uint8).reshape(cells).repeat(8, axis=0).repeat(8, axis=1)
+        images.append(Image.fromarray(blocks).convert(mode))
+    return images
+
+
+def probe_batch(preprocess: Transform) -> Any | None:
+    """The probe as a network sees it; None for networks of other samples than images."""
+    mode = getattr(preprocess, "mode", "RGB")
+    try:
+        return default_collate([preprocess(image) for image in probe_images(mode)])
+    except Exception:  # a transform of somebody's own may want anything
+        return None
+
+
+def network_record(network: nn.Module) -> dict[str, Any]:
+    """What tells a network: digests of its weights and code, or that they cannot be read."""
+    about = describe(network, frameworks=False)
+    unknown = fingerprint.unknown(network, about)
+    inner = network.model if isinstance(network, Classifier) else network
+    return {
+        "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
+        "weights": None if unknown else fingerprint.weights_digest(network),
+        "code": None if unknown else about.digest,
+    }
+
+
+def preprocess_record(transform: Transform) -> dict[str, Any]:
+    """What tells a preprocessing: its fields where it is oodbench's, else its content key."""
+    if isinstance(transform, Preprocess):
+        return {"fields": dataclasses.asdict(transform)}
+    if isinstance(transform, InMode):
+        key = content_key(transform.transform)
+        return {"key": key, "native": transform.native, "mode": transform.mode}
+    return {"key": content_key(transform), "native": None, "mode": None}
+
+
+def preprocess_of(record: Mapping[str, Any], given: Transform | None) -> Transform:
+    """The preprocessing that a record tells of, or the one that is given, if it is that.
+
+    Raises:
+        FittedError: it is another one, or it can only be given.
+    """
+    fields = record.get("fields")
+    if fields is not None:
+        known = {f.name for f in dataclasses.fields(Preprocess)}
+        if not isinstance(fields, dict) or set(fields) - known:
+            raise FittedError("the preprocessing is one that this version of oodbench has not.")
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        made = Preprocess(**values)
+        if given is not None and given != made:
+            raise FittedError(f"the preprocessing differs: {given}, and it was fitted with {made}.")
+        return made
+    if given is None:
+        raise FittedError(
+            "it was fitted with a preprocessing of its owner's, which no file holds. Give it: "
+            "oodbench.load(path, model, preprocess=...)."
+        )
+    if content_key(given) != record.get("key"):
+        raise FittedError(f"the preprocessing differs: {given!r}, not {record.get('key')}.")
+    mode = record.get("mode")
+    return given if mode is None else InMode(given, str(mode), record.get("native"))
+
+
+OUTPUTS = int(fingerprint.VERSION)
+"""The version of the code that reads a network's outputs."""
+
+
+def versions_record() -> dict[str, str]:
+    """Versions of what computes."""
+    names = ("oodbench", "torch", "timm", "torchvision", "numpy")
+    return {**{name: version(name) for name in names}, "python": platform.python_version()}
+
+
+def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records of a network, in words."""
+    words = []
+    if known["weights"] and now["weights"] and known["weights"] != now["weights"]:
+        words.append(
+            f"its weights ({str(known['weights'])[:12]} when it was fitted, now "
+            f"{str(now['weights'])[:12]})"
+        )
+    elif bool(known["weights"]) != bool(now["weights"]):
+        words.append("its weights, which can be read of only one of the two")
+    if known["class"] != now["class"]:
+        words.append(f"its class ({known['class']} when it was fitted, now {now['class']})")
+    elif known["code"] != now["code"] and not words:
+        words.append("its code or structure")
+    return words
+
+
+def agrees(known: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
+    """Whether a network says of the probe what it said."""
+    return known.keys() <= now.keys() and all(
+        now[name].shape == value.shape
+        and bool(
+            torch.allclose(
+                now[name].float().cpu(),
+                value.float(),
+                rtol=0,
+                atol=TOLERANCE * max(float(value.abs().max()), 1e-6),
+            )
+        )
+        for name, value in known.items()
+        if value.numel()
+    )
+
+
+# --- networks that can be made again ---------------------------------------------------------
+
+
+def source_of(networks: Networks, contender: Contender, classes: int, shown: Any) -> dict[str, Any]:
+    """How a network can be made again of its weights; ``{"kind": "given"}`` if it cannot.
+
+    Args:
+        networks: what was asked for.
+        contender: the network that came of it.
+        classes: how many it knows.
+        shown: the benchmark's preprocessing, whose channels it was made for.
+    """
+    channels = getattr(shown, "channels", None)
+    if not isinstance(channels, int):
+        return {"kind": "given"}
+    if networks.model is None and contender.is_external and networks.backbone is not None:
+        return {
+            "kind": "classifier",
+            "backbone": networks.backbone,
+            "classes": classes,
+            "channels": channels,
+        }
+    if contender.is_external:
+        return {"kind": "given"}
+    return {
+        "kind": "method",
+        "shown": preprocess_record(shown),
+        "method": contender.method,
+        "summary": str(getattr(contender.network, "summary", "")),
+        "recipe": contender.recipe,
+        "options": contender.recipe_options,
+        "backbone": contender.recipe_options.get("backbone"),
+        "classes": classes,
+        "channels": channels,
+    }
+
+
+def remade(source: Mapping[str, Any], weights: Path, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network that a source tells of, with these weights.
+
+    Args:
+        source: see :func:`source_of`.
+        weights: the file of them.
+        state: what it holds.
+
+    Raises:
+        FittedError: it can only be given.
+    """
+    kind = source.get("kind")
+    classes, channels = source.get("classes"), source.get("channels")
+    if kind == "classifier":
+        network, _ = load_classifier(str(source["backbone"]), weights, int(classes), int(channels))  # type: ignore[arg-type]
+        return network
+    if kind != "method":
+        raise FittedError(
+            "its network was given in Python, and is in no file. Give it again: "
+            "oodbench.load(path, model)."
+        )
+    cls = METHODS.get(str(source["method"]))
+    named = cls.get_recipe(str(source["recipe"]))
+    recipe = build(type(named), f"recipe {source['recipe']}", source["options"])
+    name = str(source["backbone"])
+    with torch.random.fork_rng(devices=[]):  # layers draw weights before they get these
+        shown = preprocess_of(source["shown"], None)
+        backbone = cls.make_backbone(name, recipe, shown)
+        if backbone is None:
+            backbone = starting_backbone(name, int(channels), None, cls.backbone_gives)  # type: ignore[arg-type]
+        method = cls(backbone, int(classes), recipe)  # type: ignore[arg-type]
+    try:
+        method.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise OODBenchError(f"the weights do not fit {name}: {error}") from error
+    method.summary = str(source.get("summary", ""))  # a part of what it is made of
+    return method.eval()
