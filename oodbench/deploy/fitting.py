@@ -189,7 +189,7 @@ def _benchmark(
     if train is None:
         return get_benchmark(id_name, benchmark)
     if id_name is not None or benchmark is not None:
-        raise OptionError("give `train`, or an ID set by its name (`id`), not both.")
+        raise OptionError("give train=..., or an ID set by its name (`id`), not both.")
     if isinstance(train, Samples):
         samples = train
     else:
@@ -198,7 +198,7 @@ def _benchmark(
     shown = preprocess or (None if model is None else own_preprocess_of(model))
     if not isinstance(shown, Preprocess):
         raise OptionError(
-            "images that are given as `train` say nothing of how the network sees them: give "
+            "images that are given as train=... say nothing of how the network sees them: give "
             "preprocess=oodbench.Preprocess(size, mean, std)."
         )
 

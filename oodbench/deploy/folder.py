@@ -126,7 +126,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise FittedError(
             f"there is no fitted detector in {path}: it has no {NAME}. Make one with `oodbench "
-            "fit --out FOLDER`."
+            "fit`."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"{NAME} cannot be read ({error})") from error

@@ -102,7 +102,7 @@ class Monitor:
         else:
             reference = np.sort(np.asarray(fitted, dtype=np.float64).reshape(-1))
         if threshold is None:
-            raise OptionError("scores alone have no threshold: give `threshold`.")
+            raise OptionError("scores alone have no threshold: give threshold=... beside them.")
         if not len(reference) or not np.isfinite(reference).all():
             raise BadScoresError("a monitor wants finite scores of held-out ID images.")
         self.false_alarms = float(false_alarms)
