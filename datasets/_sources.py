@@ -86,6 +86,7 @@ DTD = (
         "dtd/dtd",
         "dtd",
         md5="fff73e5086ae6bdbea199a49dfb8a4c1",
+        about=625_000_000,
     ),
 )
 PLACES365 = (
@@ -94,6 +95,7 @@ PLACES365 = (
         "val_256",
         "val_256",
         md5="e27b17d8d44f4af9a78502beb927f808",
+        about=525_000_000,
     ),
 )
 TIN = (
@@ -118,6 +120,7 @@ FOOD101 = (
         "food101/food-101",
         "food-101",
         md5="85eeb15f3717b99a5da872d97d918f87",
+        about=5_000_000_000,
     ),
 )
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"

@@ -82,7 +82,7 @@ def _stopped(missing: Sequence[Lacking], benchmark: Benchmark) -> str:
         f"{', '.join(names)} {'is' if is_one else 'are'} not in {files.data_dir()}, and nothing is "
         f"downloaded unasked ({_size(missing)}). Get {'it' if is_one else 'them'}: "
         f"`{command(names, benchmark)}`, or add --download to this command; --no-download leaves "
-        "out what is not here."
+        "out what is not here. OODBENCH_DATA names another folder that has it."
     )
 
 

@@ -12,14 +12,35 @@ from oodbench.errors import OptionError
 
 if TYPE_CHECKING:
     from oodbench.download.wanted import Wanted
+    from oodbench.stock import Stock
 
 data_app = typer.Typer(help="The datasets on this machine.", no_args_is_help=True)
 
 
 @data_app.command("status")
-def data_status() -> None:
-    """Which datasets are on this machine, and which are not."""
+def data_status(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A benchmark, or a dataset.", show_default=False),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare contents also where all images are read for that."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable states.")] = False,
+    debug: Debug = False,  # noqa: ARG001  (its callback has seen it)
+) -> None:
+    """Which datasets are on this machine, whole and as published, and what gets the others."""
     from oodbench import files
+
+    if as_json:
+        _print_json(name, check)
+        return
+    if name is not None:
+        from oodbench.cli.stocks import print_stock
+
+        print_stock(stock_of(name, check), _console())
+        return
     from oodbench.info import states
     from oodbench.registry import DATASETS
 
@@ -31,10 +52,44 @@ def data_status() -> None:
         typer.echo(line)
 
 
+def stock_of(name: str, check: bool) -> Stock:
+    """What is here of a benchmark or a dataset: as it was counted, if nothing has changed since."""
+    from oodbench import stock
+
+    known = stock.remembered(name, is_checked=check)
+    if known is not None:
+        return known
+    from oodbench import stocktaking
+
+    seen = stock.look()  # before it is counted: what changes meanwhile is counted again next time
+    counted = stocktaking.take(name, is_checked=check)
+    stock.remember(counted, seen, is_checked=check)
+    return counted
+
+
+def _print_json(name: str | None, check: bool) -> None:
+    import json
+
+    from oodbench import files
+    from oodbench.errors import OODBenchError
+    from oodbench.registry import BENCHMARKS
+
+    told: list[object] = []
+    for one in BENCHMARKS.names() if name is None else [name]:
+        try:
+            told.append(stock_of(one, check).to_dict())
+        except OODBenchError as error:  # a factory that wants an argument, or a damaged package
+            if name is not None:
+                raise
+            told.append({"name": one, "kind": "benchmark", "problem": str(error)})
+    typer.echo(json.dumps({"data": str(files.data_dir()), "stocks": told}, indent=1))
+
+
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    # a table is for 100 columns, also in a file
+    return Console(highlight=False, width=None if catalogue.is_terminal() else 100)
 
 
 @data_app.command("prepare")

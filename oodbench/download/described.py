@@ -130,11 +130,6 @@ class Download:
                 raise OptionError(f"{path!r} is no path below the data folder.")
 
     @property
-    def is_by_hand(self) -> bool:
-        """Whether a person has to get some of its files."""
-        return any(not file.url for file in self.files)
-
-    @property
     def bytes(self) -> int:
         """What is fetched, about; 0 if that is not known."""
         sizes = [file.size for file in self.files]
@@ -154,12 +149,18 @@ class Download:
 def archive(
     url: str, target: str, inside: str = "", *, name: str = "", size: int | None = None,
     sha256: str = "", md5: str = "", splits: tuple[str, ...] = (), unpacked: int | None = None,
-    licence: str = "",
+    licence: str = "", about: int = 0,
 ) -> Download:  # fmt: skip
-    """One archive, or one file that is data as it is, as a :class:`Download`."""
+    """One archive, or one file that is data as it is; ``about`` many bytes, if not ``size``."""
     file = RemoteFile(url, name, size, sha256=sha256, md5=md5)
     return Download(
-        target, (file,), splits=splits, inside=inside, unpacked=unpacked, licence=licence
+        target,
+        (file,),
+        splits=splits,
+        inside=inside,
+        size=about,
+        unpacked=unpacked,
+        licence=licence,
     )
 
 

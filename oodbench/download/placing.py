@@ -7,11 +7,11 @@ or removes.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +83,11 @@ def place(
     folder = files.writable_dir(downloads_dir(), _HINT)
     lock = folder / f".{files.digested_name(download.target)}.lock"
     with locks.alone(lock, f"the download of {name}"):
-        if not is_there():
-            _Placing(download, name, check, means, folder).run()
+        try:
+            if not is_there():
+                _Placing(download, name, check, means, folder).run()
+        finally:
+            _remove_empty(folder)
 
 
 class _Placing:
@@ -136,7 +139,6 @@ class _Placing:
             if marker.is_file():
                 leftovers.remove(path)
                 leftovers.remove(marker)
-                _remove_empty(path.parent, self.folder)
 
     def _files(self) -> tuple[RemoteFile, ...]:
         """What there is to fetch.
@@ -214,7 +216,6 @@ class _Placing:
         except DownloadError as error:
             if not path.with_name(f"{path.name}.partial").exists():
                 leftovers.remove(_marker(path))
-                _remove_empty(path.parent, self.folder)
             raise type(error)(f"{self.name}: {error}") from error
 
     def _unpack(self, remote: tuple[RemoteFile, ...], paths: list[Path]) -> None:
@@ -314,13 +315,14 @@ def _link(path: Path, to: Path) -> None:
         shutil.copyfile(path, to)
 
 
-def _remove_empty(folder: Path, root: Path) -> None:
-    while folder != root and _is_empty(folder):
-        folder.rmdir()
-        folder = folder.parent
+def _remove_empty(folder: Path) -> None:
+    """Remove empty folders below a folder, those of files that came and went."""
+    for inside in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            inside.rmdir()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _telling(path: Path) -> Iterator[None]:
     """Tells of what cannot be written as of other files."""
     try:

@@ -11,7 +11,7 @@ from oodbench.dataset import DatasetSpec, resolve_dataset
 from oodbench.disk.full import size_in_words
 from oodbench.download import hub
 from oodbench.download.described import Download
-from oodbench.download.placing import lacking_module
+from oodbench.download.placing import downloads_dir, lacking_module
 from oodbench.errors import MissingDataError, OODBenchError, UnknownNameError, did_you_mean
 from oodbench.registry import BENCHMARKS, DATASETS, PREPARATIONS
 
@@ -91,7 +91,9 @@ def is_there(spec: DatasetSpec, split: str) -> bool:
 
 def can_be_fetched(download: Download) -> bool:
     """Whether a source can be had without a person doing something first."""
-    if download.is_by_hand or lacking_module(download):
+    by_hand = [file for file in download.files if not file.url]
+    was_brought = all((downloads_dir() / file.name).is_file() for file in by_hand)
+    if lacking_module(download) or not was_brought:
         return False
     is_gated = download.hub is not None and download.hub.is_gated
     return not is_gated or bool(hub.headers())

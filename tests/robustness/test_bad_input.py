@@ -194,6 +194,10 @@ def test_a_checkpoint_without_its_network(run: CLI, digits_checkpoint: Path) -> 
 def test_a_data_root_without_the_set(run: CLI, name: str, command: str) -> None:
     files.data_dir().mkdir(parents=True)
     message = run.refuses(*command.split(), "--id", name)
+    assert f"`oodbench data prepare {name}" in message
+    assert "--download" in message
+    assert "OODBENCH_DATA" in message
+    message = run.refuses(*command.split(), "--id", name, "--no-download")
     assert str(files.data_dir()) in message
     assert f"{name}/t" in message, "the folder that was looked for"
     assert f"torchvision.datasets.{name.upper()}" in message, "how to get it"
@@ -202,6 +206,11 @@ def test_a_data_root_without_the_set(run: CLI, name: str, command: str) -> None:
 
 def test_all_ood_sets_missing(run: CLI, digits: Words) -> None:
     message = run.refuses("eval", "--detector", "msp", *digits, "--ood", "mnist,svhn")
+    for part in (str(files.data_dir()), "Get them: `oodbench data prepare mnist svhn`"):
+        assert part in message
+    message = run.refuses(
+        "eval", "--detector", "msp", *digits, "--ood", "mnist,svhn", "--no-download"
+    )
     for part in ("mnist", "svhn", str(files.data_dir()), "Get it"):
         assert part in message
 
@@ -213,7 +222,7 @@ def test_one_ood_set_missing_is_told_and_left_out(run: CLI, digits: Words, words
         # nor is a group whole because the benchmark defines none
         (replaced(words, "--ood", f"mnist,{scenes}"), f"far({scenes})"),
     ):
-        ran = run("eval", "--detector", "msp", *chosen)
+        ran = run("eval", "--detector", "msp", *chosen, "--no-download")
         assert ran.status == 0, ran.both
         assert "missing: mnist" in ran.out
         assert str(files.data_dir()) in ran.out
