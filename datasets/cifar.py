@@ -1,21 +1,21 @@
 """CIFAR-10 and CIFAR-100 as ID sets, with OpenOOD's and PALM's OOD sets.
 
 Hyper-parameters are chosen on a ``val`` split and on synthetic OOD images made of it. In
-``cifar10``, ``cifar100`` and ``cifar100/palm`` the test set is the whole official test split, and
-``val`` is a tenth of the TRAINING split: no test image is looked at, but a network that was trained
-on the whole training split, as published ones are, has seen these images. ``train`` stays the whole
-training split. In ``cifar10/openood`` and ``cifar100/openood`` ``val`` is a tenth of the official
-TEST split, which no network has seen, and ``test`` is the other nine tenths, as in OpenOOD v1.5
-(1,000 and 9,000 images). Both are drawn by content (``datasets/validation.py``): OpenOOD's own
-lists of files are not at hand, so its 9,000 test images are not exactly ours.
+``cifar10``, ``cifar100`` and ``/palm`` the test set is the whole official test split, and ``val``
+is a tenth of the TRAINING split: no test image is looked at, but a network that was trained on the
+whole training split, as published ones are, has seen these images. ``train`` stays the whole
+training split. In ``cifar10/held-out`` and ``cifar100/held-out`` ``val`` is a tenth of the official
+TEST split, which no network has seen, and ``test`` is the other nine tenths, both drawn by content
+(``datasets/validation.py``). These came before OpenOOD's lists were here; ``/openood``, which has
+its very images, supersedes them (``datasets/openood.py``).
 
-Differs from OpenOOD v1.5: (1) without ``/openood``, the ID test set is the whole official test
-split, and images are resized to 32x32 in one step, both sides, as PALM does; with ``/openood`` it
-is 9,000 of the 10,000, though other ones, and the short side is resized to 32 before a central
-crop, as OpenOOD does (the two differ for images that are not square); (2) the OOD images for
-validation are synthetic (OpenOOD: 1,000 of TinyImageNet for CIFAR-10, 972 for CIFAR-100); (3) an
-OOD set is every image of its test split, as it is found on disk. What the splits have, and how
-many OpenOOD's lists name, which leave out images whose classes overlap the ID set's:
+Differs from OpenOOD v1.5, in ``cifar10`` and ``cifar100``: (1) the ID test set is the whole
+official test split, and images are resized to 32x32 in one step, both sides, as PALM does (in
+``/held-out`` and ``/openood`` the short side is, before a central crop; the two differ for images
+that are not square); (2) the OOD images for validation are synthetic (OpenOOD: 1,000 of
+TinyImageNet for CIFAR-10, 972 for CIFAR-100); (3) an OOD set is every image of its test split, as
+it is found on disk. What the splits have, and how many OpenOOD's lists name, which leave out images
+whose classes overlap the ID set's:
 
 ============ ====================================== ================== ==================
 set          here                                   OpenOOD, CIFAR-10  OpenOOD, CIFAR-100
@@ -28,7 +28,7 @@ Textures     5,640                                  5,640              5,640
 Places365    36,500 (validation), or what is there  35,195             33,773
 ============ ====================================== ================== ==================
 
-``cifar100/palm`` differs from PALM's code in Places365: 10,000 images drawn at random from the
+``/palm`` differs from PALM's code in Places365: 10,000 images drawn at random from the
 official test split there (seed 1), all images of the validation split, or of
 whatever is at hand, here.
 Rows carry the number of images and a content fingerprint, so that what was compared can be told.
@@ -105,13 +105,13 @@ def _part(load: Callable[[str], Samples], split: str, name: str, *, is_held_out:
     return part
 
 
-def _openood(spec: DatasetSpec) -> DatasetSpec:
+def _held_out(spec: DatasetSpec) -> DatasetSpec:
     """The same ID set with ``val`` and ``test`` drawn from the official test split."""
 
     def load(split: str) -> Samples:
         if split == "train":
             return spec.load("train")
-        name = f"{spec.name}/openood/{split}"
+        name = f"{spec.name}/held-out/{split}"
         return _part(spec.load, "test", name, is_held_out=split == "val")
 
     return replace(
@@ -160,12 +160,13 @@ def cifar10() -> Benchmark:
     )
 
 
-def cifar10_openood() -> Benchmark:
-    """CIFAR-10 as in OpenOOD v1.5: tested on nine tenths of the test split, tuned on the other."""
-    spec = _openood(CIFAR10)
+def cifar10_held_out() -> Benchmark:
+    """CIFAR-10, tested on nine tenths of the test split, tuned on the other, drawn by content."""
+    spec = _held_out(CIFAR10)
     return replace(
         cifar10(),
-        name="cifar10/openood",
+        name="cifar10/held-out",
+        superseded_by="cifar10/openood",
         id=spec,
         preprocess=CIFAR10_CROPPED,
         validation=(synthetic_ood(spec, CIFAR10_CROPPED),),
@@ -186,27 +187,37 @@ def cifar100() -> Benchmark:
     )
 
 
-def cifar100_openood() -> Benchmark:
-    """CIFAR-100 as in OpenOOD v1.5: tested on nine tenths of the test split, tuned on the other."""
-    spec = _openood(CIFAR100)
+def cifar100_held_out() -> Benchmark:
+    """CIFAR-100, tested on nine tenths of the test split, tuned on the other, drawn by content."""
+    spec = _held_out(CIFAR100)
     return replace(
         cifar100(),
-        name="cifar100/openood",
+        name="cifar100/held-out",
+        superseded_by="cifar100/openood",
         id=spec,
         preprocess=CIFAR100_CROPPED,
         validation=(synthetic_ood(spec, CIFAR100_CROPPED),),
     )
 
 
+def cifar10_palm() -> Benchmark:
+    """CIFAR-10; far: SVHN, Places365, LSUN-C, iSUN, Textures, as in PALM's experiments."""
+    return _palm(CIFAR10, replace(CIFAR10_PREPROCESS, std=(0.2023, 0.1994, 0.2010)))
+
+
 def cifar100_palm() -> Benchmark:
     """CIFAR-100; far: SVHN, Places365, LSUN-C, iSUN, Textures, as in PALM's Table 1."""
+    return _palm(CIFAR100, CIFAR100_PREPROCESS)
+
+
+def _palm(id_set: DatasetSpec, preprocess: Preprocess) -> Benchmark:
     return Benchmark(
-        name="cifar100/palm",
-        id=CIFAR100,
+        name=f"{id_set.name}/palm",
+        id=id_set,
         near=(),
         far=(SVHN, PLACES365, LSUN_C, ISUN, TEXTURES),
-        preprocess=CIFAR100_PREPROCESS,
+        preprocess=preprocess,
         protocol=Protocol(rank_group="far", fpr="fpr95_id"),
         citation=PALM,
-        validation=(synthetic_ood(CIFAR100, CIFAR100_PREPROCESS),),
+        validation=(synthetic_ood(id_set, preprocess),),
     )

@@ -39,6 +39,7 @@ class Protocol:
             named without a group.
         full_spectrum: whether ``shifted`` sets count as ID: every OOD set is compared with the ID
             test set and all shifted sets together (Yang et al. 2023, full-spectrum OOD detection).
+        seeds: how many trained networks its papers average over; pages say so.
     """
 
     rank_by: str = "auroc"
@@ -48,6 +49,7 @@ class Protocol:
     contrast_remark: str = ""
     group_of_others: str = "far"
     full_spectrum: bool = False
+    seeds: int = 1
 
 
 @dataclass(frozen=True)

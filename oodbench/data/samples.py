@@ -47,6 +47,9 @@ class Samples(Dataset[Image.Image]):
         classes: the C class names, in the order of the labels.
     """
 
+    is_prepared: bool = False
+    """Whether its images were resized and cropped by their publisher, as the protocol wants it."""
+
     def __init__(self, name: str, labels: Sequence[int] | np.ndarray, classes: Sequence[str]):
         self.name = name
         self.labels = np.asarray(labels, dtype=np.int64)

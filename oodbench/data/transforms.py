@@ -203,6 +203,13 @@ def as_shown(transform: Transform, preprocess: Transform) -> Transform:
     return InMode(transform, preprocess.mode, preprocess.native)
 
 
+def of_prepared(transform: Transform) -> Transform:
+    """A preprocessing for images that were cropped already: brought to the size, whole."""
+    if isinstance(transform, Preprocess) and transform.resize == "crop":
+        return replace(transform, resize="stretch", pre_size=None)
+    return transform
+
+
 class InMode:
     """Somebody's own transform, which sees every image in one mode, as it was written for.
 

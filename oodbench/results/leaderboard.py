@@ -57,6 +57,12 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         "rejected.",
         "",
     ]
+    if benchmark.protocol.seeds > 1:
+        lines += [
+            f"Its papers print means over {benchmark.protocol.seeds} trained networks; the column "
+            "Seeds says of how many a line is.",
+            "",
+        ]
     if benchmark.superseded_by:
         lines += [f"Superseded by {code(benchmark.superseded_by)}.", ""]
     for remark in benchmark.remarks:

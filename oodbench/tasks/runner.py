@@ -19,7 +19,7 @@ from oodbench.caching import probe
 from oodbench.caching.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.checks import doubts, sanity
 from oodbench.data.samples import Samples
-from oodbench.data.transforms import Preprocess, Transform, as_shown
+from oodbench.data.transforms import Preprocess, Transform, as_shown, of_prepared
 from oodbench.detector import Detector
 from oodbench.errors import BadScoresError, OODBenchError
 from oodbench.extract import extract, extracted
@@ -215,7 +215,7 @@ class NetworkRunner:
         outputs = extract(
             self.reader,
             samples,
-            self.transform,
+            self._transform_of(samples),
             hardware=self.hardware,
             on_forward=self.on_forward,
         )
@@ -224,8 +224,12 @@ class NetworkRunner:
     def is_cached(self, samples: Samples) -> bool:
         """Whether the cache has what the network outputs for these samples."""
         scored = self.task.samples(samples)
-        outputs = extracted(self.reader, scored, self.transform, hardware=self.hardware)
+        shown = self._transform_of(scored)
+        outputs = extracted(self.reader, scored, shown, hardware=self.hardware)
         return outputs is not None
+
+    def _transform_of(self, samples: Samples) -> Transform:
+        return of_prepared(self.transform) if samples.is_prepared else self.transform
 
     # --- the network itself -------------------------------------------------------------------
 
@@ -335,7 +339,9 @@ class NetworkRunner:
                         detector,
                         self.network,
                         scored.samples,
-                        self.preprocess,
+                        of_prepared(self.preprocess)
+                        if scored.samples.is_prepared
+                        else self.preprocess,
                         hardware=self.hardware,
                     )
             else:
