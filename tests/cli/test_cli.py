@@ -350,7 +350,7 @@ def test_info_on_everything_else(run: CLI, name: str) -> None:
 
 
 def test_info_on_a_benchmark_says_what_is_chosen_on(run: CLI) -> None:
-    for name in ("digits", "cifar10/openood"):
+    for name in ("digits", "cifar10/held-out"):
         out = run("info", name).out
         (line,) = [line for line in out.splitlines() if line.startswith("chosen on:")]
         assert "-synthetic" in line

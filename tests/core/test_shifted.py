@@ -273,3 +273,24 @@ def test_a_full_spectrum_page_says_what_counts_as_id(tmp_path: object) -> None:
 def test_a_spectrum_wants_shifted_sets() -> None:
     with pytest.raises(OptionError, match="counts shifted sets as ID"):
         spectrum()
+
+
+def test_prepared_images_are_neither_resized_nor_cropped() -> None:
+    """Such as those of a corrupted set, whose publisher has cropped them."""
+
+    def spec(name: str, is_prepared: bool) -> DatasetSpec:
+        def load(split: str) -> ImageArrays:
+            samples = darker(0.5).load(split)
+            samples.is_prepared = is_prepared
+            return samples
+
+        return DatasetSpec(name, load)
+
+    zoomed = replace(DIGITS.preprocess, resize="crop", pre_size=11)
+    benchmark = replace(shifted(spec("prepared", True), spec("raw", False)), preprocess=zoomed)
+    results = oodbench.evaluate(network(), benchmark=benchmark, detectors="msp", hardware=CPU)
+    rows = {row["ood"]: row for row in results}
+    p, labels = predictions(darker(0.5))
+    seen_whole = float((p.argmax(axis=1) == labels).mean())
+    assert rows["prepared"]["shifted_accuracy"] == pytest.approx(seen_whole, abs=1e-9)
+    assert rows["raw"]["shifted_accuracy"] != rows["prepared"]["shifted_accuracy"]

@@ -683,7 +683,7 @@ def fits_on() -> Iterator[str]:
     FitsOn.name = ""
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10/openood"])
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10/held-out"])
 def test_a_detector_may_be_fitted_on_val(name: str, fits_on: str) -> None:
     for split, seed in (("train", 1), ("test", 2)):
         folder = files.data_dir() / "cifar10" / split

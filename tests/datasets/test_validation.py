@@ -330,7 +330,7 @@ def write_cifar(train: int = 20, test: int = 20) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["digits", "cifar10", "cifar10/openood", "cifar100", "cifar100/openood", "cifar100/palm"],
+    ["digits", "cifar10", "cifar10/held-out", "cifar100", "cifar100/held-out", "cifar100/palm"],
 )
 def test_every_benchmark_has_validation_data_apart_from_its_test_data(name: str) -> None:
     write_cifar()
@@ -361,15 +361,15 @@ def test_openoods_val_and_test_are_the_official_test_split() -> None:
     write_cifar(test=30)
     for name in ("cifar10", "cifar100"):
         whole = get_benchmark(name)
-        found = get_benchmark(benchmark=f"{name}/openood")
+        found = get_benchmark(benchmark=f"{name}/held-out")
         train, val, test = (found.id.load(split) for split in found.id.splits)
         assert train.fingerprint == whole.id.load("train").fingerprint
         assert (len(val), len(test)) == (6, 54)
         assert shown(whole.id.load("test")) == sorted(shown(val) + shown(test))
-        assert (val.name, test.name) == (f"{name}/openood/val", f"{name}/openood/test")
+        assert (val.name, test.name) == (f"{name}/held-out/val", f"{name}/held-out/test")
         assert found.id.name == name, "options and recipes of the ID set hold"
         assert (found.near, found.far) == (whole.near, whole.far)
-        assert get_benchmark(name, f"{name}/openood").name == f"{name}/openood"
+        assert get_benchmark(name, f"{name}/held-out").name == f"{name}/held-out"
 
 
 def test_pages_of_benchmarks_are_not_confused() -> None:
@@ -379,12 +379,12 @@ def test_pages_of_benchmarks_are_not_confused() -> None:
     write_cifar()
     tests = {
         get_benchmark(benchmark=name).id.load("test").fingerprint
-        for name in ("cifar10", "cifar10/openood")
+        for name in ("cifar10", "cifar10/held-out")
     }
     assert len(tests) == 2, "rows on them never share a table"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10/openood"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10/held-out"])
 def test_missing_data_is_named_by_what_it_is_drawn_from(name: str) -> None:
     found = get_benchmark(benchmark=name)
     part = "test" if "/" in name else "train"
