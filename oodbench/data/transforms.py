@@ -203,9 +203,14 @@ def as_shown(transform: Transform, preprocess: Transform) -> Transform:
     return InMode(transform, preprocess.mode, preprocess.native)
 
 
-def of_prepared(transform: Transform) -> Transform:
-    """A preprocessing for images that were cropped already: brought to the size, whole."""
-    if isinstance(transform, Preprocess) and transform.resize == "crop":
+def of_prepared(transform: Transform, is_prepared: bool = True) -> Transform:
+    """A preprocessing for images that were cropped already: they are brought to the size, whole.
+
+    Args:
+        transform: for images as they were published.
+        is_prepared: whether they were cropped; else it is given back as it is.
+    """
+    if is_prepared and isinstance(transform, Preprocess) and transform.resize == "crop":
         return replace(transform, resize="stretch", pre_size=None)
     return transform
 

@@ -229,7 +229,7 @@ class NetworkRunner:
         return outputs is not None
 
     def _transform_of(self, samples: Samples) -> Transform:
-        return of_prepared(self.transform) if samples.is_prepared else self.transform
+        return of_prepared(self.transform, samples.is_prepared)
 
     # --- the network itself -------------------------------------------------------------------
 
@@ -339,9 +339,7 @@ class NetworkRunner:
                         detector,
                         self.network,
                         scored.samples,
-                        of_prepared(self.preprocess)
-                        if scored.samples.is_prepared
-                        else self.preprocess,
+                        of_prepared(self.preprocess, scored.samples.is_prepared),
                         hardware=self.hardware,
                     )
             else:
