@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -405,7 +405,7 @@ def _shifted(
             name,
             one,
             f"{_large}/{folder}",
-            lambda id_name=id_name: wordnet_ids(id_name),
+            partial(wordnet_ids, id_name),
             description=f"{about}, {LISTS[one][0]:,} images by OpenOOD's list",
             **more,
         )
