@@ -220,7 +220,8 @@ def _derived(rows: Sequence[Row], kept: Scores, benchmark: Benchmark | None) -> 
         if lengths[key] != lengths[key.removeprefix("correct/")]:
             raise ValueError(f"{key} is of another number of samples")
     as_id: list[str] = []  # shifted sets that the protocol counts as ID
-    if benchmark is not None and benchmark.protocol.full_spectrum:
+    says_so = benchmark is not None and benchmark.protocol.full_spectrum
+    if says_so or rows[0].get("spectrum_accuracy") is not None:
         as_id = [row["ood"] for row in singles if row["group"] == SHIFTED]
     test = kept[scores.ID]
     spectrum = np.concatenate([test, *(of_sets[name] for name in as_id)])

@@ -19,6 +19,7 @@ from oodbench.metrics import auroc
 from oodbench.results.compare import table
 from oodbench.results.leaderboard import render
 from oodbench.results.store import ResultStore
+from oodbench.results.verify import verify
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 DIGITS = get_benchmark("digits")
@@ -173,7 +174,9 @@ def by_hand(known: np.ndarray, ood: np.ndarray) -> dict[str, float]:
 
 def test_full_spectrum_compares_ood_with_the_test_set_and_all_shifted_sets() -> None:
     benchmark = spectrum(darker(0.5), darker(0.25))
-    results = oodbench.evaluate(network(), benchmark=benchmark, detectors="msp", hardware=CPU)
+    results = oodbench.evaluate(
+        network(), benchmark=benchmark, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     rows = {row["ood"]: row for row in results}
     test = scores_of(DIGITS.id)
     dark = [scores_of(spec) for spec in benchmark.shifted]
@@ -200,7 +203,9 @@ def test_full_spectrum_compares_ood_with_the_test_set_and_all_shifted_sets() -> 
 
 def test_the_mean_over_several_sets_is_over_the_whole_spectrum_too() -> None:
     benchmark = spectrum(darker(0.5), far=DIGITS.far, near=(*DIGITS.near, darkened_noise()))
-    results = oodbench.evaluate(network(), benchmark=benchmark, detectors="msp", hardware=CPU)
+    results = oodbench.evaluate(
+        network(), benchmark=benchmark, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     rows = {row["ood"]: row for row in results}
     members = [rows[spec.name] for spec in benchmark.near]
     assert rows["near"]["auroc"] == pytest.approx(np.mean([row["auroc"] for row in members]))
@@ -222,7 +227,12 @@ def test_named_ood_sets_bring_the_spectrum_with_them() -> None:
     benchmark = spectrum(darker(0.5))
     name = benchmark.near[0].name
     results = oodbench.evaluate(
-        network(), benchmark=benchmark, ood=[name], detectors="msp", hardware=CPU
+        network(),
+        benchmark=benchmark,
+        ood=[name],
+        detectors="msp",
+        hardware=CPU,
+        preprocess="benchmark",
     )
     assert {row["ood"] for row in results} == {name, "near", "dark-0.5", "shifted"}
     assert results.rows[0]["n_id"] == len(DIGITS.id.load("test")) + len(darker(0.5).load("test"))
@@ -237,18 +247,28 @@ def absent(name: str) -> DatasetSpec:
 
 def test_a_spectrum_with_a_set_missing_is_said_and_bears_no_groups_name() -> None:
     benchmark = spectrum(darker(0.5), absent("darkest"))
-    results = oodbench.evaluate(network(), benchmark=benchmark, detectors="msp", hardware=CPU)
+    results = oodbench.evaluate(
+        network(), benchmark=benchmark, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     names = {row["ood"] for row in results if row["is_mean"]}
     assert names == {f"near({benchmark.near[0].name})", "shifted(dark-0.5)"}
     for row in results:
         assert any("without darkest" in note for note in row["notes"])
     whole = oodbench.evaluate(
-        network(), benchmark=spectrum(darker(0.5)), detectors="msp", hardware=CPU
+        network(),
+        benchmark=spectrum(darker(0.5)),
+        detectors="msp",
+        hardware=CPU,
+        preprocess="benchmark",
     )
     assert {row["ood"] for row in whole if row["is_mean"]} == {"near", "shifted"}
     with pytest.raises(MissingDataError, match="counts shifted sets as ID, but none is there"):
         oodbench.evaluate(
-            network(), benchmark=spectrum(absent("darkest")), detectors="msp", hardware=CPU
+            network(),
+            benchmark=spectrum(absent("darkest")),
+            detectors="msp",
+            hardware=CPU,
+            preprocess="benchmark",
         )
 
 
@@ -259,9 +279,11 @@ def test_a_full_spectrum_page_says_what_counts_as_id(tmp_path: object) -> None:
         benchmark=benchmark,
         detectors=["msp", "energy"],
         hardware=CPU,
+        preprocess="benchmark",
         leaderboards=str(tmp_path),
     )
     page = render(benchmark, ResultStore(str(tmp_path)).rows(benchmark.name))
+    assert {verdict.word for verdict in verify(str(tmp_path))} == {"identical"}
     n = len(DIGITS.id.load("test")) + len(darker(0.5).load("test"))
     assert f"ID: {n:,} images, of the test set and of all shifted sets" in page
     assert "They count as ID" in page
