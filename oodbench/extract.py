@@ -24,6 +24,7 @@ from oodbench.caching import probe
 from oodbench.caching.description import Description, describe
 from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.parts import Parts
+from oodbench.caching.places import folder_of, sweep
 from oodbench.caching.store import Store, discard, stored
 from oodbench.caching.trunks import frozen_trunk_of, headed
 from oodbench.caching.unfinished import Unfinished
@@ -125,9 +126,9 @@ def extract(
         )
         warnings.warn(reason, OODBenchWarning, stacklevel=2)
         return _uncached(job, reason)
-    folder = files.cache_dir() / "outputs" / key
     with contextlib.ExitStack() as held:
-        cached = _lookup(folder, key, job, held)
+        cached = _lookup(key, job, held)
+        folder = folder_of(key)
         if cached is not None and _believed(job, about, folder, cached):
             return cached
         is_new = cached is None
@@ -136,9 +137,10 @@ def extract(
             files.writable_cache()
             probe.drop(folder)
             barrier()
-            cached = _lookup(folder, key, job, held)
+            cached = _lookup(key, job, held)
         if cached is not None:
             return cached
+        folder = folder_of(key)
         store = job.store(folder)
         held.callback(store.close)
         job.fill(store)
@@ -150,15 +152,16 @@ def extract(
         return Outputs.load(folder, key=key)
 
 
-def _lookup(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+def _lookup(key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
     """What is cached; or None, and the folder is this run's to fill until ``held`` ends."""
     first = is_first_process(job.hardware)
-    cached = _claim(folder, key, job, held) if first else None
+    cached = _claim(key, job, held) if first else None
     barrier()
-    return cached if first else stored(folder, key)[0]
+    return cached if first else stored(folder_of(key), key)[0]
 
 
-def _claim(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+def _claim(key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+    folder = folder_of(key)
     cached, damage = stored(folder, key)
     if cached is not None:
         return cached
@@ -166,11 +169,13 @@ def _claim(folder: Path, key: str, job: _Job, held: contextlib.ExitStack) -> Out
         root = files.writable_cache()
         what = f"the outputs for {job.samples.name}"
         held.enter_context(alone(root / "locks" / f"{key}.lock", what))
+        folder = folder_of(key)
         cached, damage = stored(folder, key)  # somebody may have been quicker
         if damage is not None:
             discard(folder, damage)
         if cached is None:
-            store = job.store(folder)
+            sweep(key)
+            store = job.store(folder_of(key))
             held.callback(store.close)
             store.prepare()
     except StorageError as error:
@@ -313,7 +318,7 @@ def extracted(
     network = as_network(model)
     trunk = frozen_trunk_of(network)
     key = cache_key(network if trunk is None else trunk, samples, preprocess, precision)
-    cached = key and stored(files.cache_dir() / "outputs" / key, key)[0]
+    cached = key and stored(folder_of(key), key)[0]
     if not cached:
         return None
     return cached if trunk is None else headed(cached, network_of(network).head())

@@ -7,7 +7,6 @@ outputs are believed; where these differ, they are dropped.
 
 from __future__ import annotations
 
-import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from oodbench import files
+from oodbench.caching.places import retire
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
-from oodbench.disk import leftovers
 from oodbench.hardware import Hardware, Running, is_distributed
 from oodbench.networks.door import explained, fed, kept
 from oodbench.networks.models import outputs_of, sample_column_of
@@ -123,13 +122,15 @@ def agreed(value: bool) -> bool:
 
 
 def drop(folder: Path) -> None:
-    """Remove finished outputs; those that another process has begun anew stay."""
+    """Remove finished outputs; those that another process has begun anew stay.
+
+    Raises:
+        StorageError: they cannot be removed.
+    """
     with files.locked(folder):
         if not (folder / "outputs.json").is_file():
             return
-        away = folder.with_name(leftovers.temporary_name(folder.name))
-        folder.rename(away)
-    shutil.rmtree(away, ignore_errors=True)
+        retire(folder)
 
 
 def note_varying(network: nn.Module) -> None:

@@ -7,7 +7,6 @@ set of files, and nothing is ever merged or copied.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
@@ -21,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from oodbench import files
+from oodbench.caching.places import retire
 from oodbench.caching.unfinished import Unfinished
 from oodbench.disk import full, leftovers
 from oodbench.errors import OODBenchError, OODBenchWarning, StorageError
@@ -55,13 +55,11 @@ def discard(folder: Path, damage: str) -> None:
         OODBenchWarning,
         stacklevel=3,
     )
-    aside = folder.with_name(leftovers.temporary_name(folder.name))
-    with contextlib.suppress(OSError):  # at once for other processes, where folders can be renamed
-        folder.rename(aside)
-    leftovers.remove(aside)
-    leftovers.remove(folder)
-    if folder.exists():
-        raise StorageError(f"cannot remove {folder}, which is damaged ({damage}). Remove it.")
+    try:
+        retire(folder)
+    except StorageError as error:
+        text = f"cannot remove {folder}, which is damaged ({damage}). Remove it."
+        raise StorageError(text) from error
 
 
 class Store(Unfinished):
