@@ -5,10 +5,11 @@
 
 A mutant is a module with one change: a comparison, an operator, a number, a condition that is
 turned round, a statement that is left out. It is killed if a test fails (or never ends), and has
-survived if none does. No file is changed: the mutant is put in place of the module when it is
-imported, in a process that was forked from one which has imported the libraries, so that a mutant
-costs little more than its tests. Which tests are run: those of the module (see TESTS), or what
-stands behind ``--tests``. Needs fork: Linux or macOS.
+survived if none does. No file is changed, and a mutant costs little more than its tests: they are
+run in a process that was forked from one which has imported them. There a change within a function
+is put into the function; any other is put in place of the module when all is imported anew. Which
+tests are run: those of the module (see TESTS), or what stands behind ``--tests``. Needs fork: Linux
+or macOS.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import ast
 import contextlib
 import copy
-import importlib
+import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -26,9 +27,12 @@ import random
 import signal
 import sys
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TESTS = {
@@ -53,9 +57,6 @@ TESTS = {
 
 SLOWEST = 20.0
 """Times the unchanged module's seconds, after which a mutant counts as never ending."""
-
-LIBRARIES = "hypothesis pandas pytest pytorch_lightning scipy.stats sklearn.covariance timm".split()
-"""What a mutant's process need not import again; nothing of this package."""
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -91,6 +92,8 @@ class Mutant:
     line: int
     change: str
     source: str
+    function: str | None = None
+    """The qualified name of the function that it is within, of nested ones the outermost."""
 
 
 def changed(node: ast.AST) -> Iterator[ast.AST]:
@@ -138,8 +141,12 @@ def mutants(source: str) -> Iterator[Mutant]:
     """All mutants of a module."""
     tree = ast.parse(source)
 
-    def walk(node: ast.AST) -> Iterator[Mutant]:
+    def walk(node: ast.AST, classes: str = "", function: str | None = None) -> Iterator[Mutant]:
         for name, value in ast.iter_fields(node):
+            within = function
+            if name == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                within = function or classes + node.name
+            inner = f"{classes}{node.name}." if isinstance(node, ast.ClassDef) else classes
             if name in ("annotation", "returns", "decorator_list", "type_params"):
                 continue
             children = value if isinstance(value, list) else [value]
@@ -151,8 +158,8 @@ def mutants(source: str) -> Iterator[Mutant]:
                     text = ast.unparse(ast.fix_missing_locations(tree))
                     put(node, name, value, index, child)
                     shown = " -> ".join(ast.unparse(n).split("\n")[0] for n in (child, other))
-                    yield Mutant(getattr(child, "lineno", 0), shown, text)
-                yield from walk(child)
+                    yield Mutant(getattr(child, "lineno", 0), shown, text, within)
+                yield from walk(child, inner, within)
 
     yield from walk(tree)
 
@@ -184,28 +191,72 @@ class Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, str(self.path), "exec"), vars(module))
 
 
-def passes(module: str, path: Path, source: str, tests: list[str], seconds: float) -> bool:
-    """Whether the tests pass with this source, within the time."""
+def codes(code: types.CodeType, name: str) -> list[types.CodeType]:
+    """The functions of a qualified name within compiled code."""
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    own = [one for one in inner if one.co_qualname == name]
+    return own + [one for each in inner for one in codes(each, name)]
+
+
+def put_into_function(path: Path, mutant: Mutant) -> bool:
+    """Change a function that was imported already; False where it is not known which one."""
+    if mutant.function is None:
+        return False
+    made = codes(compile(mutant.source, str(path), "exec"), mutant.function)
+    there = [
+        one
+        for one in gc.get_objects()
+        if type(one) is types.FunctionType  # not isinstance, which asks proxies what they are
+        and one.__code__.co_filename == str(path)
+        and one.__code__.co_qualname == mutant.function
+    ]
+    if len(made) != 1 or len(there) != 1:
+        return False
+    there[0].__code__ = made[0]
+    return True
+
+
+def forget_all() -> None:
+    """Let everything of this repository be imported again."""
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("oodbench", "tests", "detectors", "datasets"):
+            del sys.modules[name]
+
+
+def passes(module: str, path: Path, mutant: Mutant | None, tests: list[str], limit: float) -> bool:
+    """Whether the tests pass with a mutant, or without one, within a time."""
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        sys.meta_path.insert(0, Instead(module, path, source))
-        import pytest
-
         code = 1
         with contextlib.suppress(BaseException):
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+            if mutant is not None and not put_into_function(path, mutant):
+                forget_all()
+                sys.meta_path.insert(0, Instead(module, path, mutant.source))
+            code = run_tests("-x", *tests)
         os._exit(int(code != 0))
     began = time.monotonic()
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if time.monotonic() - began > seconds:
+        if time.monotonic() - began > limit:
             os.killpg(pid, signal.SIGKILL)
         time.sleep(0.02)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status) == 0
+
+
+def run_tests(*words: str) -> int:
+    """Pytest's exit code; what it prints goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    before = os.dup(1), os.dup(2)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    try:
+        return int(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *words]))
+    finally:
+        for number, stream in enumerate(before, 1):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.close(nowhere)
 
 
 def tests_of(path: Path) -> list[str]:
@@ -234,8 +285,9 @@ def run(path: Path, tests: list[str], most: int, end: float, rng: random.Random)
     source = whole.read_text(encoding="utf-8")
     folder = "oodbench." if path.parts[0] != "oodbench" else ""
     module = folder + ".".join(path.with_suffix("").parts)
+    run_tests("--collect-only", *tests)
     began = time.monotonic()
-    if not passes(module, whole, source, tests, 3600):
+    if not passes(module, whole, None, tests, 3600):
         raise SystemExit(f"{path}: {' '.join(tests)} fails without any change.")
     seconds = 30 + SLOWEST * (time.monotonic() - began)
     made = list(mutants(source))
@@ -244,7 +296,7 @@ def run(path: Path, tests: list[str], most: int, end: float, rng: random.Random)
         if time.monotonic() > end:
             break
         tried += 1
-        if passes(module, whole, mutant.source, tests, seconds):
+        if passes(module, whole, mutant, tests, seconds):
             print(f"{path}:{mutant.line}: survived: {mutant.change}", flush=True)
         else:
             killed += 1
@@ -269,8 +321,6 @@ def main() -> None:
     os.chdir(REPOSITORY)
     sys.path.insert(0, str(REPOSITORY))
     sys.dont_write_bytecode = True
-    for library in LIBRARIES:
-        importlib.import_module(library)
     rng, end = random.Random(options.seed), time.monotonic() + options.seconds
     counts = [
         run(path, options.tests or tests_of(path), options.most, end, rng)
