@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from oodbench.detector import Detector as Detector
     from oodbench.detector import create_detector as create_detector
     from oodbench.download.prepare import prepare as prepare
+    from oodbench.evaluation import evaluate as evaluate
     from oodbench.evaluator import Evaluator as Evaluator
-    from oodbench.evaluator import evaluate as evaluate
     from oodbench.hardware import Hardware as Hardware
     from oodbench.measures import Measure as Measure
     from oodbench.method import Method as Method
@@ -74,7 +74,8 @@ _HOME = {
     "deploy.monitor": ("Monitor",),
     "detector": ("Detector", "Paper", "create_detector"),
     "download.prepare": ("prepare",),
-    "evaluator": ("Evaluator", "evaluate"),
+    "evaluation": ("evaluate",),
+    "evaluator": ("Evaluator",),
     "hardware": ("Hardware",),
     "method": ("Method", "Recipe"),
     "measures": ("Measure",),

@@ -34,6 +34,7 @@ from oodbench.registry import (
     PREPARATIONS,
     TASKS,
     Registry,
+    backbone_kind,
 )
 
 
@@ -259,15 +260,15 @@ def _dataset(name: str, spec: Any) -> Sheet:
 
 
 def _backbone(name: str, factory: Any) -> Sheet:
-    takes, gives = getattr(factory, "takes", None), getattr(factory, "gives", None)
+    kind = backbone_kind(factory)
     description = getattr(factory, "description", None)
     return Sheet(
         _title("backbone", name, factory),
         description if isinstance(description, str) else _text(factory),
         (
-            Entry("takes", (takes,) if takes else ()),
-            Entry("gives", (gives,) if gives else ()),
-            *(_size(lambda: factory(channels=3)) if takes == "images" else ()),
+            Entry("takes", (kind.takes,) if kind.takes else ()),
+            Entry("gives", (kind.gives,) if kind.gives else ()),
+            *(_size(lambda: factory(channels=3)) if kind.takes == "images" else ()),
         ),
     )
 

@@ -148,6 +148,9 @@ class Method(pl.LightningModule):
     another task whose place it takes there, so that a detector which was designed for that one
     finds it. ``compares`` says that networks are compared by it where nothing else is asked for.
 
+    ``names_backbones`` says that ``make_backbone`` has names of its own, which neither the registry
+    of backbones nor timm knows.
+
     ``fits_detectors_of`` names methods whose detectors fit its networks as well as its own
     detectors do, and ``gives`` what its networks output where that is less than features, logits
     and a head.
@@ -170,6 +173,7 @@ class Method(pl.LightningModule):
     fits_detectors_of: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[frozenset[str] | None] = None
     backbone_gives: ClassVar[str | None] = "features"
+    names_backbones: ClassVar[bool] = False
     summary: str = ""
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: BaseRecipe) -> None:

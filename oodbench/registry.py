@@ -18,6 +18,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -335,6 +336,25 @@ register_task = TASKS.register
 register_measure = MEASURES.register
 register_need = NEEDS.register
 register_preparation = PREPARATIONS.register
+
+
+@dataclass(frozen=True)
+class BackboneKind:
+    """What a backbone is declared to take and to give; see :func:`register_backbone`.
+
+    Args:
+        takes: ``"images"`` or ``"modalities"``; None where that is not declared.
+        gives: ``"features"`` or another word; None where that is not declared.
+    """
+
+    takes: str | None
+    gives: str | None
+
+
+def backbone_kind(factory: Callable[..., Any]) -> BackboneKind:
+    """What a registered backbone is declared to take and to give."""
+    # they are attributes of what a stranger registered: a function, a class or any callable
+    return BackboneKind(getattr(factory, "takes", None), getattr(factory, "gives", None))
 
 
 def register_backbone(

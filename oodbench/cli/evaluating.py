@@ -41,7 +41,7 @@ def eval_command(
     """Train what the detectors need, score them on a benchmark, and add rows to its leaderboard."""
     from oodbench.benchmark import get_benchmark
     from oodbench.contenders import Networks
-    from oodbench.evaluator import evaluate
+    from oodbench.evaluation import evaluate
     from oodbench.hardware import is_first_process
     from oodbench.needed import needed
     from oodbench.results import leaderboard

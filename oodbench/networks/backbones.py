@@ -29,7 +29,7 @@ from oodbench.networks.classifier import Classifier as Classifier
 from oodbench.networks.door import single_precision
 from oodbench.networks.lookalikes import looks_like
 from oodbench.outputs import Head
-from oodbench.registry import BACKBONES, register_backbone
+from oodbench.registry import BACKBONES, backbone_kind, register_backbone
 
 
 class _BasicBlock(nn.Module):
@@ -223,9 +223,8 @@ def backbone_names(takes: str | None = None, gives: str | None = None) -> list[s
     names = []
     for name in BACKBONES.names():
         with contextlib.suppress(PluginError):  # a damaged package hides no other's backbones
-            factory = BACKBONES.get(name)
-            is_taken = takes is None or getattr(factory, "takes", None) == takes
-            if is_taken and (gives is None or getattr(factory, "gives", None) == gives):
+            kind = backbone_kind(BACKBONES.get(name))
+            if takes in (None, kind.takes) and gives in (None, kind.gives):
                 names.append(name)
     return names
 
@@ -249,23 +248,13 @@ def create_backbone(
         OptionError: a network of images for samples of several modalities, or the reverse; or one
             that gives something else.
     """
+    check_backbone(name, channels, gives)
     if is_registered(name):
         head, colon, argument = name.partition(":")
-        factory = BACKBONES.get(head)
-        _check_kind(
-            name, channels, gives, getattr(factory, "takes", None), getattr(factory, "gives", None)
-        )
-        network: nn.Module = factory(*[argument] * len(colon), channels=channels)
+        network: nn.Module = BACKBONES.get(head)(*[argument] * len(colon), channels=channels)
         return network
     import timm
 
-    if not timm.is_model(name):
-        guess = did_you_mean(name, timm.list_models(), preferred=BACKBONES.names())
-        raise UnknownNameError(
-            f"no backbone named {name!r}.{guess} See `oodbench list backbones`; or give any name "
-            "of timm.list_models()."
-        )
-    _check_kind(name, channels, gives, "images", "features")
     try:
         encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except (OSError, RuntimeError) as error:
@@ -275,6 +264,36 @@ def create_backbone(
         ) from error
     encoder.num_features = feature_width(encoder)  # type: ignore[assignment]
     return encoder
+
+
+def check_backbone(
+    name: str, channels: int | Mapping[str, int] = 3, gives: str | None = None
+) -> None:
+    """Check, without making it, that there is a backbone of that name for such inputs.
+
+    Args:
+        name: see :func:`create_backbone`, as the others.
+        channels: of its input; by modality for one that takes several.
+        gives: what it has to give; None for anything.
+
+    Raises:
+        UnknownNameError: the name is neither registered nor timm's.
+        OptionError: a network of images for samples of several modalities, or the reverse; or one
+            that gives something else.
+    """
+    if is_registered(name):
+        kind = backbone_kind(BACKBONES.get(name.partition(":")[0]))
+        _check_kind(name, channels, gives, kind.takes, kind.gives)
+        return
+    import timm
+
+    if not timm.is_model(name):
+        guess = did_you_mean(name, timm.list_models(), preferred=BACKBONES.names())
+        raise UnknownNameError(
+            f"no backbone named {name!r}.{guess} See `oodbench list backbones`; or give any name "
+            "of timm.list_models()."
+        )
+    _check_kind(name, channels, gives, "images", "features")
 
 
 def _check_kind(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oodbench.errors import OptionError
-from oodbench.registry import BACKBONES
+from oodbench.registry import BACKBONES, backbone_kind
 
 SECONDS = 6.0
 """How long is searched at most."""
@@ -112,8 +112,8 @@ def _candidates(
 def _made(name: str) -> torch.nn.Module:
     if name in BACKBONES:
         factory = BACKBONES.get(name)
-        kind = (getattr(factory, "takes", "images"), getattr(factory, "gives", "features"))
-        if kind != ("images", "features"):
+        kind = backbone_kind(factory)
+        if kind.takes not in (None, "images") or kind.gives not in (None, "features"):
             raise OptionError(f"{name} is no backbone of a classifier of images.")
         network: torch.nn.Module = factory(channels=3)
         return network

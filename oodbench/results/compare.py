@@ -14,7 +14,7 @@ from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OptionError
-from oodbench.evaluator import evaluate
+from oodbench.evaluation import evaluate
 from oodbench.registry import MEASURES, METHODS, STANDARD_DETECTOR, STANDARD_METHOD, TASKS
 from oodbench.reporting import Report, reason_of
 from oodbench.results.rows import Results, Row, cell

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from oodbench.registry import backbone_kind
 from oodbench.testing.networks import closeness, count, rows
 from oodbench.testing.suite import checks_in
 
@@ -33,7 +34,7 @@ def _who(make: Make) -> str:
 def _inputs(make: Make, inputs: Inputs | None) -> Inputs:
     if inputs is not None:
         return inputs
-    assert getattr(make, "takes", None) != "modalities", (
+    assert backbone_kind(make).takes != "modalities", (
         f"{_who(make)} takes modalities: give the check their tensors, by name"
     )
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -68,13 +69,13 @@ def check_described(make: Make, inputs: Inputs | None = None) -> None:
 
 def check_declared(make: Make, inputs: Inputs | None = None) -> None:
     """What it takes, where that is said, is a word that is known, and is what it is given."""
-    takes = getattr(make, "takes", None)
+    takes = backbone_kind(make).takes
     assert takes in (None, "images", "modalities"), (
         f"{_who(make)} says that it takes {takes!r}; say 'images' or 'modalities', or nothing"
     )
     kind = "images" if isinstance(_inputs(make, inputs), Tensor) else "modalities"
     assert takes in (None, kind), f"{_who(make)} says that it takes {takes}, but is given {kind}"
-    gives = getattr(make, "gives", None)
+    gives = backbone_kind(make).gives
     assert gives is None or (isinstance(gives, str) and gives), (
         f"{_who(make)} says that it gives {gives!r}; say 'features', or another word"
     )
@@ -111,7 +112,7 @@ def check_width(make: Make, inputs: Inputs | None = None) -> None:
     parts = [columns["features"]] if "features" in columns else list(columns.values())
     there = sum(part.shape[1] for part in parts)
     assert there == width, f"{_who(make)} says num_features {width}, but gives {there}"
-    if getattr(make, "gives", "features") == "features":
+    if backbone_kind(make).gives in (None, "features"):
         n = count(inputs)
         for part in parts:
             assert part.ndim == 2 and len(part) == n, (

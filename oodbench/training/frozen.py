@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -46,6 +46,8 @@ class FrozenMethod(Method):
     once, in its own preprocessing; what the method learns, it learns from the cached features.
     ``summary`` tells people what ``learn`` chose.
     """
+
+    names_backbones: ClassVar[bool] = True
 
     recipe: FrozenRecipe
 

@@ -18,7 +18,7 @@ from oodbench.data.transforms import content_key
 from oodbench.errors import OptionError
 from oodbench.hardware import precision_name
 from oodbench.method import BaseRecipe, Method
-from oodbench.networks.backbones import starting_backbone
+from oodbench.networks.backbones import check_backbone, starting_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
 from oodbench.registry import METHODS, STANDARD_METHOD
@@ -195,7 +195,8 @@ def plan(
 
     Raises:
         UnknownNameError: no such method, recipe or backbone.
-        OptionError: no such recipe field, or a value that it cannot take.
+        OptionError: no such recipe field, or a value that it cannot take; or a backbone of other
+            inputs, or one that gives something else than the method reads.
         DataError: fewer than two ID classes, or no training data.
         MissingDataError: no validation data, where the recipe chooses an epoch on it.
     """
@@ -207,6 +208,8 @@ def plan(
         fields = {**asdict(base), **overrides}
         base = build(type(base), f"recipe {recipe_name} of {method}", fields)
     name = backbone or base.backbone or benchmark.backbone
+    if not cls.names_backbones:
+        check_backbone(name, benchmark.preprocess.channels, cls.backbone_gives)
     samples = id_samples(benchmark, "train")
     run = Run(
         method,

@@ -43,7 +43,9 @@ USUALLY = 15
 
 DENSE = {"_dense", "ce_segmentation", "ce_detection"}
 
-UPSTAIRS = set("cli contenders evaluator extract looking passes selection tested tune".split())
+UPSTAIRS = set(
+    "cli contenders evaluation evaluator extract looking passes selection tested tune".split()
+)
 """Who asks for networks and scores; those below are asked."""
 
 DOWNSTAIRS = set(
@@ -127,7 +129,7 @@ def test_who_is_asked_knows_not_who_asks() -> None:
             assert not reached & above, f"{name} -> {sorted(reached & above)}"
         if folder(name) != "cli":
             assert "cli" not in reached, name
-            asks = name == "oodbench.results.compare" or folder(name) == "testing"
+            asks = name == "oodbench.results.compare" or folder(name) in ("testing", "evaluation")
             assert "evaluator" not in reached or asks, name  # the checks of a task evaluate on it
 
 

@@ -59,6 +59,7 @@ ELSEWHERE = {
     "oodbench/contenders.py": "core/test_evaluator.py",
     "oodbench/detector.py": "core/test_options.py",
     "oodbench/errors.py": "core/test_registry.py",
+    "oodbench/evaluation.py": "core/test_evaluator.py",
     "oodbench/hardware.py": "runtime/test_launchers.py",
     "oodbench/info.py": "cli/test_names.py",
     "oodbench/looking.py": "core/test_extract.py",

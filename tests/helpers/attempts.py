@@ -131,7 +131,7 @@ def _serve() -> None:
     import oodbench.detectors.maxlogit
     import oodbench.detectors.msp
     import oodbench.detectors.palm
-    import oodbench.evaluator
+    import oodbench.evaluation
     import oodbench.results.leaderboard  # noqa: F401
 
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from oodbench import Hardware, Method, Preprocess, Recipe, files, metrics
 from oodbench.data.transforms import Augmentation, SimCLR
 from oodbench.errors import CheckpointError, DataError, OODBenchError, OptionError, UnknownNameError
 from oodbench.extract import extract
-from oodbench.networks.backbones import create_backbone
+from oodbench.networks.backbones import DigitsCNN, create_backbone
 from oodbench.registry import METHODS
 from oodbench.training.run import Run, plan
 from oodbench.training.train import train
@@ -566,11 +567,38 @@ def test_unknown_words_name_the_nearest(
     assert not (files.cache_dir() / "runs").exists()
 
 
-def test_unknown_backbone_changes_nothing_on_disk() -> None:
-    run = plan(tiny()[0], "ce", recipe="quick", backbone="resnet2", overrides=SHORT)
-    with pytest.raises(UnknownNameError, match="resnet20"):
-        train(run, CPU)
-    assert not run.folder.exists()
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        ({"backbone": "resnet2"}, UnknownNameError, "Did you mean .*'resnet20'"),
+        ({"backbone": "resnet2", "method": "abet"}, UnknownNameError, "resnet20"),
+        ({"backbone": "resnet2", "method": "frozen"}, UnknownNameError, "resnet20"),
+        ({"backbone": "avdigits-cnn"}, OptionError, "several modalities"),
+        ({"backbone": "resnet20", "checkpoint": "nowhere.pt"}, CheckpointError, "nowhere.pt"),
+        (
+            {"backbone": "resnet20", "checkpoint": "nowhere.pt", "method": "frozen"},
+            CheckpointError,
+            "nowhere.pt",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_refused_before_training_is_announced(
+    words: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    lines: list[str] = []
+    with pytest.raises(kind, match=message):
+        oodbench.evaluate(id="digits", detectors="knn", hardware=CPU, report=lines.append, **words)
+    assert not [line for line in lines if line.startswith("train")]
+    assert not (files.cache_dir() / "runs").exists()
+
+
+def test_a_method_may_have_its_own_names_for_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of = partial(plan, tiny()[0], "spy", backbone="no-name-that-is-registered")
+    with pytest.raises(UnknownNameError):
+        run_of()
+    monkeypatch.setattr(Spy, "names_backbones", True)
+    monkeypatch.setattr(Spy, "make_backbone", lambda name, *_: create_backbone("digits-cnn", 1))
+    assert isinstance(run_of().build().backbone, DigitsCNN)
 
 
 def test_one_class_is_an_error() -> None:

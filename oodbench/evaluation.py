@@ -1,0 +1,234 @@
+"""evaluate: benchmark, networks and detectors by name, checked before any work, to result rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from oodbench.benchmark import Benchmark, get_benchmark
+from oodbench.contenders import Networks
+from oodbench.data.transforms import Transform
+from oodbench.detector import Detector
+from oodbench.evaluator import Evaluator
+from oodbench.hardware import Hardware, is_first_process
+from oodbench.needed import download as get
+from oodbench.needed import needed, obtainable
+from oodbench.registry import STANDARD_DETECTOR
+from oodbench.reporting import Report
+from oodbench.results.rows import Results
+from oodbench.results.store import ResultStore
+from oodbench.runtime.process import undisturbed
+from oodbench.selection import create_detectors, left_out_of
+from oodbench.tasks.task import task_of
+from oodbench.tune import tune as choose_options
+from oodbench.tuning import Tuning
+
+
+@undisturbed()
+def evaluate(
+    model: nn.Module | None = None,
+    id: str | None = None,  # noqa: A002
+    detectors: Sequence[str | Detector] | str | Detector = STANDARD_DETECTOR,
+    *,
+    benchmark: str | Benchmark | None = None,
+    ood: str | Sequence[str] | None = None,
+    method: str | None = None,
+    recipe: str | None = None,
+    recipe_options: dict[str, Any] | None = None,
+    backbone: str | None = None,
+    checkpoint: str | Path | None = None,
+    seed: int | Sequence[int] = 0,
+    retrain: bool = False,
+    preprocess: Transform | str | None = None,
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop: str | float | None = None,
+    layer: str | None = None,
+    tune: bool = False,
+    fixed: Mapping[str, Collection[str]] | None = None,
+    hardware: Hardware | None = None,
+    leaderboards: str | Path | None = None,
+    report: Report | None = None,
+    command: str | None = None,
+    task: str | None = None,
+    pictures: str | Path | None = None,
+    modality: str | None = None,
+    preset: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    download: bool | None = None,
+) -> Results:
+    """Evaluate detectors on a benchmark: on your network, on a checkpoint, or on one trained now.
+
+    Args:
+        model: any PyTorch classifier (or a network of the benchmark's task); neither it nor this
+            process's random numbers are moved or changed. None to load ``checkpoint``, or to train.
+        id: the ID set (``"cifar100"``), whose default benchmark is used.
+        detectors: names or :class:`Detector` objects; ``"all"`` for every registered detector that
+            was designed for ``method`` (for cross-entropy, if that is None).
+        benchmark: another protocol's name, or a :class:`Benchmark`; ``id`` and ``task`` must be
+            its own then, where they are given.
+        ood: OOD sets to use instead of the benchmark's.
+        method: how to train; None for the method that each detector was designed for.
+        recipe: the method's recipe; None for the published one where the paper has this ID set.
+        recipe_options: fields of the recipe to change.
+        backbone: network to train, or of the checkpoint (a name), or a name for ``model``.
+        checkpoint: a trained classifier's weights, safetensors or ``.pt``.
+        seed: one, or several for a mean with an interval over seeds and images on the page.
+        retrain: train although a finished run is there.
+        preprocess: how images are made for a network that is given: a :class:`Preprocess`, or any
+            callable, which sees every image in the mode of the benchmark's, RGB but for grey ID
+            sets, whatever the file has; or a name: ``"timm"``,
+            ``"torchvision:ResNet50_Weights.IMAGENET1K_V1"``, ``"benchmark"`` for the benchmark's,
+            or a dataset's such as ``"cifar10"``. None for what the network or its checkpoint says;
+            where nobody says anything it is an error. See :mod:`oodbench.preprocessing`.
+        input_size: side of the square that the network sees, in pixels; this and the four below go
+            over ``preprocess``, or over what the network says.
+        mean: channel means of the network's own normalisation, in [0, 1].
+        std: channel deviations of it.
+        interpolation: ``"bilinear"`` or ``"bicubic"``.
+        crop: the share of the short side that is kept (0.875), the pixels that it is resized to
+            first (256), ``"stretch"`` or ``"centre"``.
+        layer: the name of the model's linear head, if it cannot be found.
+        tune: whether to choose the values of each detector's ``grid`` first, on validation data
+            alone (see ``oodbench.tune``). An option of a :class:`Detector` object that is not the
+            default is kept.
+        fixed: further options that ``tune`` keeps, by detector.
+        hardware: accelerator, devices, precision, batch size, progress.
+        leaderboards: folder whose store a detector's rows are appended to as soon as it is done;
+            None to store nothing.
+        report: told what happens, line by line.
+        command: what repeats this evaluation; goes into the rows.
+        task: what is scored (``"segmentation"`` …), for the ID set's benchmark of that task.
+        pictures: folder for pictures of scored pixels or boxes; None for none.
+        modality: short for ``task_options={"modality": ...}``: of networks of several modalities,
+            the one whose predictions are scored; None or ``"fused"`` for the joint ones.
+        preset: the benchmark's named settings (``Benchmark.presets``) for detectors that are given
+            by name; ``tune`` keeps them. None for their own.
+        task_options: options of the benchmark's task, over those that the benchmark sets.
+        download: whether data that is not here is fetched first (see :func:`oodbench.prepare`);
+            without, OOD sets that are not here are left out and named in ``missing``.
+
+    Returns:
+        Rows; ``to_pandas()`` makes a table.
+    """
+    chosen = get_benchmark(id, benchmark, task)
+    left_out = left_out_of(detectors, method, chosen)
+    created = create_detectors(detectors, method, chosen, preset)
+    kept = _with_preset(fixed or {}, chosen.preset(preset))
+    options = {"modality": modality, **(task_options or {})}
+    task_of(chosen, options).check(chosen, created)
+    networks = Networks(
+        model,
+        method=method,
+        recipe=recipe,
+        recipe_options=recipe_options,
+        backbone=backbone,
+        checkpoint=checkpoint,
+        seeds=(seed,) if isinstance(seed, int) else tuple(seed),
+        retrain=retrain,
+        preprocess=preprocess,
+        input_size=input_size,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        crop=crop,
+        layer=layer,
+    )
+    networks.check(chosen, created)
+    if download:
+        get(obtainable(needed(chosen, created, networks, ood=ood, tune=tune)), report)
+    evaluator = Evaluator(
+        chosen,
+        ood=ood,
+        hardware=hardware,
+        report=report,
+        command=command,
+        pictures=pictures,
+        task_options=options,
+    )
+    if left_out is not None:
+        evaluator.warn(left_out)
+    evaluator.report_pictures(len(created))
+    if leaderboards is not None:
+        _store_rows(evaluator, ResultStore(leaderboards))
+    failures: dict[str, str] = {}
+    if tune:
+        tuning = _tune(evaluator, created, networks, kept, options)
+        created, failures = tuning.apply(created), tuning.failures
+    return _run_all(evaluator, networks, created, failures)
+
+
+def _store_rows(evaluator: Evaluator, store: ResultStore) -> None:
+    """Have the evaluator's rows stored, by one process alone, once the store is known to be sound.
+
+    Raises:
+        OODBenchError: the store has a file that is none of its own.
+    """
+    store.check(evaluator.benchmark.name)
+    if is_first_process(evaluator.hardware):
+        evaluator.keep = store.append
+
+
+def _with_preset(
+    fixed: Mapping[str, Collection[str]], preset: Mapping[str, Collection[str]]
+) -> dict[str, Collection[str]]:
+    """Options that tuning keeps, by detector: the caller's, and those that a preset sets."""
+    both = {detector: {*names, *fixed.get(detector, ())} for detector, names in preset.items()}
+    return {**fixed, **both}
+
+
+def _tune(
+    evaluator: Evaluator,
+    detectors: Sequence[Detector],
+    networks: Networks,
+    fixed: Mapping[str, Collection[str]],
+    task_options: Mapping[str, Any],
+) -> Tuning:
+    """Choose the detectors' options; warn where the validation data overlaps with the test sets."""
+    tuning = choose_options(
+        evaluator.benchmark,
+        detectors,
+        networks,
+        fixed=fixed,
+        hardware=evaluator.hardware,
+        report=evaluator.report,
+        task_options=task_options,
+    )
+    if tuning.validation is not None:
+        data = tuning.validation
+        evaluator.tested.warn_of_validation((data.val, *data.ood.values()))
+    return tuning
+
+
+def _run_all(
+    evaluator: Evaluator,
+    networks: Networks,
+    detectors: Sequence[Detector],
+    failures: Mapping[str, str],
+) -> Results:
+    """Run the evaluator on one network after the other.
+
+    Raises:
+        Exception: no detector could be scored; what the first one raised.
+    """
+    results = Results([], dict(evaluator.missing), list(evaluator.warnings), dict(failures))
+    general = len(evaluator.warnings)
+    for contender, its_detectors in networks.contenders(
+        evaluator.benchmark,
+        detectors,
+        evaluator.test,
+        evaluator.hardware,
+        evaluator.report,
+        evaluator.count,
+        evaluator.warn,
+    ):
+        results += evaluator.run(contender, its_detectors)
+        del evaluator.warnings[general:]  # a warning about one network does not hold for the next
+    if evaluator.errors and not results.rows:
+        raise evaluator.errors[0]
+    return results
