@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from oodbench.benchmark import Benchmark as Benchmark
     from oodbench.benchmark import Protocol as Protocol
     from oodbench.benchmark import get_benchmark as get_benchmark
+    from oodbench.checking import NetworkCheck as NetworkCheck
+    from oodbench.checking import check_network as check_network
     from oodbench.contenders import Networks as Networks
     from oodbench.data.samples import Samples as Samples
     from oodbench.data.transforms import Preprocess as Preprocess
@@ -72,6 +74,7 @@ _HOME = {
     "deploy.fitted": ("FittedDetector", "load"),
     "deploy.fitting": ("fit",),
     "deploy.monitor": ("Monitor",),
+    "checking": ("NetworkCheck", "check_network"),
     "detector": ("Detector", "Paper", "create_detector"),
     "download.prepare": ("prepare",),
     "evaluation": ("evaluate",),

@@ -18,8 +18,10 @@ from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.method import Method
 from oodbench.networks.backbones import load_classifier
-from oodbench.networks.inputs import Said, of_metadata, said_of_backbone
+from oodbench.networks.given import Given, is_published, load_network, published
+from oodbench.networks.inputs import of_metadata, said_of_backbone
 from oodbench.networks.models import as_module
+from oodbench.networks.runtimes import ONNXNetwork
 from oodbench.preprocessing import OWN_WORD, Asked
 from oodbench.registry import METHODS
 from oodbench.reporting import Report, warnings_to
@@ -40,7 +42,8 @@ class Networks(NetworkSettings):
     """
 
     model: nn.Module | None = None
-    layer: str | None = None
+    digest: str | None = None
+    _loaded: dict[str, Given] = field(default_factory=dict, compare=False, repr=False)
     _reported: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def is_trained_elsewhere(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> bool:
@@ -48,8 +51,10 @@ class Networks(NetworkSettings):
 
         A checkpoint is one of a classifier, unless the methods take it as a pre-trained network.
         """
-        if self.model is not None or self.checkpoint is None:
-            return self.model is not None
+        if self.model is not None or self.network is not None:
+            return True
+        if self.checkpoint is None and not is_published(self.backbone):
+            return False
         return not all(map(is_frozen, self._methods(benchmark, detectors)))
 
     def check(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> None:
@@ -59,7 +64,12 @@ class Networks(NetworkSettings):
             UnknownNameError: there is no such method.
             OptionError: a method trains networks of another task; names those that can.
         """
-        if self.model is None:
+        if self.network is not None and (self.model or self.checkpoint or self.backbone):
+            raise OptionError(
+                "`network` is a whole network with its weights: leave out `backbone`, `checkpoint` "
+                "and the model."
+            )
+        if self.model is None and self.network is None:
             self._methods(benchmark, detectors)
 
     def _methods(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> list[str]:
@@ -104,7 +114,7 @@ class Networks(NetworkSettings):
                     benchmark,
                     name,
                     recipe=self.recipe,
-                    backbone=self.backbone,
+                    backbone=self.backbone and self.backbone.removeprefix("timm/"),
                     seed=seed,
                     overrides=self.recipe_options,
                     checkpoint=self.checkpoint,
@@ -155,34 +165,54 @@ class Networks(NetworkSettings):
         )
 
     def _trained_elsewhere(self, benchmark: Benchmark, classes: int, report: Report) -> Contender:
-        model = self.model
-        said: list[Said] = []
-        if model is None:
-            shown = benchmark.preprocess
-            if not task_of(benchmark).is_classified or not isinstance(shown, Preprocess):
-                raise OptionError(
-                    f"a checkpoint is one of an image classifier, which {benchmark.name} is not "
-                    "for. Give the network itself in Python: oodbench.evaluate(model, ...)."
-                )
-            if self.backbone is None or self.checkpoint is None:
-                raise OptionError('a checkpoint needs the network\'s name: `backbone="resnet20"`.')
-            model, metadata = load_classifier(
-                self.backbone, self.checkpoint, classes, shown.channels
-            )
-            if "entries" in metadata:
-                self._report_once(metadata["entries"], report)
-            file = Path(self.checkpoint).name
-            said += [one for one in [of_metadata(metadata, f"metadata of {file}")] if one]
-            said += [one for one in [said_of_backbone(self.backbone)] if one]
+        found = self._given(benchmark, classes, report)
+        is_named = self.network is not None and isinstance(found.network, ONNXNetwork)
         return Contender(
-            model,
-            backbone=self.backbone or "",
+            found.network,
+            backbone=self.backbone or self._file_name,
             preprocess=self.asked,
-            said=tuple(said),
-            layer=self.layer,
+            said=found.said,
+            layer=None if is_named else self.layer,
             seed=self.seeds[0],
             claimed_method=self.method,
+            digest=self.digest,
         )
+
+    @property
+    def _file_name(self) -> str:
+        """What rows call a network that is given by a text: without the folders on this machine."""
+        if self.network is None:
+            return ""
+        return Path(self.network).name if Path(self.network).exists() else self.network
+
+    def _given(self, benchmark: Benchmark, classes: int, report: Report) -> Given:
+        """The network that was trained elsewhere; loaded once."""
+        if self.model is not None:
+            return Given(self.model)
+        shown = benchmark.preprocess
+        if not task_of(benchmark).is_classified or not isinstance(shown, Preprocess):
+            raise OptionError(
+                f"a checkpoint is one of an image classifier, which {benchmark.name} is not "
+                "for. Give the network itself in Python: oodbench.evaluate(model, ...)."
+            )
+        key = str((self.network, self.backbone, self.checkpoint, classes, shown.channels))
+        if key not in self._loaded:
+            self._loaded[key] = self._load(classes, shown.channels, report)
+        return self._loaded[key]
+
+    def _load(self, classes: int, channels: int, report: Report) -> Given:
+        if self.network is not None:
+            return load_network(self.network, self.layer)
+        if self.backbone is not None and is_published(self.backbone):
+            return published(self.backbone, self.checkpoint)
+        if self.backbone is None or self.checkpoint is None:
+            raise OptionError('a checkpoint needs the network\'s name: `backbone="resnet20"`.')
+        model, metadata = load_classifier(self.backbone, self.checkpoint, classes, channels)
+        if "entries" in metadata:
+            self._report_once(metadata["entries"], report)
+        file = of_metadata(metadata, f"metadata of {Path(self.checkpoint).name}")
+        own = said_of_backbone(self.backbone)
+        return Given(model, tuple(one for one in (file, own) if one is not None))
 
     def _report_once(self, text: str, report: Report) -> None:
         """Report once what may be found out several times."""

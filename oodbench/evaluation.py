@@ -48,8 +48,11 @@ def evaluate(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop: str | float | None = None,
+    network: str | None = None,
     layer: str | None = None,
+    digest: str | None = None,
     tune: bool = False,
+    fit_on: str | float | None = None,
     fixed: Mapping[str, Collection[str]] | None = None,
     hardware: Hardware | None = None,
     leaderboards: str | Path | None = None,
@@ -93,10 +96,18 @@ def evaluate(
         interpolation: ``"bilinear"`` or ``"bicubic"``.
         crop: the share of the short side that is kept (0.875), the pixels that it is resized to
             first (256), ``"stretch"`` or ``"centre"``.
-        layer: the name of the model's linear head, if it cannot be found.
+        network: a network by a text, whose code is run: ``"package.module:function"``, a file
+            (``.onnx``, ``.pt2``, TorchScript), the folder or name of a Hugging Face classifier; see
+            :func:`oodbench.networks.given.load_network`.
+        layer: the name of the model's linear head, if it cannot be found; of an ONNX file, of the
+            inner tensor that the features are.
+        digest: what tells the model's weights where they cannot be read (a version, a hash), so
+            that what it outputs is cached under it.
         tune: whether to choose the values of each detector's ``grid`` first, on validation data
             alone (see ``oodbench.tune``). An option of a :class:`Detector` object that is not the
             default is kept.
+        fit_on: how many ID training images detectors are fitted on, or the share of them: as many
+            of each class, drawn by a fixed seed. None for all; see :mod:`oodbench.data.balanced`.
         fixed: further options that ``tune`` keeps, by detector.
         hardware: accelerator, devices, precision, batch size, progress.
         leaderboards: folder whose store a detector's rows are appended to as soon as it is done;
@@ -137,7 +148,9 @@ def evaluate(
         std=std,
         interpolation=interpolation,
         crop=crop,
+        network=network,
         layer=layer,
+        digest=digest,
     )
     networks.check(chosen, created)
     if download:
@@ -150,6 +163,7 @@ def evaluate(
         command=command,
         pictures=pictures,
         task_options=options,
+        fit_on=fit_on,
     )
     if left_out is not None:
         evaluator.warn(left_out)
@@ -198,6 +212,7 @@ def _tune(
         hardware=evaluator.hardware,
         report=evaluator.report,
         task_options=task_options,
+        fit_on=evaluator.fit_on,
     )
     if tuning.validation is not None:
         data = tuning.validation

@@ -11,6 +11,8 @@ from oodbench import measures
 from oodbench.benchmark import Benchmark
 from oodbench.caching.fingerprint import code_digest
 from oodbench.checks.classes import check_classes, id_samples
+from oodbench.data.balanced import balanced
+from oodbench.data.samples import Samples
 from oodbench.detector import Detector
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.preprocessing import BENCHMARK
@@ -46,6 +48,7 @@ class Evaluator:
         pictures: folder for pictures of what was scored, one subfolder per detector; None for none.
         modality: short for ``task_options={"modality": ...}``.
         task_options: options of the benchmark's task, over those of the benchmark.
+        fit_on: how many ID training images detectors are fitted on, or the share of them.
 
     Attributes:
         test: the ID test set.
@@ -71,6 +74,7 @@ class Evaluator:
         pictures: str | Path | None = None,
         modality: str | None = None,
         task_options: Mapping[str, Any] | None = None,
+        fit_on: str | float | None = None,
     ) -> None:
         self.benchmark = benchmark
         self.task = task_of(benchmark, {"modality": modality, **(task_options or {})})
@@ -79,6 +83,7 @@ class Evaluator:
         self.hardware = hardware or Hardware()
         self.report = report or (lambda _: None)
         self.command = command
+        self.fit_on = fit_on
         self.forward_passes = 0
         self.errors: list[Exception] = []
         self.keep: Callable[[list[Row], Scores | None], object] = lambda _rows, _scores: None
@@ -172,6 +177,7 @@ class Evaluator:
                 **shared,
                 "seconds": round(scored.seconds, 3),
                 "notes": list(notes) or None,
+                "fit_on": self._fitted_on(scored.detector, learned_from),
             }
             rows = self._rows(scored, about, of_sets, tested)
             results.rows += rows
@@ -192,6 +198,12 @@ class Evaluator:
                     _ = samples.outputs
         return tested
 
+    def _fitted_on(self, detector: Detector, learned: Mapping[str, Samples]) -> str | None:
+        """What a row says of the part of the training set that a detector was fitted on."""
+        if self.fit_on is None or not learns(detector) or fit_split(detector) != "train":
+            return None
+        return learned["train"].name
+
     def _train(
         self, runner: NetworkRunner, detectors: Sequence[Detector]
     ) -> dict[str, SampleOutputs]:
@@ -202,6 +214,8 @@ class Evaluator:
             if learns(detector) and split not in train:
                 with warnings_to(self.warn):
                     samples = id_samples(self.benchmark, split)
+                    if split == "train":
+                        samples = balanced(samples, self.fit_on)
                     train[split] = runner.outputs_of(samples)
                 check_classes(samples, self.test)
             if detector.needs_fit:

@@ -124,6 +124,11 @@ class Scoring:
     tune: bool = setting(
         False, "Choose the values of each detector's grid first, on validation data alone."
     )
+    fit_on: str | float | None = setting(
+        None,
+        "Fit detectors on so many training images (50000), or a share of them (0.1): the same of "
+        "each class, drawn by a fixed seed.",
+    )
     fixed: Mapping[str, Collection[str]] | None = None
 
 
@@ -146,7 +151,21 @@ class NetworkSettings:
             "lr": Short("Override the recipe's learning rate.", float),
         },
     )
-    backbone: str | None = setting(None, "Network: resnet20, resnet34-cifar … or any timm name.")
+    backbone: str | None = setting(
+        None,
+        "Network: resnet20, resnet34-cifar … or any timm name. With its published weights and "
+        "classes: timm/NAME, torchvision/NAME.WEIGHTS.",
+    )
+    network: str | None = setting(
+        None,
+        "A given network, whose code is run: package.module:function, a file (.onnx, .pt2, "
+        "TorchScript), the folder or name of a Hugging Face image classifier.",
+    )
+    layer: str | None = setting(
+        None,
+        "The name of its linear head, if that cannot be found; of an ONNX file, of the inner "
+        "tensor that the features are.",
+    )
     checkpoint: str | Path | None = setting(
         None,
         "A trained classifier (safetensors, .pt), or pre-trained weights for a --method of such "

@@ -43,6 +43,7 @@ def tune(
     hardware: Hardware | None = None,
     report: Report | None = None,
     task_options: Mapping[str, Any] | None = None,
+    fit_on: str | float | None = None,
 ) -> Tuning:
     """Choose the values of detectors' grids on a benchmark's validation data.
 
@@ -62,6 +63,7 @@ def tune(
         hardware: where and how networks run.
         report: told what happens, line by line.
         task_options: options of the benchmark's task, over those of the benchmark.
+        fit_on: how many ID training images detectors are fitted on; see :func:`oodbench.evaluate`.
 
     Raises:
         OptionError: no detector at all, or no validation data in the benchmark.
@@ -70,7 +72,7 @@ def tune(
     whole = benchmark if isinstance(benchmark, Benchmark) else get_benchmark(benchmark=benchmark)
     task = task_of(whole, task_options)
     search = _Search(
-        whole.without_test(), task, networks or Networks(), hardware or Hardware(), report
+        whole.without_test(), task, networks or Networks(), hardware or Hardware(), report, fit_on
     )
     made = create_detectors(detectors, search.networks.method, whole)
     task.check(whole, made)
@@ -86,7 +88,9 @@ class _Search:
         networks: Networks,
         hardware: Hardware,
         report: Report | None,
+        fit_on: str | float | None = None,
     ) -> None:
+        self.fit_on = fit_on
         self.benchmark, self.task = benchmark, task
         self.networks, self.hardware = networks, hardware
         self.report = report or (lambda _: None)
@@ -118,7 +122,7 @@ class _Search:
         return self.result
 
     def _search(self, detectors: list[Detector]) -> None:
-        validation = self.result.validation = Validation(self.benchmark, self.report)
+        validation = self.result.validation = Validation(self.benchmark, self.report, self.fit_on)
         for contender, its_detectors in self.networks.contenders(
             self.benchmark, detectors, validation.val, self.hardware, self.report
         ):

@@ -13,6 +13,7 @@ import numpy as np
 from oodbench import files
 from oodbench.benchmark import Benchmark
 from oodbench.checks.classes import check_classes, id_samples
+from oodbench.data.balanced import balanced
 from oodbench.data.samples import Samples, Subset, positions
 from oodbench.detector import Detector
 from oodbench.errors import DataError, MissingDataError, OptionError
@@ -25,6 +26,7 @@ class Validation:
     Args:
         benchmark: whose ``train`` and ``val`` splits and validation OOD sets.
         report: told of sets that are missing.
+        fit_on: how many ID training images are fitted on, or the share of them; None for all.
 
     Attributes:
         val: the ID validation split.
@@ -35,7 +37,13 @@ class Validation:
         MissingDataError: the ID validation split, or all validation OOD sets, are missing.
     """
 
-    def __init__(self, benchmark: Benchmark, report: Report = lambda _: None) -> None:
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        report: Report = lambda _: None,
+        fit_on: str | float | None = None,
+    ) -> None:
+        self._fit_on = fit_on
         self._benchmark = benchmark = benchmark.without_test()
         if "val" not in benchmark.id.splits or not benchmark.validation:
             lacks = "validation OOD sets" if "val" in benchmark.id.splits else "val split"
@@ -57,8 +65,8 @@ class Validation:
 
     @cached_property
     def train(self) -> Samples:
-        """The ID training split, whole."""
-        samples = id_samples(self._benchmark, "train")
+        """The ID training split, or the balanced part of it that is fitted on."""
+        samples = balanced(id_samples(self._benchmark, "train"), self._fit_on)
         check_classes(samples, self.val)
         return samples
 

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from oodbench.cli import (
+    checking,
     data,
     evaluating,
     failures,
@@ -41,6 +42,7 @@ app.add_typer(data.data_app, name="data")
 app.command("eval")(spelled_out(evaluating.eval_command))
 app.command("compare")(spelled_out(evaluating.compare_command))
 app.command("tune")(spelled_out(tuning.tune_command))
+app.command("check-network")(spelled_out(checking.check_network))
 app.command("train")(spelled_out(training.train))
 app.command("fit")(spelled_out(fitting.fit_command))
 app.command("score")(spelled_out(scoring.score_command))

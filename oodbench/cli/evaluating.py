@@ -73,6 +73,7 @@ def eval_command(
             detectors=detectors,
             tune=scoring.tune,
             fixed=fixed,
+            fit_on=scoring.fit_on,
             ood=selection.ood,
             task_options=selection.task_options,
             **keywords(networks),
@@ -106,7 +107,7 @@ def compare_command(
         NetworkSettings,
         But(
             # Each network is named with its checkpoint, and sees images as it was trained to.
-            without=("backbone", "checkpoint", *PREPROCESSING),
+            without=("backbone", "checkpoint", "network", "layer", *PREPROCESSING),
             help={"method": "How to obtain the networks. Default: as they were pre-trained."},
         ),
     ],
@@ -150,6 +151,7 @@ def compare_command(
             detectors=detectors,
             tune=scoring.tune,
             fixed=fixed,
+            fit_on=scoring.fit_on,
             ood=selection.ood,
             task_options=selection.task_options,
             method=method,

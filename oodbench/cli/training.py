@@ -15,7 +15,7 @@ def train(
         NetworkSettings,
         But(
             # A checkpoint and its normalisation are of a network that was trained elsewhere.
-            without=("checkpoint", *PREPROCESSING),
+            without=("checkpoint", "network", "layer", *PREPROCESSING),
             required=("method",),
             help={"method": "How to train: ce, palm …"},
         ),

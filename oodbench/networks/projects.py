@@ -72,7 +72,7 @@ _FIRST_BLOCK = {**_BLOCK, "_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn
 _AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 
 
-def _efficientnet_pytorch(state: State, model: nn.Module) -> State:
+def efficientnet_pytorch(state: State, model: nn.Module) -> State:
     """Blocks are numbered through; timm numbers them within their stages."""
     stages: Any = getattr(model, "blocks", ())
     places = [f"blocks.{s}.{b}" for s, stage in enumerate(stages) for b in range(len(stage))]
@@ -95,7 +95,7 @@ def _efficientnet_pytorch(state: State, model: nn.Module) -> State:
 
 
 TABLES = (
-    Table("EfficientNet-PyTorch", r"_blocks\.\d+\._depthwise_conv", _efficientnet_pytorch),
+    Table("EfficientNet-PyTorch", r"_blocks\.\d+\._depthwise_conv", efficientnet_pytorch),
     Table("MoCo v3", r"base_encoder\.", _below("base_encoder.", "head.", "fc.")),
     Table("MoCo v1 and v2", r"encoder_q\.", _below("encoder_q.", "fc.")),
     Table("DINO", r"backbone\.", _below("backbone.")),

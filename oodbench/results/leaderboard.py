@@ -332,6 +332,8 @@ def _made_with(row: Row) -> str:
     )
     if row.get("preprocess_source") is not None:
         versions += f", preprocessing: {row['preprocess_source']}"
+    if row.get("fit_on") is not None:
+        versions += f", fitted on {row['fit_on']}"
     if row.get("accelerator") is None:
         return versions
     return f"{versions}, {row['accelerator']}, {row['processor']}, {row['threads']} threads"

@@ -83,7 +83,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     **dict.fromkeys(
         "recipe id_train_fingerprint git_commit command modality accelerator processor "
-        "preprocess_source detector_code".split(),
+        "preprocess_source detector_code fit_on".split(),
         _MAYBE_TEXT,
     ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),

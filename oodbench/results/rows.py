@@ -138,6 +138,9 @@ class Row(TypedDict, total=False):
     """``Benchmark.version``; None for the first."""
     spectrum_accuracy: float | None
     """Where shifted sets count as ID, the accuracy over all that counts as ID."""
+    fit_on: str | None
+    """The part of the ID training set that the detector was fitted on; None for all of it, or
+    where nothing is fitted on it."""
     preprocess_source: str | None
     """Who said how images are made for the network: the caller, the network, its checkpoint, the
     benchmark; None in rows from before that was noted."""

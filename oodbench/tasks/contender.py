@@ -30,6 +30,7 @@ class Contender:
         layer: the name of its linear head, if that cannot be found.
         trained_on: the ID training set, where oodbench trained it.
         claimed_method: the method that an external network's owner names.
+        digest: what tells its weights, where they cannot be read.
         notes: what a reader of its rows has to know.
     """
 
@@ -45,6 +46,7 @@ class Contender:
     trained_on: Samples | None = None
     claimed_method: str | None = None
     notes: tuple[str, ...] = ()
+    digest: str | None = None
 
     @property
     def is_external(self) -> bool:

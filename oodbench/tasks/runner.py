@@ -142,6 +142,10 @@ class NetworkRunner:
         self.task = task
         self.contender = contender
         self.network = task.adapt(contender.network, contender.layer, len(classes) or None)
+        if contender.digest is not None:
+            if self.network is contender.network:  # the owner's own is not to be changed
+                self.network = copied(self.network)
+            self.network.digest = contender.digest  # type: ignore[assignment]
         self.classes = tuple(classes)
         self.benchmark = benchmark
         self.hardware = hardware

@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, Any] = typer.main.get_command(cli.app).commands  # type: 
 LEFT_OUT = {
     "eval": {},
     "compare": {
-        NetworkSettings: {"backbone", "checkpoint", *PREPROCESSING},
+        NetworkSettings: {"backbone", "checkpoint", "network", "layer", *PREPROCESSING},
         Reporting: {"pictures"},
     },
     "tune": {
@@ -52,7 +52,7 @@ LEFT_OUT = {
     "train": {
         Scoring: None,
         Selection: {"ood", "task_options"},
-        NetworkSettings: {"checkpoint", *PREPROCESSING},
+        NetworkSettings: {"checkpoint", "network", "layer", *PREPROCESSING},
         Reporting: None,
     },
     "leaderboard": {

@@ -74,6 +74,8 @@ ELSEWHERE = {
     "oodbench/tuning.py": "core/test_tune.py",
     "oodbench/data/listing.py": "data/test_samples.py",
     "oodbench/metrics/ranks.py": "metrics/test_figures.py",
+    "oodbench/networks/inputs.py": "core/test_preprocessing.py",
+    "oodbench/networks/runtimes.py": "networks/test_given.py",
     "oodbench/networks/": "networks/test_classifier.py",
     "oodbench/results/rowcheck.py": "results/test_store.py",
     "oodbench/results/": "results/test_rows.py",
