@@ -156,9 +156,9 @@ def test_more_outputs_than_classes_are_not_looked_at() -> None:
 def test_a_thousand_classes_are_quick() -> None:
     order = np.random.default_rng(0).permutation(1000)
     logits, labels = made(50_000, 1000, 0.7, order=order)
-    began = time.perf_counter()
+    began = time.process_time()
     (warning,) = told(logits, labels)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
     assert "another order" in warning
     assert told(*made(50_000, 1000, 0.7)) == []
 

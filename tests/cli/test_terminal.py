@@ -170,7 +170,7 @@ def test_a_real_shell(shell: str, status: int, tmp_path: Path) -> None:
         ["bash", "-c", shell.format(program)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
         cwd=tmp_path,
     )
@@ -191,6 +191,6 @@ def test_a_closed_stream_is_not_the_next_file(tmp_path: Path) -> None:
         ["bash", "-c", f'{sys.executable} -c "$0" >&- 2>&- <&-', script],
         check=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=600,
     )
     assert json.loads((tmp_path / "result.json").read_text()) == {}

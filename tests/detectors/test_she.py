@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import oodbench
+from oodbench.errors import BadScoresError
 from tests.helpers.problems import arrays, problem
 from tests.helpers.scores import same, scores
 
@@ -28,3 +30,10 @@ def test_she_sample_by_sample(metric: str) -> None:
             }[metric]
         )
     same(scores("she", p, metric=metric), expected)
+
+
+def test_she_needs_a_sample_of_each_class() -> None:
+    p = problem()
+    without = (p.train.labels != 2).nonzero().flatten()
+    with pytest.raises(BadScoresError, match=r"^she: .*2"):
+        oodbench.create_detector("she").fit(p.train[without])

@@ -52,7 +52,7 @@ def test_threads_exclude_each_other_and_nothing_is_left(system: str, tmp_path: P
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=600)
     assert together == [1, 1, 1, 1]
     assert not list(tmp_path.iterdir())
 
@@ -71,7 +71,7 @@ def test_a_killed_holders_lock_is_free_although_its_child_lives(
                 while not done.exists():
                     time.sleep(0.01)
                 os._exit(0)
-            time.sleep(60)
+            time.sleep(600)
         os._exit(1)
     while not ready.exists():
         time.sleep(0.01)
@@ -79,7 +79,7 @@ def test_a_killed_holders_lock_is_free_although_its_child_lives(
     os.waitpid(holder, 0)
     began = time.monotonic()
     with locked(path):
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     done.touch()
 
 
@@ -96,11 +96,11 @@ def test_who_waits_says_for_whom(
     thread = threading.Thread(target=second)
     with caplog.at_level(logging.WARNING), alone(path, "the outputs for x"):
         thread.start()
-        for _ in range(1000):
+        for _ in range(6000):
             if "waiting for it" in caplog.text:
                 break
             time.sleep(0.01)
-    thread.join(timeout=60)
+    thread.join(timeout=600)
     (said,) = [record.getMessage() for record in caplog.records]
     assert "works on the outputs for x; waiting" in said
     assert f"-{os.getpid()}) works" in said, "the holder is named by machine and process"

@@ -192,7 +192,7 @@ def run_program(words: list[str], folder: Path) -> str:
         words,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
         cwd=folder,
         env={

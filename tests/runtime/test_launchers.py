@@ -129,7 +129,7 @@ def test_the_command_line_prints_and_writes(variables: str, tmp_path: Path) -> N
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=900,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr

@@ -170,7 +170,7 @@ def job_eval(moment: str, signals: list[int]) -> None:
     def struck(*_: Any, **__: Any) -> Any:
         for signum in signals:
             os.kill(os.getpid(), signum)
-        time.sleep(120)  # whoever is to end, ends within this time
+        time.sleep(600)  # whoever is to end, ends within this time
 
     def stopped(*_: Any, **__: Any) -> Any:
         try:
@@ -348,11 +348,11 @@ def test_signals_at_other_times(
     cache = tmp_path / "cache"
     shutil.copytree(trained, cache)
     code, seconds = server.run(
-        f"{__name__}:job_eval", moment, signals, cache=cache, kill_after=100.0, with_signal=TERM
+        f"{__name__}:job_eval", moment, signals, cache=cache, kill_after=500.0, with_signal=TERM
     )
     said = (tmp_path / "cache.log").read_text()
     assert said.endswith("interrupted; the same command goes on where it stopped.\n")
     assert "Traceback" not in said
     assert "did not expect" not in said
     assert code == status
-    assert seconds < 60
+    assert seconds < 400
