@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from oodbench.data.samples import ImageArrays, ImageFiles, Subset, content_digest, image_folder
+from oodbench.data.samples import (
+    Boxes,
+    ImageArrays,
+    ImageFiles,
+    Subset,
+    content_digest,
+    image_folder,
+)
 from oodbench.errors import DataError, MissingDataError
 from tests.conftest import write_images
 
@@ -294,3 +301,16 @@ def test_an_image_that_went_away(tmp_path: Path) -> None:
         samples[0]
     with pytest.raises(DataError, match=r"a/0\.png"):
         _ = samples.fingerprint
+
+
+# Boxes
+
+
+@pytest.mark.parametrize("corners", [(10, 0, 5, 20), (10, 0, 10, 20), (0, 20, 10, 15)])
+def test_a_box_has_its_sides_in_order(corners: tuple[int, ...]) -> None:
+    right = (50, 0, 60, 20)
+    assert Boxes(np.array([right]), np.zeros(1)).corners.tolist() == [list(right)]
+    with pytest.raises(DataError, match="right or bottom side before"):
+        Boxes(np.array([right, corners]), np.zeros(2))
+    with pytest.raises(DataError, match="2 boxes, but 1 labels"):
+        Boxes(np.array([right, right]), np.zeros(1))
