@@ -320,6 +320,8 @@ def test_a_library_class_that_was_patched(monkeypatch: pytest.MonkeyPatch) -> No
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
     """Writes ``users_config.py`` and imports it anew."""
     monkeypatch.syspath_prepend(tmp_path)
+    # bytecode of the same second, of a source as long as the next one, would count as its own
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def write(text: str) -> types.ModuleType:
         import importlib
