@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.io import loadmat
 
-from oodbench.download.archives import Limits, unpack
+from oodbench.download.archives import Limits, limits, unpack
 from oodbench.download.described import Download, RemoteFile, archive, hub
 
 _KRIZ = "https://www.cs.toronto.edu/~kriz"
@@ -137,6 +137,27 @@ PETS = (
     ),
 )  # fmt: skip
 
+
+def _unpack_objects(folder: Path) -> None:
+    """Caltech-101's images, which are an archive in the archive."""
+    inner = folder / "caltech-101" / "101_ObjectCategories.tar.gz"
+    unpack(inner, folder, limits(inner))
+
+
+CALTECH101 = (
+    Download(
+        "caltech101/101_ObjectCategories",
+        (
+            RemoteFile(
+                "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+                md5="3138e1922a9193bfa496528edbbc45d0",
+            ),
+        ),
+        inside="101_ObjectCategories",
+        size=137_000_000,
+        arrange=_unpack_objects,
+    ),
+)
 
 _IMAGENET_STEPS = (
     "Make an account at https://image-net.org and agree to its terms of access.",

@@ -218,6 +218,7 @@ CALTECH101 = _spec(
     source="https://data.caltech.edu/records/mzrjq-6wc02",
     licence="CC BY 4.0",
     citation="Fei-Fei et al. 2004, Learning Generative Visual Models from Few Training Examples",
+    downloads=_sources.CALTECH101,
 )
 
 

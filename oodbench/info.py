@@ -255,6 +255,9 @@ def _dataset(name: str, spec: Any) -> Sheet:
             Entry("damaged", tuple(damaged)),
             Entry("missing", (", ".join(s.split for s in missing),) if missing else ()),
             Entry("why", tuple(state.reason for state in missing[:1])),
+            Entry(
+                "get it", (f"oodbench data prepare {name}",) if missing and spec.downloads else ()
+            ),
         ),
     )
 

@@ -149,7 +149,7 @@ def _prepare(sets: list[Wanted], brought: str | None, dry_run: bool) -> None:
 
     from oodbench import files
     from oodbench.download.placing import Means
-    from oodbench.download.prepare import fetch_all, watching
+    from oodbench.download.prepare import fetch_all, tidy_up, watching
     from oodbench.download.wanted import lacking
     from oodbench.errors import MissingDataError
 
@@ -162,6 +162,8 @@ def _prepare(sets: list[Wanted], brought: str | None, dry_run: bool) -> None:
         for line in lines:
             typer.echo(terminal.printable(line))
         return
+    for one in sets:
+        tidy_up(one)
     for line in lines[-1:]:
         typer.echo(terminal.printable(line))
     with watching(lambda line: typer.echo(terminal.printable(line)), None) as watch:

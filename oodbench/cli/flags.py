@@ -13,7 +13,11 @@ _DEPLOYED = ("calibration", "every", "false_alarms", "fdr", "fpr_budget", "out",
 """Arguments of ``oodbench.fit`` and of what works with its result, which are options of commands
 by the same names."""
 
-FLAGS = {**settings.flags(), **{name: f"--{name.replace('_', '-')}" for name in _DEPLOYED}}
+FLAGS = {
+    **settings.flags(),
+    "brought": "--from",  # of oodbench.prepare
+    **{name: f"--{name.replace('_', '-')}" for name in _DEPLOYED},
+}
 """Options by their names in Python."""
 
 

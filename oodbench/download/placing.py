@@ -90,6 +90,28 @@ def place(
             _remove_empty(folder)
 
 
+def tidy(download: Download, name: str) -> None:
+    """Remove what was fetched for a source that is in its place, by a process that was killed."""
+    folder = downloads_dir()
+    if not (folder.is_dir() and (files.data_dir() / download.target).exists()):
+        return
+    repository = "" if download.hub is None else download.hub.repository.replace("/", "--")
+    markers = [_marker(folder / file.name) for file in download.files]
+    markers += (folder / repository).rglob(".*.fetched") if repository else []
+    work = folder / f".{files.digested_name(download.target)}.placing"
+    if not work.exists() and not any(marker.is_file() for marker in markers):
+        return
+    lock = folder / f".{files.digested_name(download.target)}.lock"
+    with locks.alone(lock, f"the download of {name}"):
+        leftovers.remove(work)
+        for marker in markers:
+            if marker.is_file():
+                fetched = marker.name.removeprefix(".").removesuffix(".fetched")
+                leftovers.remove(marker.with_name(fetched))
+                leftovers.remove(marker)
+        _remove_empty(folder)
+
+
 class _Placing:
     """One source on its way; the lock is held."""
 
@@ -282,7 +304,7 @@ def by_hand(download: Download, name: str, wanted: list[RemoteFile]) -> str:
     names = ", ".join(file.name for file in wanted)
     return (
         f"{name} has to be got by hand. {steps} Put {names} into {downloads_dir()} and run this "
-        f"again, or name the file or its folder with `--from PATH`."
+        f"again, or name the file or its folder: `brought=PATH`."
     )
 
 

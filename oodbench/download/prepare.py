@@ -11,7 +11,7 @@ from oodbench import files
 from oodbench.dataset import DatasetSpec
 from oodbench.download import wanted
 from oodbench.download.described import Download
-from oodbench.download.placing import Means, lacking_module, place
+from oodbench.download.placing import Means, lacking_module, place, tidy
 from oodbench.download.progress import Bar, Lines, Report, Watch
 from oodbench.download.wanted import Lacking, Wanted
 from oodbench.errors import DataError, DownloadError, MissingDataError, NoNetworkError
@@ -50,8 +50,16 @@ def prepare(
     given = None if brought is None else files.user_path(brought)
     if given is not None and not given.exists():
         raise MissingDataError(f"there is no file or folder {given}, which was named as brought.")
+    for one in sets:
+        tidy_up(one)
     with watching(report, progress) as watch:
         return fetch_all(wanted.lacking(sets), Means(watch, given))
+
+
+def tidy_up(one: Wanted) -> None:
+    """Remove archives of a dataset that is here, which a killed process left behind."""
+    for source in one.spec.downloads:
+        tidy(source, one.name)
 
 
 @contextmanager
@@ -105,6 +113,7 @@ def fetch(one: Wanted, means: Means) -> None:
         NoNetworkError, MissingDataError, DataError, StorageError: see :func:`prepare`.
     """
     failures: list[DataError] = []
+    tidy_up(one)
     for source in one.sources(one.splits):
         absent = one.missing()
         covered = [split for split in absent if not source.splits or split in source.splits]

@@ -72,7 +72,7 @@ def messages() -> list[tuple[str, str]]:
     return found
 
 
-OF_OTHERS = ("pip install", "ulimit", "docker", "srun", "oodbench eval", "--always", "--dirty",
+OF_OTHERS = ("pip install", "ulimit", "docker", "srun", "oodbench eval", "oodbench data", "--always", "--dirty",
              "--abbrev", "--match", " --id ")  # fmt: skip
 """Words of texts that are command lines: other programs', or one of ours to copy."""
 
