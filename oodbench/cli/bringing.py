@@ -92,6 +92,13 @@ def command(names: Sequence[str], benchmark: Benchmark) -> str:
 
     from oodbench.registry import DATASETS
 
-    if all(name.partition(":")[0] in DATASETS for name in names):
+    specs = (benchmark.id, *(one.spec for one in benchmark.ood), *benchmark.validation)
+    loads = {spec.name: spec.load for spec in specs}
+    # a benchmark may have fewer images of a set, or other files, than all know by its name
+    if all(
+        name.partition(":")[0] in DATASETS
+        and loads.get(name) in (None, getattr(DATASETS.get(name.partition(":")[0]), "load", None))
+        for name in names
+    ):
         return shlex.join(["oodbench", "data", "prepare", *names])
     return shlex.join(["oodbench", "data", "prepare", "--benchmark", benchmark.name])

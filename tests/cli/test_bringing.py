@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import oodbench
-from oodbench import files
+from oodbench import files, get_benchmark
 from oodbench.cli import bringing
 from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from oodbench.results.store import ResultStore
@@ -320,3 +320,12 @@ def test_imagenet_that_a_person_got(
     assert found.classes == ("n01440764", "n04037443")
     assert found.labels.tolist() == [0, 0, 1]
     assert len(list(downloads.iterdir())) == 2  # they are a person's
+
+
+def test_a_benchmarks_own_images_of_a_set_are_asked_for_by_its_name() -> None:
+    """MNIST by OpenOOD's list is not the MNIST that its name alone stands for."""
+    whole, listed = get_benchmark("cifar10"), get_benchmark(benchmark="cifar10/openood")
+    assert bringing.command(["mnist"], whole) == "oodbench data prepare mnist"
+    wanted = "oodbench data prepare --benchmark cifar10/openood"
+    assert bringing.command(["mnist"], listed) == wanted
+    assert bringing.command(["ninco"], get_benchmark("imagenet1k")) == "oodbench data prepare ninco"

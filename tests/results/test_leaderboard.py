@@ -13,6 +13,7 @@ import pytest
 
 import oodbench
 from oodbench import Protocol, ResultStore
+from oodbench.data.content import Content
 from oodbench.results import leaderboard, seeds
 from tests.conftest import REPOSITORY
 from tests.helpers.pages import PAGE, entry, tables
@@ -308,3 +309,39 @@ def test_committed_pages_are_made_of_the_committed_rows(page: Path, tmp_path: Pa
     made = leaderboard.write(oodbench.get_benchmark(benchmark=name), folder)
     assert made.name == page.name
     assert made.read_bytes() == page.read_bytes()
+
+
+def test_rows_of_another_version_have_a_table_of_their_own_and_say_so() -> None:
+    second = dataclasses.replace(PAGE, version=2)
+    rows = [*entry(0.9), *entry(0.7, benchmark_version=2, detector="knn")]
+    page = leaderboard.render(second, rows)
+    first, other = page.split("\n## ")[1:]
+    assert "These rows are of version" not in first
+    assert "| 1 | knn |" in first, "those of this version come first, whatever their figures"
+    assert "These rows are of version 1 of the benchmark" in other
+    assert "This is version 2." in other
+    assert leaderboard.render(PAGE, entry(0.9)).count("\n## ") == 1
+    results = evaluate(dataclasses.replace(TOY, version=2))
+    assert {row["benchmark_version"] for row in results} == {2}
+    assert {row["benchmark_version"] for row in evaluate(TOY)} == {None}
+
+
+def test_a_page_says_what_supersedes_it_and_over_how_many_networks_papers_average() -> None:
+    protocol = dataclasses.replace(PAGE.protocol, seeds=3)
+    changed = dataclasses.replace(PAGE, superseded_by="toy/better", protocol=protocol)
+    page = leaderboard.render(changed, entry(0.9))
+    assert "Superseded by `toy/better`." in page
+    assert "means over 3 trained networks" in page
+    plain = leaderboard.render(PAGE, entry(0.9))
+    assert "Superseded" not in plain
+    assert "trained networks" not in plain
+
+
+def test_other_content_than_was_published_is_told_in_rows() -> None:
+    content = Content(21, "ab" * 32)
+    other = dataclasses.replace(NEAR_A, contents={"test": content})
+    (near, *rest) = evaluate(dataclasses.replace(TOY, groups={"near": (other,), "far": ()}))
+    assert rest
+    (note,) = near["notes"]
+    assert note.startswith("near-a/test: 21 images expected with fingerprint abababababab…, found ")
+    assert "in no table with those" in note
