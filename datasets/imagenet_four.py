@@ -65,7 +65,8 @@ _ID = replace(
 
 def _scenes(name: str, title: str, citation: str) -> DatasetSpec:
     url = f"http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/{title}.tar.gz"
-    readers = (folders(f"images_largescale/{name}", f"{title}/images", f"{title}"),)
+    folder = f"images_largescale/{title.lower()}"
+    readers = (folders(folder, f"{title}/images", f"{title}"),)
 
     def load(split: str) -> Samples:
         return find(name, split, readers, f"{url}, unpacked there")
@@ -78,13 +79,15 @@ def _scenes(name: str, title: str, citation: str) -> DatasetSpec:
         licence="see source",
         citation=citation,
         contents={"test": Content(10_000)},
-        downloads=on_drive(f"images_largescale/{name}"),
+        downloads=on_drive(folder),
     )
 
 
-SUN = _scenes("sun", "SUN", "Xiao et al. 2010, SUN Database, CVPR; Huang and Li 2021, MOS, CVPR")
+SUN = _scenes(
+    "sun-mos", "SUN", "Xiao et al. 2010, SUN Database, CVPR; Huang and Li 2021, MOS, CVPR"
+)
 PLACES = _scenes(
-    "places", "Places", "Zhou et al. 2018, Places, TPAMI; Huang and Li 2021, MOS, CVPR"
+    "places-mos", "Places", "Zhou et al. 2018, Places, TPAMI; Huang and Li 2021, MOS, CVPR"
 )
 _ALL_TEXTURES = replace(TEXTURES, contents={"test": Content(5_640)})
 _CAVEATS = warn_of_overlap(

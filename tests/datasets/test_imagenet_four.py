@@ -22,7 +22,7 @@ def test_id_is_the_whole_validation_split_in_its_own_order() -> None:
 
 def test_the_four_and_abets_sets() -> None:
     four, abet = (get_benchmark(benchmark=f"imagenet1k/{name}") for name in ("four", "abet"))
-    assert [spec.name for spec in four.far] == ["inaturalist", "sun", "places", "textures"]
+    assert [spec.name for spec in four.far] == ["inaturalist", "sun-mos", "places-mos", "textures"]
     assert [spec.contents["test"].count for spec in four.far] == [10_000, 10_000, 10_000, 5_640]
     assert [spec.name for spec in abet.far][3] == "textures-train1"
     assert (four.preprocess.pre_size, abet.preprocess.pre_size) == (256, 232)
@@ -32,8 +32,10 @@ def test_the_four_and_abets_sets() -> None:
 
 def test_another_number_of_scenes_is_told(tmp_path: Path) -> None:
     (spec,) = [
-        spec for spec in get_benchmark(benchmark="imagenet1k/four").far if spec.name == "sun"
+        spec for spec in get_benchmark(benchmark="imagenet1k/four").far if spec.name == "sun-mos"
     ]
     write_images(files.data_dir() / "SUN" / "images", {".": 3}, size=16)
     samples = spec.load("test")
-    assert spec.difference("test", samples).startswith("sun/test: 10,000 images expected, found 3.")
+    assert spec.difference("test", samples).startswith(
+        "sun-mos/test: 10,000 images expected, found 3."
+    )
