@@ -344,8 +344,15 @@ REMARKS = (
     "Seen alone, avdigits-mismatch, avdigits-audio-replaced and avdigits-speakers have the images "
     "of the ID test set, heard alone avdigits-image-replaced has its recordings: there AUROC is 50 "
     "by construction in rows of that modality.",
-    "Rows with the ID test set 49d5c302ce9a are from before the split by recording: nothing of its "
-    "speakers was in training. That set is avdigits-speakers now, and no measure of ID.",
+    "What A2D and NP-Mix do here, over five seeds of the recipe warm, in the order multimodal-ce, "
+    "a2d, npmix, a2d-npmix. The discrepancy of the modalities' predictions tells near-OOD better, "
+    "as A2D intends: modality-discrepancy has a near AUROC of 88.7 ± 7.3, 94.7 ± 3.2, 89.1 ± 8.4, "
+    "93.3 ± 4.0, and a far one of 92.0, 89.4, 91.7, 90.2. The detectors of the joint prediction "
+    "gain nothing: msp has 98.1, 97.5, 98.0, 97.7 near, and knn (k=50) 99.3, 98.8, 99.3, 99.0, "
+    "ahead of the discrepancy with every method. The joint accuracy stays at 99.7, 99.6, 99.6, "
+    "99.6; the heads of one modality lose: 98.3, 96.7, 98.2, 97.9 of the image's, 91.2, 86.0, "
+    "90.3, 87.8 of the recording's. With seeds apart by up to 20 points, five tell a trend and no "
+    "more.",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from oodbench.datasets import avdigits
 from oodbench.datasets.avdigits import SPLITS, AVDigits
 from oodbench.errors import DataError, MissingDataError, OptionError
 from oodbench.results.leaderboard import render
+from oodbench.results.rows import cell
+from oodbench.results.store import ResultStore
+from tests.conftest import REPOSITORY
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 
@@ -237,3 +241,35 @@ def test_the_default_recipe_warms_encoders_up_first_and_once() -> None:
         (False, True),
     ]
     assert sum("best epoch" in line and "validation accuracy" in line for line in told) == 2
+
+
+def test_what_the_remark_says_of_a2d_is_what_the_rows_have() -> None:
+    rows = ResultStore(REPOSITORY / "leaderboards").rows("avdigits")
+    remark = get_benchmark("avdigits").remarks[-1]
+    methods = ("multimodal-ce", "a2d", "npmix", "a2d-npmix")
+
+    def values(column: str, method: str, detector: str, ood: str, modality: str | None) -> Any:
+        found = {
+            row["seed"]: 100 * cell(row, column)
+            for row in rows
+            if (row["method"], row["detector"], row["ood"], row["modality"])
+            == (method, detector, ood, modality)
+            and row["detector_options"].get("k") in (None, 50)
+        }
+        assert sorted(found) == [0, 1, 2, 3, 4]
+        return list(found.values())
+
+    def means(*what: Any) -> str:
+        return ", ".join(f"{np.mean(values(what[0], m, *what[1:])):.1f}" for m in methods)
+
+    near = [values("auroc", m, "modality-discrepancy", "near", None) for m in methods]
+    assert ", ".join(f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in near) in remark
+    for what in (
+        ("auroc", "modality-discrepancy", "far", None),
+        ("auroc", "msp", "near", None),
+        ("auroc", "knn", "near", None),
+        ("id_accuracy", "msp", "near", None),
+        ("id_accuracy", "msp", "near", "image"),
+        ("id_accuracy", "msp", "near", "audio"),
+    ):
+        assert means(*what) in remark, what
