@@ -87,6 +87,12 @@ class KNN(Detector):
         self.half_ = half_squares(self.bank_)
         return self
 
+    def graph_score(self, outputs: Outputs) -> Tensor:
+        """The distance to the k-th nearest of all training features, in one product."""
+        z = self._prepare(outputs.features)
+        nearest = (z @ self.bank_.T - self.half_).topk(self.k, dim=1).indices[:, -1]
+        return (z - self.bank_[nearest]).norm(dim=1)
+
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
         parts = [

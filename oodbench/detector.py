@@ -103,6 +103,16 @@ class Detector:
         """OOD scores ``[N]``, higher = more OOD."""
         raise NotImplementedError(f"{self.label} has no score(outputs).")
 
+    def graph_score(self, outputs: Outputs) -> Tensor:
+        """:meth:`score` as algebra on whole tensors, without checks, as an exported graph has it.
+
+        That is ``score`` itself, unless a detector overrides this: one that searches in blocks, or
+        asks Python what to do by the values of its outputs.
+        """
+        plain: Any = type(self).score
+        scores: Tensor = getattr(plain, "__wrapped__", plain)(self, outputs)
+        return scores
+
     def fit_batches(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Self:
         """Learn from batches of preprocessed ID training images and their labels. Returns self.
 

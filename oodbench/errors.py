@@ -66,6 +66,10 @@ class FittedError(OODBenchError):
     """A fitted detector that cannot be saved, is damaged, or is not for what is at hand."""
 
 
+class ExportError(OODBenchError):
+    """A fitted detector that cannot be written as a graph, and why."""
+
+
 class StorageError(OODBenchError, OSError):
     """A folder that oodbench has to write to, and cannot."""
 

@@ -68,7 +68,7 @@ def score_command(
         typer.Option(
             "--false-alarms", help="Probability that the alarm is ever raised on ID images."
         ),
-    ] = 0.01,
+    ] = 0.05,
     every: Annotated[
         int, typer.Option("--every", min=1, help="Of a video, the first of so many frames.")
     ] = 1,
@@ -251,3 +251,24 @@ def _say_power(detector: FittedDetector, scorer: Scorer, fdr: float) -> None:
             "more, or score fewer at a time.",
             err=True,
         )
+
+
+def export_command(
+    fitted: Annotated[str, typer.Argument(help="The folder that `oodbench fit` wrote.")],
+    out: Annotated[str, typer.Option("--out", help="The file: FILE.onnx.")],
+) -> None:
+    """Write network and detector as one ONNX graph: pixels in, class, score and flag out.
+
+    The graph is compared with PyTorch in onnxruntime first. Detectors that are no algebra on the
+    network's outputs are refused, and it is said why.
+    """
+    from oodbench.deploy.export import export
+    from oodbench.deploy.fitted import load
+
+    detector = load(fitted, device="cpu")
+    where = export(detector, out)
+    typer.echo(
+        f"written: {where}; input images [B, {detector.preprocess.channels}, "  # type: ignore[attr-defined]
+        f"{detector.preprocess.size}, {detector.preprocess.size}] in [0, 1], outputs class, "  # type: ignore[attr-defined]
+        "score, flag"
+    )

@@ -89,7 +89,7 @@ class Monitor:
     def __init__(
         self,
         fitted: FittedDetector | Any,
-        false_alarms: float = 0.01,
+        false_alarms: float = 0.05,
         *,
         threshold: float | None = None,
         seed: int = 0,
