@@ -39,6 +39,9 @@ _BATCHES = (1, 5, 8)
 class _Graph(nn.Module):
     """From pixels in [0, 1] to class, score and flag."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, fitted: FittedDetector, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = fitted._network
@@ -128,7 +131,7 @@ def _recorded(graph: nn.Module, images: Tensor, who: str) -> bytes:
     Raises:
         ExportError: an operation that ONNX has not.
     """
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()
     names = ["class", "score", "flag"]
     try:
         with _quiet(), torch.no_grad():
@@ -147,7 +150,8 @@ def _recorded(graph: nn.Module, images: Tensor, who: str) -> bytes:
         raise ExportError(
             f"{who} cannot be exported with this network: {type(error).__name__}: {line}."
         ) from error
-    return buffer.getvalue()
+    content: bytes = buffer.getvalue()
+    return content
 
 
 @contextlib.contextmanager
