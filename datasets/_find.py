@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,26 @@ from oodbench.errors import DataError, MissingDataError
 from ._parquet import ParquetImages as ParquetImages
 from ._parquet import read_shards, shards_of
 
-Reader = Callable[[Path, str, str], Samples | None]
-"""``reader(root, name, split)``: the samples, or None where its layout is not there."""
+Read = Callable[[Path, str, str], Samples | None]
+"""``read(root, name, split)``: the samples, or None where its layout is not there."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one layout of a dataset, and says for messages what that looks like.
+
+    Args:
+        read: reads the samples of a split, if they are there.
+        looked_for: paths below the data folder, in which ``{name}`` and ``{split}`` stand for the
+            dataset's and the split's names; or a function from the split to such paths.
+    """
+
+    read: Read
+    looked_for: Sequence[str] | Callable[[str], Sequence[str]] = ()
+
+    def __call__(self, root: Path, name: str, split: str) -> Samples | None:
+        """The samples of a split, or None where the layout is not there."""
+        return self.read(root, name, split)
 
 
 def folders(*layouts: str) -> Reader:
@@ -32,8 +51,7 @@ def folders(*layouts: str) -> Reader:
                 return image_folder(f"{name}/{split}", folder)
         return None
 
-    read.looked_for = layouts  # type: ignore[attr-defined]
-    return read
+    return Reader(read, layouts)
 
 
 def _is_of_parquet_files(folder: Path) -> bool:
@@ -78,8 +96,7 @@ def torchvision_arrays(
             return ImageArrays(f"{name}/{split}", np.ascontiguousarray(images), labels, classes)
         return None
 
-    read.looked_for = (marker,)  # type: ignore[attr-defined]
-    return read
+    return Reader(read, (marker,))
 
 
 def parquet(
@@ -109,11 +126,10 @@ def parquet(
                 shards += shards_of(root, name, one, config, refused)
         return read_shards(shards, f"{name}/{split}", image, label) if shards else None
 
-    read.looked_for = ("{name}/**/{split}-*.parquet",)  # type: ignore[attr-defined]
-    return read
+    return Reader(read, ("{name}/**/{split}-*.parquet",))
 
 
-def find(name: str, split: str, readers: Sequence[Reader], how_to_get: str) -> Samples:
+def find(name: str, split: str, readers: Sequence[Read], how_to_get: str) -> Samples:
     """The first layout of a dataset that is there.
 
     Raises:
@@ -126,7 +142,7 @@ def find(name: str, split: str, readers: Sequence[Reader], how_to_get: str) -> S
             return samples
     looked = []
     for reader in readers:
-        layouts = getattr(reader, "looked_for", ())
+        layouts = reader.looked_for if isinstance(reader, Reader) else ()
         layouts = layouts(split) if callable(layouts) else layouts
         looked += [layout.format(name=name, split=split) for layout in layouts]
     raise MissingDataError(

@@ -31,7 +31,7 @@ from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, MissingDataError
 
 from . import _sources
-from ._find import find, folders, parquet, torchvision_arrays
+from ._find import Reader, find, folders, parquet, torchvision_arrays
 from .cifar import CIFAR10, CIFAR100
 from .images import PLACES365, SVHN, TEXTURES, build_svhn
 from .validation import synthetic_ood
@@ -65,7 +65,7 @@ def _first_training_split(root: Path, name: str, _: str) -> Samples | None:
     return None
 
 
-_first_training_split.looked_for = ("dtd/dtd/labels/train1.txt",)  # type: ignore[attr-defined]
+_FIRST_TRAINING_SPLIT = Reader(_first_training_split, ("dtd/dtd/labels/train1.txt",))
 
 
 def _svhn(_: str) -> Samples:
@@ -84,7 +84,7 @@ def _svhn(_: str) -> Samples:
 
 
 def _textures(split: str) -> Samples:
-    readers = (folders("textures-train1"), _first_training_split)
+    readers = (folders("textures-train1"), _FIRST_TRAINING_SPLIT)
     how = "torchvision.datasets.DTD(root, download=True)"
     return find("textures-train1", split, readers, how)
 

@@ -67,8 +67,7 @@ def _listed(
     def looked_for(split: str) -> list[str]:
         return [f"{bases[0]}/{lists[split]}"] if split in lists else []
 
-    read.looked_for = looked_for  # type: ignore[attr-defined]
-    return read
+    return Reader(read, looked_for)
 
 
 def _in_folder(line: str) -> tuple[str, str]:
@@ -103,7 +102,7 @@ def _validation_as_test(reader: Reader) -> Reader:
             samples.name = f"{name}/{split}"
         return samples
 
-    return read
+    return Reader(read)
 
 
 def _spec(
@@ -206,11 +205,9 @@ def _caltech(root: Path, name: str, split: str) -> Samples | None:
     return ImageFiles(f"{name}/{split}", folder, paths, number[whole.labels[rows]], classes)
 
 
-_caltech.looked_for = ("caltech101/101_ObjectCategories",)  # type: ignore[attr-defined]
-
 CALTECH101 = _spec(
     "caltech101",
-    _caltech,
+    Reader(_caltech, ("caltech101/101_ObjectCategories",)),
     "label",
     "Caltech101",
     ("train", "test"),
@@ -235,8 +232,7 @@ def _called(name: str, reader: Reader) -> Reader:
     def read(root: Path, _: str, __: str) -> Samples | None:
         return reader(root, name, "test")
 
-    read.looked_for = (f"{name}/**/test-*.parquet",)  # type: ignore[attr-defined]
-    return read
+    return Reader(read, (f"{name}/**/test-*.parquet",))
 
 
 def ten_textures(name: str, split: str) -> Samples:

@@ -60,16 +60,9 @@ class Detector:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the subclass's own ``fit`` and ``score`` in the checks that all detectors share."""
         super().__init_subclass__(**kwargs)
-        if "fit" in cls.__dict__:
-            cls.fit = _checked_fit(cls.__dict__["fit"])  # type: ignore[method-assign]
-        if "score" in cls.__dict__:
-            cls.score = _checked_score(cls.__dict__["score"])  # type: ignore[method-assign]
-        if "fit_batches" in cls.__dict__:
-            fit_batches = cls.__dict__["fit_batches"]
-            cls.fit_batches = _checked_fit_batches(fit_batches)  # type: ignore[method-assign]
-        if "score_batch" in cls.__dict__:
-            score_batch = cls.__dict__["score_batch"]
-            cls.score_batch = _checked_score_batch(score_batch)  # type: ignore[method-assign]
+        for name, checked in _CHECKED.items():
+            if name in vars(cls):
+                setattr(cls, name, checked(vars(cls)[name]))
 
     @property
     def label(self) -> str:
@@ -224,6 +217,15 @@ def _checked_score_batch(score_batch: Callable[..., Tensor]) -> Callable[..., Te
         return check_scores(score_batch(self, model, batch).detach(), len(batch), self.label)
 
     return checked
+
+
+_CHECKED: Mapping[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "fit": _checked_fit,
+    "score": _checked_score,
+    "fit_batches": _checked_fit_batches,
+    "score_batch": _checked_score_batch,
+}
+"""The methods of a detector that are wrapped in checks, and what wraps them."""
 
 
 def _check_level(detector: Detector, outputs: Outputs) -> None:

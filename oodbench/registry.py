@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions, entry_points
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from oodbench import sources
 from oodbench.errors import OODBenchError, PluginError, UnknownNameError, did_you_mean
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+
+class _Named(Protocol):
+    """A class that registration gives its name: a detector, a method, a task, a measure."""
+
+    name: str
 
 
 class Registry(Generic[T]):
@@ -126,7 +132,7 @@ class Registry(Generic[T]):
                 )
             self._objects[name] = thing  # type: ignore[assignment]
             if isinstance(thing, type):
-                thing.name = name  # type: ignore[attr-defined]
+                cast(_Named, thing).name = name
             return thing
 
         return decorate
@@ -182,7 +188,7 @@ class Registry(Generic[T]):
         if self.base is not None and not _derives(thing, self.base):
             raise self._broken(name, f"is no class that derives from {self.base}")
         if self.base is not None and "name" not in vars(thing):
-            thing.name = name  # type: ignore[attr-defined]  # else it has that of its parent
+            cast(_Named, thing).name = name  # else it has that of its parent
         if isinstance(thing, types.ModuleType):
             raise self._broken(name, "is a module; an entry point names MODULE:THING")
         return thing

@@ -44,6 +44,7 @@ class BestEpoch(pl.Callback):
     ) -> None:
         self.accuracy, self.latest, self.epoch = -1.0, -1.0, -1
         self.weights: dict[str, Tensor] = {}
+        self.n = len(samples)
         self.loader = DataLoader(
             _Plain(samples, preprocess),
             batch_size=batch_size,
@@ -74,7 +75,7 @@ class BestEpoch(pl.Callback):
         finally:
             for module, training in was:
                 module.training = training
-        return right / len(self.loader.dataset)  # type: ignore[arg-type]
+        return right / self.n
 
     def notes(self, epochs: int) -> dict[str, str]:
         """What the file of weights says of its epoch, of a run of so many epochs."""
