@@ -63,7 +63,7 @@ _ID = replace(
 )
 
 
-def _scenes(name: str, title: str, citation: str) -> DatasetSpec:
+def _scenes(name: str, title: str, citation: str, *, description: str) -> DatasetSpec:
     url = f"http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/{title}.tar.gz"
     folder = f"images_largescale/{title.lower()}"
     readers = (folders(folder, f"{title}/images", f"{title}"),)
@@ -74,7 +74,7 @@ def _scenes(name: str, title: str, citation: str) -> DatasetSpec:
     return DatasetSpec(
         name,
         load,
-        description=f"photographs of {title} of classes that ImageNet-1k lacks, 10,000 images",
+        description=description,
         source=url,
         licence="see source",
         citation=citation,
@@ -84,10 +84,16 @@ def _scenes(name: str, title: str, citation: str) -> DatasetSpec:
 
 
 SUN = _scenes(
-    "sun-mos", "SUN", "Xiao et al. 2010, SUN Database, CVPR; Huang and Li 2021, MOS, CVPR"
+    "sun-mos",
+    "SUN",
+    "Xiao et al. 2010, SUN Database, CVPR; Huang and Li 2021, MOS, CVPR",
+    description="photographs of SUN of classes that ImageNet-1k lacks, 10,000 images",
 )
 PLACES = _scenes(
-    "places-mos", "Places", "Zhou et al. 2018, Places, TPAMI; Huang and Li 2021, MOS, CVPR"
+    "places-mos",
+    "Places",
+    "Zhou et al. 2018, Places, TPAMI; Huang and Li 2021, MOS, CVPR",
+    description="photographs of Places of classes that ImageNet-1k lacks, 10,000 images",
 )
 _ALL_TEXTURES = replace(TEXTURES, contents={"test": Content(5_640)})
 _CAVEATS = warn_of_overlap(

@@ -314,7 +314,7 @@ def _images_in(folder: os.PathLike[str]) -> Iterable[str]:
         return []
 
 
-def _imagenet_id(name: str, folder: str, count: int | None) -> DatasetSpec:
+def _imagenet_id(name: str, folder: str, count: int | None, *, description: str) -> DatasetSpec:
     ids = "imagenet" if folder == "imagenet" else name
     lists = {split: f"{folder}/{split}_{ids}.txt" for split in ("val", "test")}
 
@@ -326,8 +326,7 @@ def _imagenet_id(name: str, folder: str, count: int | None) -> DatasetSpec:
         lists,
         "images_largescale/imagenet_1k",
         classes,
-        description=f"{len_of[name]} classes of ImageNet's photographs; of its validation images "
-        f"{LISTS[lists['test']][0]:,} are tested on, by OpenOOD's list",
+        description=description,
         source="https://image-net.org",
         licence="non-commercial research",
         citation="Deng et al. 2009, ImageNet: A Large-Scale Hierarchical Image Database, CVPR",
@@ -341,9 +340,18 @@ def _imagenet_id(name: str, folder: str, count: int | None) -> DatasetSpec:
     return replace(listed, load=load, splits=("train", "val", "test"), contents=contents)
 
 
-len_of = {"imagenet1k": "1,000", "imagenet200": "200"}
-IMAGENET1K = _imagenet_id("imagenet1k", "imagenet", 1_281_167)
-IMAGENET200 = _imagenet_id("imagenet200", "imagenet200", None)
+IMAGENET1K = _imagenet_id(
+    "imagenet1k",
+    "imagenet",
+    1_281_167,
+    description="1,000 classes of photographs, tested on 45,000 by OpenOOD's list",
+)
+IMAGENET200 = _imagenet_id(
+    "imagenet200",
+    "imagenet200",
+    None,
+    description="200 classes of ImageNet's photographs, tested on 9,000 by OpenOOD's list",
+)
 
 _large = "images_largescale"
 SSB_HARD = _listed(

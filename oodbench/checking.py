@@ -29,6 +29,7 @@ from oodbench.networks.door import explained
 from oodbench.networks.door import fed as in_its_type
 from oodbench.networks.models import copied, outputs_of
 from oodbench.outputs import to_numpy
+from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report
 from oodbench.runtime.process import undisturbed
 from oodbench.selection import create_detectors
@@ -178,7 +179,7 @@ def check_network(
     say = report or (lambda _: None)
     hardware = hardware or Hardware()
     networks = Networks(model, **network)
-    detectors = create_detectors("msp", None, chosen)
+    detectors = create_detectors(STANDARD_DETECTOR, None, chosen)
     whole = id_samples(chosen, "test")
     if not networks.is_trained_elsewhere(chosen, detectors):
         raise OptionError("name the network that is checked: a model, `network`, or `checkpoint`.")

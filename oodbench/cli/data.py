@@ -137,7 +137,7 @@ def data_prepare(
     if not (families or sets):
         raise OptionError("name a dataset, a benchmark or a family; see `oodbench data status`.")
     if flow is not None and not families:
-        raise OptionError("`--flow` is for families that have optical flow, such as multiood.")
+        raise OptionError("`--flow` is for families that have optical flow.")
     if sets:
         _prepare(sets, brought, dry_run)
     for name in families:

@@ -18,7 +18,7 @@ HOUSE = House(REPOSITORY)
 CORE = sorted((REPOSITORY / "oodbench").rglob("*.py"))
 FOLDERS = ("detectors", "datasets")
 PLUGINS = sorted(path for name in FOLDERS for path in (REPOSITORY / name).rglob("*.py"))
-HELPERS = {"validation.py"}  # what other packages' benchmarks may import too, but no plug-in
+HELPERS = {"imglists.py", "validation.py"}  # what several benchmarks are made of, but no plug-in
 
 
 def imported(path: Path) -> set[str]:
@@ -63,6 +63,7 @@ ONE_THING = {
     "oodbench.data.transforms": "preprocessing and augmentation of images",
     "oodbench.deploy.state": "what a fitted detector holds, written and read",
     "oodbench.networks.backbones": "how a backbone is made, and the core's own",
+    "oodbench.results.leaderboard": "the page of a benchmark",
     "oodbench.tasks.segmentation": "the task of pixels",
     "oodbench.training.train": "a training run",
     "oodbench.tune": "the search for options on validation sets",

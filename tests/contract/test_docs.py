@@ -142,6 +142,7 @@ def test_names_of_the_package_in_texts_exist(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     invented = {"oodbench.detectors.halo", "oodbench.detectors.halo.Halo"}
     invented |= {"oodbench.tasks.centre", "oodbench.tasks.centre.Centre"}
+    invented |= {"oodbench.networks.two_layers", "oodbench.networks.two_layers.TwoLayers"}
     groups = {f"oodbench.{kind.lower()}" for kind in vars(registry) if kind.isupper()}
     for name in set(re.findall(r"\boodbench(?:[.:][A-Za-z_]\w*)+", text)):
         name = name.replace(":", ".")
