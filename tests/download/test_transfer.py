@@ -306,27 +306,6 @@ def test_a_mirror(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.Monk
     assert publisher.asked[0].path == "/example.org/~me/a.bin?x=1"
 
 
-def test_google_drive_asks_before_it_sends(
-    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OODBENCH_MIRROR", publisher.base)
-    form = (
-        b'<!DOCTYPE html><html><body><form id="download-form" '
-        b'action="https://drive.usercontent.google.com/download" method="get">'
-        b'<input type="hidden" name="id" value="ID7"><input type="hidden" name="confirm" value="t">'
-        b"</form></body></html>"
-    )
-    publisher.put("/drive.google.com/uc", b"", page(form), page(form))
-    publisher.put("/drive.usercontent.google.com/download", CONTENT, truncating(400_000), well)
-    fetch(RemoteFile("drive:ID7", "a.zip"), tmp_path / "a.zip", patience=QUICK)
-    assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert publisher.asked[1].path.endswith("?id=ID7&confirm=t")
-    quota = b'<html><p class="uc-error-subcaption">Too many users have viewed this.</p></html>'
-    publisher.put("/drive.google.com/uc", b"", page(quota))
-    with pytest.raises(DownloadError, match="Too many users"):
-        fetch(RemoteFile("drive:ID8", "b.zip"), tmp_path / "b.zip", patience=QUICK)
-
-
 def test_a_secure_address_does_not_lead_to_an_insecure_one() -> None:
     one = transfer.Transfer(
         RemoteFile("https://a.org/x"), Path("x"), {}, QUICK, lambda _: None, lambda _: None

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import zipfile
+from pathlib import Path
 
 from oodbench import DatasetSpec, files
 from oodbench.data.samples import Samples, image_folder
@@ -28,6 +29,11 @@ def packed(*names: str, size: int = 8) -> bytes:
         for number, name in enumerate(names):
             made.writestr(name, png(images_of(1, (size, size, 3), number)[0]))
     return stream.getvalue()
+
+
+def tree(folder: Path) -> list[str]:
+    """All files below a folder."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def birds_of(*downloads: Download, count: int = 3) -> DatasetSpec:
