@@ -70,7 +70,8 @@ def network(folder: Path, classes: int) -> list[str]:
     torch.manual_seed(0)
     path = folder / f"{classes}.safetensors"
     save_file(HeadedBackbone(create_backbone("resnet20", 3), classes).state_dict(), path)
-    return ["--backbone", "resnet20", "--checkpoint", str(path)]
+    shown = ["--preprocess", "benchmark"]
+    return ["--backbone", "resnet20", "--checkpoint", str(path), *shown]
 
 
 OOD = "tin,mnist,svhn"
@@ -143,6 +144,7 @@ def test_evaluate_downloads(mirror: Publisher) -> None:
         "cifar10",
         ["msp"],
         ood="mnist",
+        preprocess="benchmark",
         hardware=oodbench.Hardware(accelerator="cpu", batch_size=16),
         download=True,
     )
