@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
-from oodbench.checking import _is_better, _orders
+from oodbench.checking import _is_better, _orders, least
 from oodbench.data.samples import ImageArrays, ImageFiles, Samples
 from oodbench.errors import OptionError
 from oodbench.networks.backbones import load_classifier
@@ -98,7 +98,8 @@ def test_mistakes_with_a_network_of_small_images(mistake: str, cifar: Path) -> N
     benchmark = Benchmark("photos", spec, (), (), Preprocess(32, *IMAGENET))
     network, _ = load_classifier("resnet20", SHARED / "models" / "cifar10_resnet20.safetensors", 10)
     model, own = planted(mistake, network, 32, 64)
-    found = oodbench.check_network(model, benchmark=benchmark, images=120, hardware=CPU, **own)
+    images = 500 if mistake in ("BGR", "0.5") else 120  # these two cost it 10 and 5 % alone
+    found = oodbench.check_network(model, benchmark=benchmark, images=images, hardware=CPU, **own)
     told(found, mistake)
 
 
@@ -224,6 +225,7 @@ def test_clearly_better() -> None:
     own = np.zeros(100, bool)
     assert _is_better(np.arange(100) < 9, own)
     assert not _is_better(np.arange(100) < 8, own)
+    assert least(100) == 0.09
     assert not _is_better(own, own)
 
 
