@@ -27,7 +27,7 @@ Checked against: pytorch-ood 0.4.0's statistics (tests/detectors/test_gram.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -44,10 +44,17 @@ from ._figures import openood
 from ._network import hooked, modules_of
 
 HELD_OUT = 2000
+AT_ONCE = 2**24
+"""Values of maps that are raised to powers at a time."""
 
 
-def gram_statistics(maps: Tensor, powers: Iterable[int]) -> Tensor:
+def gram_statistics(maps: Tensor, powers: Sequence[int]) -> Tensor:
     """``g^p`` of maps ``[B, C, H, W]`` for all orders: ``[B, P x C]``, float64."""
+    images = max(1, AT_ONCE * len(maps) // maps.numel())  # float64 maps of a large batch fill a RAM
+    return torch.cat([_statistics(part, powers) for part in maps.split(images)])
+
+
+def _statistics(maps: Tensor, powers: Sequence[int]) -> Tensor:
     x = maps.double().flatten(2)
     scale = x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
     x = x / scale

@@ -30,6 +30,9 @@ from oodbench.registry import register_detector
 from ._figures import openood
 from ._network import input_std
 
+AT_ONCE = 2**22
+"""Values of inputs that have a gradient at a time, as of 27 images of 224 x 224 pixels."""
+
 
 @register_detector("odin")
 @dataclass
@@ -69,6 +72,11 @@ class ODIN(Detector):
 
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of inputs ``[B, C, H, W]``."""
+        # what a gradient needs of a large batch of large images fills a RAM
+        images = max(1, AT_ONCE * len(batch) // batch.numel())
+        return torch.cat([self._scores(model, part) for part in batch.split(images)])
+
+    def _scores(self, model: nn.Module, batch: Tensor) -> Tensor:
         # a caller may have switched gradients off, in either way
         with torch.inference_mode(mode=False), torch.enable_grad():
             x = batch.detach().clone().requires_grad_()

@@ -25,6 +25,14 @@ def test_gram_statistics_are_those_of_the_matrix() -> None:
         same(found[:, i], np.sign(rows) * np.abs(rows) ** (1 / p))
 
 
+def test_large_batches_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.randn(7, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    whole = gram.gram_statistics(maps, (1, 3))
+    for values in (1, 250):
+        monkeypatch.setattr(gram, "AT_ONCE", values)
+        torch.testing.assert_close(gram.gram_statistics(maps, (1, 3)), whole)
+
+
 def test_gram_statistics_do_not_overflow() -> None:
     large = 1e30 * torch.rand(2, 3, 4, 4)
     assert gram.gram_statistics(large, (1, 5, 10)).isfinite().all()

@@ -56,3 +56,13 @@ def test_odin_finds_its_gradient_where_gradients_are_off(off: Callable[[], Any])
     expected = odin.score_batch(model, x)
     with off():
         assert torch.equal(odin.score_batch(model, images(size=4)), expected)
+
+
+def test_large_batches_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, odin = Linear(None), images(size=4), oodbench.create_detector("odin")
+    whole, seen = odin.score_batch(model, x), []
+    outputs = model.outputs
+    monkeypatch.setattr(model, "outputs", lambda part: seen.append(len(part)) or outputs(part))
+    monkeypatch.setattr("oodbench.detectors.odin.AT_ONCE", 2 * x[0].numel())
+    torch.testing.assert_close(odin.score_batch(model, x), whole)
+    assert max(seen) == 2
