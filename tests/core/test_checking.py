@@ -24,6 +24,7 @@ from tests.conftest import SHARED, write_images
 from tests.helpers.cli import CLI
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5,) * 3, (0.5,) * 3)
 CPU = Hardware(accelerator="cpu", workers=0)
 
 
@@ -58,11 +59,11 @@ def permuted(model: nn.Module) -> nn.Module:
 
 def planted(mistake: str, model: nn.Module, size: int, wrong: int) -> tuple[nn.Module, Any]:
     """The network with one mistake, and what its owner says of its images."""
-    own: dict[str, Any] = {"input_size": size, "mean": IMAGENET[0], "std": IMAGENET[1]}
+    statistics = {32: IMAGENET, 224: HALF}  # of each network's training
+    mean, std = statistics[size if mistake != "statistics" else 256 - size]
+    own: dict[str, Any] = {"input_size": size, "mean": mean, "std": std}
     if size == 224:
         own |= {"crop": 0.875, "interpolation": "bicubic"}
-    if mistake == "0.5":
-        own |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     if mistake == "size":
         own |= {"input_size": wrong, "crop": "stretch"}
     wrappers = {"BGR": WantsBGR, "training": AlwaysTraining, "classes": permuted}
@@ -72,7 +73,7 @@ def planted(mistake: str, model: nn.Module, size: int, wrong: int) -> tuple[nn.M
 MISTAKES = {
     "right": "",
     "BGR": "BGR",
-    "0.5": "mean=0.485",
+    "statistics": "mean=0.",
     "classes": "order",
     "size": "input_size",
     "training": "training mode",
@@ -98,9 +99,11 @@ def test_mistakes_with_a_network_of_small_images(mistake: str, cifar: Path) -> N
     benchmark = Benchmark("photos", spec, (), (), Preprocess(32, *IMAGENET))
     network, _ = load_classifier("resnet20", SHARED / "models" / "cifar10_resnet20.safetensors", 10)
     model, own = planted(mistake, network, 32, 64)
-    images = 500 if mistake in ("BGR", "0.5") else 120  # these two cost it 10 and 5 % alone
+    images = 500 if mistake in ("BGR", "statistics") else 120  # these two cost it 10 and 5 % alone
     found = oodbench.check_network(model, benchmark=benchmark, images=images, hardware=CPU, **own)
     told(found, mistake)
+    if mistake == "statistics":
+        assert "mean=0.485" in str(found)
 
 
 @pytest.mark.slow
@@ -121,6 +124,8 @@ def test_mistakes_with_a_network_of_photographs(mistake: str, tmp_path: Path) ->
     own = {} if mistake == "right" else own
     found = oodbench.check_network(model, benchmark=benchmark, images=500, hardware=CPU, **own)
     told(found, mistake)
+    if mistake == "statistics":
+        assert "mean=0.5," in str(found)
 
 
 def told(found: oodbench.NetworkCheck, mistake: str) -> None:
