@@ -288,7 +288,8 @@ def training_images(name: str, classes: Sequence[str]) -> ImageFiles:
     root = next((data / place for place in _TRAIN if (data / place).is_dir()), None)
     if root is None:
         raise MissingDataError(
-            f"{name}: no training images in {data} (looked in {', '.join(_TRAIN)}). Get it: "
+            f"{name}: no training images in {data} (OODBENCH_DATA; looked in {', '.join(_TRAIN)}). "
+            "Get it: "
             "ILSVRC2012_img_train.tar of https://image-net.org, unpacked into one folder per class "
             "(<wordnet id>/*.JPEG)."
         )
@@ -455,8 +456,9 @@ def _load_es(split: str) -> Samples:
     path = files.data_dir() / _ES_LIST
     if not path.is_file():
         raise MissingDataError(
-            f"imagenet-es: there is no list {path}. Get it: benchmark_imglist.zip of OpenOOD "
-            f"(https://github.com/Jingkang50/OpenOOD), unpacked there, and "
+            f"imagenet-es: there is no list {path} (OODBENCH_DATA). Get it: "
+            "benchmark_imglist.zip of OpenOOD (https://github.com/Jingkang50/OpenOOD), unpacked "
+            "there, and "
             f"{_how(f'{_large}/imagenet_es')}."
         )
     one: ImageList = own_list(path)

@@ -20,8 +20,8 @@ ID = "id"
 
 
 def of_ood(name: str) -> str:
-    """The key of an OOD set's scores."""
-    return f"ood/{name}"
+    """The key of an OOD set's scores; names of files that are no Unicode are escaped."""
+    return "ood/" + name.encode("utf-8", "backslashreplace").decode()
 
 
 def correct(key: str) -> str:

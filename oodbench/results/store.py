@@ -41,12 +41,14 @@ class ResultStore:
         return self.folder / "results" / page_name(benchmark)
 
     def check(self, benchmark: str) -> None:
-        """Check, before there are results, that they can be written.
+        """Check, before there are results, that they can be written, and those there read.
 
         Raises:
             StorageError: the folder cannot be written to.
+            OODBenchError: a result that is there is damaged, so that no page could be made.
         """
         files.writable_dir(self.path(benchmark), _HINT, make=False)
+        self.rows(benchmark)
 
     def append(self, rows: Iterable[Row], samples: Scores | None = None) -> int:
         """Write results that are new; returns how many rows they have.

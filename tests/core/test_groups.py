@@ -127,7 +127,8 @@ def test_the_contrast_has_the_interval_of_its_definition() -> None:
 def test_store_page_and_comparison_have_them(evaluated: tuple[oodbench.Results, Path]) -> None:
     results, folder = evaluated
     stored = ResultStore(folder).rows("digits/grouped")
-    assert [row["row_id"] for row in stored] == [row["row_id"] for row in results]
+    assert {row["row_id"] for row in stored} == {row["row_id"] for row in results}
+    assert len(stored) == len(results.rows)
     page = render(grouped(), stored)
     assert "## easy, hard" in page
     assert "Ranked by the easy-OOD mean" in page

@@ -310,7 +310,9 @@ def test_prepared_images_are_neither_resized_nor_cropped() -> None:
 
     zoomed = replace(DIGITS.preprocess, resize="crop", pre_size=11)
     benchmark = replace(shifted(spec("prepared", True), spec("raw", False)), preprocess=zoomed)
-    results = oodbench.evaluate(network(), benchmark=benchmark, detectors="msp", hardware=CPU)
+    results = oodbench.evaluate(
+        network(), benchmark=benchmark, detectors="msp", hardware=CPU, preprocess="benchmark"
+    )
     rows = {row["ood"]: row for row in results}
     p, labels = predictions(darker(0.5))
     seen_whole = float((p.argmax(axis=1) == labels).mean())

@@ -719,8 +719,8 @@ def test_the_command_prints_a_table_and_the_command_to_go_on_with(run: CLI, digi
     assert ran.err == ""
     for k in (1, 5, 10, 20, 50, 100, 200, 500):
         assert f"k={k} " in ran.out
-    (refused,) = [line for line in ran.out.splitlines() if "refused" in line]
-    assert "k=1000" in refused
+    refused = [line for line in ran.out.splitlines() if "refused" in line]
+    assert any("k=1000" in line for line in refused)
     (chosen,) = [line for line in ran.out.splitlines() if " * " in line]
     assert "not tuned: msp" in ran.out
     assert not Path("leaderboards").exists(), "nothing was tested"

@@ -92,6 +92,28 @@ def runs() -> list[Run]:
         MultimodalPreprocess({"left": PREPROCESS, "right": PREPROCESS}),
         backbone="plain-pair",
     )
+    with registered():
+        return _planned(toy, pairs)
+
+
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """The backbones of this module are known in the block, where they are not already."""
+    own = {
+        "plain": lambda channels: Plain(),
+        "plain-pair": lambda channels: MultimodalEncoders({name: Plain() for name in channels}),
+    }
+    new = {name: make for name, make in own.items() if name not in BACKBONES}
+    for name, make in new.items():
+        BACKBONES.register(name)(make)
+    try:
+        yield
+    finally:
+        for name in new:
+            BACKBONES._objects.pop(name)
+
+
+def _planned(toy: Benchmark, pairs: Benchmark) -> list[Run]:
     common = {"epochs": 2, "batch_size": 16, "lr": 0.1, "prototypes_per_class": 3, "topk": 2}
     made = []
     for method, own in METHODS:
@@ -151,10 +173,11 @@ def unkeyed(image: Image.Image) -> Tensor:
 
 def main(devices: int, folder: Path) -> None:
     """Train, extract, extract again; each process notes how much went through its network."""
-    BACKBONES.register("plain")(lambda channels: Plain())
-    BACKBONES.register("plain-pair")(
-        lambda channels: MultimodalEncoders({name: Plain() for name in channels})
-    )
+    with registered():
+        _main(devices, folder)
+
+
+def _main(devices: int, folder: Path) -> None:
     strategy = "ddp" if devices > 1 else "auto"
     hardware = Hardware("cpu", str(devices), strategy, batch_size=4)
     networks = [train(run, hardware) for run in runs()]

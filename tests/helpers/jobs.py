@@ -98,7 +98,7 @@ def append_rows(folder: str, count: int, pause: float = 0.0, first: int = 0) -> 
 
 
 def append_scored(folder: str) -> None:
-    rows = [numbered(0), numbered(1, ood="digits-8")]
+    rows = [numbered(0), numbered(1, ood="digits-8", ood_sets=["digits-8"])]
     kept = {"id": np.arange(9.0), "ood/digits-6-9": np.arange(3.0), "ood/digits-8": np.arange(2.0)}
     ResultStore(folder).append(rows, kept)
 

@@ -73,7 +73,7 @@ def test_a_processor_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> str:
         raise OSError
 
-    monkeypatch.setattr(machine, "_told", refuse)
+    monkeypatch.setattr(machine, "_from_system", refuse)
     monkeypatch.setattr(machine.platform, "processor", lambda: "")
     monkeypatch.setattr(machine.platform, "machine", lambda: "riscv64")
     assert machine.processor_name.__wrapped__() == "riscv64"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodbench import Detector, Outputs
 from oodbench.errors import OODBenchError
+from oodbench.registry import DETECTORS
 from oodbench.testing import detector_checks
 
 
@@ -108,6 +109,23 @@ class Forgetful(Broken):
         return copied
 
 
+class Unsaved(Broken):
+    """Says of itself that it learned nothing."""
+
+    name = "unsaved"
+    offset = 0.0
+
+    def fit(self, train: Outputs) -> Unsaved:
+        self.offset = 1.0
+        return self
+
+    def score(self, outputs: Outputs) -> Tensor:
+        return outputs.features.sum(dim=1) + self.offset
+
+    def fitted_state(self) -> dict[str, Any]:
+        return {"_is_fitted": True}
+
+
 class _Unchecked:
     """Methods of a class that is no detector: the base class does not check what they are given."""
 
@@ -149,6 +167,7 @@ BROKEN: dict[str, type[Detector]] = {
     "check_low_precision": Overflowing,
     "check_level": Level,
     "check_copies": Forgetful,
+    "check_saved": Unsaved,
     "check_fit_comes_first": Lenient,
     "check_missing_needs": Lenient,
     "check_needs_are_honest": Liar,
@@ -165,7 +184,8 @@ def test_there_is_a_broken_one_for_each_check() -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_checks_can_fail(name: str) -> None:
+def test_checks_can_fail(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DETECTORS._objects, "unsaved", Unsaved)
     if name == "check_accelerator" and not torch.cuda.is_available():
         pytest.skip("there is no accelerator")
     with pytest.raises((AssertionError, AttributeError, TypeError, OODBenchError)):
