@@ -148,14 +148,14 @@ def _loaded(path: str, device: str) -> FittedDetector:
     import torch
 
     from oodbench.deploy.fitted import load
+    from oodbench.runtime.machine import device_of
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
+        chosen = device_of(device) if device == "auto" else torch.device(device)
+        torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return load(path, device=device)
+    return load(path, device=chosen)
 
 
 def _monitor(

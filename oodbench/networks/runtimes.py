@@ -194,7 +194,13 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.module = program.module()
         graph: Any = self.module.graph
-        images = next(node for node in graph.nodes if node.op == "placeholder")
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        if len(inputs) != 1:
+            raise OptionError(
+                f"the exported program takes {len(inputs)} inputs; a network here takes one, a "
+                "batch of images. Export a module whose forward has the images alone."
+            )
+        (images,) = inputs
         shape = [dim if isinstance(dim, int) else None for dim in images.meta["val"].shape]
         self.batch = shape[0]
         self.size = shape[2] if len(shape) == 4 and shape[2] == shape[3] else None

@@ -152,9 +152,12 @@ def fault(row: Parsed, required: Iterable[str]) -> str | None:
     """
     if missing := [name for name in required if name not in row]:
         return f"it has no {', '.join(missing[:3])}{' …' * (len(missing) > 3)}"
-    kinds = {**dict.fromkeys(MEASURES.names(), _MAYBE_SHARE), **_KINDS}
+    measures = set(MEASURES.names())
     for name, value in row.items():
-        words, may_be_none, is_right = kinds.get(name, ("", True, lambda _: True))
+        kind = _KINDS.get(name) or (_MAYBE_SHARE if name in measures else None)
+        if kind is None:
+            continue
+        words, may_be_none, is_right = kind
         if not (is_right(value) if value is not None else may_be_none):
             return f"{name} must be {words}, not {json.dumps(value)[:60]}"
     for name in _INTERVALS:

@@ -45,13 +45,22 @@ def _of_windows() -> str:
         return str(winreg.QueryValueEx(key, "ProcessorNameString")[0])  # type: ignore[attr-defined]
 
 
+def device_of(accelerator: str) -> torch.device:
+    """The device that ``"auto"`` and its kin stand for on this machine.
+
+    Args:
+        accelerator: Lightning's word.
+    """
+    return Fabric(accelerator=accelerator, devices=1).device
+
+
 def accelerator_name(accelerator: str) -> str:
     """What ``"auto"`` and its kin stand for on this machine: ``"cpu"``, ``"cuda NVIDIA H100"``.
 
     Args:
         accelerator: Lightning's word.
     """
-    device = Fabric(accelerator=accelerator, devices=1).device
+    device = device_of(accelerator)
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     return device.type

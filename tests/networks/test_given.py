@@ -18,7 +18,7 @@ from oodbench.extract import as_network
 from oodbench.networks.given import is_published, load_network, published
 from oodbench.networks.inputs import said_by
 from oodbench.networks.models import outputs_of
-from oodbench.networks.runtimes import ONNXNetwork, in_batches
+from oodbench.networks.runtimes import ExportedNetwork, ONNXNetwork, in_batches
 from tests.conftest import SHARED, write_images
 from tests.helpers.cli import CLI
 
@@ -110,6 +110,25 @@ def test_an_inner_tensor_by_name(files: dict[str, Path], small: Small) -> None:
     assert network.head() is None
     with pytest.raises(OptionError, match="no inner tensor 'nothing'"):
         ONNXNetwork(files["onnx"], "nothing")
+
+
+class Both(torch.nn.Module):
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        return (images * masks).flatten(1)
+
+
+class Neither(torch.nn.Module):
+    def forward(self) -> Tensor:
+        return torch.ones(1, 2)
+
+
+@pytest.mark.parametrize(("module", "inputs"), [(Both(), 2), (Neither(), 0)])
+def test_an_exported_program_of_other_inputs_is_refused(
+    module: torch.nn.Module, inputs: int
+) -> None:
+    program = torch.export.export(module, (torch.rand(2, 3, 4, 4),) * inputs)
+    with pytest.raises(OptionError, match=f"takes {inputs} inputs; a network here takes one"):
+        ExportedNetwork(program)
 
 
 def test_an_onnx_network_has_no_gradients(files: dict[str, Path]) -> None:

@@ -69,6 +69,13 @@ def test_the_name_of_a_processor(text: str, name: str, monkeypatch: pytest.Monke
     assert machine.processor_name.__wrapped__() == name
 
 
+def test_auto_is_a_device_of_this_machine() -> None:
+    assert machine.device_of("cpu") == torch.device("cpu")
+    found = machine.device_of("auto")
+    assert machine.accelerator_name("auto").startswith(found.type)
+    assert torch.empty(1, device=found).device.type == found.type
+
+
 def test_a_processor_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> str:
         raise OSError
