@@ -118,6 +118,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"oodbench.{_MODULE[name]}"), name)
         globals()[name] = value
         return value
+    if name == "__version__":
+        return importlib.import_module("oodbench.results.versions").own_version()
     try:
         return importlib.import_module(f"oodbench.{name}")
     except ModuleNotFoundError as error:

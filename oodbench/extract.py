@@ -283,7 +283,9 @@ class _Job:
             collate_fn=None if sample_column_of(network) is None else apart,
         )
         with quiet_lightning():
-            trainer = self.hardware.trainer(logger=False, inference_mode=True)
+            trainer = self.hardware.trainer(
+                what=f"outputs of {self.samples.name}", logger=False, inference_mode=True
+            )
             if unshared is not None and trainer.world_size > 1:
                 raise OODBenchError(
                     f"several processes cannot share outputs that are not cached. {unshared} "

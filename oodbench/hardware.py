@@ -26,6 +26,7 @@ from oodbench.data.transforms import Transform
 from oodbench.errors import OODBenchError
 from oodbench.runtime import launchers, signals
 from oodbench.runtime.process import ProcessState
+from oodbench.runtime.progress import WorkProgress, has_terminal
 from oodbench.runtime.restore import NetworkState
 from oodbench.runtime.workers import is_cut_off, worker_failure
 from oodbench.settings import HardwareSettings
@@ -55,11 +56,12 @@ class Hardware(HardwareSettings):
         precision: Lightning's; its short names become the full ones (``16`` is ``16-mixed``).
         workers: processes that read images; None to choose by the dataset.
         batch_size: samples per forward pass in extraction.
-        progress: whether to show progress bars.
+        progress: whether work says how far it is: True with bars, False not at all; None with
+            bars on a terminal or in a notebook, and a line a minute elsewhere.
     """
 
     batch_size: int = 256
-    progress: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", precision_name(self.precision))
@@ -83,15 +85,13 @@ class Hardware(HardwareSettings):
             OptionError: SLURM started another number of processes than it asks for.
         """
         callbacks: list[pl.Callback] = [_Interruptions()]
-        if self.progress:
-            callbacks.append(pl.callbacks.RichProgressBar(leave=False))
         environment = launchers.environment(self._processes)
         return {
             **self._place,
             "precision": self.precision,
             "callbacks": callbacks,
             "plugins": [] if environment is None else [environment],
-            "enable_progress_bar": self.progress,
+            "enable_progress_bar": False,  # Lightning's tells the time left of an epoch alone
             "enable_model_summary": False,
             "use_distributed_sampler": False,
         }
@@ -109,14 +109,18 @@ class Hardware(HardwareSettings):
         listed = [number for number in str(self.devices).split(",") if number.strip()]
         return len(listed) > 1 or listed[0] not in ("auto", "0", "1")
 
-    def trainer(self, **options: Any) -> pl.Trainer:
+    def trainer(self, *, what: str = "", **options: Any) -> pl.Trainer:
         """A Lightning trainer on this hardware.
 
         Args:
+            what: what it does, as its progress calls it; ``""`` for work that shows none.
             options: further arguments of ``Trainer``; lists are added to those of
                 :meth:`trainer_options`.
         """
         options_ = self.trainer_options()
+        if what and self.progress is not False:
+            bar = has_terminal() if self.progress is None else True
+            options_["callbacks"].append(WorkProgress(what, bar))
         for name in ("callbacks", "plugins"):
             options_[name] += options.pop(name, [])
         with launchers.without_defaults():

@@ -107,6 +107,16 @@ class Registry(Generic[T]):
     def __contains__(self, name: str) -> bool:
         return name in self._objects or name in self._declared() or name in self.aliases()
 
+    def require(self, name: str) -> None:
+        """Refuse a name (or ``name:argument``) that nothing has; nothing is imported.
+
+        Raises:
+            UnknownNameError: no such name; the message suggests the nearest.
+        """
+        head = name.partition(":")[0]
+        if head not in self:
+            raise UnknownNameError(self._unknown(head))
+
     def register(self, name: str) -> Callable[[D], D]:
         """A decorator that gives a thing its name.
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from oodbench.detector import Detector
 from oodbench.errors import OODBenchError, OODBenchWarning
+from oodbench.runtime.progress import has_terminal
 from oodbench.runtime.workers import worker_failure
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
@@ -39,7 +40,7 @@ def own_failure(error: BaseException) -> Exception:
     return failure
 
 
-def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
+def track(detectors: Sequence[Detector], shown: bool | None) -> Iterator[Detector]:
     """The detectors one by one, with a progress bar that names the one at work."""
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -48,7 +49,12 @@ def track(detectors: Sequence[Detector], shown: bool) -> Iterator[Detector]:
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not (has_terminal() if shown is None else shown),
+    ) as progress:
         task = progress.add_task("detectors", total=len(detectors))
         for detector in detectors:
             progress.update(task, description=detector.label)

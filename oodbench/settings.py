@@ -15,6 +15,16 @@ from typing import Any, Literal
 
 from oodbench.registry import STANDARD_DETECTOR
 
+DETECTORS, DATA, NETWORK, TRAINING, HARDWARE, OUTPUT = (
+    "Detectors",
+    "Data",
+    "Network",
+    "Training",
+    "Hardware",
+    "Output",
+)
+"""Headings of ``--help``."""
+
 Form = Literal["value", "names", "sets", "pairs", "seeds", "channels"]
 """How the command line writes a value: as it is; as names by commas (of which sets may be paths);
 as ``NAME=VALUE``, repeated; as whole numbers by commas; as numbers in [0, 1] by commas."""
@@ -51,6 +61,7 @@ class Setting:
         is_switch: whether it is a pair of options, ``--NAME`` and ``--no-NAME``, neither of which
             is the default.
         short: of a mapping, the entries that have an option of their own.
+        panel: the heading that ``--help`` lists it under; ``""`` for that of its dataclass.
     """
 
     help: str
@@ -63,6 +74,7 @@ class Setting:
     variable: str | None = None
     is_switch: bool = False
     short: Mapping[str, Short] = field(default_factory=dict)
+    panel: str = ""
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:  # noqa: A002
@@ -136,15 +148,20 @@ class Scoring:
 class NetworkSettings:
     """Which networks detectors are put on, as far as text can tell it; see ``Networks``."""
 
-    method: str | None = setting(None, "How to train. Default: what the detector was designed for.")
+    method: str | None = setting(
+        None, "How to train. Default: what the detector was designed for.", panel=TRAINING
+    )
     recipe: str | None = setting(
-        None, "published, quick … Default: the published one where the paper has the ID set."
+        None,
+        "published, quick … Default: the published one where the paper has the ID set.",
+        panel=TRAINING,
     )
     recipe_options: Mapping[str, Any] | None = setting(
         None,
         "Change a recipe's field: --recipe-set weight_decay=1e-4.",
         flag="recipe-set",
         form="pairs",
+        panel=TRAINING,
         short={
             "epochs": Short("Override the recipe's epochs.", int, minimum=1),
             "batch_size": Short("Override the recipe's batch size.", int, minimum=1),
@@ -173,8 +190,8 @@ class NetworkSettings:
     )
     preprocess: Any = setting(
         None,
-        "How images are made for a given network: timm, torchvision:ResNet50_Weights.IMAGENET1K_V1 "
-        "…, benchmark, or a dataset such as cifar10. Default: what the network says.",
+        "How images are made for a given network: timm, torchvision:WEIGHTS, benchmark, or a "
+        "dataset such as cifar10. Default: what the network says.",
     )
     input_size: int | None = setting(
         None, "Side of the square that a given network sees, in pixels.", minimum=1
@@ -196,8 +213,9 @@ class NetworkSettings:
         keyword="seed",
         form="seeds",
         written="0",
+        panel=TRAINING,
     )
-    retrain: bool = setting(False, "Train although a finished run is in the cache.")
+    retrain: bool = setting(False, "Train although a finished run is in the cache.", panel=TRAINING)
 
 
 @dataclass(frozen=True)
@@ -225,6 +243,12 @@ class Reporting:
     )
     pictures: str | Path | None = setting(None, "Folder for pictures of scored pixels or boxes.")
     json: bool = setting(False, "Print machine-readable results alone.", keyword=None)
+    wide: bool = setting(
+        False, "Print every column and OOD set, however wide that is.", keyword=None
+    )
+    each_seed: bool = setting(
+        False, "Print one line per seed, not the mean of several.", keyword=None
+    )
     report: Callable[[str], None] | None = None
     command: str | None = None
 
@@ -232,7 +256,16 @@ class Reporting:
 PREPROCESSING = ("preprocess", "input_size", "mean", "std", "interpolation", "crop")
 """Settings of networks that say how images are made for one that is given."""
 
-GROUPS: tuple[type, ...] = (Scoring, Selection, NetworkSettings, HardwareSettings, Reporting)
+PANELS: dict[type, str] = {
+    Scoring: DETECTORS,
+    Selection: DATA,
+    NetworkSettings: NETWORK,
+    HardwareSettings: HARDWARE,
+    Reporting: OUTPUT,
+}
+"""The heading that ``--help`` lists the options of a dataclass under."""
+
+GROUPS: tuple[type, ...] = tuple(PANELS)
 
 
 def settings_of(group: type) -> dict[str, Setting]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
+import oodbench
 from oodbench.cli import (
     checking,
     data,
@@ -22,6 +24,7 @@ from oodbench.cli import (
     tuning,
     verifying,
 )
+from oodbench.cli.examples import examples
 from oodbench.cli.failures import SOME_FAILED
 from oodbench.cli.options import Debug, spelled_out
 from oodbench.errors import OODBenchError
@@ -39,21 +42,39 @@ app = typer.Typer(
 )
 app.add_typer(listing.list_app, name="list")
 app.add_typer(data.data_app, name="data")
-app.command("eval")(spelled_out(evaluating.eval_command))
-app.command("compare")(spelled_out(evaluating.compare_command))
-app.command("tune")(spelled_out(tuning.tune_command))
-app.command("check-network")(spelled_out(checking.check_network))
-app.command("train")(spelled_out(training.train))
-app.command("fit")(spelled_out(fitting.fit_command))
-app.command("score")(spelled_out(scoring.score_command))
-app.command("export")(spelled_out(scoring.export_command))
-app.command("leaderboard")(spelled_out(pages.leaderboard))
-app.command("verify")(verifying.verify_command)
-app.command("info")(listing.info)
+app.command("eval", epilog=examples("eval"))(spelled_out(evaluating.eval_command))
+app.command("compare", epilog=examples("compare"))(spelled_out(evaluating.compare_command))
+app.command("tune", epilog=examples("tune"))(spelled_out(tuning.tune_command))
+app.command("check-network", epilog=examples("check-network"))(spelled_out(checking.check_network))
+app.command("train", epilog=examples("train"))(spelled_out(training.train))
+app.command("fit", epilog=examples("fit"))(spelled_out(fitting.fit_command))
+app.command("score", epilog=examples("score"))(spelled_out(scoring.score_command))
+app.command("export", epilog=examples("export"))(spelled_out(scoring.export_command))
+app.command("leaderboard", epilog=examples("leaderboard"))(spelled_out(pages.leaderboard))
+app.command("verify", epilog=examples("verify"))(verifying.verify_command)
+app.command("info", epilog=examples("info"))(listing.info)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"oodbench {oodbench.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version",
+        help="Print the version.",
+        callback=_print_version,
+        is_eager=True,
+        expose_value=False,
+    ),
+]
 
 
 @app.callback()
-def root(debug: Debug = False) -> None:
+def root(version: Version = False, debug: Debug = False) -> None:
     """A benchmark suite for out-of-distribution (OOD) detection."""
 
 

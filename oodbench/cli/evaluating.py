@@ -11,6 +11,7 @@ from oodbench.cli.failures import leave_if_failed
 from oodbench.cli.options import But
 from oodbench.cli.parsing import chosen_detectors, split_networks
 from oodbench.cli.session import (
+    check_names,
     command_line,
     hardware_of,
     leaderboards_of,
@@ -18,8 +19,10 @@ from oodbench.cli.session import (
     reporter,
     sets_line,
 )
-from oodbench.cli.tables import print_table, show_rows
+from oodbench.cli.tables import print_table
 from oodbench.settings import (
+    NETWORK,
+    OUTPUT,
     PREPROCESSING,
     HardwareSettings,
     NetworkSettings,
@@ -39,7 +42,9 @@ def eval_command(
     reporting: Reporting,
 ) -> None:
     """Train what the detectors need, score them on a benchmark, and add rows to its leaderboard."""
+    check_names(selection, scoring, networks.method)
     from oodbench.benchmark import get_benchmark
+    from oodbench.cli.evaluated import show_rows
     from oodbench.contenders import Networks
     from oodbench.evaluation import evaluate
     from oodbench.hardware import is_first_process
@@ -90,7 +95,7 @@ def eval_command(
     if reporting.json:
         typer.echo(results.to_json())
     else:
-        show_rows(results, benchmark.task)
+        show_rows(results, benchmark, wide=reporting.wide, each_seed=reporting.each_seed)
         say(f"results: {ResultStore(leaderboards).path(benchmark.name)}; page: {page}")
         say(f"again: {command_line()}")
     leave_if_failed(results.failures)
@@ -100,7 +105,11 @@ def compare_command(
     scoring: Scoring,
     backbone: Annotated[
         list[str],
-        typer.Option("--backbone", help="Networks, by commas: timm names, or NAME@CHECKPOINT."),
+        typer.Option(
+            "--backbone",
+            help="Networks, by commas: timm names, or NAME@CHECKPOINT.",
+            rich_help_panel=NETWORK,
+        ),
     ],
     selection: Selection,
     networks: Annotated[
@@ -114,14 +123,20 @@ def compare_command(
     hardware: HardwareSettings,
     reporting: Annotated[
         Reporting,
-        But(without=("pictures",)),  # those of one network would replace another's
+        # Pictures of one network would replace another's; a line is of all seeds.
+        But(without=("pictures", "each_seed")),
     ],
     plot: Annotated[
         str | None,
-        typer.Option("--plot", help="PNG of AUROC against the first of the benchmark's measures."),
+        typer.Option(
+            "--plot",
+            help="PNG of AUROC against the first of the benchmark's measures.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Score every detector on every network, each as it was pre-trained; one table of all."""
+    check_names(selection, scoring, networks.method)
     from oodbench import files
     from oodbench.benchmark import get_benchmark
     from oodbench.hardware import is_first_process
@@ -169,7 +184,9 @@ def compare_command(
     if reporting.json:
         typer.echo(results.to_json())
     else:
-        print_table(*compare.table(results, benchmark))
+        left_out = print_table(*compare.table(results, benchmark), wide=reporting.wide)
+        if left_out:
+            say(f"--wide shows also: {', '.join(left_out)}")
         say(f"page: {page}" + (f"; plot: {plot}" if plot else ""))
         say(f"again: {command_line()}")
     leave_if_failed(results.failures)

@@ -8,7 +8,7 @@ import typer
 
 from oodbench.cli.options import But
 from oodbench.cli.parsing import chosen_detectors, shares
-from oodbench.cli.session import hardware_of, reporter
+from oodbench.cli.session import check_names, hardware_of, reporter
 from oodbench.errors import OptionError
 from oodbench.settings import HardwareSettings, NetworkSettings, Scoring, Selection, keywords
 
@@ -54,6 +54,7 @@ def fit_command(
     ] = False,
 ) -> None:
     """Fit a detector on a network, set its threshold on held-out ID data, and save both."""
+    check_names(selection, scoring, networks.method)
     from oodbench import files
     from oodbench.benchmark import get_benchmark
     from oodbench.deploy import folder

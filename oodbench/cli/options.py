@@ -18,13 +18,14 @@ from typing import Annotated, Any
 import typer
 
 from oodbench.cli import failures, parsing
-from oodbench.settings import GROUPS, Form, Setting, settings_of
+from oodbench.settings import GROUPS, OUTPUT, PANELS, Form, Setting, settings_of
 
 Debug = Annotated[
     bool,
     typer.Option(
         "--debug",
         help="Print a traceback when something fails.",
+        rich_help_panel=OUTPUT,
         callback=failures.show_traceback,
         expose_value=False,
     ),
@@ -112,14 +113,23 @@ def _parameters(group: type, but: But) -> list[inspect.Parameter]:
         flag = flag_of(name, asked)
         if asked.is_switch:
             flag += f"/--no-{flag.removeprefix('--')}"
-        option = typer.Option(flag, help=asked.help, min=asked.minimum, envvar=asked.variable)
+        panel = asked.panel or PANELS.get(group)
+        option = typer.Option(
+            flag,
+            help=asked.help,
+            min=asked.minimum,
+            envvar=asked.variable,
+            rich_help_panel=panel,
+        )
         kind = _KINDS.get(asked.form) or _text(hints[name])
         missing = inspect.Parameter.empty
         made.append(
             _parameter(name, Annotated[kind, option], missing if asked.is_required else default)
         )
         for entry, short in asked.short.items():
-            option = typer.Option(_dashed(entry), help=short.help, min=short.minimum)
+            option = typer.Option(
+                _dashed(entry), help=short.help, min=short.minimum, rich_help_panel=panel
+            )
             made.append(_parameter(entry, Annotated[short.kind | None, option], None))
     return made
 

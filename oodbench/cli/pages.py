@@ -15,7 +15,7 @@ def leaderboard(
         Selection,
         But(without=("ood", "task_options")),  # a page is of the benchmark as it is
     ],
-    reporting: Annotated[Reporting, But(without=("pictures", "json"))],
+    reporting: Annotated[Reporting, But(without=("pictures", "json", "wide", "each_seed"))],
 ) -> None:
     """Write a benchmark's page from the stored rows."""
     from oodbench.benchmark import get_benchmark

@@ -12,7 +12,8 @@ import typer
 
 from oodbench.cli import terminal
 from oodbench.errors import OODBenchError
-from oodbench.settings import HardwareSettings, Reporting, values
+from oodbench.registry import BENCHMARKS, DETECTORS, METHODS
+from oodbench.settings import HardwareSettings, Reporting, Scoring, Selection, values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,25 @@ def reporter(hardware: Hardware, quiet: bool) -> Callable[[str], None]:
             typer.echo(terminal.printable(line))
 
     return say
+
+
+def check_names(
+    selection: Selection, scoring: Scoring | None = None, method: str | None = None
+) -> None:
+    """Refuse a misspelled name at once: torch takes seconds to be imported, this does not.
+
+    Raises:
+        UnknownNameError: a name that nothing installed has; the message suggests the nearest.
+    """
+    for detector in scoring.detectors if scoring else ():
+        if detector != "all":
+            DETECTORS.require(str(detector))
+    if method is not None:
+        METHODS.require(method)
+    if selection.benchmark is not None:
+        BENCHMARKS.require(selection.benchmark)
+    elif selection.id is not None and selection.task is None:
+        BENCHMARKS.require(selection.id)
 
 
 def command_line() -> str:
@@ -65,8 +85,7 @@ def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
     from oodbench.errors import OptionError
     from oodbench.hardware import Hardware, quiet_lightning
 
-    progress = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
-    hardware = Hardware(**values(asked), progress=progress)
+    hardware = Hardware(**values(asked), progress=False if quiet else None)
     try:
         with quiet_lightning():  # refused before data is read and folders are made
             hardware.trainer(logger=False)

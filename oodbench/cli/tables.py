@@ -1,16 +1,110 @@
-"""Tables on the terminal."""
+"""Tables on the terminal, which lose columns where it is narrow, but never a digit."""
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oodbench.cli import terminal
 
 if TYPE_CHECKING:
-    from oodbench.results.rows import Results
     from oodbench.tuning import Tuning
+
+NAME_WIDTH = 22
+"""A column of names is at most so wide where room is short; longer ones go on in the next line."""
+_UNBOUNDED = 10_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        title: its head, which may go over several lines.
+        cells: one text per line of the table.
+        rank: columns of the highest rank are left out first where room is short; those of rank 0
+            always stay.
+        is_name: whether its cells may be folded; figures are never.
+    """
+
+    title: str
+    cells: Sequence[str]
+    rank: int = 0
+    is_name: bool = False
+
+    @property
+    def width(self) -> int:
+        """The least number of places that it takes."""
+        from rich.cells import cell_len
+
+        longest = max(map(cell_len, [*self.cells, *self.title.split()]), default=0)
+        return min(longest, NAME_WIDTH) if self.is_name else longest
+
+
+def fitting(columns: Sequence[Column], width: int) -> list[Column]:
+    """The columns that have room side by side, those of the highest rank left out first."""
+    kept = list(columns)
+    while _needed(kept) > width and any(column.rank for column in kept):
+        last = max(column.rank for column in kept)
+        kept = [column for column in kept if column.rank != last]
+    return kept
+
+
+def _needed(columns: Sequence[Column]) -> int:
+    # between two columns a rule and a space at either side of it, and a space at either edge
+    return sum(column.width for column in columns) + 3 * (len(columns) - 1) + 2
+
+
+def terminal_width() -> int:
+    """How many places a line has; a file has no edge to fold names at."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNBOUNDED
+
+
+def print_columns(
+    columns: Sequence[Column],
+    *,
+    wide: bool = False,
+    bold: Sequence[int] = (),
+    sections: Sequence[int] = (),
+) -> list[str]:
+    """Print a table as wide as the terminal.
+
+    Args:
+        columns: of texts, all as long.
+        wide: whether all columns are printed, however wide the terminal is.
+        bold: the lines that stand out, by number.
+        sections: the lines behind which a rule is drawn.
+
+    Returns:
+        The titles of the columns that were left out.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    width = _UNBOUNDED if wide else terminal_width()
+    kept = fitting(columns, width)
+    is_bounded = width < _UNBOUNDED
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in kept:
+        table.add_column(
+            Text(column.title),
+            justify="left" if column.is_name else "right",
+            overflow="fold",
+            width=column.width if is_bounded else None,  # else the widest give way first
+        )
+    for number in range(len(kept[0].cells)):
+        cells = [column.cells[number] for column in kept]
+        _add_row(table, *cells, style="bold" if number in bold else None)
+        if number in sections:
+            table.add_section()
+    # a line that the terminal breaks is read; a figure that is cut is another figure
+    Console(width=max(width, _needed(kept))).print(table)
+    return [column.title for column in columns if column not in kept]
 
 
 def show_trials(tuning: Tuning) -> None:
@@ -33,20 +127,20 @@ def show_trials(tuning: Tuning) -> None:
             mark = "*" if is_best else ""
             _add_row(table, choice.original.label, words(trial.values), auroc, mark, style=bold)
         table.add_section()
-    Console(width=_width()).print(table)
+    Console(width=terminal_width()).print(table)
 
 
-def print_table(header: list[str], cells: list[list[str]]) -> None:
-    """A table of text, of which the first two columns are names."""
-    from rich.console import Console
-    from rich.table import Table
+def print_table(header: list[str], cells: list[list[str]], *, wide: bool = False) -> list[str]:
+    """A table of text, of which the first two columns are names.
 
-    shown = Table(title=None)
-    for number, title in enumerate(header):
-        shown.add_column(title, overflow="fold", justify="left" if number < 2 else "right")
-    for row in cells:
-        _add_row(shown, *row)
-    Console(width=_width()).print(shown)
+    Returns:
+        The titles of the columns that had no room; those at the end have it last.
+    """
+    columns = [
+        Column(title, [row[number] for row in cells], max(0, number - 2), is_name=number < 2)
+        for number, title in enumerate(header)
+    ]
+    return print_columns(columns, wide=wide)
 
 
 def _add_row(table: Any, *cells: Any, style: str | None = None) -> None:
@@ -55,66 +149,3 @@ def _add_row(table: Any, *cells: Any, style: str | None = None) -> None:
 
     shown = [Text(terminal.printable(c)) if isinstance(c, str) else c for c in cells]
     table.add_row(*shown, style=style)
-
-
-def _width() -> int | None:
-    return None if sys.stdout.isatty() else 1000  # a file has no edge to fold names at
-
-
-def show_rows(results: Results, task: str) -> None:
-    """Print a table of an evaluation's figures."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from oodbench.registry import MEASURES, TASKS
-    from oodbench.results.rows import cell
-
-    quality, quality_name = TASKS.get(task).quality
-    counted = TASKS.get(task).unit
-    table = Table(title=None)
-    for column in ("detector", "method", "seed", "OOD", "AUROC %", "95 % interval"):
-        table.add_column(column, overflow="fold")
-    # benchmarks with measures, two groups to compare, or shifted sets have further columns
-    columns = (*MEASURES.names(), "gap", "shifted_accuracy")
-    extras = [c for c in columns if any(r.get(c) is not None for r in results.rows)]
-    titles = [c.replace("_", " ") for c in extras]
-    figures = ("FPR@95 ID+", "FPR@95 OOD+", "AUPR in", "AUPR out", *titles, quality_name, counted)
-    for column in figures:
-        table.add_column(column, justify="right")
-    previous = None
-    for row in results.rows:
-        key = (row["detector"], row["method"], row["seed"])
-        if previous not in (None, key):
-            table.add_section()
-        previous = key
-        name = Text(terminal.printable(row["ood"]), style="bold" if row["is_mean"] else "")
-        accuracy = cell(row, quality)
-        low, high = row["auroc_low"], row["auroc_high"]
-        scored = f" ({row['modality']})" if row.get("modality") else ""
-        _add_row(
-            table,
-            row["detector"] + scored,
-            row["method"],
-            str(row["seed"]),
-            name,
-            f"{100 * row['auroc']:.2f}",
-            "–" if low is None or high is None else f"{100 * low:.2f}–{100 * high:.2f}",
-            *(
-                f"{100 * cell(row, m):.2f}"
-                for m in ("fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
-            ),
-            *(_with_interval(row, c) for c in extras),
-            "–" if accuracy is None else f"{100 * accuracy:.2f}",
-            f"{row['n_ood']:,}",
-        )
-    Console(width=_width()).print(table)
-
-
-def _with_interval(row: Mapping[str, Any], column: str) -> str:
-    """A figure in percent, and its interval if it has one."""
-    if row.get(column) is None:
-        return "–"
-    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
-    interval = "" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
-    return f"{100 * row[column]:.2f}{interval}"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from oodbench.cli.bringing import bring
 from oodbench.cli.options import But
-from oodbench.cli.session import hardware_of, reporter
+from oodbench.cli.session import check_names, hardware_of, reporter
 from oodbench.settings import PREPROCESSING, HardwareSettings, NetworkSettings, Selection
 
 
@@ -27,6 +27,7 @@ def train(
     hardware: HardwareSettings,
 ) -> None:
     """Train a method on an ID set; the run stays in the cache, where `eval` finds it."""
+    check_names(selection, method=networks.method)
     from oodbench.benchmark import get_benchmark
     from oodbench.needed import needed
     from oodbench.training.run import plan

@@ -12,7 +12,7 @@ from oodbench.cli.bringing import bring
 from oodbench.cli.failures import leave_if_failed
 from oodbench.cli.options import But
 from oodbench.cli.parsing import chosen_detectors
-from oodbench.cli.session import hardware_of, reporter, typed
+from oodbench.cli.session import check_names, hardware_of, reporter, typed
 from oodbench.cli.tables import show_trials
 from oodbench.errors import OptionError
 from oodbench.settings import (
@@ -39,10 +39,11 @@ def tune_command(
     hardware: HardwareSettings,
     reporting: Annotated[
         Reporting,
-        But(without=("leaderboards", "pictures")),  # there are no rows
+        But(without=("leaderboards", "pictures", "wide", "each_seed")),  # there are no rows
     ],
 ) -> None:
     """Choose detectors' options on validation data alone; test images are never read."""
+    check_names(selection, scoring, networks.method)
     from oodbench.benchmark import get_benchmark
     from oodbench.contenders import Networks
     from oodbench.hardware import is_first_process

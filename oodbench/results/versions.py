@@ -18,16 +18,20 @@ def versions() -> Row:
     """Versions of what computes: oodbench, torch, python, and oodbench's commit if it has one."""
     root = Path(oodbench.__file__).resolve().parents[1]
     commit = _described(root) if (root / ".git").exists() else _noted()
-    try:
-        own = version("oodbench")
-    except PackageNotFoundError:
-        own = "unknown"
     return {
-        "oodbench": own,
+        "oodbench": own_version(),
         "torch": version("torch"),
         "python": platform.python_version(),
         "git_commit": commit,
     }
+
+
+def own_version() -> str:
+    """The version of the installed package; ``"unknown"`` in a checkout that is not installed."""
+    try:
+        return version("oodbench")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _described(root: Path) -> str | None:

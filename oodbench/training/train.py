@@ -189,6 +189,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
         if before is not None:
             method.backbone.load_state_dict(before.backbone.state_dict())
         trainer = hardware.trainer(
+            what=f"{run.method}, seed {run.seed}",
             default_root_dir=folder,
             max_epochs=recipe.epochs,
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Preprocess, Protocol, Results, cli
-from oodbench.cli import tables
+from oodbench.cli.evaluated import show_rows
 from oodbench.data.samples import ImageArrays
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.registry import BENCHMARKS
@@ -178,9 +178,10 @@ def test_the_terminal_shows_intervals_of_auroc_and_gap(capsys: pytest.CaptureFix
     made = with_intervals(rows("net", "msp", 0.6, 0.8))
     for row in made:
         row.update(method="linear-probe", n_ood=20, fpr95_id=0.5, aupr_in=0.5, aupr_out=0.5)
-    tables.show_rows(Results(made), "classification")
+    show_rows(Results(made), toy())
     familiar = next(line for line in capsys.readouterr().out.splitlines() if "familiar" in line)
-    assert "60.00   │ 50.00–70.00" in familiar
+    assert "60.00  " in familiar
+    assert "50.00–70.00" in familiar
     assert "20.00 [10.00, 30.00]" in familiar
 
 
@@ -242,7 +243,7 @@ def test_real_weights_on_the_command_line(
     status, out, err = command(f"{words} --plot {tmp_path}/plot.png")
     assert status == cli.SOME_FAILED, err
     assert "no backbone named 'tf_efficientnet_lite9'. Did you mean" in err
-    assert len(re.findall(r"│ tf_efficientnet_lite0\.pypi +│ (ptood|msp) ", out)) == 2
+    assert len(re.findall(r"^ *tf_efficientnet_lite0\.pypi +(ptood|msp) ", out, re.M)) == 2
     assert "gap" in out
     assert Image.open(tmp_path / "plot.png").width > 300
     assert "| ptood |" in (tmp_path / "toy-compared.md").read_text()

@@ -1,0 +1,34 @@
+"""What ``--help`` shows of each command in use; a test reads each line as the command would."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "eval": (
+        "oodbench eval --detector palm --id cifar100",
+        "oodbench eval --detector msp,energy,knn --id cifar10 --recipe quick",
+        "oodbench eval --detector all --id cifar10 --backbone resnet20 --checkpoint F",
+    ),
+    "compare": ("oodbench compare --detector ptood,knn --id cifar10 --backbone resnet50,vgg16",),
+    "tune": ("oodbench tune --detector knn,react --id cifar10 --method ce",),
+    "train": ("oodbench train --method palm --id cifar100 --seed 0,1,2",),
+    "check-network": ("oodbench check-network --network net.onnx --id folder:photos",),
+    "fit": ("oodbench fit --detector knn --id cifar10 --network net.onnx --tpr 0.95 --out fitted",),
+    "score": (
+        "oodbench score fitted photos --out scores.csv",
+        "ls photos/*.png | oodbench score fitted - --fdr 0.1",
+    ),
+    "export": ("oodbench export fitted --out fitted.onnx",),
+    "leaderboard": ("oodbench leaderboard --id cifar100",),
+    "verify": (
+        "oodbench verify leaderboards",
+        "oodbench verify leaderboards/digits.md --json",
+    ),
+    "info": ("oodbench info palm", "oodbench info cifar10/openood"),
+}
+"""By command."""
+
+
+def examples(command: str) -> str:
+    """The lines below a command's ``--help``, as typer takes them."""
+    lines = EXAMPLES[command]
+    return "\n\n".join(["Example:" if len(lines) == 1 else "Examples:", *lines])
