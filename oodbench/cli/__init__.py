@@ -51,6 +51,7 @@ app.command("fit", epilog=examples("fit"))(spelled_out(fitting.fit_command))
 app.command("score", epilog=examples("score"))(spelled_out(scoring.score_command))
 app.command("export", epilog=examples("export"))(spelled_out(scoring.export_command))
 app.command("leaderboard", epilog=examples("leaderboard"))(spelled_out(pages.leaderboard))
+app.command("table", epilog=examples("table"))(spelled_out(pages.table))
 app.command("verify", epilog=examples("verify"))(verifying.verify_command)
 app.command("info", epilog=examples("info"))(listing.info)
 

@@ -19,6 +19,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "export": ("oodbench export fitted --out fitted.onnx",),
     "leaderboard": ("oodbench leaderboard --id cifar100",),
+    "table": (
+        "oodbench table --id cifar10 --out table.tex --bibtex papers.bib",
+        "oodbench table --id cifar10 --ood near,far --metrics auroc --format markdown",
+    ),
     "verify": (
         "oodbench verify leaderboards",
         "oodbench verify leaderboards/digits.md --json",

@@ -1,4 +1,4 @@
-"""``oodbench leaderboard``."""
+"""``oodbench leaderboard`` and ``oodbench table``: pages and tables of stored rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from oodbench.cli.options import But
-from oodbench.settings import Reporting, Selection
+from oodbench.cli.session import check_names
+from oodbench.settings import OUTPUT, Reporting, Selection
 
 
 def leaderboard(
@@ -23,3 +24,56 @@ def leaderboard(
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     typer.echo(pages.write(benchmark, reporting.leaderboards or "leaderboards"))
+
+
+def table(
+    selection: Annotated[Selection, But(without=("task_options", "download"))],
+    reporting: Annotated[Reporting, But(without=("pictures", "json", "wide", "each_seed"))],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="latex, csv or markdown.", rich_help_panel=OUTPUT),
+    ] = "latex",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="auroc, fpr95_id, fpr95_ood, aupr_in, aupr_out, by commas. Default: the "
+            "benchmark's FPR@95 and AUROC.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="A file. Default: standard output.", rich_help_panel=OUTPUT),
+    ] = None,
+    bibtex: Annotated[
+        str | None,
+        typer.Option(
+            "--bibtex", help="A file for the papers of its lines.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+) -> None:
+    """Write stored rows as the table of a paper: the best bold, the second underlined, ± seeds."""
+    check_names(selection)
+    from oodbench import files
+    from oodbench.benchmark import get_benchmark
+    from oodbench.results.leaderboard import sections
+    from oodbench.results.papertable import paper_table
+    from oodbench.results.store import ResultStore
+
+    benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
+    stored = ResultStore(reporting.leaderboards or "leaderboards").rows(benchmark.name)
+    first = next(iter(sections(benchmark, stored)), [])
+    made = paper_table(
+        benchmark,
+        first,
+        sets=selection.ood,
+        metrics=None if metrics is None else metrics.split(","),
+    )
+    text = made.to(form)  # type: ignore[arg-type]  # refused there
+    if bibtex is not None:
+        files.write_text(files.user_path(bibtex), "\n\n".join(made.bibtex) + "\n")
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        files.write_text(files.user_path(out), text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from oodbench import metrics
 from oodbench.benchmark import Benchmark
@@ -10,9 +10,9 @@ from oodbench.registry import TASKS
 from oodbench.results.rows import Row
 
 
-def intervals_of(benchmark: Benchmark, sections: Mapping[str, Sequence[Row]]) -> str:
+def intervals_of(benchmark: Benchmark, sections: Sequence[Sequence[Row]]) -> str:
     """What the page says of its intervals: those that its rows have, over what is counted."""
-    rows = [row for part in sections.values() for row in part]
+    rows = [row for part in sections for row in part]
     has_intervals = any(row.get("auroc_low") is not None for row in rows)
     task = TASKS.get(benchmark.task)
     if not has_intervals and (rows or task.no_intervals):

@@ -38,9 +38,7 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
     interval over seeds and images (``oodbench.results.seeds``); of a measurement that was repeated
     the newest row counts.
     """
-    sections: dict[str, list[Row]] = {}
-    for row in rows:
-        sections.setdefault(_selection(row, benchmark), []).append(row)
+    parts = sections(benchmark, rows)
     lines = [
         f"# {markdown(benchmark.name)}",
         "",
@@ -51,7 +49,7 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         f"{NAMES[benchmark.protocol.fpr]}."
         + (f" Defined by: {markdown(benchmark.citation)}." if benchmark.citation else ""),
         "",
-        f"All figures in percent. {intervals_of(benchmark, sections)} Higher is better for AUROC, "
+        f"All figures in percent. {intervals_of(benchmark, parts)} Higher is better for AUROC, "
         "AUPR and accuracy, lower for FPR@95. ID positive: the threshold keeps 95 % of ID, FPR is "
         "the share of OOD accepted. OOD positive: it catches 95 % of OOD, FPR is the share of ID "
         "rejected.",
@@ -67,19 +65,10 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         lines += [f"Superseded by {code(benchmark.superseded_by)}.", ""]
     for remark in benchmark.remarks:
         lines += [markdown(remark), ""]
-    if not sections:
+    if not parts:
         command = f"oodbench eval --detector {STANDARD_DETECTOR} --id {benchmark.name}"
         lines += [f"No results yet: {code(command)}.", ""]
-    ranked = sorted(
-        sections.values(),
-        key=lambda part: (
-            _version(part[0]) != benchmark.version,
-            -len({row["ood"] for row in part}),
-            -part[0]["n_id"],
-            _selection(part[0], benchmark),
-        ),
-    )
-    for part in ranked:
+    for part in parts:
         lines += _section(benchmark, entries_of(part))
     store = f"results/{page_name(benchmark.name)}"
     lines += [
@@ -88,6 +77,25 @@ def render(benchmark: Benchmark, rows: Iterable[Row]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def sections(benchmark: Benchmark, rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows by what they were measured on: the benchmark's own version and the most complete first.
+
+    Rows of different sections are of different images, and share no table.
+    """
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(_selection(row, benchmark), []).append(row)
+    return sorted(
+        parts.values(),
+        key=lambda part: (
+            _version(part[0]) != benchmark.version,
+            -len({row["ood"] for row in part}),
+            -part[0]["n_id"],
+            _selection(part[0], benchmark),
+        ),
+    )
 
 
 def write(benchmark: Benchmark, folder: str | Path) -> Path:
