@@ -17,6 +17,7 @@ from torch import Tensor
 
 from oodbench.errors import BadScoresError, OODBenchWarning, OptionError
 from oodbench.outputs import Outputs
+from oodbench.runtime.machine import free_memory
 
 BLOCK = 2**20
 """Values read at a time, of the columns at hand: 2,048 rows of 512 features."""
@@ -133,6 +134,27 @@ def require_all_classes(counts: Tensor, who: str) -> None:
         )
 
 
+def at_once(dim: int) -> int:
+    """How many matrices ``[D, D]`` are worked on at a time: 2^25 values, or one."""
+    return max(1, 2**25 // dim**2)
+
+
+def require_room(z: Tensor, classes: int, who: str) -> None:
+    """Check that a matrix ``[D, D]`` for each class fits into memory, twice for what is made of it.
+
+    Raises:
+        OptionError: it does not.
+    """
+    dim, free = z.shape[1], free_memory(z.device)
+    taken = 2 * classes * dim**2 * z.element_size()
+    if taken > free:
+        raise OptionError(
+            f"{who}: a covariance for each of {classes:,} classes of {dim:,} features takes "
+            f"{taken / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Have one for all "
+            "(gmm: `covariance=tied`, ssd: `clusters=one`), or use a machine with more memory."
+        )
+
+
 def pseudo_inverse(symmetric: Tensor) -> Tensor:
     """Moore-Penrose inverse of a symmetric positive semi-definite ``[D, D]`` matrix."""
     return torch.linalg.pinv(symmetric, hermitian=True)
@@ -206,12 +228,16 @@ def class_moments(
 
     Raises:
         BadScoresError: a class without a sample.
+        OptionError: the scatters of so many classes take more memory than is free.
     """
+    if len(outputs):  # before anything of the size of all classes is made
+        require_all_classes(torch.bincount(outputs.labels.long(), minlength=classes), who)
     means = scatter = counts = None
     for batch in blocks(outputs, "features"):
         z, y = at_work(batch.features, exact=True), batch.labels
         z = transform(z) if transform else z
         if means is None or counts is None or scatter is None:
+            require_room(z, classes, who)
             means = z.new_zeros(classes, z.shape[1])
             scatter = z.new_zeros(classes, z.shape[1], z.shape[1])
             counts = z.new_zeros(classes)
@@ -228,11 +254,13 @@ def class_moments(
         laid = z.new_zeros(int(segments.sum()), length, z.shape[1])
         laid[row, rank % length] = z[order] - m[y]
         owner = torch.arange(classes, device=y.device).repeat_interleave(segments)
-        scatter.index_add_(0, owner, laid.mT @ laid)
+        for some in torch.arange(len(laid), device=y.device).split(at_once(z.shape[1])):
+            scatter.index_add_(0, owner[some], laid[some].mT @ laid[some])
         total = counts + n
         delta = (m - means)[here]
-        weight = (counts * n / total.clamp(min=1))[here]
-        scatter.index_add_(0, here, weight[:, None, None] * delta[:, :, None] * delta[:, None, :])
+        weighted = (counts * n / total.clamp(min=1))[here, None] * delta
+        for some in torch.arange(len(here), device=y.device).split(at_once(z.shape[1])):
+            scatter.index_add_(0, here[some], weighted[some, :, None] * delta[some, None, :])
         means[here] += delta * (n / total.clamp(min=1))[here, None]
         counts = total
     if means is None or counts is None or scatter is None:

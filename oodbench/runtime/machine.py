@@ -1,4 +1,4 @@
-"""Which machine computes: its processor, how many threads, the accelerator that is really used."""
+"""Which machine computes: its processor, threads, free memory, the accelerator really used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
 from lightning_fabric import Fabric
 
@@ -64,3 +65,10 @@ def accelerator_name(accelerator: str) -> str:
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     return device.type
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a tensor on a device may still take: of its own memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)

@@ -132,6 +132,27 @@ def test_class_moments_are_numpys(order: str, rows: int) -> None:
         np.testing.assert_allclose(scatter[c], expected, rtol=1e-10, atol=1e-9)
 
 
+def test_class_moments_are_made_of_a_few_matrices_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels = labelled(900, 6, 4)
+    whole = _numerics.class_moments(rows_of(features, labels), "test", 4)
+    monkeypatch.setattr(_numerics, "at_once", lambda _: 1)
+    for one, same in zip(
+        _numerics.class_moments(rows_of(features, labels), "test", 4), whole, strict=True
+    ):
+        torch.testing.assert_close(one, same, rtol=1e-12, atol=1e-9)
+
+
+def test_matrices_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = labelled(30, 3, 2)
+    monkeypatch.setattr(_numerics, "free_memory", lambda _: 2 * 2 * 3**2 * 8)
+    _numerics.class_moments(rows_of(features, labels), "who", 2)
+    monkeypatch.setattr(_numerics, "free_memory", lambda _: 2 * 2 * 3**2 * 8 - 1)
+    with pytest.raises(OptionError, match=r"who: .* 2 classes of 3 features .*covariance=tied"):
+        _numerics.class_moments(rows_of(features, labels), "who", 2)
+
+
 @pytest.mark.parametrize("rows", [256, 2**20])
 def test_pooled_moments_are_numpys(rows: int) -> None:
     features, labels = labelled(900, 6, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -84,3 +85,7 @@ def test_a_processor_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.platform, "processor", lambda: "")
     monkeypatch.setattr(machine.platform, "machine", lambda: "riscv64")
     assert machine.processor_name.__wrapped__() == "riscv64"
+
+
+def test_free_memory_is_some_of_the_machines() -> None:
+    assert 0 < machine.free_memory(torch.device("cpu")) < psutil.virtual_memory().total
