@@ -12,6 +12,7 @@ from typing import Any
 from oodbench.data.audio import AudioFile
 from oodbench.data.flow import FlowFiles, FlowFolder
 from oodbench.data.video import FrameFolder, VideoFile
+from oodbench.download.described import Download
 from oodbench.errors import DataError
 
 from .splits import SPLIT_FILES, Clip
@@ -50,7 +51,7 @@ class Layout:
         class_name: the class of a clip.
         modalities: that it has.
         split_files: patterns of the names of the split files that list it.
-        how: how to get its files; a line each.
+        how: how to get its files, relative to its folder; a line each.
         source: where it is published.
         licence: what its publisher allows.
         citation: paper to cite.
@@ -64,6 +65,17 @@ class Layout:
     source: str
     licence: str
     citation: str
+
+    @property
+    def download(self) -> Download:
+        """What a person has to do to have its files; `rar` archives and accounts leave no other."""
+        target = f"{FOLDER}/{self.folder}"
+        steps = [f"Get {target}/{how}." for how in self.how]
+        return Download(
+            target,
+            steps=("Run `oodbench data prepare multiood`, for the split files.", *steps),
+            licence=self.licence,
+        )
 
     def paths(self, base: Path, clip: Clip, modality: str) -> tuple[str, ...]:
         """Every file of one modality of a clip."""

@@ -8,15 +8,17 @@ run goes on where it was.
 
 from __future__ import annotations
 
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from torch import nn
 
 from oodbench import files
-from oodbench.errors import DataError, MissingDataError, OptionError
+from oodbench.download import transfer
+from oodbench.download.described import RemoteFile
+from oodbench.download.transfer import Patience
+from oodbench.errors import DownloadError, OptionError
 
 from . import derive
 from .derive import Report
@@ -24,18 +26,15 @@ from .layouts import FOLDER, LAYOUTS
 from .samples import Tree
 from .splits import SPLIT_FILES, Clip, read_split, sha256, split_path, split_url
 
-Fetch = Callable[[str], bytes]
-"""``fetch(url)`` gives the content; an ``OSError`` where it cannot be had."""
-
 MISSING = "missing.txt"
 """In the folder ``multiood``: every file that a split file names and that is not there."""
 
 
 def prepare(
     root: Path,
-    fetch: Fetch | None = None,
     report: Report | None = None,
     *,
+    patience: Patience | None = None,
     audio: bool = True,
     flow: nn.Module | Literal["small", "large"] | None = None,
     batch: int = 8,
@@ -45,8 +44,8 @@ def prepare(
 
     Args:
         root: the data folder.
-        fetch: gives the content of an address; over the network if None.
         report: is called with each line of the report; nobody if None.
+        patience: how long servers are waited for.
         audio: whether sound is taken from videos, where it belongs beside them (Kinetics-600).
         flow: computes optical flow where the published one is missing, but for EPIC-Kitchens.
             None for nothing; torchvision's RAFT with its weights (which it downloads) of that size;
@@ -59,8 +58,8 @@ def prepare(
         How many files are missing, by ``"<folder> <modality>"``.
 
     Raises:
-        MissingDataError: split files cannot be fetched; the message says where to put them.
-        DataError: what was fetched is not the published file.
+        DownloadError: split files cannot be fetched, or what came is not the published file; the
+            message says where to put them.
         OptionError: a ``flow`` or ``batch`` that cannot be.
         StorageError: the folder cannot be written to.
     """
@@ -72,7 +71,7 @@ def prepare(
     base = files.writable_dir(
         root / FOLDER, "Set OODBENCH_DATA to a folder for datasets that you may write."
     )
-    _fetch_splits(base, fetch or _download, say)
+    _fetch_splits(base, patience, say)
     everything = {name: _all_clips(base, name) for name in LAYOUTS}
     if audio:
         for name in ("kinetics600",):
@@ -89,46 +88,36 @@ def _nobody(_: str) -> None:
     return
 
 
-def _download(url: str) -> bytes:
-    if not url.startswith("https://"):
-        raise OptionError(f"{url} is no https address.")
-    with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 (https, see above)
-        content: bytes = answer.read()
-    return content
-
-
-def _fetch_splits(base: Path, fetch: Fetch, say: Report) -> None:
+def _fetch_splits(base: Path, patience: Patience | None, say: Report) -> None:
     """Fetches those that are not there, or not the published ones."""
-    wanted = []
-    for name, wanted_sum in SPLIT_FILES.items():
-        path = base / split_path(name)
-        if not path.is_file() or sha256(path.read_bytes()) != wanted_sum:
-            wanted.append(name)
+    wanted = [name for name in SPLIT_FILES if not _is_published(base, name)]
     if not wanted:
         say(f"split files: all {len(SPLIT_FILES)} are there")
         return
     for done, name in enumerate(wanted):
-        url = split_url(name)
+        path = base / split_path(name)
+        files.make_dir(path.parent)
+        file = RemoteFile(split_url(name), sha256=SPLIT_FILES[name])
         try:
-            content = fetch(url)
-        except OSError as error:  # urllib's own are OSErrors; one failure is enough
+            with files.locked(path):
+                if not _is_published(base, name):  # another process may have been quicker
+                    transfer.fetch(file, path, patience=patience, say=say)
+        except DownloadError as error:  # one failure is enough
             rest = "\n".join(
                 f"  {base / split_path(n)}\n    from {split_url(n)}" for n in wanted[done:]
             )
-            raise MissingDataError(
-                f"cannot fetch {url} ({error}). On a machine without network, put these "
+            raise type(error)(
+                f"{error}\nOn a machine without network, put these "
                 f"{len(wanted) - done} files there (or clone github.com/donghao51/MultiOOD and "
                 f"copy its folders HMDB-rgb-flow/splits and EPIC-rgb-flow/splits), then run this "
                 f"again:\n{rest}"
             ) from error
-        if sha256(content) != SPLIT_FILES[name]:
-            raise DataError(
-                f"what {url} gave is not the published file (its sha256 is another). "
-                "Is a proxy in between? Nothing was written; try again."
-            )
-        with files.replacing(base / split_path(name)) as temporary:
-            temporary.write_bytes(content)
     say(f"split files: {len(wanted)} fetched")
+
+
+def _is_published(base: Path, name: str) -> bool:
+    path = base / split_path(name)
+    return path.is_file() and sha256(path.read_bytes()) == SPLIT_FILES[name]
 
 
 def _all_clips(base: Path, layout: str) -> list[Clip]:
@@ -161,8 +150,8 @@ def _check(base: Path, everything: Mapping[str, Sequence[Clip]], say: Report) ->
             first = f": {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
             say(f"{place.folder} {modality}: {state}{first if missing else ''}")
         if lacking:
-            for how in place.how:
-                say(f"  get {base / place.folder}/{how}")
+            for step in place.download.steps[1:]:
+                say(f"  {step}")
     files.write_text(base / MISSING, "".join(f"{line}\n" for line in lines))
     if lines:
         say(f"all that is missing: {base / MISSING}")

@@ -49,6 +49,7 @@ def _clips(
         source=place.source,
         licence=place.licence,
         citation=place.citation,
+        downloads=(place.download,),
     )
 
 

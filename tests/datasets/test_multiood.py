@@ -7,7 +7,7 @@ import pickle
 import random
 import warnings
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,20 @@ from oodbench.datasets.multiood.layouts import FOLDER, LAYOUTS
 from oodbench.datasets.multiood.prepare import prepare
 from oodbench.datasets.multiood.samples import Clips, ListedClips
 from oodbench.datasets.multiood.splits import SPLIT_FILES, Clip, read_split, split_path, split_url
-from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError, StorageError
+from oodbench.download.prepare import prepare as prepare_sets
+from oodbench.download.wanted import of_dataset
+from oodbench.errors import (
+    DataError,
+    DownloadError,
+    MissingDataError,
+    NoNetworkError,
+    OODBenchWarning,
+    OptionError,
+    StorageError,
+)
+from oodbench.needed import obtainable
+from tests.helpers.downloads import QUICK
+from tests.helpers.publisher import Publisher, publishing
 from tests.helpers.video import write_clip
 
 av = pytest.importorskip("av")
@@ -595,7 +608,7 @@ def write_motion(path: Path, step: tuple[int, int], seed: int, frames: int = 10)
 
 
 def test_from_videos_to_rows(
-    base: Path, published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    base: Path, published: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Videos are prepared, trained on for an epoch and scored; their motion tells the class."""
     steps, number = [(5, 0), (0, 5), (-5, 0)], 0
@@ -607,9 +620,8 @@ def test_from_videos_to_rows(
                 write_motion(base / f"HMDB51/video/c{label}/v{number}.avi", steps[label], number)
                 lines.append(f"c{label}/v{number}.avi {label}")
         name, content = f"HMDB_{split}_near_ood.txt", "\n".join(lines).encode()
-        monkeypatch.setitem(SPLIT_FILES, name, hashlib.sha256(content).hexdigest())
-        published[split_url(name)] = content
-    missing = prepare(files.data_dir(), Fetcher(published), flow=GlobalShift())
+        publish(published, monkeypatch, name, content)
+    missing = prepare(files.data_dir(), flow=GlobalShift())
     assert (missing["HMDB51 video"], missing["HMDB51 flow"]) == (1, 2)  # that of the other lists
     benchmark = benchmarks.near_hmdb()
     flow = benchmark.id.load("train")[0]["flow"].frames([4])  # type: ignore[index]
@@ -628,84 +640,111 @@ def test_from_videos_to_rows(
     assert {(row["n_id"], row["n_ood"]) for row in results} == {(6, 3)}
 
 
+def address(name: str) -> str:
+    """Where the mirror has a split file."""
+    return f"/{split_url(name).removeprefix('https://')}"
+
+
+def publish(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    """Puts a split file on the mirror, and has its sum taken for the published one."""
+    monkeypatch.setitem(SPLIT_FILES, name, hashlib.sha256(content).hexdigest())
+    publisher.put(address(name), content)
+
+
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Small split files under all names, by address."""
-    found = {}
-    for name in SPLIT_FILES:
-        if name.startswith("D3"):
-            content = pickle.dumps([("P22_05", 1, 3, "00:00:00.0", "00:00:01.0", 0)])
-        elif name.startswith("HAC"):
-            content = b"drinking_54 .mp4,3\r\n"
-        elif "UCF" in name.partition("OOD")[2] or name.startswith("UCF"):
-            content = b"v_YoYo_g01_c01.avi 0\n"
-        elif "HMDB" in name.partition("OOD")[2] or name.startswith("HMDB"):
-            content = b"sit/a.b.avi 0\n"
-        else:
-            content = b"a b/loud.mp4 0\na b/silent.mp4 0\n"
-        monkeypatch.setitem(SPLIT_FILES, name, hashlib.sha256(content).hexdigest())
-        found[split_url(name)] = content
-    return found
+def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+    """Small split files under all names, on a mirror."""
+    with publishing() as publisher:
+        monkeypatch.setenv("OODBENCH_MIRROR", publisher.base)
+        for name in SPLIT_FILES:
+            if name.startswith("D3"):
+                content = pickle.dumps([("P22_05", 1, 3, "00:00:00.0", "00:00:01.0", 0)])
+            elif name.startswith("HAC"):
+                content = b"drinking_54 .mp4,3\r\n"
+            elif "UCF" in name.partition("OOD")[2] or name.startswith("UCF"):
+                content = b"v_YoYo_g01_c01.avi 0\n"
+            elif "HMDB" in name.partition("OOD")[2] or name.startswith("HMDB"):
+                content = b"sit/a.b.avi 0\n"
+            else:
+                content = b"a b/loud.mp4 0\na b/silent.mp4 0\n"
+            publish(publisher, monkeypatch, name, content)
+        yield publisher
 
 
-class Fetcher:
-    def __init__(self, content: dict[str, bytes], up_to: int = 1000) -> None:
-        self.content, self.up_to, self.asked = content, up_to, []
-
-    def __call__(self, url: str) -> bytes:
-        if len(self.asked) == self.up_to:
-            raise OSError("no route to host")
-        self.asked.append(url)
-        return self.content[url]
+def asked_for(publisher: Publisher) -> list[str]:
+    """What it was asked for since the last time."""
+    paths = sorted(one.path for one in publisher.asked)
+    publisher.asked.clear()
+    return paths
 
 
-def test_lists_are_fetched_once(base: Path, published: dict[str, bytes]) -> None:
-    fetch, lines = Fetcher(published), []
-    counts = prepare(files.data_dir(), fetch, lines.append)
-    assert sorted(fetch.asked) == sorted(published)
+def test_lists_are_fetched_once(base: Path, published: Publisher) -> None:
+    lines: list[str] = []
+    counts = prepare(files.data_dir(), lines.append)
+    assert asked_for(published) == sorted(map(address, SPLIT_FILES))
     assert len(read_split(base, "HAC_test_only_human.csv")) == 1
     assert lines[0] == "split files: 34 fetched"
     assert counts["HMDB51 video"] == 1
     assert counts["EPIC-KITCHENS flow"] == 2
     changed = base / split_path("HMDB_val.txt")
     changed.write_bytes(b"other")
-    again = Fetcher(published)
-    prepare(files.data_dir(), again)
-    assert again.asked == [split_url("HMDB_val.txt")]
-    prepare(files.data_dir(), Fetcher({}, up_to=0), lines.append)
+    prepare(files.data_dir())
+    assert asked_for(published) == [address("HMDB_val.txt")]
+    prepare(files.data_dir(), lines.append)
+    assert asked_for(published) == []
     assert "split files: all 34 are there" in lines
 
 
-def test_offline(base: Path, published: dict[str, bytes]) -> None:
-    with pytest.raises(MissingDataError) as error:
-        prepare(files.data_dir(), Fetcher(published, up_to=3))
+def test_offline(base: Path, published: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(SPLIT_FILES)[3:]:
+        del published.files[address(name)]
+    with pytest.raises(DownloadError) as error:
+        prepare(files.data_dir(), patience=QUICK)
     message = str(error.value)
-    assert "no route to host" in message
+    assert "404" in message
     assert "put these 31 files there" in message
     there = [name for name in SPLIT_FILES if (base / split_path(name)).exists()]
     assert len(there) == 3
     for name in SPLIT_FILES:
         assert (f"{base / split_path(name)}\n" in message) == (name not in there)
-        assert (split_url(name) in message) == (name not in there)
-    rest = Fetcher(published)
-    prepare(files.data_dir(), rest)
-    assert len(rest.asked) == 31
+        assert (f"from {split_url(name)}" in message) == (name not in there)
+    monkeypatch.setenv("OODBENCH_MIRROR", "http://127.0.0.1:9")
+    with pytest.raises(NoNetworkError, match="put these 31 files there"):
+        prepare(files.data_dir(), patience=QUICK)
 
 
-def test_what_is_fetched_is_verified(base: Path, published: dict[str, bytes]) -> None:
-    bad = dict.fromkeys(published, b"<html>log in</html>")
-    with pytest.raises(DataError, match="not the published file"):
-        prepare(files.data_dir(), Fetcher(bad))
-    assert [path for path in base.rglob("*") if path.is_file()] == []
-    with pytest.raises(OptionError, match="https"):
-        preparing._download("file:///etc/hostname")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"<html>log in</html>", "a web page"), (b"other", "not the published file")],
+)
+def test_what_is_fetched_is_verified(
+    base: Path, published: Publisher, content: bytes, told: str
+) -> None:
+    for name in SPLIT_FILES:
+        published.put(address(name), content)
+    with pytest.raises(DownloadError, match=told):
+        prepare(files.data_dir(), patience=QUICK)
+    assert [path for path in base.rglob("*.*") if path.is_file() and "lock" not in path.name] == []
 
 
-def test_what_is_missing_is_listed(base: Path, published: dict[str, bytes]) -> None:
+def test_what_a_person_has_to_get_is_told(published: Publisher) -> None:
+    """By the names of the sets as well, and never as something that could be fetched."""
+    with pytest.raises(MissingDataError) as error:
+        prepare_sets("multiood-hmdb51", report=lambda _: None)
+    message = str(error.value)
+    assert f"has to be got by hand, below {files.data_dir()}. 1. Run `oodbench data" in message
+    assert "2. Get multiood/HMDB51/video/<class>/*.avi from hmdb51_org.rar of https" in message
+    assert not obtainable(of_dataset(ALL_SETS["multiood-hmdb51"]))
+    assert asked_for(published) == []
+
+
+def test_what_is_missing_is_listed(base: Path, published: Publisher) -> None:
     fill(base, "HMDB51/video/sit/a.b.avi", "HMDB51/flow/a_flow_x.mp4")
     fill(base, "EPIC-KITCHENS/rgb/train/D3/P22_05/frame_0000000001.jpg")
     lines: list[str] = []
-    counts = prepare(files.data_dir(), Fetcher(published), lines.append, audio=False)
+    counts = prepare(files.data_dir(), lines.append, audio=False)
     assert counts == {
         "HMDB51 video": 0,
         "HMDB51 flow": 1,
@@ -731,18 +770,18 @@ def test_what_is_missing_is_listed(base: Path, published: dict[str, bytes]) -> N
     assert "UCF101/ (flow, 2 files)" in listed
 
 
-def test_sound_is_taken_from_videos(base: Path, published: dict[str, bytes]) -> None:
+def test_sound_is_taken_from_videos(base: Path, published: Publisher) -> None:
     folder = base / "Kinetics-600/video/a b"
     write_clip(folder / "loud.mp4", channels=2)
     write_clip(folder / "silent.mp4")
     lines: list[str] = []
-    counts = prepare(files.data_dir(), Fetcher(published), lines.append)
+    counts = prepare(files.data_dir(), lines.append)
     assert counts["Kinetics-600 audio"] == 1
     text = "\n".join(lines)
     assert "Kinetics-600: 1 recordings taken from videos" in text
     assert f"{folder / 'silent.mp4'} has no sound" in text
     made = (folder / "loud.wav").stat().st_mtime_ns
-    prepare(files.data_dir(), Fetcher({}))
+    prepare(files.data_dir())
     assert (folder / "loud.wav").stat().st_mtime_ns == made
 
 
@@ -833,7 +872,7 @@ def test_flow_in_two_grey_videos(tmp_path: Path, size: tuple[int, int]) -> None:
     assert not write_flow(video, x, y, network)
 
 
-def test_preparation_goes_on_where_it_was(base: Path, published: dict[str, bytes]) -> None:
+def test_preparation_goes_on_where_it_was(base: Path, published: Publisher) -> None:
     write_clip(base / "HMDB51/video/sit/a.b.avi")
     write_clip(base / "UCF101/video/v_YoYo_g01_c01.avi")
     fill(base, "UCF101/flow/v_YoYo_g01_c01_flow_x.mp4")
@@ -841,12 +880,12 @@ def test_preparation_goes_on_where_it_was(base: Path, published: dict[str, bytes
     fill(base, "HAC/human/videos/drinking_54 .mp4")
     root = files.data_dir()
     with pytest.raises(KeyboardInterrupt):
-        prepare(root, Fetcher(published), flow=Shift(1, 1, after=1), batch=4)
+        prepare(root, flow=Shift(1, 1, after=1), batch=4)
     flows = lambda: sorted(p.relative_to(base).as_posix() for p in base.rglob("*flow_*"))
     hmdb = ["HMDB51/flow/a_flow_x.mp4", "HMDB51/flow/a_flow_y.mp4"]
     assert flows() == [*hmdb, "UCF101/flow/v_YoYo_g01_c01_flow_x.mp4"], "no part of a file is left"
     network, lines = Shift(1, 1), []
-    counts = prepare(root, Fetcher({}), lines.append, flow=network, batch=4)
+    counts = prepare(root, lines.append, flow=network, batch=4)
     assert len(network.sizes) == 2, "what was there was not made again"
     assert flows() == [
         "HAC/cartoon/flow/drinking_54 _flow_x.mp4",
@@ -861,9 +900,7 @@ def test_preparation_goes_on_where_it_was(base: Path, published: dict[str, bytes
     assert "HAC: no flow of 1 videos; the first: cannot read the video" in text
 
 
-def test_raft_only_where_asked_for(
-    published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_raft_only_where_asked_for(published: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.models import optical_flow
 
     asked = []
@@ -873,14 +910,14 @@ def test_raft_only_where_asked_for(
         return Shift(0, 0)
 
     monkeypatch.setattr(optical_flow, "raft_small", build)
-    prepare(files.data_dir(), Fetcher(published))
+    prepare(files.data_dir())
     assert asked == []
-    prepare(files.data_dir(), Fetcher({}), flow="small")
+    prepare(files.data_dir(), flow="small")
     assert asked == ["DEFAULT"]
     with pytest.raises(OptionError, match="'small', 'large' or a network"):
-        prepare(files.data_dir(), Fetcher({}), flow="huge")  # type: ignore[arg-type]
+        prepare(files.data_dir(), flow="huge")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="batch"):
-        prepare(files.data_dir(), Fetcher({}), batch=0)
+        prepare(files.data_dir(), batch=0)
 
 
 def test_videos_without_flow(tmp_path: Path) -> None:
@@ -895,4 +932,4 @@ def test_a_folder_that_cannot_be_written(base: Path) -> None:
     base.parent.mkdir(parents=True)
     base.write_text("a file in the folder's place")
     with pytest.raises(StorageError, match="OODBENCH_DATA"):
-        prepare(files.data_dir(), Fetcher({}))
+        prepare(files.data_dir())
