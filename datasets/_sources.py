@@ -7,12 +7,18 @@ is compared with what the set must hold. Sizes of the hub's snapshots are about 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from scipy.io import loadmat
+from timm.data.imagenet_info import ImageNetInfo
 
 from oodbench.download.archives import Limits, limits, unpack
-from oodbench.download.described import Download, RemoteFile, archive, hub
+from oodbench.download.described import Download, HubFiles, RemoteFile, archive, hub
+from oodbench.errors import DataError
 
 _KRIZ = "https://www.cs.toronto.edu/~kriz"
 CIFAR10 = (
@@ -165,6 +171,9 @@ _IMAGENET_STEPS = (
     "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php.",
 )
 _DEVKIT = RemoteFile(name="ILSVRC2012_devkit_t12.tar.gz", md5="fa75699e90414af021442c21a62c3abf")
+_IMAGENET_HUB = "ILSVRC/imagenet-1k"
+_IMAGENET_FILE = re.compile(r"ILSVRC2012_val_\d{8}|n\d{8}_\d+")
+"""What an image is called; the hub puts the class behind it."""
 
 
 def _sort_validation(folder: Path) -> None:
@@ -190,46 +199,101 @@ def _sort_training(folder: Path) -> None:
         path.unlink()
 
 
-IMAGENET = (
-    hub(
-        "ILSVRC/imagenet-1k",
-        "imagenet",
-        ("data/validation-*.parquet",),
-        size=6_700_000_000,
-        is_gated=True,
-        steps=("Agree to the terms at https://huggingface.co/datasets/ILSVRC/imagenet-1k.",),
-    ),
-    Download(
-        "imagenet/val",
-        (
-            RemoteFile(
-                name="ILSVRC2012_img_val.tar",
-                size=6_744_924_160,
-                md5="29b22e2961454d5413ddabcf34fc5622",
+def _sort_snapshot(folder: Path, split: str) -> None:
+    """ImageNet's images out of the hub's parquet files, into class folders under their own names.
+
+    So lists that name images find them, and one layout serves all that is made of ImageNet.
+
+    Raises:
+        DataError: an image without its name or class, or two of one name.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    ids = ImageNetInfo("imagenet-1k").label_names()
+    for shard in sorted(folder.rglob("*.parquet")):
+        with ParquetFile(shard) as file:
+            for batch in file.iter_batches(64, columns=["image", "label"]):
+                for row in batch.to_pylist():
+                    _write_image(folder / split, ids, shard.name, row)
+        shard.unlink()
+
+
+def _write_image(root: Path, ids: Sequence[str], shard: str, row: dict[str, Any]) -> None:
+    path, label = str(row["image"]["path"]), row["label"]
+    name = _IMAGENET_FILE.match(path.rpartition("/")[2])
+    if name is None or label is None or not 0 <= label < len(ids):
+        raise DataError(f"{shard} has an image {path!r} of the class {label}, none of ImageNet's.")
+    place = root / ids[label] / f"{name.group()}.JPEG"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with place.open("xb") as handle:
+            handle.write(row["image"]["bytes"])
+    except FileExistsError as error:
+        raise DataError(f"{shard} has a second image {place.name}.") from error
+
+
+def _snapshot(split: str, pattern: str, size: int, splits: tuple[str, ...]) -> Download:
+    return Download(
+        f"imagenet/{split}",
+        hub=HubFiles(_IMAGENET_HUB, (pattern,), is_gated=True),
+        splits=splits,
+        inside=split,
+        size=size,
+        steps=(f"Agree to the terms at https://huggingface.co/datasets/{_IMAGENET_HUB}.",),
+        arrange=partial(_sort_snapshot, split=split),
+        needs=("pyarrow",),
+    )
+
+
+def imagenet_validation(splits: tuple[str, ...] = ()) -> tuple[Download, ...]:
+    """ImageNet's validation images, for the splits of a dataset that are made of them."""
+    return (
+        _snapshot("val", "data/validation-*.parquet", 6_700_000_000, splits),
+        Download(
+            "imagenet/val",
+            (
+                RemoteFile(
+                    name="ILSVRC2012_img_val.tar",
+                    size=6_744_924_160,
+                    md5="29b22e2961454d5413ddabcf34fc5622",
+                ),
+                _DEVKIT,
             ),
-            _DEVKIT,
+            splits=splits,
+            inside="val",
+            steps=_IMAGENET_STEPS,
+            arrange=_sort_validation,
         ),
-        inside="val",
-        steps=_IMAGENET_STEPS,
-        arrange=_sort_validation,
-    ),
-)
+    )
+
+
+IMAGENET = imagenet_validation()
 """Its validation images."""
 
-IMAGENET_TRAIN = Download(
-    "imagenet/train",
-    (
-        RemoteFile(
-            name="ILSVRC2012_img_train.tar",
-            size=147_897_477_120,
-            md5="1d675b47d978889d74fa0da5fadfb00e",
+IMAGENET_TRAIN = (
+    _snapshot("train", "data/train-*.parquet", 146_000_000_000, ("train",)),
+    Download(
+        "imagenet/train",
+        (
+            RemoteFile(
+                name="ILSVRC2012_img_train.tar",
+                size=147_897_477_120,
+                md5="1d675b47d978889d74fa0da5fadfb00e",
+            ),
         ),
+        splits=("train",),
+        inside="train",
+        steps=_IMAGENET_STEPS,
+        arrange=_sort_training,
     ),
-    splits=("train",),
-    inside="train",
-    steps=_IMAGENET_STEPS,
-    arrange=_sort_training,
 )
+"""Its training images."""
+
+
+def of_mos(title: str) -> Download:
+    """An OOD set of ImageNet-1k as the authors of MOS keep it, without a digest."""
+    url = f"http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/{title}.tar.gz"
+    return archive(url, title, title)
 
 
 def openood(name: str, drive_id: str, folder: str = "images_classic") -> Download:

@@ -20,6 +20,7 @@ from oodbench.data.content import Content
 from oodbench.data.samples import Samples
 from oodbench.dataset import DatasetSpec
 
+from . import _sources
 from ._find import find, folders
 from .cifar_abet import ABET, TEXTURES_TRAIN1
 from .images import TEXTURES
@@ -79,7 +80,7 @@ def _scenes(name: str, title: str, citation: str, *, description: str) -> Datase
         licence="see source",
         citation=citation,
         contents={"test": Content(10_000)},
-        downloads=on_drive(folder),
+        downloads=(*on_drive(folder), _sources.of_mos(title)),
     )
 
 
@@ -95,7 +96,6 @@ PLACES = _scenes(
     "Zhou et al. 2018, Places, TPAMI; Huang and Li 2021, MOS, CVPR",
     description="photographs of Places of classes that ImageNet-1k lacks, 10,000 images",
 )
-_ALL_TEXTURES = replace(TEXTURES, contents={"test": Content(5_640)})
 _CAVEATS = warn_of_overlap(
     "inaturalist", "places", "textures", more=" SUN, scenes as well, was not looked at."
 )
@@ -107,7 +107,7 @@ def imagenet1k_four() -> Benchmark:
         name="imagenet1k/four",
         id=_ID,
         near=(),
-        far=(INATURALIST, SUN, PLACES, _ALL_TEXTURES),
+        far=(INATURALIST, SUN, PLACES, TEXTURES),
         preprocess=IMAGENET_PREPROCESS,
         protocol=Protocol(rank_group="far", fpr="fpr95_id"),
         backbone="resnet18",

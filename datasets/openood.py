@@ -36,9 +36,10 @@ from oodbench.data.content import Content
 from oodbench.data.samples import ImageFiles, Samples
 from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
-from oodbench.download.described import Download, RemoteFile
+from oodbench.download.described import Download
 from oodbench.errors import MissingDataError
 
+from . import _sources
 from .cifar import CIFAR10, CIFAR10_CROPPED, CIFAR100, CIFAR100_CROPPED, OPENOOD
 from .images import MNIST, PLACES365, SVHN, TEXTURES, TIN
 from .imglists import LISTS, ImageList, Listed, listed_cifar, listed_files, own_list, published
@@ -48,33 +49,10 @@ IMAGENET_PREPROCESS = Preprocess(
     224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize="crop", pre_size=256
 )
 
-_DRIVE = {
-    "images_classic/mnist": "1CCHAGWqA1KJTFFswuF9cbhmB-j98Y1Sb",
-    "images_classic/places365": "1Ec-LRSTf6u5vEctKX9vRp9OA6tqnJ0Ay",
-    "images_classic/svhn": "1DQfc11HOtB1nEwqS4pWUFp8vtQ3DczvI",
-    "images_classic/texture": "1OSz1m3hHfVWbRdmMwKbUzoU8Hg9UKcam",
-    "images_classic/tin": "1PZ-ixyx52U989IKsMA2OT-24fToTrelC",
-    "images_largescale/imagenet_1k": "1i1ipLDFARR-JZ9argXd2-0a6DXwVhXEj",
-    "images_largescale/imagenet_c": "1JeXL9YH4BO8gCJ631c5BHbaSsl-lekHt",
-    "images_largescale/imagenet_es": "1ATz11vKmPqyzfEaEDRaPTF9TXiC244sw",
-    "images_largescale/imagenet_r": "1EzjMN2gq-bVV7lg-MEAdeuBuz-7jbGYU",
-    "images_largescale/imagenet_v2": "1akg2IiE22HcbvTBpwXQoD7tgfPCdkoho",
-    "images_largescale/inaturalist": "1zfLfMvoUD0CUlKNnkk7LgxZZBnTBipdj",
-    "images_largescale/ninco": "1Z82cmvIB0eghTehxOGP5VTdLt7OD3nk6",
-    "images_largescale/openimage_o": "1VUFXnB_z70uHfdgJG2E_pjYOcEgqM7tE",
-    "images_largescale/places": "1fZ8TbPC4JGqUCm-VtvrmkYxqRNp2PoB3",
-    "images_largescale/ssb_hard": "1PzkA-WGG8Z18h0ooL_pDdz9cO-DCIouE",
-    "images_largescale/sun": "1ISK0STxWzWmg-_uUr4RQ8GSLFW7TZiKp",
-}
-"""OpenOOD's archives on Google Drive (``openood/evaluation_api/datasets.py``), by their folders."""
-
 
 def on_drive(folder: str) -> tuple[Download, ...]:
-    """OpenOOD's archive of a folder; none where it has none."""
-    if folder not in _DRIVE:
-        return ()
-    name = f"{folder.rpartition('/')[2]}.zip"
-    return (Download(folder, (RemoteFile(f"drive:{_DRIVE[folder]}", name),)),)
+    """OpenOOD's archive of a folder, ``images_classic/tin``; none where it has none."""
+    return tuple(one for one in _sources.OPENOOD.values() if one.target == folder)
 
 
 def _how(folder: str) -> str:
@@ -257,6 +235,8 @@ def _full_spectrum(benchmark: Benchmark, shifted: tuple[DatasetSpec, ...]) -> Be
 
 # ImageNet
 
+_large = "images_largescale"
+
 
 @cache
 def wordnet_ids(id_name: str) -> tuple[str, ...]:
@@ -331,6 +311,11 @@ def _imagenet_id(name: str, folder: str, count: int | None, *, description: str)
         source="https://image-net.org",
         licence="non-commercial research",
         citation="Deng et al. 2009, ImageNet: A Large-Scale Hierarchical Image Database, CVPR",
+        downloads=(
+            *(replace(one, splits=("val", "test")) for one in on_drive(f"{_large}/imagenet_1k")),
+            *_sources.imagenet_validation(("val", "test")),
+            *_sources.IMAGENET_TRAIN,
+        ),
     )
 
     def load(split: str) -> Samples:
@@ -354,7 +339,6 @@ IMAGENET200 = _imagenet_id(
     description="200 classes of ImageNet's photographs, tested on 9,000 by OpenOOD's list",
 )
 
-_large = "images_largescale"
 SSB_HARD = _listed(
     "ssb-hard",
     "imagenet/test_ssb_hard.txt",
@@ -381,6 +365,7 @@ INATURALIST = _listed(
     source="http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset/iNaturalist.tar.gz",
     licence="see source",
     citation="Huang and Li 2021, MOS, CVPR",
+    downloads=(*on_drive(f"{_large}/inaturalist"), _sources.of_mos("iNaturalist")),
 )
 OPENIMAGE_O = _listed(
     "openimage-o",

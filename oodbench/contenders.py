@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.method import Method
-from oodbench.networks.backbones import load_classifier
+from oodbench.networks.backbones import classes_in, load_classifier
 from oodbench.networks.given import Given, is_published, load_network, published
 from oodbench.networks.inputs import of_metadata, said_of_backbone
 from oodbench.networks.models import as_module
@@ -71,6 +72,42 @@ class Networks(NetworkSettings):
             )
         if self.model is None and self.network is None:
             self._methods(benchmark, detectors)
+
+    def check_inputs(
+        self,
+        benchmark: Benchmark,
+        detectors: Sequence[Detector],
+        report: Report,
+        task_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check, before data is fetched for it, that a network that is given can be used.
+
+        It is loaded, and somebody must say how images are made for it. Of a checkpoint whose head
+        is not found without knowing the classes, that is left to when these are known.
+
+        Args:
+            benchmark: what it is scored on.
+            detectors: what is put on it.
+            report: told what happens, line by line.
+            task_options: options of the benchmark's task.
+
+        Raises:
+            OptionError: nobody says how images are made for it.
+            OODBenchError: what loading it raises.
+        """
+        if not self.is_trained_elsewhere(benchmark, detectors):
+            return
+        classes = 0
+        is_bare = self.network is None and not is_published(self.backbone)
+        if is_bare and self.backbone is not None and self.checkpoint is not None:
+            shown = benchmark.preprocess
+            channels = shown.channels if isinstance(shown, Preprocess) else 3
+            found = classes_in(self.backbone, self.checkpoint, channels)
+            if found is None:
+                return
+            classes = found
+        contender = self._trained_elsewhere(benchmark, classes, report)
+        task_of(benchmark, task_options or {}).start(contender, benchmark, Hardware())
 
     def _methods(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> list[str]:
         """The methods of the networks, each once."""

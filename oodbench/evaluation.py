@@ -14,8 +14,8 @@ from oodbench.data.transforms import Transform
 from oodbench.detector import Detector
 from oodbench.evaluator import Evaluator
 from oodbench.hardware import Hardware, is_first_process
+from oodbench.needed import check_id, needed, obtainable
 from oodbench.needed import download as get
-from oodbench.needed import needed, obtainable
 from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report
 from oodbench.results.rows import Results
@@ -154,7 +154,12 @@ def evaluate(
     )
     networks.check(chosen, created)
     if download:
-        get(obtainable(needed(chosen, created, networks, ood=ood, tune=tune)), report)
+        wanted = needed(chosen, created, networks, ood=ood, tune=tune)
+        missing = obtainable(wanted)
+        if missing:
+            check_id(chosen, wanted)
+            networks.check_inputs(chosen, created, report or (lambda _: None), options)
+        get(missing, report)
     evaluator = Evaluator(
         chosen,
         ood=ood,

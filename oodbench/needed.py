@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from oodbench.benchmark import Benchmark
 from oodbench.contenders import Networks
 from oodbench.detector import Detector
-from oodbench.download.placing import Means
+from oodbench.download.placing import Means, by_hand
 from oodbench.download.prepare import fetch_all, watching
 from oodbench.download.wanted import Lacking, Wanted, lacking, of_benchmark
+from oodbench.errors import MissingDataError
 from oodbench.reporting import Report
 from oodbench.tasks.runner import fit_split, learns
 
@@ -45,6 +46,26 @@ def needed(
 def obtainable(wanted: Sequence[Wanted]) -> list[Lacking]:
     """What is not here and can be fetched without a person doing something first."""
     return [one for one in lacking(w for w in wanted if w.spec.downloads) if one.fetched]
+
+
+def check_id(benchmark: Benchmark, wanted: Sequence[Wanted]) -> None:
+    """Check, before anything is fetched, that the ID splits that are not here can be fetched.
+
+    Without them nothing can be evaluated, and OOD sets would be fetched in vain.
+
+    Raises:
+        MissingDataError: one cannot, without a person; says step by step how to get it.
+    """
+    for one in lacking(w for w in wanted if w.spec is benchmark.id):
+        covered = {split for source in one.fetched for split in source.splits or one.splits}
+        absent = [split for split in one.splits if split not in covered]
+        name = f"{one.name} ({', '.join(absent)})"
+        ways = [
+            by_hand(source, name, [file for file in source.files if not file.url])
+            for source in one.wanted.sources(absent)
+        ]
+        if absent and ways:
+            raise MissingDataError(" Or: ".join(ways))
 
 
 def download(missing: Sequence[Lacking], report: Report | None = None) -> None:

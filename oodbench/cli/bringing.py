@@ -23,6 +23,7 @@ def bring(
     say: Callable[[str], None],
     *,
     may_ask: bool = True,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Get the data that a command reads, if somebody wants that.
 
@@ -32,17 +33,21 @@ def bring(
         asked: True to get it, False to go on with what is here, None to ask.
         say: prints a line.
         may_ask: whether a question may be printed.
+        check: called before anything is asked or fetched; raises if the data would be of no use.
 
     Raises:
         MissingDataError: nobody can be asked; the message has the command that gets it.
+        OODBenchError: what the check raises; or an ID set that a person has to get.
     """
-    from oodbench.needed import download, obtainable
+    from oodbench.needed import check_id, download, obtainable
 
     if asked is False:
         return
     missing = obtainable(wanted)
     if not missing:
         return
+    check_id(benchmark, wanted)
+    check()
     if asked is None:
         if not (may_ask and sys.stdin.isatty() and sys.stdout.isatty()):
             raise MissingDataError(_stopped(missing, benchmark))

@@ -71,7 +71,14 @@ def eval_command(
     task_of(benchmark, selection.task_options).check(benchmark, made)  # before data is fetched
     asked.check(benchmark, made)
     wanted = needed(benchmark, made, asked, ood=selection.ood, tune=scoring.tune)
-    bring(wanted, benchmark, selection.download, say, may_ask=not reporting.json)
+    bring(
+        wanted,
+        benchmark,
+        selection.download,
+        say,
+        may_ask=not reporting.json,
+        check=lambda: asked.check_inputs(benchmark, made, say, selection.task_options),
+    )
     with page_of_kept(benchmark, leaderboards, machine):
         results = evaluate(
             benchmark=benchmark,

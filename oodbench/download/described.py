@@ -93,7 +93,8 @@ class Download:
 
     Args:
         target: where it goes, below the data folder: ``"cifar10/cifar-10-batches-py"``.
-        files: what is fetched; archives among them are unpacked, one into the other.
+        files: what is fetched; archives among them are unpacked, one into the other. Without any,
+            and without ``hub``, it is a person who puts the set where it belongs, as ``steps`` say.
         hub: files of the Hugging Face hub, instead.
         splits: the dataset's splits that it holds; ``()`` for all.
         inside: what becomes the target, of what is there when all is unpacked: a file or a folder;
@@ -107,7 +108,7 @@ class Download:
         needs: modules that reading it takes; a source whose modules are not installed is left out.
 
     Raises:
-        OptionError: neither files nor a repository, or a target outside of the data folder.
+        OptionError: files and a repository, nothing at all, or a target outside of the data folder.
     """
 
     target: str
@@ -123,11 +124,19 @@ class Download:
     needs: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        if bool(self.files) == (self.hub is not None):
-            raise OptionError(f"the download to {self.target} has either files or a repository.")
+        kinds = bool(self.files) + (self.hub is not None)
+        if kinds > 1 or not (kinds or self.steps):
+            raise OptionError(
+                f"the download to {self.target} has either files or a repository, or steps alone."
+            )
         for path in (self.target, self.inside or "."):
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute() or not path:
                 raise OptionError(f"{path!r} is no path below the data folder.")
+
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether its publisher says what the content of all its files is."""
+        return self.hub is not None or all(file.has_checksum for file in self.files)
 
     @property
     def bytes(self) -> int:
@@ -140,6 +149,8 @@ class Download:
         """Where it comes from, for people: an address."""
         if self.hub is not None:
             return self.hub.url
+        if not self.files:
+            return "by hand"
         first = self.files[0]
         if first.url.startswith("drive:"):
             return f"https://drive.google.com/file/d/{first.url.removeprefix('drive:')}"

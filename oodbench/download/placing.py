@@ -169,9 +169,11 @@ class _Placing:
             MissingDataError: of some a person has to get, not all are there.
         """
         if self.download.hub is not None:
+            if self.download.hub.is_gated and not hub.headers():
+                raise MissingDataError(by_hand(self.download, self.name, []))
             return hub.listing(self.download.hub, self.means.patience)
         absent = [file for file in self.download.files if not file.url and not self._brought(file)]
-        if absent:
+        if absent or not self.download.files:
             raise MissingDataError(by_hand(self.download, self.name, absent))
         return self.download.files
 
@@ -197,7 +199,9 @@ class _Placing:
             path = there or self.folder / f"{file.name}.partial"
             had = path.stat().st_size if path.is_file() else 0
             size = file.size or (self.download.bytes if len(remote) == 1 else 0) or had
-            wanted += max(0, size - had) + (size if file.is_unpacked else 0)
+            wanted += max(0, size - had) + (
+                size if file.is_unpacked or self.download.arrange else 0
+            )
         free = full.free_space(self.folder)
         if free is not None and free < wanted:
             raise StorageError(
@@ -299,13 +303,21 @@ class _Placing:
 
 
 def by_hand(download: Download, name: str, wanted: list[RemoteFile]) -> str:
-    """What a person has to do for a source."""
-    steps = " ".join(f"{number}. {step}" for number, step in enumerate(download.steps, 1))
-    names = ", ".join(file.name for file in wanted)
-    return (
-        f"{name} has to be got by hand. {steps} Put {names} into {downloads_dir()} and run this "
-        f"again, or name the file or its folder: `brought=PATH`."
-    )
+    """What a person has to do for a source, step by step."""
+    told = list(download.steps)
+    if download.hub is not None:
+        told.append("Run `hf auth login`, or set HF_TOKEN to a token of that account.")
+        told.append("Run this again.")
+    elif wanted:
+        names = ", ".join(file.name for file in wanted)
+        told.append(
+            f"Put {names} into {downloads_dir()} and run this again, or name the file or its "
+            "folder: `brought=PATH`."
+        )
+    steps = " ".join(f"{number}. {step}" for number, step in enumerate(told, 1))
+    below = "" if download.hub or wanted else f", below {files.data_dir()}"
+    how = "wants an account" if download.hub is not None else f"has to be got by hand{below}"
+    return f"{name} {how}. {steps}"
 
 
 def addresses(download: Download) -> list[str]:

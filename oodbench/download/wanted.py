@@ -91,6 +91,8 @@ def is_there(spec: DatasetSpec, split: str) -> bool:
 
 def can_be_fetched(download: Download) -> bool:
     """Whether a source can be had without a person doing something first."""
+    if not download.files and download.hub is None:
+        return False
     by_hand = [file for file in download.files if not file.url]
     was_brought = all((downloads_dir() / file.name).is_file() for file in by_hand)
     if lacking_module(download) or not was_brought:
@@ -150,22 +152,26 @@ def of_name(name: str) -> list[Wanted]:
 
 def lacking(wanted: Iterable[Wanted]) -> list[Lacking]:
     """What is not there, each dataset once."""
-    found = []
-    splits: dict[tuple[str, object], dict[str, None]] = {}
-    specs: dict[tuple[str, object], DatasetSpec] = {}
+    asked: list[tuple[DatasetSpec, dict[str, None]]] = []
     for one in wanted:
-        key: tuple[str, object] = (
-            one.name,
-            one.spec.load,
-        )  # two sets may share a name, and have other splits
-        specs[key] = one.spec
-        splits.setdefault(key, {}).update(dict.fromkeys(one.splits))
-    for key, spec in specs.items():
-        whole = Wanted(spec, tuple(splits[key]))
+        same = (splits for spec, splits in asked if _is_same(spec, one.spec))
+        known = next(same, None)
+        if known is None:
+            asked.append((one.spec, dict.fromkeys(one.splits)))
+        else:
+            known.update(dict.fromkeys(one.splits))
+    found = []
+    for spec, splits in asked:
+        whole = Wanted(spec, tuple(splits))
         absent = whole.missing()
         if absent:
             found.append(Lacking(whole, absent, whole.sources(absent)))
     return found
+
+
+def _is_same(one: DatasetSpec, other: DatasetSpec) -> bool:
+    """Whether they are read alike; two sets may share a name, and be other images."""
+    return one.name == other.name and one.load == other.load
 
 
 def size_of(downloads: Iterable[Download]) -> str:

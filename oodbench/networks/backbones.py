@@ -412,6 +412,38 @@ def load_classifier(
     return network.eval(), metadata
 
 
+def classes_in(name: str, checkpoint: str | Path, channels: int = 3) -> int | None:
+    """How many classes a checkpoint's head has, by its usual names; None where none is found.
+
+    Args:
+        name: of the backbone.
+        checkpoint: the file.
+        channels: of its images.
+
+    Raises:
+        CheckpointError: the file holds no weights.
+    """
+    state, _ = read_checkpoint(checkpoint)
+    backbone = create_backbone(name, channels)
+    width = int(backbone.num_features)  # type: ignore[arg-type]
+    for part in parts_of(state, backbone.state_dict()):
+        weights = (key for key in (*part.inside, *part.outside) if key.endswith(".weight"))
+        heads = (key for key in weights if f".{key}".endswith(_HEAD_WEIGHTS))
+        found = {_classes(state[key], width) for key in heads} - {None}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+_HEAD_WEIGHTS = tuple(f".{name}.weight" for name in HEAD_NAMES)
+
+
+def _classes(weight: Tensor, width: int) -> int | None:
+    """C of a linear layer's weight ``[C, D]``; None for another."""
+    matrix = weight.flatten(1)
+    return len(matrix) if matrix.ndim == 2 and matrix.shape[1] == width else None
+
+
 def _with_own_head(
     name: str, state: Mapping[str, Tensor], num_classes: int, channels: int
 ) -> nn.Module | None:

