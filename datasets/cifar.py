@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.benchmark import Benchmark, Protocol
+from oodbench.data.content import Content
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
@@ -69,6 +70,25 @@ VALIDATION_SHARE = 0.1
 """Share of a split that hyper-parameters are chosen on."""
 
 
+_CONTENTS: dict[str, dict[str, Content]] = {
+    "cifar10": {
+        "train": Content(
+            50_000, "a176f9974216e3c6be9ae94cba054027a95cda33d9a75cce4568ac48ab36e003"
+        ),
+        "val": Content(5_000, "5ae3c87e011d5a0c6782eeddcae27614c7a70839bcab391cf182840bc42e8881"),
+        "test": Content(10_000, "0d701284b132cb6ca7c8406302a31a3caf389a777a8785ca9a72673d6cb77ba6"),
+    },
+    "cifar100": {
+        "train": Content(
+            50_000, "8f919ac2f671314bff5c301f357b5591248bfac32203f88da9ba2fb669928ad8"
+        ),
+        "val": Content(5_000, "410f7678fe11431b4839b4e953d686e66c36ae0fb7722be06d674a9b75f381cf"),
+        "test": Content(10_000, "2090098aae6ed71933c136488b492a4717ea641a0d2d77a051065907f4bc76ff"),
+    },
+}
+"""What the splits hold as published; of all official images in their order of classes."""
+
+
 def _spec(name: str, cls: str, marker: str, label: str, *, description: str) -> DatasetSpec:
     readers = (
         folders(f"{name}/{{split}}", f"images_classic/{name}/{{split}}"),
@@ -91,6 +111,7 @@ def _spec(name: str, cls: str, marker: str, label: str, *, description: str) -> 
         licence="not stated by its authors",
         citation="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         downloads={"cifar10": _sources.CIFAR10, "cifar100": _sources.CIFAR100}[name],
+        contents=_CONTENTS[name],
     )
 
 
@@ -114,9 +135,15 @@ def _held_out(spec: DatasetSpec) -> DatasetSpec:
         name = f"{spec.name}/held-out/{split}"
         return _part(spec.load, "test", name, is_held_out=split == "val")
 
+    contents = {
+        "train": spec.contents["train"],
+        "val": Content(1_000),
+        "test": Content(9_000),
+    }
     return replace(
         spec,
         load=load,
+        contents=contents,
         description=f"{spec.description}; a tenth of the test images is for validation",
     )
 

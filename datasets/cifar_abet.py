@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from oodbench.benchmark import Benchmark, Protocol
+from oodbench.data.content import Content
 from oodbench.data.samples import ImageFiles, Samples, image_folder
 from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
@@ -100,17 +101,20 @@ SVHN_TRAIN = replace(
     load=_svhn,
     description="street-view house numbers, 32x32, the training split (73,257)",
     downloads=_sources.SVHN_TRAIN,
+    contents={"test": Content(73_257)},
 )
 TEXTURES_TRAIN1 = replace(
     TEXTURES,
     name="textures-train1",
     load=_textures,
     description="Describable Textures Dataset, training split 1 (1,880)",
+    contents={"test": Content(1_880)},
 )
 LSUN_256 = DatasetSpec(
     name="lsun-256",
     load=_lsun,
     description="LSUN test images, short side 256 pixels (10,000)",
+    contents={"test": Content(10_000)},
     source="https://www.yf.io/p/lsun",
     licence="see source",
     citation="Yu et al. 2015, LSUN, arXiv:1506.03365",

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oodbench.data.content import Content
 from oodbench.data.samples import Samples, Subset
 from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
@@ -87,6 +88,7 @@ IMAGENET = DatasetSpec(
     licence="non-commercial research",
     citation=CITATION,
     downloads=_sources.IMAGENET,
+    contents={"test": Content(50_000)},
     preprocess=Preprocess(224, IMAGENET_MEAN, IMAGENET_STD, resize="crop", pre_size=256),
 )
 IMAGENET500 = DatasetSpec(
@@ -199,6 +201,7 @@ def _without(name: str, id_name: str) -> DatasetSpec:
         whole,
         name=f"{name}-without:{id_name}",
         load=load,
+        contents={},
         description=f"{whole.description}, but those of {len(removed)} classes that are also in "
         f"{id_name}",
     )

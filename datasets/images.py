@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oodbench import files
+from oodbench.data.content import Content
 from oodbench.data.samples import Samples
 from oodbench.dataset import DatasetSpec
 
@@ -72,6 +73,7 @@ MNIST = _ood(
     licence="CC BY-SA 3.0",
     citation="LeCun et al. 1998",
     downloads=_sources.MNIST,
+    contents={"train": Content(60_000), "test": Content(10_000)},
 )
 SVHN = _ood(
     "svhn",
@@ -86,6 +88,7 @@ SVHN = _ood(
     licence="non-commercial use",
     citation="Netzer et al. 2011",
     downloads=_sources.SVHN,
+    contents={"test": Content(26_032)},
 )
 TEXTURES = _ood(
     "textures",
@@ -100,6 +103,7 @@ TEXTURES = _ood(
     licence="research use",
     citation="Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
     downloads=_sources.DTD,
+    contents={"test": Content(5_640)},
 )
 PLACES365 = _ood(
     "places365",
@@ -114,6 +118,7 @@ PLACES365 = _ood(
     licence="CC BY",
     citation="Zhou et al. 2018, Places: A 10 Million Image Database, TPAMI",
     downloads=_sources.PLACES365,
+    contents={"test": Content(36_500)},
 )
 TIN = _ood(
     "tin",
@@ -129,6 +134,7 @@ TIN = _ood(
     licence="see source",
     citation="Le and Yang 2015, Tiny ImageNet visual recognition challenge",
     downloads=_sources.TIN,
+    contents={"test": Content(10_000)},
 )
 LSUN_C = _ood(
     "lsun-c",
@@ -139,6 +145,7 @@ LSUN_C = _ood(
     licence="see source",
     citation="Yu et al. 2015, LSUN, arXiv:1506.03365",
     downloads=_sources.LSUN_C,
+    contents={"test": Content(10_000)},  # as papers have it
 )
 ISUN = _ood(
     "isun",
@@ -149,4 +156,5 @@ ISUN = _ood(
     licence="see source",
     citation="Xu et al. 2015, TurkerGaze, arXiv:1504.06755",
     downloads=_sources.ISUN,
+    contents={"test": Content(8_925)},  # as papers have it
 )

@@ -122,6 +122,7 @@ CIFAR10_SMALL = replace(
     CIFAR10,
     name="cifar10-small",
     load=_small,
+    contents={},
     description="a tenth of CIFAR-10's training images and a fifth of its test images, by content",
 )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from oodbench.data.content import Content
 from oodbench.data.samples import ImageFiles, Samples, image_folder
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, OptionError
@@ -140,6 +141,7 @@ DTD = _spec(
     licence="research use",
     citation="Cimpoi et al. 2014, Describing Textures in the Wild, CVPR",
     downloads=_sources.DTD,
+    contents={split: Content(1_880) for split in ("train", "val", "test")},
 )
 FOOD101 = _spec(
     "food101",
@@ -158,6 +160,7 @@ FOOD101 = _spec(
     citation="Bossard et al. 2014, Food-101: Mining Discriminative Components with Random "
     "Forests, ECCV",
     downloads=_sources.FOOD101,
+    contents={"train": Content(75_750), "test": Content(25_250)},
 )
 PETS = _spec(
     "pets",
@@ -175,6 +178,7 @@ PETS = _spec(
     licence="CC BY-SA 4.0",
     citation="Parkhi et al. 2012, Cats and Dogs, CVPR",
     downloads=_sources.PETS,
+    contents={"train": Content(3_680), "test": Content(3_669)},
 )
 
 CALTECH_TRAIN = 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -359,9 +359,9 @@ class State:
         return bool(self.count)
 
 
-def states() -> Iterator[State]:
-    """The state of each split of each dataset whose name is enough to find it."""
-    for name in DATASETS.names():
+def states(names: Iterable[str] | None = None) -> Iterator[State]:
+    """The state of each split of datasets (of all, for None) whose name is enough to find them."""
+    for name in DATASETS.names() if names is None else names:
         try:
             spec = DATASETS.get(name)
         except OODBenchError as error:  # one damaged package must not hide the others' data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from oodbench import files
@@ -17,19 +18,24 @@ from oodbench.errors import MissingDataError, OODBenchError, UnknownNameError, d
 from oodbench.registry import BENCHMARKS, DATASETS
 from oodbench.stock import SplitStock, Stock
 
+Counted = dict[tuple[str, str], list[tuple[DatasetSpec, SplitStock]]]
+"""What was counted, by the dataset's name and the split; sets of one name may be read otherwise."""
 
-def take(name: str, *, is_checked: bool = False) -> Stock:
+
+def take(name: str, *, is_checked: bool = False, counted: Counted | None = None) -> Stock:
     """What is here of a benchmark's sets, or of a dataset's splits.
 
     Args:
         name: of a benchmark or a dataset.
         is_checked: whether contents are compared also where all images have to be read for that.
+        counted: of other benchmarks, a moment ago; what is counted now is added.
 
     Raises:
         UnknownNameError: it is neither.
     """
     if name in BENCHMARKS:
-        return of_benchmark(get_benchmark(benchmark=name), is_checked=is_checked)
+        benchmark = get_benchmark(benchmark=name)
+        return of_benchmark(benchmark, is_checked=is_checked, counted=counted)
     if name.partition(":")[0] not in DATASETS:
         known = sorted({*DATASETS.names(), *BENCHMARKS.names()})
         raise UnknownNameError(
@@ -41,11 +47,21 @@ def take(name: str, *, is_checked: bool = False) -> Stock:
     return _stock(name, "dataset", splits, f"oodbench data prepare {shlex.quote(name)}")
 
 
-def of_benchmark(benchmark: Benchmark, *, is_checked: bool = False) -> Stock:
+def of_benchmark(
+    benchmark: Benchmark, *, is_checked: bool = False, counted: Counted | None = None
+) -> Stock:
     """What is here of a benchmark's sets."""
-    splits = tuple(_split(spec, split, role, is_checked) for spec, split, role in _roles(benchmark))
+    known = {} if counted is None else counted
+    splits = []
+    for spec, split, role in _roles(benchmark):
+        same = known.setdefault((spec.name, split), [])
+        found = next((one for other, one in same if other.load == spec.load), None)
+        if found is None:
+            found = _split(spec, split, role, is_checked)
+            same.append((spec, found))
+        splits.append(replace(found, role=role))
     command = f"oodbench data prepare --benchmark {shlex.quote(benchmark.name)}"
-    return _stock(benchmark.name, "benchmark", splits, command)
+    return _stock(benchmark.name, "benchmark", tuple(splits), command)
 
 
 def _roles(benchmark: Benchmark) -> Iterator[tuple[DatasetSpec, str, str]]:
@@ -82,8 +98,10 @@ def _split(spec: DatasetSpec, split: str, role: str, is_checked: bool) -> SplitS
         problem = f"cannot be read ({error!r})"
         return SplitStock(spec.name, split, problem=problem, **known)  # type: ignore[arg-type]
     problem = ""
-    if expected is not None and len(samples) != expected:
-        problem = "not as published: another number"
+    if expected is not None and len(samples) < expected:
+        problem = f"part: {len(samples):,} of {expected:,}"
+    elif expected is not None and len(samples) > expected:
+        problem = "not as published: more"
     elif found and found != published:
         problem = "not as published: other images or labels"
     return SplitStock(

@@ -180,10 +180,7 @@ class Tested:
         for ood in self.ood:
             count = overlap.shared(ood.samples, self.test)
             if count:
-                self.warn(
-                    f"{count} of the {len(ood.samples)} images of {ood.samples.name} are also in "
-                    f"the ID test set {self.test.name}; scores on {ood.name} mean little."
-                )
+                self.warn(overlap.with_tested(self.test, ood.name, ood.samples, count))
 
     def warn_of_learned(self, contender: Contender, learned: Mapping[str, Samples]) -> None:
         """Warn where what a network or a detector learned from is also tested on.

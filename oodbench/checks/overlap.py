@@ -12,10 +12,36 @@ from oodbench.benchmark import Benchmark
 from oodbench.data.samples import Samples
 from oodbench.errors import OODBenchError
 
+FEW = 0.01
+"""Less than this share of an OOD set's images moves figures by less than a point."""
+
 
 def shared(samples: Samples, others: Samples) -> int:
     """How many of some samples are among others."""
     return int(np.isin(samples.digests, np.unique(others.digests)).sum())
+
+
+def with_tested(test: Samples, name: str, samples: Samples, count: int) -> str:
+    """A sentence on images of an OOD set that are in the ID test set, and what they change.
+
+    Of the pairs of an ID and an OOD image that AUROC counts, they are in that share of the OOD
+    images; so without them it would be another by no more than that.
+
+    Args:
+        test: the ID test images.
+        name: of the OOD set.
+        samples: its images.
+        count: how many are shared.
+    """
+    share = count / len(samples)
+    are = "is" if count == 1 else "are"
+    end = f"scores on {name} mean little"
+    if share < FEW:
+        end = f"AUROC on {name} would be another by {100 * share:.2g} points at most without"
+    return (
+        f"{count} of the {len(samples):,} images of {samples.name} {are} also in the ID test set "
+        f"{test.name}, as ID and as OOD at once; {end}."
+    )
 
 
 def with_learned(test: Samples, ood: dict[str, Samples], learned: Samples, who: str) -> list[str]:

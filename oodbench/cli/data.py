@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from oodbench.errors import OptionError
 if TYPE_CHECKING:
     from oodbench.download.wanted import Wanted
     from oodbench.stock import Stock
+    from oodbench.stocktaking import Counted
 
 data_app = typer.Typer(help="The datasets on this machine.", no_args_is_help=True)
 
@@ -41,15 +43,29 @@ def data_status(
 
         print_stock(stock_of(name, check), _console())
         return
-    from oodbench.info import states
-    from oodbench.registry import DATASETS
-
     typer.echo(f"OODBENCH_DATA: {files.data_dir()}\nOODBENCH_CACHE: {files.cache_dir()}")
+    _print_all(check)
+
+
+def _print_all(check: bool) -> None:
+    """Every benchmark, and then the datasets that are in none."""
+    from oodbench.cli.stocks import print_stocks
+    from oodbench.info import states
+    from oodbench.registry import BENCHMARKS, DATASETS
+
+    stocks, problems = stocks_of(BENCHMARKS.names(), check)
+    print_stocks(stocks, _console())
+    for name, problem in problems.items():
+        typer.echo(terminal.printable(f"{name}: {problem}"))
+    told = {split.name for stock in stocks for split in stock.splits}
+    others = states([name for name in DATASETS.names() if name not in told])
+    typer.echo("\nin no benchmark:")
     if catalogue.is_terminal():
-        catalogue.print_status(states(), DATASETS.summary, _console())
-        return
-    for line in catalogue.status_lines(states()):
-        typer.echo(line)
+        catalogue.print_status(others, DATASETS.summary, _console())
+    else:
+        for line in catalogue.status_lines(others):
+            typer.echo(line)
+    typer.echo("`oodbench data status NAME` says more of a benchmark or a dataset.")
 
 
 def stock_of(name: str, check: bool) -> Stock:
@@ -67,21 +83,45 @@ def stock_of(name: str, check: bool) -> Stock:
     return counted
 
 
+def stocks_of(names: Sequence[str], check: bool) -> tuple[list[Stock], dict[str, str]]:
+    """What is here of benchmarks, each set counted once; and why that cannot be told of some."""
+    from oodbench import stock
+    from oodbench.errors import OODBenchError
+
+    found: list[Stock] = []
+    problems: dict[str, str] = {}
+    seen: dict[str, Any] | None = None
+    counted: Counted = {}
+    for name in names:
+        known = stock.remembered(name, is_checked=check)
+        if known is None:
+            from oodbench import stocktaking
+
+            seen = stock.look() if seen is None else seen
+            try:
+                known = stocktaking.take(name, is_checked=check, counted=counted)
+            except OODBenchError as error:  # a factory that wants an argument, a damaged package
+                problems[name] = str(error)
+                continue
+            stock.remember(known, seen, is_checked=check)
+        found.append(known)
+    return found, problems
+
+
 def _print_json(name: str | None, check: bool) -> None:
     import json
 
     from oodbench import files
-    from oodbench.errors import OODBenchError
     from oodbench.registry import BENCHMARKS
 
-    told: list[object] = []
-    for one in BENCHMARKS.names() if name is None else [name]:
-        try:
-            told.append(stock_of(one, check).to_dict())
-        except OODBenchError as error:  # a factory that wants an argument, or a damaged package
-            if name is not None:
-                raise
-            told.append({"name": one, "kind": "benchmark", "problem": str(error)})
+    if name is not None:
+        told: list[object] = [stock_of(name, check).to_dict()]
+    else:
+        stocks, problems = stocks_of(BENCHMARKS.names(), check)
+        told = [stock.to_dict() for stock in stocks]
+        told += [
+            {"name": one, "kind": "benchmark", "problem": text} for one, text in problems.items()
+        ]
     typer.echo(json.dumps({"data": str(files.data_dir()), "stocks": told}, indent=1))
 
 

@@ -1,7 +1,9 @@
-"""The table of ``oodbench data status NAME``."""
+"""The tables of ``oodbench data status``: of one name, and of all benchmarks."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oodbench.cli import terminal
@@ -42,6 +44,52 @@ def print_stock(stock: Stock, console: Console) -> None:
         console.print(Text(terminal.printable(line)), soft_wrap=True)
 
 
+def print_stocks(stocks: Sequence[Stock], console: Console) -> None:
+    """What is here of every benchmark: a few lines each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("benchmark", no_wrap=True, overflow="fold")
+    table.add_column("here", justify="right", no_wrap=True)
+    table.add_column("sets", overflow="fold")
+    table.add_column("to fetch", justify="right", no_wrap=True)
+    for stock in stocks:
+        sets = sets_of(stock)
+        here = [name for name, state in sets.items() if state == "here"]
+        words = [
+            f"{state}: {', '.join(name for name, its in sets.items() if its == state)}"
+            for state in ("here", "part", "another", "damaged", "not here")
+            if state in sets.values()
+        ]
+        cells = [stock.name, f"{len(here)} of {len(sets)}", "; ".join(words)]
+        cells.append(size_in_words(stock.to_fetch) if stock.to_fetch else "")
+        style = "green" if len(here) == len(sets) else "yellow" if here else ""
+        table.add_row(*(Text(terminal.printable(cell)) for cell in cells), style=style)
+    console.print(table)
+
+
+def sets_of(stock: Stock) -> dict[str, str]:
+    """The state of each set, all its splits together: ``"here"``, ``"part"``, ``"not here"`` …."""
+    states: dict[str, str] = {}
+    order = ("damaged", "another", "part", "not here", "here")
+    for one in stock.splits:
+        state = _state(one)
+        known = states.get(one.name, state)
+        if {known, state} == {"here", "not here"}:  # one of its splits is there
+            state = "part"
+        states[one.name] = min(known, state, key=order.index)
+    return states
+
+
+def _state(one: SplitStock) -> str:
+    if one.count is None:
+        return "not here" if one.command else "damaged"
+    if one.expected is not None and one.count < one.expected:
+        return "part"
+    return "another" if one.problem else "here"
+
+
 def _count(count: int | None) -> str:
     return "-" if count is None else f"{count:,}"
 
@@ -54,7 +102,8 @@ def content_of(one: SplitStock) -> str:
         size = "" if not one.to_fetch else f", {size_in_words(one.to_fetch)} to fetch"
         return f"not here{size}" if one.to_fetch is not None else "not here, by hand"
     if one.problem:
-        if one.fingerprint and one.fingerprint != one.published:
+        is_whole = one.count == one.expected
+        if is_whole and one.fingerprint and one.fingerprint != one.published:
             return f"another: {one.fingerprint[:8]}, not {one.published[:8]}"
         return one.problem
     if one.fingerprint:
@@ -69,6 +118,10 @@ def closing_lines(stock: Stock) -> list[str]:
     lines = []
     damaged = [one for one in stock.splits if one.count is None and not one.command]
     lines += [f"{one.name}/{one.split}: {one.problem}" for one in damaged[:3]]
+    parts = list(dict.fromkeys(one.name for one in stock.splits if _state(one) == "part"))
+    if parts:
+        command = f"oodbench data prepare {shlex.join(parts)}"
+        lines.append(f"to have all of {', '.join(parts)}: move away what is here, then {command}")
     if stock.command:
         size = f" ({size_in_words(stock.to_fetch)})" if stock.to_fetch else ""
         lines.append(f"get what is missing{size}: {stock.command}")

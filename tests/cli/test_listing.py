@@ -16,6 +16,7 @@ from rich.console import Console
 import oodbench
 from oodbench import files, registry
 from oodbench.cli import catalogue, listing
+from oodbench.cli.data import stocks_of
 from oodbench.errors import UnknownNameError
 from oodbench.info import State, describe, sheets, states
 from oodbench.registry import BACKBONES, BENCHMARKS, DATASETS, DETECTORS, Registry
@@ -270,41 +271,39 @@ def test_an_unknown_name_says_where_to_look() -> None:
 # data status
 
 
-def test_status_has_what_is_here_first(run: CLI) -> None:
+def test_status_of_all_has_each_benchmark_and_each_dataset_of_none(run: CLI) -> None:
     write_images(files.data_dir() / "svhn" / "test", {"0": 2, "1": 2})
     write_images(files.data_dir() / "mnist" / "test", {"0": 1, "1": 0})
     ran = run("data", "status")
     assert ran.status == 0
-    names = [line.partition(": ")[0] for line in ran.out.splitlines()[2:]]
-    assert names.index("svhn/test") < names.index("mnist/test") < names.index("cifar10/test")
-    assert sorted(names) == sorted(
-        f"{s.name}/{s.split}" if s.split else s.name for s in states()
-    ), "each split once"
     lines = ran.out.splitlines()
-    assert not [line for line in lines if ADDRESS.search(line)]
-    missing = [line for line in lines if "not here" in line]
-    assert len(missing) > 50
-    for line in missing:
-        name = line.partition("/")[0]
-        assert line.endswith(f"not here. Get it: `oodbench info {name}` says from where")
+    assert all(len(line) <= 100 for line in lines[2:])
+    table, _, others = ran.out.partition("in no benchmark:")
+    starts = [line.split()[0] for line in table.splitlines() if line and line[0].isalnum()]
+    assert set(BENCHMARKS.names()) <= {start.rstrip(":") for start in starts}
+    (cifar100,) = [block for block in table.split("\ncifar100 ") if " part: svhn" in block[:400]]
+    shown = " ".join(cifar100[:600].split("\ncifar100/")[0].split())
+    assert shown.startswith("0 of 7 part: svhn; damaged: mnist; not here: cifar100, cifar10, tin,")
+    in_some = {
+        split.name for stock in stocks_of(BENCHMARKS.names(), False)[0] for split in stock.splits
+    }
+    told = [line.partition("/")[0].partition(":")[0] for line in others.splitlines() if line]
+    expected = {state.name for state in states()} - in_some
+    assert expected <= set(told)
+    assert run("data", "status").out == ran.out, "as it was remembered"
 
 
 def test_status_on_a_terminal_is_grouped(on_terminal: Callable[..., str]) -> None:
-    write_images(files.data_dir() / "cifar10" / "test", {"cat": 2, "dog": 1})
-    write_images(files.data_dir() / "mnist" / "test", {"0": 1, "1": 0})
-    text = on_terminal("data", "status")
-    groups = dict(re.findall(r"^(\w[\w ]+) \(\d+\)\n((?: .*\n)+)", text, re.MULTILINE))
-    assert list(groups) == ["Here", "Here in part", "Cannot be used", "Not here"]
-    assert "digits" in rows(groups["Here"])
-    assert rows(groups["Here in part"]) == ["cifar10", "cifar10-small"]
-    assert "test 3 images; no train, val" in groups["Here in part"]
-    assert "mnist" in rows(groups["Cannot be used"]), "and what is made of it"
-    assert "holds no images" in " ".join(groups["Cannot be used"].split())
-    assert "svhn" in rows(groups["Not here"])
-    assert "street-view house numbers" in groups["Not here"], "what it is, not why it is missing"
+    write_images(files.data_dir() / "imagenet500" / "test", {"n01440764": 2, "n01443537": 1})
+    text = on_terminal("data", "status", width=100)
+    assert "cifar10/openood" in text
+    _, _, others = text.partition("in no benchmark:")
+    groups = dict(re.findall(r"^(\w[\w ]+) \(\d+\)\n((?: .*\n)+)", others, re.MULTILINE))
+    assert "imagenet500" in rows(groups["Here"])
+    assert "food101" not in others, "it is in a benchmark"
     assert not ADDRESS.search(text)
-    assert all(len(line.rstrip()) <= 80 for line in text.splitlines()[2:])
-    for heading, count in re.findall(r"^(\w[\w ]+) \((\d+)\)$", text, re.MULTILINE):
+    assert all(len(line.rstrip()) <= 100 for line in text.splitlines()[2:])
+    for heading, count in re.findall(r"^(\w[\w ]+) \((\d+)\)$", others, re.MULTILINE):
         assert len(rows(groups[heading])) == int(count)
 
 

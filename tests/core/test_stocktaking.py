@@ -56,8 +56,9 @@ def test_what_is_as_published() -> None:
 @pytest.mark.parametrize(
     ("count", "fingerprint", "problem"),
     [
-        (4, "", "not as published: another number"),
-        (4, "0" * 64, "not as published: another number"),
+        (4, "", "part: 3 of 4"),
+        (4, "0" * 64, "part: 3 of 4"),
+        (2, "", "not as published: more"),
         (3, "0" * 64, "not as published: other images or labels"),
         (3, "", ""),
     ],
