@@ -73,7 +73,12 @@ MNIST = _ood(
     licence="CC BY-SA 3.0",
     citation="LeCun et al. 1998",
     downloads=_sources.MNIST,
-    contents={"train": Content(60_000), "test": Content(10_000)},
+    contents={
+        "train": Content(
+            60_000, "7d5a91d7a677e995a33ad574806b09a59fd003812f203f1b20be8bd4ce39d9de"
+        ),
+        "test": Content(10_000, "46793d2402c8534b6f10b82b191d25abadccde6eab27f7953bd29e492b2bd8ba"),
+    },
 )
 SVHN = _ood(
     "svhn",

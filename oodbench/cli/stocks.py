@@ -63,10 +63,18 @@ def print_stocks(stocks: Sequence[Stock], console: Console) -> None:
             if state in sets.values()
         ]
         cells = [stock.name, f"{len(here)} of {len(sets)}", "; ".join(words)]
-        cells.append(size_in_words(stock.to_fetch) if stock.to_fetch else "")
+        cells.append(_to_fetch(stock))
         style = "green" if len(here) == len(sets) else "yellow" if here else ""
         table.add_row(*(Text(terminal.printable(cell)) for cell in cells), style=style)
     console.print(table)
+
+
+def _to_fetch(stock: Stock) -> str:
+    """How much is fetched to have all, as far as publishers say how large their files are."""
+    is_more = any(one.to_fetch == 0 for one in stock.splits)
+    if not stock.to_fetch:
+        return "?" if is_more else ""
+    return f"{'> ' * is_more}{size_in_words(stock.to_fetch)}"
 
 
 def sets_of(stock: Stock) -> dict[str, str]:
