@@ -17,7 +17,7 @@ import contextlib
 import functools
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from oodbench.measures import Measure
     from oodbench.method import Method
     from oodbench.outputs import Outputs
+    from oodbench.results.published import Published
     from oodbench.tasks.task import Task
 
 T = TypeVar("T")
@@ -338,6 +339,10 @@ NEEDS: Registry[Callable[[Outputs], bool]] = Registry("need", "oodbench.needs")
 """Functions that say whether outputs have what a detector means by such a word in its ``needs``."""
 PREPARATIONS: Registry[Callable[..., None]] = Registry("preparation", "oodbench.preparations")
 """Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
+PUBLISHED: Registry[Callable[[], Sequence[Published]]] = Registry(
+    "published", "oodbench.published", plural="published"
+)
+"""Functions that give figures which others published; see :mod:`oodbench.results.published`."""
 
 STANDARD_METHOD = "ce"
 """The training method that detectors name which were designed for any classifier."""
@@ -352,6 +357,7 @@ register_task = TASKS.register
 register_measure = MEASURES.register
 register_need = NEEDS.register
 register_preparation = PREPARATIONS.register
+register_published = PUBLISHED.register
 
 
 @dataclass(frozen=True)

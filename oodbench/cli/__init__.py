@@ -18,7 +18,9 @@ from oodbench.cli import (
     fitting,
     listing,
     pages,
+    publishing,
     scoring,
+    submitting,
     terminal,
     training,
     tuning,
@@ -53,6 +55,8 @@ app.command("export", epilog=examples("export"))(spelled_out(scoring.export_comm
 app.command("leaderboard", epilog=examples("leaderboard"))(spelled_out(pages.leaderboard))
 app.command("table", epilog=examples("table"))(spelled_out(pages.table))
 app.command("verify", epilog=examples("verify"))(verifying.verify_command)
+app.command("submit", epilog=examples("submit"))(submitting.submit_command)
+app.command("published", epilog=examples("published"))(publishing.published_command)
 app.command("info", epilog=examples("info"))(listing.info)
 
 

@@ -20,6 +20,7 @@ from oodbench.cli.session import (
     sets_line,
 )
 from oodbench.cli.tables import print_table
+from oodbench.errors import OptionError
 from oodbench.settings import (
     NETWORK,
     OUTPUT,
@@ -109,15 +110,8 @@ def eval_command(
 
 
 def compare_command(
-    scoring: Scoring,
-    backbone: Annotated[
-        list[str],
-        typer.Option(
-            "--backbone",
-            help="Networks, by commas: timm names, or NAME@CHECKPOINT.",
-            rich_help_panel=NETWORK,
-        ),
-    ],
+    context: typer.Context,
+    scoring: Annotated[Scoring, But(optional=("detectors",))],
     selection: Selection,
     networks: Annotated[
         NetworkSettings,
@@ -133,16 +127,55 @@ def compare_command(
         # Pictures of one network would replace another's; a line is of all seeds.
         But(without=("pictures", "each_seed")),
     ],
+    stored: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RESULT]...",
+            help="Stored results, two or more: files (.json), their names, or detectors' names.",
+        ),
+    ] = None,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backbone",
+            help="Networks, by commas: timm names, or NAME@CHECKPOINT.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
     plot: Annotated[
         str | None,
         typer.Option(
             "--plot",
-            help="PNG of AUROC against the first of the benchmark's measures.",
+            help="PNG of AUROC against the first of the benchmark's measures; of stored results a "
+            "critical-difference diagram.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    posthoc: Annotated[
+        str,
+        typer.Option(
+            "--posthoc",
+            help="How pairs of stored results are compared over sets and networks: wilcoxon (with "
+            "Holm's correction) or nemenyi.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "wilcoxon",
 ) -> None:
-    """Score every detector on every network, each as it was pre-trained; one table of all."""
+    """Say whether stored results differ by more than noise; or score detectors on networks.
+
+    With RESULTS: is the difference more than noise? Each is a file, the name of one, or a detector
+    (all of its results in the leaderboards, or those of --id), and has the scores of its samples.
+    Without: every detector is scored on every network, each as it was pre-trained; one table.
+    """
+    if stored:
+        from oodbench.cli.differences import compare_stored
+
+        return compare_stored(context, stored, selection, reporting, plot, posthoc)
+    if not scoring.detectors or not backbone:
+        raise OptionError(
+            "name what is compared: two stored results (`oodbench compare msp energy --id cifar10`)"
+            ", or detectors and networks to score (--detector msp,energy --backbone NAME,NAME)."
+        )
     check_names(selection, scoring, networks.method)
     from oodbench import files
     from oodbench.benchmark import get_benchmark
@@ -184,7 +217,7 @@ def compare_command(
             command=command_line(),
         )
     if not is_first_process(machine):
-        return
+        return None
     page = leaderboard.write(benchmark, leaderboards)
     if plot is not None:
         compare.scatter(results, benchmark, plot)
@@ -196,4 +229,4 @@ def compare_command(
             say(f"--wide shows also: {', '.join(left_out)}")
         say(f"page: {page}" + (f"; plot: {plot}" if plot else ""))
         say(f"again: {command_line()}")
-    leave_if_failed(results.failures)
+    return leave_if_failed(results.failures)

@@ -8,7 +8,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "oodbench eval --detector msp,energy,knn --id cifar10 --recipe quick",
         "oodbench eval --detector all --id cifar10 --backbone resnet20 --checkpoint F",
     ),
-    "compare": ("oodbench compare --detector ptood,knn --id cifar10 --backbone resnet50,vgg16",),
+    "compare": (
+        "oodbench compare msp energy --benchmark cifar10/openood",
+        "oodbench compare msp energy knn vim --plot ranks.png",
+        "oodbench compare --detector ptood,knn --id cifar10 --backbone resnet50,vgg16",
+    ),
     "tune": ("oodbench tune --detector knn,react --id cifar10 --method ce",),
     "train": ("oodbench train --method palm --id cifar100 --seed 0,1,2",),
     "check-network": ("oodbench check-network --network net.onnx --id folder:photos",),
@@ -27,6 +31,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "oodbench verify leaderboards",
         "oodbench verify leaderboards/digits.md --json",
     ),
+    "submit": (
+        "oodbench submit mine --benchmark cifar10/openood --out submission --card card.toml",
+        "oodbench submit --check submission",
+    ),
+    "published": ("oodbench published --id cifar10 --detector knn",),
     "info": ("oodbench info palm", "oodbench info cifar10/openood"),
 }
 """By command."""

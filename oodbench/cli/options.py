@@ -48,11 +48,13 @@ class But:
     Args:
         without: fields that mean nothing to it.
         required: fields that it has no default for.
+        optional: fields that may be left out although other commands need them; then None.
         help: what it says of a field instead.
     """
 
     without: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     help: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -96,7 +98,7 @@ def _asked(group: type, but: But) -> dict[str, Setting]:
         name: dataclasses.replace(
             asked,
             help=but.help.get(name, asked.help),
-            is_required=asked.is_required or name in but.required,
+            is_required=name not in but.optional and (asked.is_required or name in but.required),
         )
         for name, asked in settings_of(group).items()
         if name not in but.without
@@ -110,6 +112,7 @@ def _parameters(group: type, but: But) -> list[inspect.Parameter]:
     made = []
     for name, asked in _asked(group, but).items():
         default = defaults[name] if asked.written is None else asked.written
+        default = None if name in but.optional else default
         flag = flag_of(name, asked)
         if asked.is_switch:
             flag += f"/--no-{flag.removeprefix('--')}"

@@ -28,10 +28,12 @@ class Entry:
     Args:
         rows: by seed and OOD set (or group mean), the newest measurement of each.
         twins: numbers and names of other lines that have the same figures; see :func:`note_twins`.
+        marks: what sets it apart from others, such as outlier data: sentences.
     """
 
     rows: dict[tuple[int, str], Row]
     twins: list[str] = field(default_factory=list)
+    marks: tuple[str, ...] = ()
 
     @property
     def first(self) -> Row:

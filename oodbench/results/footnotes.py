@@ -18,12 +18,15 @@ FEW = 100
 """With as many images or more, no other figure than a rate at a threshold has such an interval."""
 
 _TUNED, _NOTES, _TWINS, _BACKWARDS, _VAGUE = "†", "‡", "§", "¶", "◊"
+_APART = "⚑"
 
 
 def name(entry: Entry) -> str:
     """An entry's name with the marks of what is said of it below the section's first table."""
     marks = [mark for mark, column in ((_TUNED, "tuned"), (_NOTES, "notes")) if entry.has(column)]
-    return " ".join([entry.name, *marks, *([_TWINS] if entry.twins else [])])
+    marks += [_TWINS] if entry.twins else []
+    marks += [_APART] if entry.marks else []
+    return " ".join([entry.name, *marks])
 
 
 @dataclass
@@ -130,6 +133,12 @@ def of_names(entries: Sequence[Entry]) -> list[str]:
         for note, detectors in notes.items():
             names = ", ".join(dict.fromkeys(detectors))
             lines.append(f"- {markdown(names)}: {markdown(note)}")
+        lines.append("")
+    apart = [entry for entry in entries if entry.marks]
+    if apart:
+        lines += [f"{_APART} Not like the others, as those who submitted it say:", ""]
+        for entry in apart:
+            lines.append(f"- {markdown(entry.name)}: {markdown('; '.join(entry.marks))}")
         lines.append("")
     return lines + _of_twins(entries)
 

@@ -17,7 +17,15 @@ SCHEMA = 1
 
 FOREGROUND = ("auroc", "fpr95_id", "fpr95_ood")
 """Figures that are also given against foreground pixels, as ``auroc_foreground`` and so on."""
-METRICS = ("auroc", "fpr95_id", "fpr95_ood", "aupr_in", "aupr_out")
+NAMES = {
+    "auroc": "AUROC",
+    "fpr95_id": "FPR@95 (ID positive)",
+    "fpr95_ood": "FPR@95 (OOD positive)",
+    "aupr_in": "AUPR-in",
+    "aupr_out": "AUPR-out",
+}
+"""The figures of every row, and what they are called."""
+METRICS = tuple(NAMES)
 ENDS = tuple(f"{metric}_{end}" for metric in METRICS for end in ("low", "high"))
 """Columns of the intervals of ``METRICS``."""
 

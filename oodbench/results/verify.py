@@ -17,7 +17,6 @@ from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results import leaderboard, scores, stored
 from oodbench.results.rows import ENDS, METRICS, Row, cell, with_columns
 from oodbench.results.scores import Scores
-from oodbench.results.store import ResultStore
 from oodbench.results.stored import StoredResult
 
 TOLERANCE = 1e-9
@@ -331,10 +330,9 @@ def of_page(path: Path) -> Verdict:
     if benchmark is None:
         return _refused(verdict, "it is the page of no benchmark that is known here")
     try:
-        rows = ResultStore(path.parent).rows(benchmark.name)
+        text = leaderboard.page(benchmark, path.parent)
     except OODBenchError as error:
         return _refused(verdict, f"its results cannot be read: {error}")
-    text = leaderboard.render(benchmark, [r for r in rows if r["benchmark"] == benchmark.name])
     if path.read_bytes() != text.encode():
         return _refused(
             verdict,

@@ -65,7 +65,7 @@ LEFT_OUT = {
 }
 """What each command has no use for: fields of the dataclasses that it takes, or None for all."""
 
-OWN = {"compare": {"--backbone", "--plot"}}
+OWN = {"compare": {"--backbone", "--plot", "--posthoc", "stored"}}
 """What a command takes besides."""
 
 

@@ -102,9 +102,9 @@ def test_pages_and_tables_show_them_and_rank_by_ood(tmp_path: object) -> None:
     assert "| ID accuracy | shifted accuracy | Seeds |" in page
     near = {r["detector"]: r["auroc"] for r in results if r["ood"] == "near"}
     ranked = sorted(detectors, key=lambda name: -near[name])
-    first = page.index("| # | Detector |")
+    first = page.index("| # | Rank | Detector |")
     lines = page[first:].splitlines()[2:5]
-    assert [line.split("|")[2].strip().split()[0] for line in lines] == ranked
+    assert [line.split("|")[3].strip().split()[0] for line in lines] == ranked
     header, cells = table(results, benchmark)
     assert "shifted accuracy" in header
     assert len({len(header), *map(len, cells)}) == 1

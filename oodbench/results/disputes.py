@@ -1,0 +1,153 @@
+"""Challenges: what somebody else measured of an entry, and whether it agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from oodbench.benchmark import Benchmark
+from oodbench.results import cards
+from oodbench.results.cards import Card
+from oodbench.results.plain import markdown
+from oodbench.results.rows import NAMES, Row, cell
+from oodbench.results.stored import StoredResult
+
+DISPUTED = "disputed"
+CONFIRMED = "confirmed by others"
+
+SAME_NETWORK = 5e-4
+"""By how much a figure of the same weights may differ between machines."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A third party's measurement of a result.
+
+    Args:
+        result: the third party's.
+        card: who they are.
+        of: the result that was there.
+    """
+
+    result: StoredResult
+    card: Card
+    of: StoredResult
+
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """Rows of the same OOD set or group: the challenged one's, and the challenge's."""
+        own = {row["ood"]: row for row in self.result.rows}
+        return [(row, own[row["ood"]]) for row in self.of.rows if row["ood"] in own]
+
+    def is_disputed(self, metric: str) -> bool:
+        """Whether a figure differs by more than machines, or other trainings' images, make it.
+
+        Of the same weights by more than rounding on another machine does; else by more than both
+        intervals leave open.
+        """
+        return any(_differ(row, other, metric) for row, other in self.pairs())
+
+
+def _differ(row: Row, other: Row, metric: str) -> bool:
+    one, two = cell(row, metric), cell(other, metric)
+    if row["weights"] == other["weights"]:
+        steps = 0.0 if metric == "auroc" else 2.0 / min(row["n_id"], row["n_ood"])
+        return bool(abs(one - two) > SAME_NETWORK + steps)
+    ends = [(cell(r, f"{metric}_low"), cell(r, f"{metric}_high")) for r in (row, other)]
+    if any(end is None for pair in ends for end in pair):
+        return bool(abs(one - two) > 0.02)
+    return bool(ends[0][0] > ends[1][1] or ends[1][0] > ends[0][1])
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What cards say of a benchmark's results.
+
+    Args:
+        cards: by row id.
+        challenges: of results that are there.
+        outside: ids of the rows of challenges, which have no line of their own.
+    """
+
+    cards: Mapping[str, Card] = field(default_factory=dict)
+    challenges: tuple[Challenge, ...] = ()
+    outside: frozenset[str] = frozenset()
+
+    def marks(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """What sets an entry of these rows apart from others: sentences."""
+        cards = [self.cards[row["row_id"]] for row in rows if row["row_id"] in self.cards]
+        return tuple(dict.fromkeys(mark for card in cards for mark in card.marks))
+
+    def word(self, row: Row, metric: str) -> str | None:
+        """``disputed`` or ``confirmed by others``; None where nobody measured it again."""
+        own = [
+            challenge
+            for challenge in self.challenges
+            if any(r["row_id"] == row["row_id"] for r in challenge.of.rows)
+        ]
+        if not own:
+            return None
+        return DISPUTED if any(one.is_disputed(metric) for one in own) else CONFIRMED
+
+
+def submitted(results: Sequence[StoredResult]) -> Submitted:
+    """What cards beside results say of them.
+
+    Raises:
+        OODBenchError: a card that is none.
+    """
+    by_name = {result.path.stem: result for result in results}
+    found: dict[str, Card] = {}
+    challenges = []
+    outside: set[str] = set()
+    for result in results:
+        card = cards.beside(result.path)
+        if card is None:
+            continue
+        found |= {row["row_id"]: card for row in result.rows}
+        if card.challenges in by_name:
+            challenges.append(Challenge(result, card, by_name[card.challenges]))
+            outside |= {row["row_id"] for row in result.rows}
+    return Submitted(found, tuple(challenges), frozenset(outside))
+
+
+def section(
+    benchmark: Benchmark, numbers: Mapping[str, tuple[int, str]], about: Submitted
+) -> list[str]:
+    """The part of a page with what others measured of its entries; none if there is nothing.
+
+    Args:
+        benchmark: that the page is of.
+        numbers: of the entries on the page, number and name by the ids of their rows.
+        about: what cards say.
+    """
+    metric = benchmark.protocol.rank_by
+    lines = []
+    for challenge in about.challenges:
+        for row, other in challenge.pairs():
+            if row["row_id"] not in numbers:
+                continue
+            number, name = numbers[row["row_id"]]
+            word = DISPUTED if _differ(row, other, metric) else CONFIRMED
+            one, two = 100 * cell(row, metric), 100 * cell(other, metric)
+            cells = [
+                *(str(number), markdown(name), str(row["seed"]), markdown(row["ood"])),
+                *(f"{one:.2f}", f"{two:.2f}", f"{two - one:+.2f}", word),
+                markdown(f"{challenge.card.who} ({challenge.result.path.name})"),
+            ]
+            lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    if not lines:
+        return []
+    figure = NAMES[metric]
+    header = f"| # | Detector | Seed | OOD | {figure} here | {figure} of others | Difference | "
+    return [
+        "### Measured by others",
+        "",
+        "What third parties measured of lines above. A line is *disputed* where theirs differs by "
+        "more than another machine makes it (of the same weights), or by more than both intervals "
+        "leave open (of others).",
+        "",
+        header + "Word | Who (result) |",
+        "| " + " | ".join(["---"] * 9) + " |",
+        *lines,
+        "",
+    ]
