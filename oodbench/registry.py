@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from oodbench.measures import Measure
     from oodbench.method import Method
     from oodbench.outputs import Outputs
-    from oodbench.results.published import Published
     from oodbench.tasks.task import Task
 
 T = TypeVar("T")
@@ -339,9 +338,7 @@ NEEDS: Registry[Callable[[Outputs], bool]] = Registry("need", "oodbench.needs")
 """Functions that say whether outputs have what a detector means by such a word in its ``needs``."""
 PREPARATIONS: Registry[Callable[..., None]] = Registry("preparation", "oodbench.preparations")
 """Functions ``prepare(root, report=say)`` that fetch, derive and check a family's files."""
-PUBLISHED: Registry[Callable[[], Sequence[Published]]] = Registry(
-    "published", "oodbench.published", plural="published"
-)
+PUBLISHED: Registry[Callable[[], Sequence[Any]]] = Registry("published", "oodbench.published")
 """Functions that give figures which others published; see :mod:`oodbench.results.published`."""
 
 STANDARD_METHOD = "ce"
@@ -357,7 +354,6 @@ register_task = TASKS.register
 register_measure = MEASURES.register
 register_need = NEEDS.register
 register_preparation = PREPARATIONS.register
-register_published = PUBLISHED.register
 
 
 @dataclass(frozen=True)

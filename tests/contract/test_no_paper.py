@@ -51,8 +51,8 @@ WORDS = {
 }
 """Names that are plain words or somebody else's, and what they mean in the core."""
 EXAMPLES = {
-    "ce", "cifar10", "cifar100", "cifar100/palm", "digits", "energy", "knn", "mnist", "msp", "palm",
-    "vim",
+    "ce", "cifar10", "cifar10/openood", "cifar100", "cifar100/palm", "digits", "energy", "knn",
+    "mnist", "msp", "palm", "ptood", "react", "vim",
 }  # fmt: skip
 """Names that texts have as examples of what may be asked for."""
 SHAPES = ("cosine_head", "familiar", "numerator", "denominator", "linear-probe", "multimodal-ce")
