@@ -123,10 +123,10 @@ class ImageList:
             DataError: it is not the list of that digest; or a line is no path and label.
         """
         content = self.read(self).replace(b"\r\n", b"\n")
-        found = hashlib.sha256(content).hexdigest()
-        if found != self.sha256:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.sha256:
             raise DataError(
-                f"the list {self.name} is not the published one: its sha256 is {found[:12]}…, not "
+                f"the list {self.name} is not the published one: its sha256 is {digest[:12]}…, not "
                 f"{self.sha256[:12]}…. Install oodbench again, or restore the list."
             )
         rows = []
@@ -214,14 +214,14 @@ def known_digests(name: str) -> np.ndarray:
 
 
 def listed_cifar(
-    name: str, one: ImageList, found: Samples, official: str, classes: Sequence[str]
+    name: str, one: ImageList, whole: Samples, official: str, classes: Sequence[str]
 ) -> Listed:
     """The images of a list that names CIFAR's by class and number, found in any layout by pixels.
 
     Args:
         name: of the set, for messages.
         one: the list.
-        found: the whole test split as it lies on disk.
+        whole: the whole test split as it lies on disk.
         official: ``"cifar10"`` or ``"cifar100"``.
         classes: of the ID set, where the list has labels of it; else ``("all",)``.
 
@@ -233,8 +233,8 @@ def listed_cifar(
     classes_of_list = sorted({path.split("/")[2] for path, _ in rows})
     numbers = {cls: i for i, cls in enumerate(classes_of_list)}
     places: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for i, (label, digest) in enumerate(zip(found.labels, pixel_digests(found), strict=True)):
-        places[found.classes[label], int(digest)].insert(0, i)
+    for i, (label, digest) in enumerate(zip(whole.labels, pixel_digests(whole), strict=True)):
+        places[whole.classes[label], int(digest)].insert(0, i)
     chosen: list[int] = []
     missing: list[str] = []
     for path, _ in rows:
@@ -244,8 +244,8 @@ def listed_cifar(
             chosen.append(there.pop())
         else:
             missing.append(path)
-    _refuse(name, one, missing, f"among the {len(found):,} of {found.name}")
-    return Listed(found, chosen, name, _labels(rows), classes, one.sha256, by_pixels=True)
+    _refuse(name, one, missing, f"among the {len(whole):,} of {whole.name}")
+    return Listed(whole, chosen, name, _labels(rows), classes, one.sha256, by_pixels=True)
 
 
 PLACES: Mapping[str, tuple[str, ...]] = {
@@ -337,12 +337,12 @@ def listed_files(
             f"in {looked}). Get it: {how_to_get}, or set OODBENCH_DATA to the folder that has it."
         )
     _refuse(name, one, best[1], "")
-    found = ImageFiles(name, root, best[0], labels, classes)
+    images = ImageFiles(name, root, best[0], labels, classes)
     if known:
         numbers = [int(Path(path).stem.rpartition("_")[2]) for path, _ in rows]
-        others = found.digests != known_digests(known)[0, numbers]
+        others = images.digests != known_digests(known)[0, numbers]
         _refuse(name, one, [rows[i][0] for i in np.flatnonzero(others)], "as published")
-    listed = Listed(found, np.arange(len(rows)), name, labels, classes, one.sha256)
+    listed = Listed(images, np.arange(len(rows)), name, labels, classes, one.sha256)
     listed.is_prepared = is_prepared
     return listed
 
@@ -366,10 +366,10 @@ def _refuse(name: str, one: ImageList, missing: Sequence[str], where: str) -> No
         MissingDataError: they are.
     """
     if missing:
-        found = " ".join(filter(None, [f"found {one.count - len(missing):,}", where]))
+        count = " ".join(filter(None, [f"found {one.count - len(missing):,}", where]))
         raise MissingDataError(
             f"{name}: {one.count:,} images expected, those of list {one.name} "
-            f"({one.sha256[:12]}…), {found}: {len(missing):,} missing or changed, first "
+            f"({one.sha256[:12]}…), {count}: {len(missing):,} missing or changed, first "
             f"{missing[0]}. What a list defines is scored whole or not at all: get the set again "
             f"below {files.data_dir()}."
         )

@@ -133,12 +133,12 @@ def _cifar_id(spec: DatasetSpec) -> DatasetSpec:
 
 def _cifar_part(spec: DatasetSpec, official: str, name: str, one: str) -> Samples:
     try:
-        found = spec.load("test")
+        whole = spec.load("test")
     except MissingDataError as error:
         raise MissingDataError(f"{name} is a part of the test split. {error}") from error
     is_id = one.endswith(f"_{official}.txt") and one.startswith(f"{official}/")
-    classes = sorted(found.classes) if is_id else ("all",)
-    return listed_cifar(name, published(one), found, official, classes)
+    classes = sorted(whole.classes) if is_id else ("all",)
+    return listed_cifar(name, published(one), whole, official, classes)
 
 
 def _cifar_ood(spec: DatasetSpec, one: str) -> DatasetSpec:

@@ -133,8 +133,9 @@ class NetworkCheck:
             f"accuracy {100 * self.accuracy:.1f} % on {self.images} ID images",
         ]
         for other in self.alternatives:
-            told = "cannot take it" if np.isnan(other.accuracy) else f"{100 * other.accuracy:.1f} %"
-            lines.append(f"  {told:>14}  {other.name}")
+            text = f"{100 * other.accuracy:.1f} %"
+            text = "cannot take it" if np.isnan(other.accuracy) else text
+            lines.append(f"  {text:>14}  {other.name}")
         lines += [f"note: {text}" for text in self.notes]
         lines += [f"problem: {text}" for text in self.problems]
         if not self.problems:
@@ -212,7 +213,7 @@ class _Check:
         self.device = runner.hardware.trainer(logger=False).strategy.root_device
         self.network = copied(runner.network).eval().to(self.device)
         self.labels = samples.labels
-        self.found = NetworkCheck(
+        self.result = NetworkCheck(
             runner.contender.backbone or runner.contender.name,
             sees,
             runner.preprocess_source,
@@ -221,32 +222,32 @@ class _Check:
         )
 
     def run(self) -> NetworkCheck:
-        found = self.found
+        result = self.result
         own = self._outputs(self.runner.preprocess)
         logits = own["logits"].float()
-        found.outputs = logits.shape[1]
-        found.features = own["features"].flatten(1).shape[1] if "features" in own else None
-        found.head = getattr(self.network, "head", lambda: None)() is not None
-        found.notes += self.runner.notes
-        found.notes += [
+        result.outputs = logits.shape[1]
+        result.features = own["features"].flatten(1).shape[1] if "features" in own else None
+        result.head = getattr(self.network, "head", lambda: None)() is not None
+        result.notes += self.runner.notes
+        result.notes += [
             f"its weights are {t}" for t in self._types() if t not in ("torch.float32",)
         ]
         notes = getattr(self.network, "notes", {})
-        found.notes += list(dict.fromkeys(notes.values())) if isinstance(notes, dict) else []
+        result.notes += list(dict.fromkeys(notes.values())) if isinstance(notes, dict) else []
         if not bool(logits.isfinite().all()):
-            found.problems.append("it gives NaN or infinite logits. Check its weights.")
-            return found
-        if found.outputs != found.classes:
-            found.problems.append(
-                f"it has {found.outputs} outputs, and the ID set {found.classes} classes, so "
+            result.problems.append("it gives NaN or infinite logits. Check its weights.")
+            return result
+        if result.outputs != result.classes:
+            result.problems.append(
+                f"it has {result.outputs} outputs, and the ID set {result.classes} classes, so "
                 "no accuracy can be told. Give the ID set that it was trained on."
             )
-            return found
+            return result
         right = self._right(logits)
-        found.accuracy = float(right.mean())
+        result.accuracy = float(right.mean())
         again = self._outputs(self.runner.preprocess)["logits"].float()
         if not torch.allclose(again, logits, atol=1e-3 * float(logits.abs().max())):
-            found.problems.append(
+            result.problems.append(
                 "it says something else of the same images each time: dropout or noise is on in "
                 "evaluation mode. Have its eval() reach all its parts."
             )
@@ -254,7 +255,7 @@ class _Check:
         self._modes(logits, right)
         if isinstance(self.runner.preprocess, Preprocess):
             self._inputs(right, self.runner.preprocess)
-        return found
+        return result
 
     def _types(self) -> list[str]:
         return sorted({str(p.dtype) for p in self.network.parameters()})
@@ -286,22 +287,22 @@ class _Check:
         for name, order in _orders(self.samples.classes).items():
             its = order[predicted] == self.labels
             if _is_better(its, right):
-                self.found.problems.append(
+                self.result.problems.append(
                     f"{100 * its.mean():.1f} % of the ID images are right if its classes are in "
                     f"{name}, and {100 * right.mean():.1f} % in the alphabetical order of the "
                     "folders' names. Name the folders so that this is the order of its training."
                 )
                 return
         labels = torch.from_numpy(self.labels)
-        self.found.problems += sanity.of_outputs(
-            logits, labels, self.samples.classes, self.found.preprocess
+        self.result.problems += sanity.of_outputs(
+            logits, labels, self.samples.classes, self.result.preprocess
         )
 
     def _modes(self, logits: Tensor, right: np.ndarray) -> None:
         """Whether some part stays in training mode, or was left there when it was scripted."""
         left = [n for n, m in self.network.named_modules() if m.training and not list(m.children())]
         if left:
-            self.found.problems.append(
+            self.result.problems.append(
                 f"parts of it stay in training mode after eval() ({', '.join(left[:3])}): batch "
                 "normalisation then depends on the other images. Have its eval() reach them."
             )
@@ -310,7 +311,7 @@ class _Check:
         if half is not None and not torch.allclose(
             half, logits[: len(half)], atol=0.02 * float(logits.abs().max())
         ):
-            self.found.problems.append(
+            self.result.problems.append(
                 "what it says of an image depends on the other images of the batch, as batch "
                 "normalisation in training mode does. Call eval() before it is scripted or wrapped."
             )
@@ -324,7 +325,7 @@ class _Check:
                 try:
                     out = outputs_of(self.network)(in_its_type(self.network, image))
                 except Exception:  # a batch of one is refused by some in training mode
-                    return torch.full((1, self.found.outputs), torch.inf)
+                    return torch.full((1, self.result.outputs), torch.inf)
                 rows.append(out["logits"].float().cpu())
         return torch.cat(rows) if rows else None
 
@@ -336,7 +337,7 @@ class _Check:
                 its = self._right(self._outputs(preprocess)["logits"].float())
             except OODBenchError:  # a size that it cannot take
                 its = None
-            self.found.alternatives.append(other)
+            self.result.alternatives.append(other)
             if its is None:
                 continue
             other.accuracy = float(its.mean())
@@ -346,10 +347,10 @@ class _Check:
             best, rights = max(better, key=lambda pair: float(pair[1].mean()))
             equals = [o for o, its in better if o is not best and not _is_better(rights, its)]
             others = "".join(f" Or {other.name}: {other.advice}." for other in equals)
-            self.found.problems.append(
+            self.result.problems.append(
                 f"{100 * best.accuracy:.1f} % of the ID images are right with {best.name}, and "
-                f"{100 * self.found.accuracy:.1f} % as it is fed ({self.found.source}). If it was "
-                f"trained so: {best.advice}.{others}"
+                f"{100 * self.result.accuracy:.1f} % as it is fed ({self.result.source}). If it "
+                f"was trained so: {best.advice}.{others}"
             )
 
     def _others(self, own: Preprocess) -> Iterator[tuple[Alternative, Transform]]:
@@ -399,9 +400,9 @@ def _orders(classes: Sequence[str]) -> dict[str, np.ndarray]:
         "alphabetical order whatever the case": str.casefold,
         "the order of their names after the first '_'": lambda name: name.partition("_")[2],
     }
-    found = {}
+    orders = {}
     for name, key in keys.items():
         order = np.array(sorted(range(len(classes)), key=lambda i: key(classes[i])))
         if (order != np.arange(len(classes))).any():
-            found[name] = order
-    return found
+            orders[name] = order
+    return orders

@@ -171,8 +171,8 @@ def _by_caller(asked: Asked, network: nn.Module, shown: Preprocess) -> Iterator[
     if isinstance(asked.preprocess, Preprocess):
         yield of_preprocess(asked.preprocess, CALLER)
     elif isinstance(asked.preprocess, str):
-        found = named(asked.preprocess, network, shown)
-        whole = {"pre_size": None, "resize": shown.resize, "native": None, **found.parts}
+        choice = named(asked.preprocess, network, shown)
+        whole = {"pre_size": None, "resize": shown.resize, "native": None, **choice.parts}
         yield Said(f"{CALLER}: {asked.preprocess}", {"interpolation": "bilinear", **whole})
 
 
@@ -195,13 +195,13 @@ def named(name: str, network: nn.Module, shown: Preprocess) -> Said:
     if name == OWN_WORD:
         return of_preprocess(shown, BENCHMARK)
     if name == "timm":
-        found = next((one for one in said_by(network) if one.source.startswith("timm")), None)
-        if found is None:
+        timms = next((one for one in said_by(network) if one.source.startswith("timm")), None)
+        if timms is None:
             raise OptionError(
                 f"`preprocess={name!r}`: the {called(network)} is no timm network with a "
                 "configuration of its own, so timm says nothing of its images."
             )
-        return found
+        return timms
     if kind == "torchvision" and rest:
         return torchvision_weights(rest)
     if DATASETS.canonical(name) in DATASETS.names():

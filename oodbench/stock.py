@@ -87,8 +87,8 @@ def remembered(name: str, *, is_checked: bool) -> Stock | None:
     kept = files.read_json(_memo(name, is_checked))
     if not isinstance(kept, dict) or kept.get("key") != _key(name):
         return None
-    seen = kept.get("seen")
-    if not isinstance(seen, dict) or not _holds(seen):
+    state = kept.get("seen")
+    if not isinstance(state, dict) or not _holds(state):
         return None
     try:
         splits = tuple(SplitStock(**one) for one in kept["stock"].pop("splits"))
@@ -97,27 +97,27 @@ def remembered(name: str, *, is_checked: bool) -> Stock | None:
         return None
 
 
-def remember(stock: Stock, seen: dict[str, Any], *, is_checked: bool) -> None:
+def remember(stock: Stock, state: dict[str, Any], *, is_checked: bool) -> None:
     """Keep what was counted.
 
     Args:
         stock: what.
-        seen: the state of the data folder (:func:`look`) from before it was counted.
+        state: that of the data folder (:func:`look`) from before it was counted.
         is_checked: whether contents were compared even where that takes long.
     """
-    kept = {"key": _key(stock.name), "seen": seen, "stock": stock.to_dict()}
+    kept = {"key": _key(stock.name), "seen": state, "stock": stock.to_dict()}
     files.write_json(_memo(stock.name, is_checked), kept)
 
 
 def look() -> dict[str, Any]:
     """The state of the data folder: when each folder changed, and each file of small folders."""
-    seen = _Seen()
+    state = _Seen()
     root = files.data_dir()
     waiting = [root]
     while waiting:
         folder = waiting.pop()
         try:
-            seen.folders[str(folder)] = folder.stat().st_mtime_ns
+            state.folders[str(folder)] = folder.stat().st_mtime_ns
             with os.scandir(folder) as entries:
                 inside = list(entries)
         except OSError:
@@ -126,25 +126,25 @@ def look() -> dict[str, Any]:
         plain = [entry for entry in inside if entry.is_file()]
         if len(plain) <= _LARGEST:
             for entry in plain:
-                state = entry.stat()
-                seen.looked_at[entry.path] = [state.st_size, state.st_mtime_ns]
-    return asdict(seen)
+                status = entry.stat()
+                state.looked_at[entry.path] = [status.st_size, status.st_mtime_ns]
+    return asdict(state)
 
 
-def _holds(seen: dict[str, Any]) -> bool:
+def _holds(state: dict[str, Any]) -> bool:
     try:
         is_same = all(
             os.stat(folder).st_mtime_ns == time  # noqa: PTH116  (thousands of them)
-            for folder, time in seen["folders"].items()
+            for folder, time in state["folders"].items()
         )
-        return is_same and all(_state(path) == state for path, state in seen["looked_at"].items())
+        return is_same and all(_state(path) == state for path, state in state["looked_at"].items())
     except (OSError, KeyError, AttributeError):
         return False
 
 
 def _state(path: str) -> list[int]:
-    found = os.stat(path)  # noqa: PTH116
-    return [found.st_size, found.st_mtime_ns]
+    status = os.stat(path)  # noqa: PTH116
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _key(name: str) -> str:

@@ -89,7 +89,7 @@ def _split(spec: DatasetSpec, split: str, role: str, is_checked: bool) -> SplitS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are said on use
             samples = spec.load(split)
-            found = _fingerprint(samples, published, is_checked)
+            fingerprint = _fingerprint(samples, published, is_checked)
     except MissingDataError as error:
         return _missing(spec, split, str(error), known)
     except OODBenchError as error:
@@ -102,10 +102,10 @@ def _split(spec: DatasetSpec, split: str, role: str, is_checked: bool) -> SplitS
         problem = f"part: {len(samples):,} of {expected:,}"
     elif expected is not None and len(samples) > expected:
         problem = "not as published: more"
-    elif found and found != published:
+    elif fingerprint and fingerprint != published:
         problem = "not as published: other images or labels"
     return SplitStock(
-        spec.name, split, count=len(samples), fingerprint=found, problem=problem,
+        spec.name, split, count=len(samples), fingerprint=fingerprint, problem=problem,
         size=_size(spec, samples), **known,  # type: ignore[arg-type]
     )  # fmt: skip
 

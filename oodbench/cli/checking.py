@@ -36,22 +36,22 @@ def check_network(
     from oodbench.cli.flags import as_flags
 
     machine = hardware_of(hardware, quiet=json_)
-    given = {name: value for name, value in values(networks).items() if name not in _OF_TRAINING}
-    found = check(
+    asked = {name: value for name, value in values(networks).items() if name not in _OF_TRAINING}
+    result = check(
         id=id,
         benchmark=benchmark,
         images=images,
         hardware=machine,
         report=reporter(machine, quiet=json_),
-        **given,
+        **asked,
     )
     if json_:
-        told = dataclasses.asdict(found)
-        for other in told["alternatives"]:
+        record = dataclasses.asdict(result)
+        for other in record["alternatives"]:
             is_number = other["accuracy"] == other["accuracy"]
             other["accuracy"] = other["accuracy"] if is_number else None
-        typer.echo(json.dumps(told, indent=1, default=str))
+        typer.echo(json.dumps(record, indent=1, default=str))
     else:
-        typer.echo(as_flags(str(found)))
-    if not found:
+        typer.echo(as_flags(str(result)))
+    if not result:
         raise typer.Exit(1)

@@ -77,9 +77,9 @@ def stock_of(name: str, check: bool) -> Stock:
         return known
     from oodbench import stocktaking
 
-    seen = stock.look()  # before it is counted: what changes meanwhile is counted again next time
+    state = stock.look()  # before it is counted: what changes meanwhile is counted again next time
     counted = stocktaking.take(name, is_checked=check)
-    stock.remember(counted, seen, is_checked=check)
+    stock.remember(counted, state, is_checked=check)
     return counted
 
 
@@ -115,14 +115,14 @@ def _print_json(name: str | None, check: bool) -> None:
     from oodbench.registry import BENCHMARKS
 
     if name is not None:
-        told: list[object] = [stock_of(name, check).to_dict()]
+        listed: list[object] = [stock_of(name, check).to_dict()]
     else:
         stocks, problems = stocks_of(BENCHMARKS.names(), check)
-        told = [stock.to_dict() for stock in stocks]
-        told += [
+        listed = [stock.to_dict() for stock in stocks]
+        listed += [
             {"name": one, "kind": "benchmark", "problem": text} for one, text in problems.items()
         ]
-    typer.echo(json.dumps({"data": str(files.data_dir()), "stocks": told}, indent=1))
+    typer.echo(json.dumps({"data": str(files.data_dir()), "stocks": listed}, indent=1))
 
 
 def _console() -> Any:
@@ -193,8 +193,8 @@ def _prepare(sets: list[Wanted], brought: str | None, dry_run: bool) -> None:
     from oodbench.download.wanted import lacking
     from oodbench.errors import MissingDataError
 
-    given: Path | None = None if brought is None else files.user_path(brought)
-    if given is not None and not given.exists():
+    path: Path | None = None if brought is None else files.user_path(brought)
+    if path is not None and not path.exists():
         raise MissingDataError(f"`--from {brought}`: there is no such file or folder.")
     missing = lacking(sets)
     lines = catalogue.plan_lines(sets, missing)
@@ -207,7 +207,7 @@ def _prepare(sets: list[Wanted], brought: str | None, dry_run: bool) -> None:
     for line in lines[-1:]:
         typer.echo(terminal.printable(line))
     with watching(lambda line: typer.echo(terminal.printable(line)), None) as watch:
-        done = fetch_all(missing, Means(watch, given))
+        done = fetch_all(missing, Means(watch, path))
     if done:
         typer.echo(terminal.printable(f"fetched: {', '.join(done)}; see `oodbench data status`"))
 

@@ -39,16 +39,16 @@ class Content:
         expected = f"{self.count:,} images expected"
         if self.fingerprint:
             expected += f" with fingerprint {self.fingerprint[:12]}…"
-        found = f"found {len(samples):,}"
+        what = f"found {len(samples):,}"
         if len(samples) == self.count:
             if not self.fingerprint:
                 return None
             fingerprint = content_fingerprint(samples)
             if fingerprint == self.fingerprint:
                 return None
-            found = f"found as many with {fingerprint[:12]}…: images or labels are others"
+            what = f"found as many with {fingerprint[:12]}…: images or labels are others"
         return (
-            f"{samples.name}: {expected}, {found}. It is not the published set, and its rows are "
+            f"{samples.name}: {expected}, {what}. It is not the published set, and its rows are "
             "in no table with those of that."
         )
 

@@ -64,12 +64,12 @@ def items(words: Iterable[str], lines: Iterable[str] = (), every: int = 1) -> It
 def _at(word: str, every: int, *, is_named: bool) -> Iterator[Item]:
     path = files.user_path(word)
     if path.is_dir():
-        found = False
+        is_any = False
         for file in files_below(str(path), path):
             if file.suffix.lower() in VIDEOS or (file.is_file() and is_image(file)):
-                found = True
+                is_any = True
                 yield from _file(str(file), file, every)
-        if not found and is_named:
+        if not is_any and is_named:
             raise OptionError(f"the folder {path} holds no images and no videos.")
     else:
         yield from _file(word, path, every)

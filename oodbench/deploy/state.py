@@ -171,10 +171,10 @@ class _Writer:
         elif cls.__module__.split(".")[:2] == ["torch", "nn"]:
             name += f"@{_version_of('torch')}"
         try:
-            found = _class_named(name, type(owner))
+            named = _class_named(name, type(owner))
         except FittedError as error:
             raise self._refused(where, f"is a {cls.__module__}.{cls.__qualname__}") from error
-        if found is not cls:
+        if named is not cls:
             raise self._refused(where, f"is a {name}, which is not what its name stands for")
         return name
 
@@ -294,35 +294,35 @@ def _class_named(name: str, owner: type[Detector]) -> type:
                 f"it holds a {path} of {top} {version}, and this is {top} {here}. Fit it again."
             )
         try:
-            found: Any = _attribute(importlib.import_module(module), path)
+            cls: Any = _attribute(importlib.import_module(module), path)
         except ImportError:
-            found = None
-        if _is_class_of(found, module) and (_is_estimator(found) or issubclass(found, nn.Module)):
-            return cast(type, found)
+            cls = None
+        if _is_class_of(cls, module) and (_is_estimator(cls) or issubclass(cls, nn.Module)):
+            return cast(type, cls)
         raise FittedError(f"it names {place}, which is no layer and no estimator.")
     if module not in {base.__module__ for base in owner.__mro__ if issubclass(base, Detector)}:
         raise FittedError(
             f"it names the class {place}, which is not of the detector {owner.name}'s own module."
         )
-    found = _attribute(sys.modules.get(module), path)
-    if _is_class_of(found, module) and (
-        dataclasses.is_dataclass(found) or issubclass(found, enum.Enum | nn.Module)
+    cls = _attribute(sys.modules.get(module), path)
+    if _is_class_of(cls, module) and (
+        dataclasses.is_dataclass(cls) or issubclass(cls, enum.Enum | nn.Module)
     ):
-        return cast(type, found)
+        return cast(type, cls)
     raise FittedError(f"it names {place}, which is no dataclass, enum or module.")
 
 
-def _is_class_of(found: Any, module: str) -> bool:
-    return isinstance(found, type) and found.__module__ == module
+def _is_class_of(value: Any, module: str) -> bool:
+    return isinstance(value, type) and value.__module__ == module
 
 
 def _attribute(module: Any, path: str) -> Any:
-    found = module
+    value = module
     for part in path.split("."):
         if part.startswith("__"):
             return None
-        found = getattr(found, part, None)
-    return found
+        value = getattr(value, part, None)
+    return value
 
 
 @dataclass

@@ -170,9 +170,9 @@ class Discoveries:
 
     def close(self) -> None:
         """All rows, flagged."""
-        found = discoveries(np.frombuffer(self.p_values, dtype=np.float64), self.fdr)
+        rejected = discoveries(np.frombuffer(self.p_values, dtype=np.float64), self.fdr)
         self._waiting.seek(0)
-        for line, flagged in zip(self._waiting, found.tolist(), strict=True):
+        for line, flagged in zip(self._waiting, rejected.tolist(), strict=True):
             row = Row(*json.loads(line))
             row.flagged = None if row.error is not None else flagged
             self.counts.flagged += row.flagged is True

@@ -75,12 +75,12 @@ def _listing(repository: HubFiles) -> tuple[RemoteFile, ...]:
     name = repository.repository
     commit = api.dataset_info(name, revision=repository.revision).sha
     tree = api.list_repo_tree(name, repo_type="dataset", revision=commit, recursive=True)
-    found = []
+    listed = []
     for entry in tree:
         if not isinstance(entry, RepoFile):
             continue
         if any(fnmatchcase(entry.path, pattern) for pattern in repository.patterns):
-            found.append(
+            listed.append(
                 RemoteFile(
                     hf_hub_url(
                         name, entry.path, repo_type="dataset", revision=commit, endpoint=endpoint()
@@ -93,11 +93,11 @@ def _listing(repository: HubFiles) -> tuple[RemoteFile, ...]:
                     is_archive=False,
                 )
             )
-    if not found:
+    if not listed:
         raise DownloadError(
             f"{repository.url} has no files {', '.join(repository.patterns)}; it was changed."
         )
-    return tuple(sorted(found, key=lambda file: file.path))
+    return tuple(sorted(listed, key=lambda file: file.path))
 
 
 def _not_given(repository: HubFiles) -> str:

@@ -180,11 +180,11 @@ class _Placing:
     def _brought(self, file: RemoteFile) -> Path | None:
         """A file that is there already, where a person put it or names it."""
         name = Path(file.name).name
-        given = self.means.brought
+        brought = self.means.brought
         candidates = [self.folder / file.name, self.folder / name]
-        if given is not None:
-            is_only = len(self.download.files) == 1 and given.is_file()
-            candidates.insert(0, given if is_only or given.name == name else given / name)
+        if brought is not None:
+            is_only = len(self.download.files) == 1 and brought.is_file()
+            candidates.insert(0, brought if is_only or brought.name == name else brought / name)
         return next((path for path in candidates if path.is_file()), None)
 
     def _check_room(self, remote: tuple[RemoteFile, ...]) -> None:
@@ -197,9 +197,9 @@ class _Placing:
         for file in remote:
             there = self._brought(file)
             path = there or self.folder / f"{file.name}.partial"
-            had = path.stat().st_size if path.is_file() else 0
-            size = file.size or (self.download.bytes if len(remote) == 1 else 0) or had
-            wanted += max(0, size - had) + (
+            present = path.stat().st_size if path.is_file() else 0
+            size = file.size or (self.download.bytes if len(remote) == 1 else 0) or present
+            wanted += max(0, size - present) + (
                 size if file.is_unpacked or self.download.arrange else 0
             )
         free = full.free_space(self.folder)

@@ -47,13 +47,13 @@ def prepare(
     """
     names = [names] if isinstance(names, str) else names
     sets = [one for name in names for one in wanted.of_name(name)]
-    given = None if brought is None else files.user_path(brought)
-    if given is not None and not given.exists():
-        raise MissingDataError(f"there is no file or folder {given}, which was named as brought.")
+    place = None if brought is None else files.user_path(brought)
+    if place is not None and not place.exists():
+        raise MissingDataError(f"there is no file or folder {place}, which was named as brought.")
     for one in sets:
         tidy_up(one)
     with watching(report, progress) as watch:
-        return fetch_all(wanted.lacking(sets), Means(watch, given))
+        return fetch_all(wanted.lacking(sets), Means(watch, place))
 
 
 def tidy_up(one: Wanted) -> None:

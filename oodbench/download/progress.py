@@ -55,7 +55,7 @@ class Lines:
     def begin(self, what: str, total: int) -> None:
         """A file or an archive is next."""
         self.what, self.total = what, total
-        self.began = self.told = self.clock()
+        self.began = self.reported = self.clock()
         self.first: int | None = None
 
     def at(self, count: int) -> None:
@@ -63,9 +63,9 @@ class Lines:
         now = self.clock()
         if self.first is None or count < self.first:
             self.first, self.began = count, now
-        if now - self.told < EVERY:
+        if now - self.reported < EVERY:
             return
-        self.told = now
+        self.reported = now
         speed = (count - self.first) / max(now - self.began, 1e-9)
         line = f"{self.what}: {size_in_words(count)}"
         if self.total:

@@ -141,19 +141,19 @@ class Transfer:
         files.make_dir(self.path.parent)
         with requests.Session() as session:
             while True:
-                had = self.had
+                received = self.received
                 try:
                     self._request(session)
                     self._check()
                     break
                 except _AgainError as error:
-                    failures = 0 if self.had - had >= _PIECE else failures + 1
+                    failures = 0 if self.received - received >= _PIECE else failures + 1
                     self._wait(error, failures)
                 except _WrongError as error:
                     # the pieces of two answers may be the fault: once more, in one
                     self._forget()
                     wrong += 1
-                    if not had or wrong > 1:
+                    if not received or wrong > 1:
                         raise DownloadError(
                             f"what {self.url} gives is not the published file: {error}. Nothing "
                             "was kept. Is a proxy in between? Else its publisher has changed it."
@@ -162,7 +162,7 @@ class Transfer:
         self._finish()
 
     @property
-    def had(self) -> int:
+    def received(self) -> int:
         """How many bytes are there."""
         try:
             return self.part.stat().st_size
@@ -179,7 +179,7 @@ class Transfer:
                 ) from None
             raise DownloadError(
                 f"{self.url}: {error}, {failures} times in a row. The same command goes on "
-                f"from the {full.size_in_words(self.had)} that are there."
+                f"from the {full.size_in_words(self.received)} that are there."
             ) from None
         pause = self.patience.pause * 2 ** max(0, failures - 1) * random.uniform(0.75, 1.25)  # noqa: S311
         pause = min(max(pause, error.wait), _LONGEST_PAUSE)
@@ -194,19 +194,19 @@ class Transfer:
             DownloadError: it will not.
         """
         known = self._known()
-        had = self.had
+        received = self.received
         total = known.get("total")
-        if had and had == total:  # killed between the last byte and the check
-            self.at(had)
+        if received and received == total:  # killed between the last byte and the check
+            self.at(received)
             return
         validator = known.get("validator")
         headers = dict(self.headers)
-        if had and (validator or self.file.has_checksum) and not (total and had > total):
-            headers["Range"] = f"bytes={had}-"
+        if received and (validator or self.file.has_checksum) and not (total and received > total):
+            headers["Range"] = f"bytes={received}-"
             if validator:
                 headers["If-Range"] = validator
         with self._answer(session, headers) as answer:
-            self._take(answer, had, known)
+            self._take(answer, received, known)
 
     def _known(self) -> dict[str, Any]:
         known = files.read_json(self.notes)
@@ -268,7 +268,7 @@ class Transfer:
             headers.pop("Authorization", None)
         return to
 
-    def _take(self, answer: requests.Response, had: int, known: dict[str, Any]) -> None:
+    def _take(self, answer: requests.Response, received: int, known: dict[str, Any]) -> None:
         status = answer.status_code
         if status in _PASSING:
             wait = answer.headers.get("Retry-After", "")
@@ -284,7 +284,7 @@ class Transfer:
             )
         validator = answers.validator_of(answer)
         if status == 206:
-            total = answers.total_of(answer, had)
+            total = answers.total_of(answer, received)
             if total is None or (known.get("total") or total) != total:
                 self._forget()
                 raise _AgainError("it sends another part than was asked for")
@@ -293,7 +293,7 @@ class Transfer:
                 raise _AgainError("the file changed in between")
         else:
             length = answer.headers.get("Content-Length", "")
-            had, total = 0, int(length) if length.isdigit() else None
+            received, total = 0, int(length) if length.isdigit() else None
         if self.file.size is not None and total is not None and total != self.file.size:
             raise DownloadError(
                 f"{self.url} has {total:,} bytes, the published file {self.file.size:,}. It is "
@@ -301,7 +301,7 @@ class Transfer:
             )
         pieces = _pieces(answer, self.patience)
         first = next(pieces, b"")
-        if had == 0 and (answers.is_page(answer) or _PAGE.match(first)):
+        if received == 0 and (answers.is_page(answer) or _PAGE.match(first)):
             raise DownloadError(
                 f"{self.url} gives a web page, not the file. Does the network want you to log in, "
                 "or was it moved? Open it in a browser, and put the file at "
@@ -309,27 +309,29 @@ class Transfer:
             )
         if status == 200:
             self._begin(total, validator)
-        self._append(first, pieces, had, total)
+        self._append(first, pieces, received, total)
 
     def _begin(self, total: int | None, validator: str | None) -> None:
         """From the first byte: what lies there is of another answer."""
         self._forget()
         files.write_json(self.notes, {"url": self.url, "total": total, "validator": validator})
 
-    def _append(self, first: bytes, pieces: Iterator[bytes], had: int, total: int | None) -> None:
-        self.at(had)
+    def _append(
+        self, first: bytes, pieces: Iterator[bytes], received: int, total: int | None
+    ) -> None:
+        self.at(received)
         try:
             with self.part.open("ab", buffering=0) as handle:
                 for piece in itertools.chain([first], pieces):
                     full.write_all(handle, piece)
-                    had += len(piece)
-                    self.at(had)
+                    received += len(piece)
+                    self.at(received)
         except (StorageError, _AgainError):
             raise
         except OSError as error:
             raise full.storage_error(self.part, error, total) from error
-        if total is not None and had < total:
-            raise _AgainError(f"it ends after {had:,} of {total:,} bytes")
+        if total is not None and received < total:
+            raise _AgainError(f"it ends after {received:,} of {total:,} bytes")
 
     def _check(self) -> None:
         """Check what is there.
@@ -371,8 +373,10 @@ def difference(file: RemoteFile, path: Path) -> str:
             return f"it has {size:,} bytes, not {file.size:,}"
         for kind, expected in (("sha256", file.sha256), ("md5", file.md5), ("git", file.git)):
             if expected:  # the best that there is
-                found = _digest(path, kind, size)
-                return "" if found == expected.lower() else f"its {kind} is {found}, not {expected}"
+                digest = _digest(path, kind, size)
+                return (
+                    "" if digest == expected.lower() else f"its {kind} is {digest}, not {expected}"
+                )
     except OSError as error:
         raise DownloadError(f"cannot read {path} ({error.strerror}).") from error
     return ""

@@ -123,14 +123,14 @@ def of_benchmark(
     """
     asked = benchmark.id.splits if id_splits is None else id_splits
     splits = tuple(split for split in benchmark.id.splits if split in asked)
-    found = [Wanted(benchmark.id, splits)]
+    wanted = [Wanted(benchmark.id, splits)]
     chosen = benchmark.ood if ood is None else ood
-    found += [Wanted(one.spec, one.spec.splits[-1:]) for one in chosen]
+    wanted += [Wanted(one.spec, one.spec.splits[-1:]) for one in chosen]
     if is_tuned:
         for spec in benchmark.validation:
             split = "val" if "val" in spec.splits else spec.splits[-1]
-            found.append(Wanted(spec, (split,)))
-    return found
+            wanted.append(Wanted(spec, (split,)))
+    return wanted
 
 
 def of_name(name: str) -> list[Wanted]:
@@ -160,13 +160,13 @@ def lacking(wanted: Iterable[Wanted]) -> list[Lacking]:
             asked.append((one.spec, dict.fromkeys(one.splits)))
         else:
             known.update(dict.fromkeys(one.splits))
-    found = []
+    incomplete = []
     for spec, splits in asked:
         whole = Wanted(spec, tuple(splits))
         absent = whole.missing()
         if absent:
-            found.append(Lacking(whole, absent, whole.sources(absent)))
-    return found
+            incomplete.append(Lacking(whole, absent, whole.sources(absent)))
+    return incomplete
 
 
 def _is_same(one: DatasetSpec, other: DatasetSpec) -> bool:

@@ -63,10 +63,10 @@ class ONNXNetwork(nn.Module):
         self.digest = files.sha256(self.path) + (f" {features}" if features else "")
         try:
             graph = onnx.load(str(self.path))
-            found, self.head_ = _features_of(graph.graph, features, self.path.name)
-            if found is not None and all(out.name != found for out in graph.graph.output):
-                graph.graph.output.append(onnx.ValueInfoProto(name=found))
-            self.features = found
+            tensor, self.head_ = _features_of(graph.graph, features, self.path.name)
+            if tensor is not None and all(out.name != tensor for out in graph.graph.output):
+                graph.graph.output.append(onnx.ValueInfoProto(name=tensor))
+            self.features = tensor
             self.session = onnxruntime.InferenceSession(
                 graph.SerializeToString(), providers=onnxruntime.get_available_providers()
             )
@@ -135,8 +135,8 @@ def _features_of(graph: Any, asked: str | None, file: str) -> tuple[str | None, 
         raise OptionError(
             f"{file} has no inner tensor {asked!r}; its last ones are {', '.join(known[-6:])}."
         )
-    found, head = _last_layer(graph)
-    return asked, head if found == asked else None
+    name, head = _last_layer(graph)
+    return asked, head if name == asked else None
 
 
 def _tensors(graph: Any) -> list[str]:
@@ -214,18 +214,18 @@ class ExportedNetwork(nn.Module):
     def _run(self, images: Tensor) -> list[Tensor]:
         if self.layer is None:
             return [_tensor(self.module(images))]
-        seen: list[Tensor] = []
+        inputs: list[Tensor] = []
         node = self.layer
 
         class Watch(torch.fx.Interpreter):
             def run_node(self, n: Any) -> Any:
                 if n is node:
                     arguments: Any = self.map_nodes_to_values(n.args, n)
-                    seen.append(arguments[0])
+                    inputs.append(arguments[0])
                 return super().run_node(n)
 
         logits = _tensor(Watch(self.module).run(images))
-        return [logits, *seen]
+        return [logits, *inputs]
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """``logits [B, C]`` and, where there are any, ``features [B, D]``."""

@@ -88,8 +88,8 @@ def train(
 
 def _in_words(notes: dict[str, str]) -> str:
     """What a run found, for people; how its images are made is for who reads the file."""
-    told = sorted(name for name in notes if name not in INPUTS)
-    return ", ".join(f"{name.replace('_', ' ')} {notes[name]}" for name in told)
+    noted = sorted(name for name in notes if name not in INPUTS)
+    return ", ".join(f"{name.replace('_', ' ')} {notes[name]}" for name in noted)
 
 
 def _finished(
@@ -237,8 +237,8 @@ def _fit(run: Run, hardware: Hardware) -> None:
         if best is None:
             save_weights(run.weights, method.state_dict(), run.key, inputs)
         else:
-            told = {**inputs, **best.notes(recipe.epochs)}
-            save_weights(run.weights, best.weights, run.key, told)
+            notes = {**inputs, **best.notes(recipe.epochs)}
+            save_weights(run.weights, best.weights, run.key, notes)
         last.unlink(missing_ok=True)
         for part in (folder, folder / "tensorboard", folder / "csv"):
             leftovers.sweep(part)  # of writers that were killed
