@@ -38,6 +38,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TESTS = {
     "oodbench/caching": "tests/caching",
     "oodbench/data/samples.py": "tests/data/test_samples.py",
+    "oodbench/data/augmentation.py": "tests/data/test_augmentation.py",
     "oodbench/data/transforms.py": "tests/data/test_transforms.py",
     "oodbench/extract.py": "tests/core/test_extract.py",
     "oodbench/metrics": "tests/metrics",

@@ -39,7 +39,7 @@ from oodbench.data.transforms import Preprocess
 from oodbench.detectors._network import hooked, last_maps
 from oodbench.extract import extract
 from oodbench.hardware import Hardware
-from oodbench.networks.backbones import load_classifier
+from oodbench.networks.headed import load_classifier
 from oodbench.outputs import Head
 
 warnings.filterwarnings("ignore")

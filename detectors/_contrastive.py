@@ -12,7 +12,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.data.transforms import Augmentation, Preprocess, SimCLR
+from oodbench.data.augmentation import SimCLR
+from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.method import Method, Recipe, num_features_of
 
 

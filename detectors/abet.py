@@ -80,13 +80,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from oodbench.data.transforms import (
-    Augmentation,
-    CropFlip,
-    Preprocess,
-    TrivialAugment,
-    TrivialResizedCrop,
-)
+from oodbench.data.augmentation import TrivialAugment, TrivialResizedCrop
+from oodbench.data.transforms import Augmentation, CropFlip, Preprocess
 from oodbench.detector import Detector, learned
 from oodbench.errors import OptionError
 from oodbench.method import Method, Recipe, num_features_of

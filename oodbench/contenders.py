@@ -18,8 +18,8 @@ from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
 from oodbench.method import Method
-from oodbench.networks.backbones import classes_in, load_classifier
 from oodbench.networks.given import Given, is_published, load_network, published
+from oodbench.networks.headed import classes_in, load_classifier
 from oodbench.networks.inputs import of_metadata, said_of_backbone
 from oodbench.networks.models import as_module
 from oodbench.networks.runtimes import ONNXNetwork
@@ -202,13 +202,13 @@ class Networks(NetworkSettings):
         )
 
     def _trained_elsewhere(self, benchmark: Benchmark, classes: int, report: Report) -> Contender:
-        found = self._given(benchmark, classes, report)
-        is_named = self.network is not None and isinstance(found.network, ONNXNetwork)
+        external = self._given(benchmark, classes, report)
+        is_named = self.network is not None and isinstance(external.network, ONNXNetwork)
         return Contender(
-            found.network,
+            external.network,
             backbone=self.backbone or self._file_name,
             preprocess=self.asked,
-            said=found.said,
+            said=external.said,
             layer=None if is_named else self.layer,
             seed=self.seeds[0],
             claimed_method=self.method,

@@ -17,6 +17,9 @@ from oodbench.disk import mapped
 from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError
 from oodbench.registry import NEEDS
 
+_FIELDS = ("features", "logits", "labels")
+"""Columns that are fields of :class:`Outputs`."""
+
 
 def as_tensor(value: Any) -> Tensor:
     """A tensor that shares memory with a NumPy array where it can; tensors pass unchanged."""
@@ -115,8 +118,20 @@ class Outputs:
         if len(set(lengths.values())) > 1:
             raise OODBenchError(f"Outputs wants as many rows everywhere, but has {lengths}.")
 
+    @classmethod
+    def of_columns(
+        cls,
+        columns: Mapping[str, Any],
+        head: Head | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> Outputs:
+        """Outputs of columns by name, as a network gives them: what is no field is an extra."""
+        fields: dict[str, Any] = {n: columns[n] for n in _FIELDS if columns.get(n) is not None}
+        extra = {name: value for name, value in columns.items() if name not in _FIELDS}
+        return cls(**fields, head=head, extra=extra, notes=dict(notes or {}))
+
     def _columns(self) -> Iterator[tuple[str, Tensor]]:
-        for name in ("features", "logits", "labels"):
+        for name in _FIELDS:
             value = getattr(self, name)
             if value is not None:
                 yield name, value
@@ -156,7 +171,7 @@ class Outputs:
             return len(self.of_kind(need)) > 1
         if need == "head":
             return self.head is not None and self.head.norm_eps is None
-        if need in ("features", "logits", "labels"):
+        if need in _FIELDS:
             return getattr(self, need) is not None
         return need in self.extra or (need in NEEDS and NEEDS.get(need)(self))
 

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 
 from oodbench.benchmark import get_benchmark
 from oodbench.data.transforms import Preprocess
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.networks.inputs import as_metadata
 from oodbench.registry import BENCHMARKS
 from tests.helpers.attempts import Server

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from oodbench import files
-from oodbench.caching.description import Description, describe, tensor_text
+from oodbench.caching.description import Description, describe
+from oodbench.caching.values import tensor_text
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform, content_key
 from oodbench.networks.door import called

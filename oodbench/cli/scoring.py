@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from oodbench.cli.failures import SOME_FAILED
 from oodbench.errors import OptionError
 
 if TYPE_CHECKING:
+    from oodbench.data.transforms import Preprocess
     from oodbench.deploy.fitted import FittedDetector
     from oodbench.deploy.monitor import Monitor
     from oodbench.deploy.scoring import Row, Scorer
@@ -113,15 +114,15 @@ def score_command(
         eager=watch and STANDARD_INPUT in images,
     )
     monitor = _monitor(detector, scorer.threshold, state, false_alarms) if watch else None
-    told = _Told(scorer, monitor, state, quiet=quiet)
+    progress = _Progress(scorer, monitor, state, quiet=quiet)
     with writing(form, out, sys.stdout) as writer:
         if fdr is not None:
             writer = Discoveries(writer, fdr, scorer.counts)
         try:
-            _run(scorer, items(images, sys.stdin, every), writer, told)
+            _run(scorer, items(images, sys.stdin, every), writer, progress)
             writer.close()
         finally:
-            told.ended()
+            progress.ended()
     if fdr is not None and not quiet:
         _say_power(detector, scorer, fdr)
     if scorer.counts.images == 0:
@@ -169,18 +170,18 @@ def _monitor(
     return Monitor(detector, false_alarms, threshold=threshold)
 
 
-def _run(scorer: Scorer, items: Iterable[Any], writer: Any, told: _Told) -> None:
+def _run(scorer: Scorer, items: Iterable[Any], writer: Any, progress: _Progress) -> None:
     for row in scorer.rows(items):
         writer.write(row)
-        told.of(row)
-        if told.is_due:
+        progress.of(row)
+        if progress.is_due:
             writer.flush()
-            told.now()
+            progress.now()
         if getattr(sys.stdout, "error", None) is not None:  # nobody reads what is printed
             return
 
 
-class _Told:
+class _Progress:
     """What is said on standard error meanwhile, and the monitor's state on disk."""
 
     def __init__(
@@ -267,8 +268,6 @@ def export_command(
 
     detector = load(fitted, device="cpu")
     where = export(detector, out)
-    typer.echo(
-        f"written: {where}; input images [B, {detector.preprocess.channels}, "  # type: ignore[attr-defined]
-        f"{detector.preprocess.size}, {detector.preprocess.size}] in [0, 1], outputs class, "  # type: ignore[attr-defined]
-        "score, flag"
-    )
+    shown = cast("Preprocess", detector.preprocess)  # export refuses others
+    size = f"{shown.channels}, {shown.size}, {shown.size}"
+    typer.echo(f"written: {where}; input images [B, {size}] in [0, 1], outputs class, score, flag")

@@ -54,8 +54,7 @@ class _Graph(nn.Module):
         columns = dict(outputs_of(self.network)((images - self.mean) / self.std))
         logits = columns.get("log_probabilities", columns.get("logits"))
         head = (self.fitted._head or (None, {}))[0]
-        named = {name: columns.pop(name, None) for name in ("features", "logits")}
-        outputs = Outputs(**named, head=head, extra=columns)  # type: ignore[arg-type]
+        outputs = Outputs.of_columns(columns, head)
         scores = self.fitted.detector.graph_score(outputs)
         predicted = torch.zeros_like(scores) if logits is None else logits.argmax(dim=1)
         return predicted.long(), scores.float(), scores > self.fitted.threshold
@@ -192,24 +191,24 @@ def _compare(fitted: FittedDetector, preprocess: Preprocess, content: bytes) -> 
         )
         judged = fitted.judge((images - mean) / std)
         try:
-            found = session.run(["class", "score"], {"images": images.numpy()})
+            returned = session.run(["class", "score"], {"images": images.numpy()})
         except Exception:  # of onnxruntime's own
-            found = []
-        if not found or np.shape(found[1]) != (n,):
+            returned = []
+        if not returned or np.shape(returned[1]) != (n,):
             raise ExportError(
                 f"{who} cannot be exported: its graph is for as many images as it was recorded "
                 "with, since its score counts on how many there are."
             )
-        _agree(who, found, judged.scores, judged.predicted)
+        _agree(who, returned, judged.scores, judged.predicted)
 
 
-def _agree(who: str, found: list[Any], scores: np.ndarray, predicted: np.ndarray | None) -> None:
-    off = float(np.abs(found[1] - scores).max() / max(1.0, float(np.abs(scores).max())))
+def _agree(who: str, returned: list[Any], scores: np.ndarray, predicted: np.ndarray | None) -> None:
+    off = float(np.abs(returned[1] - scores).max() / max(1.0, float(np.abs(scores).max())))
     if not off <= TOLERANCE:
         raise ExportError(
             f"{who} cannot be exported: its graph gives other scores (by {off:.2g}) than PyTorch. "
             "Its score is no algebra on the network's outputs that one run records; a detector "
             "says in graph_score(outputs) what is."
         )
-    if predicted is not None and not np.array_equal(found[0], predicted):
+    if predicted is not None and not np.array_equal(returned[0], predicted):
         raise ExportError(f"{who} cannot be exported: the network's graph gives other classes.")

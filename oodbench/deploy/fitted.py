@@ -150,10 +150,10 @@ class FittedDetector:
             OptionError: the network gives no logits.
         """
         judged = [self.judge(batch).predicted for batch in self._batches(images)]
-        found = [one for one in judged if one is not None]
-        if len(found) < len(judged):
+        predicted = [one for one in judged if one is not None]
+        if len(predicted) < len(judged):
             raise OptionError("the network gives features alone, so there is no predicted class.")
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        return np.concatenate(predicted) if predicted else np.empty(0, dtype=np.int64)
 
     def is_ood(self, images: Any, tpr: float | None = None) -> np.ndarray:
         """``[N]`` bool: whether each image is flagged, its score being above the threshold.
@@ -200,8 +200,7 @@ class FittedDetector:
         """What the network says of a batch of inputs, which are on its device."""
         columns = self._columns(inputs)
         head, notes = self._head or (None, {})
-        named = {name: columns.pop(name, None) for name in ("features", "logits")}
-        return Outputs(**named, head=head, extra=columns, notes=dict(notes))  # type: ignore[arg-type]
+        return Outputs.of_columns(columns, head, notes)
 
     def _columns(self, inputs: Any) -> dict[str, Tensor]:
         columns: dict[str, Tensor] = outputs_of(self._network)(inputs)
@@ -368,13 +367,13 @@ def _check_network(
         FittedError: says what differs.
     """
     again = "Give the network that it was fitted on, or fit it again (`oodbench fit`)."
-    found = identity.differences(record, identity.network_record(fitted._own))
+    differing = identity.differences(record, identity.network_record(fitted._own))
     if record["outputs"] != identity.OUTPUTS:
-        found.append("the code that reads its outputs")
-    is_code = [text for text in found if "code" in text]
-    if found and (strict or found != is_code):
+        differing.append("the code that reads its outputs")
+    is_code = [text for text in differing if "code" in text]
+    if differing and (strict or differing != is_code):
         raise FittedError(
-            f"the network is not the one it was fitted on: {'; '.join(found)}. {again}"
+            f"the network is not the one it was fitted on: {'; '.join(differing)}. {again}"
         )
     if probe and not identity.agrees(probe, fitted.probe()):
         raise FittedError(

@@ -27,8 +27,9 @@ from oodbench.caching.description import describe
 from oodbench.contenders import Networks
 from oodbench.data.transforms import InMode, Preprocess, Transform, content_key
 from oodbench.errors import FittedError, OODBenchError
-from oodbench.networks.backbones import load_classifier, starting_backbone
+from oodbench.networks.backbones import starting_backbone
 from oodbench.networks.classifier import Classifier
+from oodbench.networks.headed import load_classifier
 from oodbench.options import build
 from oodbench.registry import METHODS
 from oodbench.tasks.contender import Contender
@@ -83,7 +84,7 @@ def preprocess_record(transform: Transform) -> dict[str, Any]:
     return {"key": content_key(transform), "native": None, "mode": None}
 
 
-def preprocess_of(record: Mapping[str, Any], given: Transform | None) -> Transform:
+def preprocess_of(record: Mapping[str, Any], own: Transform | None) -> Transform:
     """The preprocessing that a record tells of, or the one that is given, if it is that.
 
     Raises:
@@ -98,18 +99,18 @@ def preprocess_of(record: Mapping[str, Any], given: Transform | None) -> Transfo
             k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
         }
         made = Preprocess(**values)
-        if given is not None and given != made:
-            raise FittedError(f"the preprocessing differs: {given}, and it was fitted with {made}.")
+        if own is not None and own != made:
+            raise FittedError(f"the preprocessing differs: {own}, and it was fitted with {made}.")
         return made
-    if given is None:
+    if own is None:
         raise FittedError(
             "it was fitted with a preprocessing of its owner's, which no file holds. Give it: "
             "oodbench.load(path, model, preprocess=...)."
         )
-    if content_key(given) != record.get("key"):
-        raise FittedError(f"the preprocessing differs: {given!r}, not {record.get('key')}.")
+    if content_key(own) != record.get("key"):
+        raise FittedError(f"the preprocessing differs: {own!r}, not {record.get('key')}.")
     mode = record.get("mode")
-    return given if mode is None else InMode(given, str(mode), record.get("native"))
+    return own if mode is None else InMode(own, str(mode), record.get("native"))
 
 
 OUTPUTS = int(fingerprint.VERSION)

@@ -27,13 +27,14 @@ from oodbench.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from oodbench.networks.checkpoints import misfit, read_checkpoint
+from oodbench.networks.checkpoints import read_checkpoint
 from oodbench.networks.door import single_precision
 from oodbench.networks.inputs import Said, of_metadata, of_torchvision
 from oodbench.networks.models import as_module
 from oodbench.networks.pretrained import PACKAGED, check_name
 from oodbench.networks.projects import efficientnet_pytorch
 from oodbench.networks.runtimes import ExportedNetwork, ONNXNetwork
+from oodbench.networks.states import misfit
 
 _HUBS = ("timm/", "torchvision/")
 _METADATA = ("preprocess", "mean", "std", "input_size", "interpolation", "resize", "pre_size")
@@ -177,9 +178,9 @@ def _said(
         for name, value in metadata.items()
         if value
     }
-    told = of_metadata(texts, where)
+    described = of_metadata(texts, where)
     sized = Said(f"the shape of {path.name}'s input", {"size": size}) if size else None
-    return tuple(one for one in (told, sized) if one is not None)
+    return tuple(one for one in (described, sized) if one is not None)
 
 
 def _called(module: str, name: str) -> nn.Module:

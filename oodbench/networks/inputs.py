@@ -21,7 +21,7 @@ from torch import nn
 from oodbench.data.transforms import Preprocess
 from oodbench.errors import CheckpointError, OptionError
 from oodbench.networks.models import own_preprocess_of
-from oodbench.registry import BACKBONES
+from oodbench.registry import BACKBONES, backbone_kind
 
 PARTS = ("size", "mean", "std", "resize", "pre_size", "interpolation", "native")
 """Parts of a :class:`Preprocess` that somebody may say; the mode follows from the mean."""
@@ -72,24 +72,26 @@ def said_by(network: nn.Module) -> Iterator[Said]:
     theirs = _inside(network, lambda m: hasattr(getattr(m, "config", None), "_name_or_path"))
     if theirs is not None:
         folder: Any = theirs.config
-        found = processor_of(folder._name_or_path)
-        if found is not None:
-            yield found
+        processor = processor_of(folder._name_or_path)
+        if processor is not None:
+            yield processor
 
 
 def said_of_backbone(name: str) -> Said | None:
     """What a registered backbone says of the images that it is made for, if it says anything."""
-    size = getattr(BACKBONES.get(name), "size", None) if name in BACKBONES else None
+    size = backbone_kind(BACKBONES.get(name)).size if name in BACKBONES else None
     return Said(f"the backbone {name}", {"size": size}) if isinstance(size, int) else None
 
 
 def _inside(network: nn.Module, is_one: Any) -> Any:
     """The outermost module of a kind, if there is one in a network and no other beside it."""
-    found: dict[str, nn.Module] = {}
+    networks: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
-        if is_one(module) and not any(name.startswith(f"{outer}.") or not outer for outer in found):
-            found[name] = module
-    return next(iter(found.values())) if len(found) == 1 else None
+        if is_one(module) and not any(
+            name.startswith(f"{outer}.") or not outer for outer in networks
+        ):
+            networks[name] = module
+    return next(iter(networks.values())) if len(networks) == 1 else None
 
 
 def _channels(network: nn.Module) -> int | None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from oodbench.errors import (
     CheckpointError,
 )
-from oodbench.networks.checkpoints import misfit, parts_of, read_checkpoint
+from oodbench.networks.checkpoints import read_checkpoint
+from oodbench.networks.states import misfit, parts_of
 
 State = dict[str, Tensor]
 

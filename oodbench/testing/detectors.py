@@ -8,7 +8,6 @@ import pickle
 import tempfile
 from collections.abc import Callable, Set
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,11 +136,8 @@ def check_numpy(detector: Detector) -> None:
     expected = score(fit(detector, toy.train), toy.test)
 
     def as_numpy(outputs: Outputs) -> Outputs:
-        features, logits, labels = (
-            to_numpy(value) for value in (outputs.features, outputs.logits, outputs.labels)
-        )
-        extra: Any = {name: to_numpy(value) for name, value in outputs.extra.items()}
-        return Outputs(features, logits, labels, outputs.head, extra)  # type: ignore[arg-type]
+        columns = {name: to_numpy(value) for name, value in outputs.columns()}
+        return Outputs.of_columns(columns, outputs.head)
 
     _close(score(fit(detector, as_numpy(toy.train)), as_numpy(toy.test)), expected, detector.label)
 

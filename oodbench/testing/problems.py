@@ -57,9 +57,7 @@ def problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:
     def shown(outputs: Outputs) -> Outputs:
         assert outputs.head is not None
         columns, head = detector.toy(dict(outputs.columns()), outputs.head)
-        standard = {name: columns.get(name) for name in ("features", "logits", "labels")}
-        extra = {name: value for name, value in columns.items() if name not in standard}
-        return Outputs(**standard, head=head, extra=extra)  # type: ignore[arg-type]
+        return Outputs.of_columns(columns, head)
 
     return Blobs(shown(plain.train), shown(plain.test), shown(plain.ood))
 

@@ -16,7 +16,8 @@ import oodbench
 from oodbench import Detector
 from oodbench.checks import doubts, level, sanity
 from oodbench.errors import OptionError
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.outputs import Outputs
 from tests.helpers.cli import CLI
 from tests.helpers.few import few_digits

@@ -18,7 +18,8 @@ import oodbench
 from oodbench import files, get_benchmark
 from oodbench.cli import bringing
 from oodbench.data.content import Content
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.results.store import ResultStore
 from tests.helpers.cli import CLI
 from tests.helpers.datasets import images_of, png, write_parquet

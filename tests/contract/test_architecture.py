@@ -60,11 +60,8 @@ INSIDE = {
 
 ONE_THING = {
     "oodbench.caching.description": "what a function's code depends on",
-    "oodbench.data.transforms": "preprocessing and augmentation of images",
     "oodbench.deploy.state": "what a fitted detector holds, written and read",
-    "oodbench.networks.backbones": "how a backbone is made, and the core's own",
     "oodbench.results.leaderboard": "the page of a benchmark",
-    "oodbench.tasks.segmentation": "the task of pixels",
     "oodbench.training.train": "a training run",
     "oodbench.tune": "the search for options on validation sets",
 }

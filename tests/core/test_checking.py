@@ -18,8 +18,8 @@ from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
 from oodbench.checking import _is_better, _orders, least
 from oodbench.data.samples import ImageArrays, ImageFiles, Samples
 from oodbench.errors import OptionError
-from oodbench.networks.backbones import load_classifier
 from oodbench.networks.given import published
+from oodbench.networks.headed import load_classifier
 from tests.conftest import SHARED, write_images
 from tests.helpers.cli import CLI
 

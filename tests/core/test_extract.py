@@ -35,7 +35,9 @@ from oodbench.errors import (
 from oodbench.evaluator import Contender, Evaluator
 from oodbench.extract import extract
 from oodbench.looking import score_with_network
-from oodbench.networks.backbones import Classifier, HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.classifier import Classifier
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.registry import DETECTORS
 from tests.conftest import write_images
 from tests.helpers.attempts import Server

@@ -18,7 +18,8 @@ from torch import nn
 import oodbench
 from oodbench import Preprocess
 from oodbench.errors import CheckpointError, OptionError, UnknownNameError
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.networks.inputs import Said, of_metadata, of_processor, of_torchvision, said_by
 from oodbench.preprocessing import Asked, Chosen, choose, named
 from oodbench.results.rows import row_id

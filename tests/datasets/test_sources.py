@@ -25,7 +25,8 @@ from oodbench.download import drive
 from oodbench.download.described import Download, HubFiles, RemoteFile
 from oodbench.download.prepare import prepare
 from oodbench.errors import DataError, MissingDataError
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.registry import DATASETS
 from tests.conftest import SHARED
 from tests.helpers import layouts

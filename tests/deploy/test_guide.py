@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from tests.conftest import REPOSITORY, write_images
 from tests.helpers.attempts import Server
 from tests.helpers.cli import CLI

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import Outputs
-from oodbench.data.transforms import CropFlip, Preprocess, TrivialAugment, TrivialResizedCrop
+from oodbench.data.augmentation import TrivialAugment, TrivialResizedCrop
+from oodbench.data.transforms import CropFlip, Preprocess
 from oodbench.detectors.abet import (
     AbeTASH,
     AbeTDICE,

@@ -9,7 +9,9 @@ from torch import nn
 import oodbench
 from oodbench.detectors import _network
 from oodbench.errors import MissingOutputError
-from oodbench.networks.backbones import Classifier, HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.classifier import Classifier
+from oodbench.networks.headed import HeadedBackbone
 from tests.helpers.scores import images, small_cnn
 
 

@@ -17,7 +17,7 @@ from oodbench.data.samples import Subset, image_folder
 from oodbench.detector import Detector
 from oodbench.extract import extract
 from oodbench.looking import score_with_network
-from oodbench.networks.backbones import load_classifier
+from oodbench.networks.headed import load_classifier
 from oodbench.testing import blobs
 from tests.conftest import REPOSITORY, SHARED
 from tests.helpers.peers import PEERS

@@ -27,3 +27,12 @@ def arrays(n: int = 21, seed: int = 0, name: str = "toy/test") -> ImageArrays:
 
 def tensors(samples: Any, preprocess: Callable[[Image.Image], Tensor]) -> Tensor:
     return torch.stack([preprocess(samples[i]) for i in range(len(samples))])
+
+
+def photograph(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
+    """Smooth colours with some noise on them."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    noisy = smooth + rng.integers(-8, 9, smooth.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))

@@ -23,8 +23,9 @@ from torch.optim.swa_utils import AveragedModel
 
 import oodbench
 from oodbench.errors import CheckpointError
-from oodbench.networks.backbones import HeadedBackbone, create_backbone, load_classifier
+from oodbench.networks.backbones import create_backbone
 from oodbench.networks.checkpoints import read_checkpoint
+from oodbench.networks.headed import HeadedBackbone, load_classifier
 from tests.helpers.cli import CLI
 from tests.helpers.evil import Evil
 

@@ -288,7 +288,7 @@ def test_shared_models_by_every_way_in(tmp_path: Path) -> None:
     checkpoint = SHARED / "models" / "cifar10_resnet20.safetensors"
     if not checkpoint.is_file():
         pytest.skip("the folder with real data is not at hand")
-    from oodbench.networks.backbones import load_classifier
+    from oodbench.networks.headed import load_classifier
 
     network, _ = load_classifier("resnet20", checkpoint, 10)
     images = torch.rand(6, 3, 32, 32)

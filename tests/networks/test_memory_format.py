@@ -18,7 +18,8 @@ from oodbench import Hardware
 from oodbench.data.samples import Samples, image_folder
 from oodbench.data.transforms import Preprocess
 from oodbench.extract import extract
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.networks.memory_format import prefer_channels_last
 from tests.conftest import write_images
 

@@ -23,7 +23,8 @@ from oodbench.caching.fingerprint import cache_key, weights_digest
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess, content_key
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
-from oodbench.networks.backbones import load_classifier, read_checkpoint
+from oodbench.networks.checkpoints import read_checkpoint
+from oodbench.networks.headed import load_classifier
 from oodbench.networks.pretrained import (
     PACKAGED,
     PretrainedEncoder,

@@ -14,7 +14,8 @@ import oodbench
 from oodbench.data.transforms import Preprocess
 from oodbench.detectors.ce import CrossEntropy
 from oodbench.extract import as_network
-from oodbench.networks.backbones import create_backbone, load_classifier
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import load_classifier
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.pretrained import feature_width
 from tests.conftest import write_images

@@ -19,7 +19,8 @@ from torch import Tensor
 import oodbench
 from oodbench import files
 from oodbench.errors import BadScoresError, CheckpointError, DataError, OODBenchError, StorageError
-from oodbench.networks.backbones import HeadedBackbone, create_backbone
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from oodbench.results.store import ResultStore
 from tests.conftest import write_images
 from tests.helpers.cli import CLI, listing

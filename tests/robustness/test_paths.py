@@ -19,7 +19,7 @@ from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec, resolve_dataset
 from oodbench.errors import StorageError
 from oodbench.hardware import Hardware
-from oodbench.networks.backbones import read_checkpoint
+from oodbench.networks.checkpoints import read_checkpoint
 from oodbench.registry import BENCHMARKS, list_benchmarks
 from oodbench.results import compare, leaderboard
 from oodbench.results.store import ResultStore, page_name

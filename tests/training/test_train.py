@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import oodbench
 from oodbench import Hardware, Method, Preprocess, Recipe, files, metrics
-from oodbench.data.transforms import Augmentation, SimCLR
+from oodbench.data.augmentation import SimCLR
+from oodbench.data.transforms import Augmentation
 from oodbench.errors import CheckpointError, DataError, OODBenchError, OptionError, UnknownNameError
 from oodbench.extract import extract
 from oodbench.networks.backbones import DigitsCNN, create_backbone
