@@ -312,7 +312,7 @@ def segmentation() -> Benchmark:
 
 
 def detection() -> Benchmark:
-    """Scenes of digits 0-5; of digits 6-9 (near) and of patterned shapes (far); embedded."""
+    """Scenes of digits 0-5 against digits 6-9 (near) and patterned shapes (far); embedded."""
     return Benchmark(
         name="scenes/detection",
         id=BOXES,

@@ -51,7 +51,7 @@ TENTH: Mapping[str, Any] = {"a2d_ratio": 0.1, "a2d_ratio_ood": 0.1, "ood_entropy
 
 @register_method("a2d-npmix")
 class A2DNPMix(NPMixMethod):
-    """A2D + NP-Mix: predictions pushed apart, and outliers on which they are to be unsure."""
+    """A2D + NP-Mix: predictions pushed apart, and outliers on which they should be unsure."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": NPMixRecipe(**FROZEN, **HALF),

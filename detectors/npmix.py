@@ -1,4 +1,4 @@
-r"""NP-Mix: outliers mixed between each class and a near one, on which modalities are to be unsure.
+r"""NP-Mix: outliers mixed between each class and a near one, on which modalities should be unsure.
 
 Paper: H. Dong, Y. Zhao, E. Chatzi, O. Fink, "MultiOOD: Scaling Out-of-Distribution Detection for
 Multiple Modalities", NeurIPS 2024. arXiv:2405.17419
@@ -354,7 +354,7 @@ class NPMixRecipe(A2DRecipe):
 
 @register_method("npmix")
 class NPMixMethod(A2D):
-    """NP-Mix: outliers mixed between classes, on which the modalities are to be unsure."""
+    """NP-Mix: outliers mixed between classes, on which the modalities should be unsure."""
 
     recipe: NPMixRecipe
     recipes: ClassVar[Mapping[str, Recipe]] = {

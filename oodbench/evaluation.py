@@ -12,7 +12,7 @@ from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.contenders import Networks
 from oodbench.data.transforms import Transform
 from oodbench.detector import Detector
-from oodbench.evaluator import Evaluator
+from oodbench.evaluator import Evaluator, Keep
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.needed import check_id, needed, obtainable
 from oodbench.needed import download as get
@@ -169,12 +169,11 @@ def evaluate(
         pictures=pictures,
         task_options=options,
         fit_on=fit_on,
+        keep=None if leaderboards is None else _keeper(ResultStore(leaderboards), chosen, hardware),
     )
     if left_out is not None:
         evaluator.warn(left_out)
     evaluator.report_pictures(len(created))
-    if leaderboards is not None:
-        _store_rows(evaluator, ResultStore(leaderboards))
     failures: dict[str, str] = {}
     if tune:
         tuning = _tune(evaluator, created, networks, kept, options)
@@ -182,15 +181,14 @@ def evaluate(
     return _run_all(evaluator, networks, created, failures)
 
 
-def _store_rows(evaluator: Evaluator, store: ResultStore) -> None:
-    """Have the evaluator's rows stored, by one process alone, once the store is known to be sound.
+def _keeper(store: ResultStore, benchmark: Benchmark, hardware: Hardware | None) -> Keep | None:
+    """What stores rows, in one process alone, once the store is known to be sound.
 
     Raises:
         OODBenchError: the store has a file that is none of its own.
     """
-    store.check(evaluator.benchmark.name)
-    if is_first_process(evaluator.hardware):
-        evaluator.keep = store.append
+    store.check(benchmark.name)
+    return store.append if is_first_process(hardware) else None
 
 
 def _with_preset(

@@ -118,7 +118,7 @@ OUTPUTS = int(fingerprint.VERSION)
 
 
 def versions_record() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of the libraries that compute."""
     names = ("oodbench", "torch", "timm", "torchvision", "numpy")
     return {**{name: version(name) for name in names}, "python": platform.python_version()}
 
@@ -141,7 +141,7 @@ def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def agrees(known: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
-    """Whether a network says of the probe what it said."""
+    """Whether a network gives the same outputs for the probe as before."""
     return known.keys() <= now.keys() and all(
         now[name].shape == value.shape
         and bool(
@@ -161,7 +161,7 @@ def agrees(known: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
 
 
 def source_of(networks: Networks, contender: Contender, classes: int, shown: Any) -> dict[str, Any]:
-    """How a network can be made again of its weights; ``{"kind": "given"}`` if it cannot.
+    """How a network can be made again from its weights; ``{"kind": "given"}`` if it cannot.
 
     Args:
         networks: what was asked for.

@@ -1,4 +1,4 @@
-"""What is given to a fitted detector in Python: one image or many, as what its network sees."""
+"""Images as they are given to a fitted detector in Python, made into what its network sees."""
 
 from __future__ import annotations
 

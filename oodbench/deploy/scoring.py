@@ -67,7 +67,7 @@ class Counts:
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_TIMES))
 
     def summary(self, batch_size: int) -> str:
-        """A line for people: how many, how fast."""
+        """One line for people: how many images, and how fast."""
         seconds = max(time.perf_counter() - self.began, 1e-9)
         line = (
             f"{self.images:,} images, {self.flagged:,} flagged, {self.failed:,} could not be "
@@ -253,7 +253,7 @@ class _Feed:
                 continue
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads."""
         self._closing.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

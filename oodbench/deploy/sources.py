@@ -43,7 +43,7 @@ def items(words: Iterable[str], lines: Iterable[str] = (), every: int = 1) -> It
 
     Args:
         words: paths; ``"-"`` for ``lines``.
-        lines: paths, one a line, with or without its end.
+        lines: paths, one per line, with or without its end.
         every: which frames of a video: each first of so many.
 
     Raises:

@@ -29,13 +29,13 @@ _GROUP = 10_000
 
 
 class Writer(Protocol):
-    """What takes rows."""
+    """Takes rows, one after the other."""
 
     def write(self, row: Row) -> None:
-        """Take a row."""
+        """Write a row."""
 
     def flush(self) -> None:
-        """Hand over what was taken, as far as the format lets."""
+        """Hand over the rows so far, as far as the format allows."""
 
     def close(self) -> None:
         """Write what is left. The stream stays open."""
@@ -54,16 +54,16 @@ class CSV:
         self._writer.writerow(COLUMNS)
 
     def write(self, row: Row) -> None:
-        """Take a row."""
+        """Write a row."""
         values = dataclasses.astuple(row)
         self._writer.writerow([_text(value) for value in values])
 
     def flush(self) -> None:
-        """Hand over what was taken."""
+        """Hand over the rows so far."""
         self.stream.flush()
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Do nothing: every row is written already."""
         self.stream.flush()
 
 
@@ -74,7 +74,7 @@ def _text(value: Any) -> Any:
 
 
 class JSONLines:
-    """An object a line.
+    """One JSON object per line.
 
     Args:
         stream: of text.
@@ -84,15 +84,15 @@ class JSONLines:
         self.stream = stream
 
     def write(self, row: Row) -> None:
-        """Take a row."""
+        """Write a row."""
         self.stream.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
-        """Hand over what was taken."""
+        """Hand over the rows so far."""
         self.stream.flush()
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Do nothing: every row is written already."""
         self.stream.flush()
 
 
@@ -124,7 +124,7 @@ class Parquet:
         self._rows: list[dict[str, Any]] = []
 
     def write(self, row: Row) -> None:
-        """Take a row."""
+        """Write a row."""
         self._rows.append(dataclasses.asdict(row))
         if len(self._rows) == _GROUP:
             self._group()
@@ -135,10 +135,10 @@ class Parquet:
         self._rows = []
 
     def flush(self) -> None:
-        """Nothing: a row group is written when it is full."""
+        """Do nothing: a row group is written when it is full."""
 
     def close(self) -> None:
-        """The last rows, and the file's end."""
+        """Write the last rows and the end of the file."""
         self._group()
         self._writer.close()
 
@@ -161,15 +161,15 @@ class Discoveries:
         self.p_values = array("d")
 
     def write(self, row: Row) -> None:
-        """Take a row."""
+        """Write a row."""
         self.p_values.append(np.nan if row.p_value is None else row.p_value)
         self._waiting.write(json.dumps(dataclasses.astuple(row)) + "\n")
 
     def flush(self) -> None:
-        """Nothing: no row is whole before the last one is there."""
+        """Do nothing: no row is complete before the last one is there."""
 
     def close(self) -> None:
-        """All rows, flagged."""
+        """Write all rows, flagged."""
         rejected = discoveries(np.frombuffer(self.p_values, dtype=np.float64), self.fdr)
         self._waiting.seek(0)
         for line, flagged in zip(self._waiting, rejected.tolist(), strict=True):

@@ -9,14 +9,14 @@ import urllib3
 
 
 def validator_of(answer: requests.Response) -> str | None:
-    """What an answer is recognised by: a strong ETag, else when the file was changed."""
+    """What identifies a version of the file: a strong ETag, else the time it was changed."""
     etag = answer.headers.get("ETag", "")
     strong = etag if etag.startswith('"') else None
     return strong or answer.headers.get("Last-Modified")
 
 
 def total_of(answer: requests.Response, offset: int) -> int | None:
-    """The whole file's size, if an answer is its part from an offset to the end; else None."""
+    """The size of the whole file, if an answer is its part from an offset on; else None."""
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
     if match is None or int(match[1]) != offset or int(match[2]) != int(match[3]) - 1:
         return None
@@ -24,12 +24,12 @@ def total_of(answer: requests.Response, offset: int) -> int | None:
 
 
 def is_page(answer: requests.Response) -> bool:
-    """Whether it says that it is a web page."""
+    """Whether an answer says that it is a web page."""
     return answer.headers.get("Content-Type", "").lower().startswith("text/html")
 
 
 def text_of(answer: requests.Response) -> str:
-    """A page's text, as far as anybody writes one."""
+    """The text of a page: its first MiB."""
     with answer:
         content: bytes = answer.raw.read(2**20, decode_content=True)
     return content.decode("utf-8", "replace")
@@ -49,7 +49,7 @@ def reason_of(error: Exception) -> str:
 
 
 def hint_of(status: int) -> str:
-    """What to do about a status."""
+    """What to do next, by the status of an answer."""
     if status in (401, 403):
         return (
             "It wants to know who you are: agree to its terms in a browser; for the Hugging Face "

@@ -224,7 +224,7 @@ class _Unpacking:
             )
 
     def damaged(self, why: str) -> NoReturn:
-        """Say that it is.
+        """Raise the error of a damaged archive.
 
         Raises:
             DataError: always.

@@ -80,7 +80,7 @@ class HubFiles:
 
     @property
     def url(self) -> str:
-        """Its page, for people."""
+        """The repository's page, for people."""
         return f"https://huggingface.co/datasets/{self.repository}"
 
 
@@ -140,13 +140,13 @@ class Download:
 
     @property
     def bytes(self) -> int:
-        """What is fetched, about; 0 if that is not known."""
+        """About how many bytes are fetched; 0 if that is not known."""
         sizes = [file.size for file in self.files]
         return self.size or sum(size for size in sizes if size is not None)
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people: an address."""
+        """The address that it comes from, for people."""
         if self.hub is not None:
             return self.hub.url
         if not self.files:

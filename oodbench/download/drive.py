@@ -9,7 +9,7 @@ from oodbench.errors import DownloadError
 
 
 def address(file_id: str) -> str:
-    """Where the file of an id is."""
+    """The address of the file with an id."""
     return f"https://drive.google.com/uc?id={file_id}"
 
 

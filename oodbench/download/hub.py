@@ -28,7 +28,7 @@ def endpoint() -> str:
 
 
 def headers() -> dict[str, str]:
-    """What tells the hub who asks: the token of the account, if there is one."""
+    """Headers that identify the account to the hub: its token, if there is one."""
     token = get_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 

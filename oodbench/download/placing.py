@@ -33,12 +33,12 @@ _HINT = "Set OODBENCH_DATA to a folder for datasets that you may write."
 
 @dataclass(frozen=True)
 class Means:
-    """How sources are got.
+    """How sources are obtained.
 
     Args:
-        watch: told how far it is.
+        watch: receives the progress.
         brought: a file that a person got, or a folder with such files.
-        patience: how long servers are waited for.
+        patience: how long to wait for servers.
     """
 
     watch: Watch
@@ -47,7 +47,7 @@ class Means:
 
 
 def downloads_dir() -> Path:
-    """Where files arrive."""
+    """The folder in which files arrive."""
     return files.data_dir() / DOWNLOADS
 
 
@@ -64,7 +64,7 @@ def place(
     check: Callable[[], None],
     means: Means,
 ) -> None:
-    """Get a source, unless it is there by now.
+    """Put what a source holds into the data folder, unless it is there by now.
 
     Args:
         download: the source.
@@ -303,18 +303,18 @@ class _Placing:
 
 
 def by_hand(download: Download, name: str, wanted: list[RemoteFile]) -> str:
-    """What a person has to do for a source, step by step."""
-    told = list(download.steps)
+    """The steps that a person has to take for a source."""
+    listed = list(download.steps)
     if download.hub is not None:
-        told.append("Run `hf auth login`, or set HF_TOKEN to a token of that account.")
-        told.append("Run this again.")
+        listed.append("Run `hf auth login`, or set HF_TOKEN to a token of that account.")
+        listed.append("Run this again.")
     elif wanted:
         names = ", ".join(file.name for file in wanted)
-        told.append(
+        listed.append(
             f"Put {names} into {downloads_dir()} and run this again, or name the file or its "
             "folder: `brought=PATH`."
         )
-    steps = " ".join(f"{number}. {step}" for number, step in enumerate(told, 1))
+    steps = " ".join(f"{number}. {step}" for number, step in enumerate(listed, 1))
     below = "" if download.hub or wanted else f", below {files.data_dir()}"
     how = "wants an account" if download.hub is not None else f"has to be got by hand{below}"
     return f"{name} {how}. {steps}"
@@ -332,7 +332,7 @@ def addresses(download: Download) -> list[str]:
 
 
 def _marker(path: Path) -> Path:
-    """Says that a file was fetched, and may go once it is unpacked."""
+    """The file that marks another as fetched, which may go once it is unpacked."""
     return path.with_name(f".{path.name}.fetched")
 
 
@@ -341,7 +341,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _link(path: Path, to: Path) -> None:
-    """A file under a second name, copied only where the file system has no such thing."""
+    """Give a file a second name; it is copied only where the file system has no links."""
     to.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, to)
@@ -358,7 +358,7 @@ def _remove_empty(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _telling(path: Path) -> Iterator[None]:
-    """Tells of what cannot be written as of other files."""
+    """Report what cannot be written as for other files."""
     try:
         yield
     except StorageError:

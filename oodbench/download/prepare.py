@@ -64,7 +64,7 @@ def tidy_up(one: Wanted) -> None:
 
 @contextmanager
 def watching(report: Report | None, progress: bool | None) -> Iterator[Watch]:
-    """Who is told how far it is; see :func:`prepare`."""
+    """What receives the progress; see :func:`prepare`."""
     is_shown = sys.stderr.isatty() if progress is None else progress
 
     def say(line: str) -> None:
@@ -78,7 +78,7 @@ def watching(report: Report | None, progress: bool | None) -> Iterator[Watch]:
 
 
 def fetch_all(missing: Iterable[Lacking], means: Means) -> list[str]:
-    """Get all that is lacking; what cannot be had does not keep the rest from being fetched.
+    """Get all that is lacking; one failure does not keep the rest from being fetched.
 
     Returns:
         Names of the datasets of which something was fetched.
@@ -166,7 +166,7 @@ def _fetch(source: Download, spec: DatasetSpec, splits: list[str], means: Means)
 
 
 def unlike_published(spec: DatasetSpec, split: str) -> str | None:
-    """What tells a split in the data folder from the published one; None for nothing.
+    """How a split in the data folder differs from the published one; None if it does not.
 
     Raises:
         DataError: it cannot be read.

@@ -25,19 +25,19 @@ EVERY = 60.0
 
 
 class Watch(Protocol):
-    """Who is told how far it is."""
+    """Receives how far a download is."""
 
     def begin(self, what: str, total: int) -> None:
-        """A file or an archive is next; ``total`` bytes, 0 if that is not known."""
+        """Begin a file or an archive of ``total`` bytes, 0 if that is not known."""
 
     def at(self, count: int) -> None:
-        """So many of its bytes are done."""
+        """Note how many of its bytes are done."""
 
     def say(self, line: str) -> None:
-        """Something happened."""
+        """Report an event in words."""
 
     def close(self) -> None:
-        """No more comes."""
+        """End the report."""
 
 
 class Lines:
@@ -53,13 +53,13 @@ class Lines:
         self.what, self.total = "", 0
 
     def begin(self, what: str, total: int) -> None:
-        """A file or an archive is next."""
+        """Begin a file or an archive."""
         self.what, self.total = what, total
         self.began = self.reported = self.clock()
         self.first: int | None = None
 
     def at(self, count: int) -> None:
-        """So many of its bytes are done; those of an earlier run do not count for the speed."""
+        """Note how many of its bytes are done; those of an earlier run do not count as speed."""
         now = self.clock()
         if self.first is None or count < self.first:
             self.first, self.began = count, now
@@ -76,11 +76,11 @@ class Lines:
         self.report(line)
 
     def say(self, line: str) -> None:
-        """Something happened."""
+        """Report an event in words."""
         self.report(line)
 
     def close(self) -> None:
-        """Nothing more to do."""
+        """Do nothing: every line is printed already."""
 
 
 class Bar:
@@ -101,21 +101,21 @@ class Bar:
         self.progress.start()
 
     def begin(self, what: str, total: int) -> None:
-        """A file or an archive is next."""
+        """Begin a file or an archive."""
         self.progress.reset(
             self.task, description=what, total=total or None, completed=0, visible=True
         )
 
     def at(self, count: int) -> None:
-        """So many of its bytes are done."""
+        """Note how many of its bytes are done."""
         self.progress.update(self.task, completed=count)
 
     def say(self, line: str) -> None:
-        """Something happened."""
+        """Report an event in words."""
         self.progress.console.print(line, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """The bar goes."""
+        """Remove the bar."""
         self.progress.stop()
 
 

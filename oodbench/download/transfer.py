@@ -38,10 +38,10 @@ _LONGEST_PAUSE = 60.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for.
+    """How long to wait for a server.
 
     Args:
-        connect: seconds until it answers the door.
+        connect: seconds until it accepts a connection.
         silence: seconds without a byte, after which it is asked again.
         window: seconds over which it must send ``slowest`` bytes a second on average.
         slowest: bytes a second.
@@ -58,7 +58,7 @@ class Patience:
 
 
 class _AgainError(Exception):
-    """It may go better next time."""
+    """A failure that another attempt may mend."""
 
     def __init__(self, reason: str, wait: float = 0.0, *, is_unreachable: bool = False) -> None:
         super().__init__(reason)
@@ -163,7 +163,7 @@ class Transfer:
 
     @property
     def received(self) -> int:
-        """How many bytes are there."""
+        """How many bytes have arrived so far."""
         try:
             return self.part.stat().st_size
         except OSError:
@@ -190,7 +190,7 @@ class Transfer:
         """Ask for what is not there yet, and take what comes.
 
         Raises:
-            _AgainError: it may go better next time.
+            _AgainError: another attempt may succeed.
             DownloadError: it will not.
         """
         known = self._known()
@@ -362,7 +362,7 @@ class Transfer:
 
 
 def difference(file: RemoteFile, path: Path) -> str:
-    """What tells a file from the published one; ``""`` if nothing does.
+    """How a file differs from the published one; ``""`` if it does not.
 
     Raises:
         DownloadError: it cannot be read.

@@ -30,11 +30,14 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """The dataset's."""
+        """The name of the dataset."""
         return self.spec.name
 
     def missing(self) -> tuple[str, ...]:
-        """The splits that are not in the data folder; a damaged one is, and is told of on use."""
+        """The splits that are not in the data folder.
+
+        A damaged one counts as there, and is reported on use.
+        """
         return tuple(split for split in self.splits if not is_there(self.spec, split))
 
     def sources(self, splits: Iterable[str]) -> tuple[Download, ...]:
@@ -61,7 +64,7 @@ class Lacking:
 
     @property
     def name(self) -> str:
-        """The dataset's."""
+        """The name of the dataset."""
         return self.wanted.name
 
     @property
@@ -77,7 +80,7 @@ class Lacking:
 
 
 def is_there(spec: DatasetSpec, split: str) -> bool:
-    """Whether a split is in the data folder, be it damaged."""
+    """Whether a split is in the data folder, damaged or not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what was passed over; it is said on use
         try:
@@ -116,9 +119,9 @@ def of_benchmark(
     """What a benchmark reads.
 
     Args:
-        benchmark: it.
+        benchmark: the benchmark.
         id_splits: of its ID set; all for None.
-        ood: its sets to be told from ID; all for None.
+        ood: its OOD sets that are used; all for None.
         is_tuned: whether the sets are read that hyper-parameters are chosen on.
     """
     asked = benchmark.id.splits if id_splits is None else id_splits
