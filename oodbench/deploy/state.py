@@ -294,21 +294,21 @@ def _class_named(name: str, owner: type[Detector]) -> type:
                 f"it holds a {path} of {top} {version}, and this is {top} {here}. Fit it again."
             )
         try:
-            cls: Any = _attribute(importlib.import_module(module), path)
+            named: Any = _attribute(importlib.import_module(module), path)
         except ImportError:
-            cls = None
-        if _is_class_of(cls, module) and (_is_estimator(cls) or issubclass(cls, nn.Module)):
-            return cast(type, cls)
+            named = None
+        if _is_class_of(named, module) and (_is_estimator(named) or issubclass(named, nn.Module)):
+            return cast(type, named)
         raise FittedError(f"it names {place}, which is no layer and no estimator.")
     if module not in {base.__module__ for base in owner.__mro__ if issubclass(base, Detector)}:
         raise FittedError(
             f"it names the class {place}, which is not of the detector {owner.name}'s own module."
         )
-    cls = _attribute(sys.modules.get(module), path)
-    if _is_class_of(cls, module) and (
-        dataclasses.is_dataclass(cls) or issubclass(cls, enum.Enum | nn.Module)
+    named = _attribute(sys.modules.get(module), path)
+    if _is_class_of(named, module) and (
+        dataclasses.is_dataclass(named) or issubclass(named, enum.Enum | nn.Module)
     ):
-        return cast(type, cls)
+        return cast(type, named)
     raise FittedError(f"it names {place}, which is no dataclass, enum or module.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,6 @@ from oodbench.registry import register_backbone
 
 BOXES = "boxes"
 """What backbones of detection give, and its methods train on."""
-
-
-class ClassifiesBoxes(Protocol):
-    """What :class:`BoxPredictor` asks of the module that predicts a box's class."""
-
-    def as_head(self) -> Head:
-        """The layer from a box's features to its logits, for detectors."""
 
 
 class LinearBoxHead(nn.Linear):
@@ -98,7 +91,7 @@ class BoxNetwork(nn.Module):
         """The layer from a box's features to its logits without background."""
         predictor = self.detector.roi_heads.box_predictor
         if isinstance(predictor, BoxPredictor):
-            head = cast(ClassifiesBoxes, predictor.classify).as_head()
+            head: Head = cast(Any, predictor.classify).as_head()
         else:
             head = Head(predictor.cls_score.weight.detach(), predictor.cls_score.bias.detach())
         return dataclasses.replace(head, weight=head.weight[1:], bias=head.bias[1:])

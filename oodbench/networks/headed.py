@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from oodbench.errors import CheckpointError
 from oodbench.networks.backbones import create_backbone, is_registered
-from oodbench.networks.checkpoints import read_checkpoint
+from oodbench.networks.checkpoints import HEAD_NAMES, read_checkpoint
 from oodbench.networks.classifier import Classifier
 from oodbench.networks.door import single_precision
 from oodbench.networks.lookalikes import looks_like
-from oodbench.networks.states import HEAD_NAMES, Part, common_prefix, head_in, misfit, parts_of
+from oodbench.networks.states import Part, common_prefix, head_in, misfit, parts_of
 from oodbench.outputs import Head
 
 

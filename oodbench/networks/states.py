@@ -1,98 +1,14 @@
-"""State dicts: which entry of a checkpoint is the weights, and which of these are a network's."""
+"""State dicts: which part of one is a network's, and which its head, under whatever prefix."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-State = dict[str, Tensor]
-
-# --- which entry is the weights --------------------------------------------------------------
-
-_BESIDE = re.compile(
-    r"(optim|opt$|sched|lr_|scaler|amp$|criterion|loss|sampler|rng|hyper|callbacks|loops|config"
-    r"|cfg|args|stats|history|metric)",
-    re.IGNORECASE,
-)
-_AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?|momentum|target|teacher|encoder_k)", re.I)
-_PREFERRED = (
-    "state_dict model_state_dict model_state model net network module weights params teacher "
-    "student"
-).split()
-_BODIES = ("backbone", "encoder", "feature_extractor", "features", "model", "net")
-_HEADS = ("linear", "fc", "classifier", "head")
-HEAD_NAMES = (*_HEADS, "head.fc")
-"""How linear heads are called."""
-
-
-def unpacked(value: Any) -> tuple[State | None, dict[str, str]]:
-    """The weights in what a file holds, and which entry they are if there are several."""
-    entries = dict(_entries(value))
-    if not entries:
-        return ({} if value == {} else None), {}
-    if parts := _parts(entries):
-        return parts, {}
-    order = [name.rpartition("/")[2] for name in entries]
-    places = {name: i for i, name in enumerate(_PREFERRED)}
-    ranked = sorted(
-        zip(entries, order, strict=True),
-        key=lambda pair: (
-            places.get(pair[1], 99),
-            bool(_AVERAGED.search(pair[1])),
-        ),
-    )
-    taken = ranked[0][0]
-    if len(entries) == 1:
-        return entries[taken], {}
-    text = f"the checkpoint holds {_and(list(entries))}; {taken!r} was taken"
-    return entries[taken], {"entries": text}
-
-
-def _entries(value: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
-    """State dicts in nested mappings, by their path."""
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        return
-    tensors = {key: item for key, item in value.items() if isinstance(item, Tensor)}
-    inner = [
-        pair
-        for key, item in value.items()
-        if depth and not _BESIDE.match(key)
-        for pair in _entries(item, f"{name}/{key}".lstrip("/"), depth - 1)
-    ]
-    if tensors and (not inner or any("." in key for key in tensors)):
-        yield name, tensors
-    else:
-        yield from inner
-
-
-def _parts(entries: Mapping[str, State]) -> State:
-    """A body and a head that were saved side by side, as one."""
-    body = next((name for name in _BODIES if name in entries), None)
-    head = next((name for name in _HEADS if name in entries), None)
-    if body is None or head is None or len(entries[head]) > 2:
-        return {}
-    return {f"{part}.{k}": v for part in (body, head) for k, v in entries[part].items()}
-
-
-def unwrapped(state: State) -> State:
-    """Without the prefixes of wrappers, and without the counters of averaged weights."""
-    state = {k: v for k, v in state.items() if k.rpartition(".")[2] != "n_averaged"}
-    state = {re.sub(r"(^|\.)_orig_mod\.", r"\1", key): value for key, value in state.items()}
-    while state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
-def _and(names: list[str]) -> str:
-    shown = [repr(name) for name in names[:6]] + (["more"] if len(names) > 6 else [])
-    return f"{', '.join(shown[:-1])} and {shown[-1]}"
-
-
-# --- which part of it is a network's ---------------------------------------------------------
+from oodbench.networks.checkpoints import _AVERAGED, HEAD_NAMES, State
 
 
 @dataclass(frozen=True)
