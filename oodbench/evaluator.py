@@ -30,6 +30,9 @@ from oodbench.tasks.runner import NetworkRunner, SampleOutputs, Scored, fit_spli
 from oodbench.tasks.task import task_of
 from oodbench.tested import Tested, TestedSet
 
+Keep = Callable[[list[Row], Scores | None], object]
+"""What takes a detector's rows, and the scores behind them."""
+
 
 class Evaluator:
     """Scores detectors on one benchmark; the network sees each image once, however many they are.
@@ -49,13 +52,13 @@ class Evaluator:
         modality: short for ``task_options={"modality": ...}``.
         task_options: options of the benchmark's task, over those of the benchmark.
         fit_on: how many ID training images detectors are fitted on, or the share of them.
+        keep: given a detector's rows, and the scores behind them where there are, as soon as it is
+            done, whatever becomes of the others.
 
     Attributes:
         test: the ID test set.
         forward_passes: samples that went through the network so far; cached outputs do not count.
         errors: what detectors raised that failed.
-        keep: given a detector's rows, and the scores behind them where there are, as soon as it is
-            done, whatever becomes of the others.
 
     Raises:
         MissingDataError: the ID set or all OOD sets are missing.
@@ -75,6 +78,7 @@ class Evaluator:
         modality: str | None = None,
         task_options: Mapping[str, Any] | None = None,
         fit_on: str | float | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.benchmark = benchmark
         self.task = task_of(benchmark, {"modality": modality, **(task_options or {})})
@@ -86,14 +90,12 @@ class Evaluator:
         self.fit_on = fit_on
         self.forward_passes = 0
         self.errors: list[Exception] = []
-        self.keep: Callable[[list[Row], Scores | None], object] = lambda _rows, _scores: None
+        self.keep = keep or (lambda _rows, _scores: None)
         self.warnings: list[str] = []
         self.tested = Tested(benchmark, self.task, ood, self.report, self.warn)
         self.test = self.tested.test
         if benchmark.superseded_by:
             self.report(f"{benchmark.name} is superseded by {benchmark.superseded_by}")
-        if self.task.on_one_device and self.hardware.asks_for_several:
-            self.report(f"{self.task.scored} on one device; training takes all that were asked for")
 
     @property
     def missing(self) -> dict[str, str]:
@@ -162,7 +164,8 @@ class Evaluator:
         for text in doubts:
             note(text)
         draw = None
-        if self.pictures is not None and is_first_process(self.hardware):
+        draws = runner.shares_samples or is_first_process(self.hardware)
+        if self.pictures is not None and draws:
             draw = Drawing(self.pictures, note)
         turns = track(detectors, self.hardware.progress)
         for scored in runner.score(turns, train, tested, draw):

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
@@ -103,11 +104,19 @@ class Hardware(HardwareSettings):
             devices = int(devices) if devices.lstrip("-").isdigit() else devices
         return {"accelerator": self.accelerator, "devices": devices, "strategy": self.strategy}
 
+    def start_processes(self) -> None:
+        """Start the processes that were asked for, unless they run, or one is enough."""
+        if self._processes > 1 and not is_distributed():
+            with quiet_lightning():
+                nothing = DataLoader(TensorDataset(torch.zeros(1)))
+                self.trainer(logger=False).predict(_Idle(), nothing, return_predictions=False)
+
     @property
-    def asks_for_several(self) -> bool:
-        """Whether several devices were asked for, by number or by list."""
-        listed = [number for number in str(self.devices).split(",") if number.strip()]
-        return len(listed) > 1 or listed[0] not in ("auto", "0", "1")
+    def own_device(self) -> torch.device:
+        """Where networks of this process run."""
+        with quiet_lightning():
+            device: torch.device = self.trainer(logger=False).strategy.root_device
+        return device
 
     def trainer(self, *, what: str = "", **options: Any) -> pl.Trainer:
         """A Lightning trainer on this hardware.
@@ -167,7 +176,7 @@ class Running:
         self.network = network
         self._fabric = Fabric(
             accelerator=hardware.accelerator,
-            devices=1,
+            devices=_own_number() or 1,
             precision=cast(Any, hardware.precision),
             plugins=[launchers.Alone()],
         )
@@ -215,6 +224,13 @@ class Running:
 
     def _leave(self) -> None:
         self._away = NetworkState(self.network), ProcessState()
+
+
+class _Idle(pl.LightningModule):
+    """Does nothing, in as many processes as there are."""
+
+    def predict_step(self, *_: Any) -> None:
+        """Do nothing."""
 
 
 class _Interruptions(pl.Callback):
@@ -284,6 +300,22 @@ def rank_and_world() -> tuple[int, int]:
     if is_distributed():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each process of a distributed run has to say, in their order; alone, one's own."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _own_number() -> list[int] | None:
+    """The accelerator that is this process's own among several, by number, where each has one."""
+    if is_distributed() and torch.distributed.get_backend() == "nccl":
+        return [torch.cuda.current_device()]
+    return None
 
 
 def barrier() -> None:

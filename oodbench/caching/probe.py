@@ -20,7 +20,7 @@ from oodbench import files
 from oodbench.caching.places import retire
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
-from oodbench.hardware import Hardware, Running, is_distributed
+from oodbench.hardware import Hardware, Running, gathered
 from oodbench.networks.door import explained, fed, kept
 from oodbench.networks.models import outputs_of, sample_column_of
 from oodbench.networks.rows import rows_of
@@ -114,11 +114,7 @@ def alike(known: Tensor, fresh: Tensor, limit: float) -> bool:
 
 def agreed(value: bool) -> bool:
     """Whether it holds in all processes of a distributed run."""
-    if not is_distributed():
-        return value
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return all(values)
+    return all(gathered(value))
 
 
 def drop(folder: Path) -> None:

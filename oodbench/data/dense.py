@@ -56,6 +56,51 @@ def masked(samples: Samples) -> MaskedSamples:
     return samples
 
 
+class FittingMasks(MaskedSamples):
+    """Images with masks that are checked whenever an image is read: values, and size.
+
+    Args:
+        samples: the images, with masks; nothing is copied.
+
+    Raises:
+        DataError: at an image whose mask does not fit; names it.
+    """
+
+    def __init__(self, samples: MaskedSamples) -> None:
+        super().__init__(samples.name, samples.labels, samples.classes)
+        self.samples = samples
+        self.is_prepared = samples.is_prepared
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are in memory."""
+        return self.samples.in_memory
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """The image at a position."""
+        image = self.samples[index]
+        check_size(image, self.mask(index), self.mask_name(index))
+        return image
+
+    def mask(self, index: int) -> np.ndarray:
+        """The mask at a position."""
+        mask = self.samples.mask(index)
+        check_mask(mask, len(self.classes), self.mask_name(index))
+        return mask
+
+    def mask_name(self, index: int) -> str:
+        """What messages call the mask at a position."""
+        return self.samples.mask_name(index)
+
+    @property
+    def digests_are_cheap(self) -> bool:
+        """Whether digests of the images are cheap."""
+        return self.samples.digests_are_cheap
+
+    def _digests(self) -> np.ndarray:
+        return self.samples.digests
+
+
 def check_labels(boxes: Boxes, classes: int, name: str) -> None:
     """Check that boxes are of a class or of none.
 

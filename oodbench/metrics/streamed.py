@@ -94,10 +94,44 @@ class StreamedScores:
         self._keys, self._counts = _summed(
             np.concatenate([self._keys, new]), np.concatenate([self._counts, counts])
         )
+        self._coarsen()
+
+    def _coarsen(self) -> None:
+        """Drop the fewest low bits without which the keys are few enough.
+
+        How many that are in the end depends on all keys alone: not on their order, nor on the
+        pieces in which they came.
+        """
         if len(self._keys) > self.limit:
-            more = _bits_to_drop(self._keys, self.limit)
-            self.shift += more
-            self._keys, self._counts = _summed(self._keys >> np.uint64(more), self._counts)
+            self._shift_to(self.shift + _bits_to_drop(self._keys, self.limit))
+
+    def _shift_to(self, shift: int) -> None:
+        if shift > self.shift:
+            coarse = self._keys >> np.uint64(shift - self.shift)
+            self._keys, self._counts = _summed(coarse, self._counts)
+            self.shift = shift
+
+    def merge(self, other: StreamedScores) -> None:
+        """Add what another has counted; the result is that of one which counted all.
+
+        Raises:
+            ValueError: the other tells another number of values apart.
+        """
+        if other.limit != self.limit:
+            raise ValueError(f"limits of {self.limit} and {other.limit} values cannot be merged")
+        self._settle()
+        other._settle()
+        shift = max(self.shift, other.shift)
+        self._shift_to(shift)
+        other._shift_to(shift)
+        if len(other._keys):
+            self._keys, self._counts = _summed(
+                np.concatenate([self._keys, other._keys]),
+                np.concatenate([self._counts, other._counts]),
+            )
+        self.n_id += other.n_id
+        self.n_ood += other.n_ood
+        self._coarsen()
 
     def counts(self) -> Counts:
         """ID and OOD counts ``[cells, 2]``, in ascending order of score."""
@@ -153,12 +187,12 @@ def _summed(keys: Keys, counts: Counts) -> tuple[Keys, Counts]:
 
 
 def _bits_to_drop(keys: Keys, limit: int) -> int:
-    """The fewest low bits without which half as many keys as the limit remain, so it lasts."""
+    """The fewest low bits without which no more keys than the limit remain."""
     low, high = 1, 64
     while low < high:
         middle = (low + high) // 2
         coarse = keys >> np.uint64(middle)
-        if 1 + np.count_nonzero(coarse[1:] != coarse[:-1]) <= limit // 2:
+        if 1 + np.count_nonzero(coarse[1:] != coarse[:-1]) <= limit:
             high = middle
         else:
             low = middle + 1

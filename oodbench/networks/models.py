@@ -48,8 +48,8 @@ class Network(GivesOutputs, Protocol):
     """What extraction asks of a network: a module with ``outputs(images)`` and ``head()``.
 
     It may have further parts: ``own_preprocess`` (see :func:`own_preprocess_of`), ``digest``,
-    ``trunk``, ``withheld``, ``notes``, ``modality_heads`` and ``sample_column``, each told of at
-    the function that reads it.
+    ``trunk``, ``withheld``, ``notes``, ``modality_heads``, ``sample_column`` and
+    ``pixels_at_once``, each told of at the function that reads it.
     """
 
     def head(self) -> Head | None:
@@ -65,6 +65,14 @@ class BoxPredicting(Protocol):
 
     def head(self) -> Head | None:
         """The linear layer from a box's features to its logits without background."""
+
+
+@runtime_checkable
+class GivesSmallMaps(Protocol):
+    """A network of pixels whose ``outputs`` are these maps, enlarged to the size of the images."""
+
+    def small_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """``logits [B, C, h, w]`` and further maps, each in the size in which it is computed."""
 
 
 def network_of(module: nn.Module) -> Network:
@@ -144,6 +152,15 @@ def sample_column_of(network: nn.Module) -> str | None:
     """
     column: str | None = getattr(network, "sample_column", None)
     return column
+
+
+def pixels_at_once_of(network: nn.Module) -> int | None:
+    """``pixels_at_once``, how many pixels of images in their own sizes go through together.
+
+    None of a network that does not say so, which takes a fixed number of images.
+    """
+    pixels: int | None = getattr(network, "pixels_at_once", None)
+    return pixels
 
 
 def withheld_by(network: nn.Module) -> Mapping[str, str]:

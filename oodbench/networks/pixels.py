@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,14 @@ from torch.nn import functional as F
 from torchvision.models import segmentation as zoo
 
 from oodbench.errors import OptionError
+from oodbench.networks.models import GivesSmallMaps, outputs_of
 from oodbench.registry import register_backbone
 
 MAPS = "feature maps"
 """What backbones of segmentation give, and its methods train on."""
+
+PIXELS_AT_ONCE = 2**18
+"""Pixels of images of one size that go through a network together: 64 images of 64 x 64."""
 
 
 def _block(inside: int, out: int) -> nn.Sequential:
@@ -124,6 +128,14 @@ class PixelNetwork(nn.Module):
         Raises:
             OptionError: the model gives something else.
         """
+        return enlarged(self.small_maps(images), images.shape[-2:])
+
+    def small_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """``logits [B, C, h, w]`` as the model gives them.
+
+        Raises:
+            OptionError: the model gives something else.
+        """
         logits = self.model(images)
         logits = logits["out"] if isinstance(logits, Mapping) and "out" in logits else logits
         if not isinstance(logits, Tensor) or logits.ndim != 4:
@@ -131,9 +143,71 @@ class PixelNetwork(nn.Module):
                 f"{type(self.model).__name__} gives no logits [B, C, H, W], but segmentation needs "
                 "a class for each pixel. Give a segmentation network."
             )
-        size = images.shape[-2:]
-        whole = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-        return {"logits": whole}
+        return {"logits": logits.float()}
 
     def head(self) -> None:
         """None: there is no linear layer from features to logits."""
+
+
+class PixelReader(nn.Module):
+    """A network of pixels, as its outputs are kept: one row per pixel of its maps.
+
+    Maps that are smaller than the image are kept as they are; :func:`enlarged` makes of them what
+    the network's ``outputs`` gives. Where its maps differ in size, they are enlarged before.
+
+    Args:
+        network: ``outputs`` gives ``logits [B, C, H, W]`` and further maps, ``[B, H, W]`` or
+            ``[B, D, H, W]``.
+    """
+
+    sample_column = "image"
+    pixels_at_once = PIXELS_AT_ONCE
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.model = network
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """The maps' pixels, by image and then line by line.
+
+        ``image`` is the position in the batch, ``line`` that of the line in the map.
+        """
+        maps = self._maps(images)
+        batch, _, height, width = maps["logits"].shape
+        rows = {
+            name: (value.permute(0, 2, 3, 1).flatten(0, 2) if value.ndim == 4 else value.flatten())
+            for name, value in maps.items()
+        }
+        images_ = torch.arange(batch, dtype=torch.int32, device=images.device)
+        lines = torch.arange(height, dtype=torch.int16, device=images.device)
+        return {
+            **{name: v.float() if v.is_floating_point() else v for name, v in rows.items()},
+            "image": images_.repeat_interleave(height * width),
+            "line": lines.repeat_interleave(width).repeat(batch),
+        }
+
+    def _maps(self, images: Tensor) -> dict[str, Tensor]:
+        if not isinstance(self.model, GivesSmallMaps):
+            return outputs_of(self.model)(images)
+        maps = self.model.small_maps(images)
+        sizes = {value.shape[-2:] for value in maps.values()}
+        return maps if len(sizes) == 1 else enlarged(maps, images.shape[-2:])
+
+    def head(self) -> None:
+        """None: what stands before the logits is not kept."""
+
+
+def enlarged(maps: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+    """Maps ``[B, D, h, w]`` or ``[B, h, w]`` in another size ``(H, W)``, bilinearly, in float32.
+
+    Those that have the size already stay as they are.
+    """
+    whole = {}
+    for name, value in maps.items():
+        channels = value if value.ndim == 4 else value[:, None]
+        if tuple(value.shape[-2:]) != tuple(size):
+            channels = F.interpolate(
+                channels.float(), tuple(size), mode="bilinear", align_corners=False
+            )
+        whole[name] = channels if value.ndim == 4 else channels[:, 0]
+    return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,23 +13,29 @@ from torch.utils.data import default_collate
 
 from oodbench.errors import OODBenchError
 from oodbench.networks.door import called, explained, fed, kept
-from oodbench.networks.models import outputs_of
+from oodbench.networks.models import outputs_of, pixels_at_once_of
 
 AT_ONCE = 8
 """Samples of one size a forward pass, of networks that give several rows for each: a photograph in
 its own size is large, and those of several sizes would be padded to the largest."""
 
 
-def of_one_size(samples: Sequence[Any], most: int = AT_ONCE) -> Iterator[list[Any]]:
-    """Consecutive samples whose tensors are of the same shapes, at most ``most`` together."""
-    group: list[Any] = []
-    for sample in samples:
-        if group and (len(group) == most or _shapes(sample) != _shapes(group[0])):
-            yield group
-            group = []
-        group.append(sample)
-    if group:
-        yield group
+def of_one_size(
+    samples: Sequence[Any], most: int = AT_ONCE, pixels: int | None = None
+) -> Iterator[list[Any]]:
+    """Consecutive samples whose tensors are of the same shapes.
+
+    Args:
+        samples: images ``[C, H, W]``, or any tensors in mappings and lists.
+        most: how many there are together at most.
+        pixels: of images, how many pixels there are together at most (but one image at least);
+            takes the place of ``most``.
+    """
+    for _, same in itertools.groupby(samples, _shapes):
+        group = list(same)
+        size = most if pixels is None else max(1, pixels // max(1, group[0][0].numel()))
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
 
 
 def _shapes(sample: Any) -> list[torch.Size]:
@@ -54,13 +61,14 @@ def rows_of(
     """
     parts: list[dict[str, Tensor]] = []
     start = 0
-    for group in of_one_size(samples):
+    for group in of_one_size(samples, pixels=pixels_at_once_of(network)):
         batch = default_collate(group)
         with explained(network, batch):
             outputs = outputs_of(network)(fed(network, batch))
         part = kept(network, outputs, _count(network, outputs, owner, len(group)))
-        places = torch.as_tensor(positions[start : start + len(group)], device=part[owner].device)
-        parts.append({**part, owner: places[part[owner].long()]})
+        rows = part[owner]
+        places = torch.as_tensor(positions[start : start + len(group)], device=rows.device)
+        parts.append({**part, owner: places[rows.long()].to(rows.dtype)})
         start += len(group)
     if any(part.keys() != parts[0].keys() for part in parts):
         raise OODBenchError(

@@ -18,19 +18,22 @@ from oodbench.data.transforms import InOwnSize, Preprocess
 from oodbench.detector import Detector
 from oodbench.hardware import Hardware, Running, quiet_lightning
 from oodbench.networks.models import outputs_of
+from oodbench.networks.pixels import PIXELS_AT_ONCE, enlarged
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
 from oodbench.tasks.pictures import class_colours, heat, panel, scale
 
 
 class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):
-    def __init__(self, samples: MaskedSamples, preprocess: Preprocess) -> None:
+    def __init__(self, samples: MaskedSamples, preprocess: Preprocess, share: range) -> None:
         self.samples, self.transform = samples, InOwnSize(preprocess)
+        self.share = share
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.share)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, np.ndarray]:
+    def __getitem__(self, place: int) -> tuple[Tensor, np.ndarray]:
+        index = self.share[place]
         image, mask = self.samples[index], self.samples.mask(index)
         name = self.samples.mask_name(index)
         check_mask(mask, len(self.samples.classes), name)
@@ -71,17 +74,29 @@ class PixelOutputs:
 
 
 def segment(
-    network: nn.Module, samples: Samples, preprocess: Preprocess, hardware: Hardware
+    network: nn.Module,
+    samples: Samples,
+    preprocess: Preprocess,
+    hardware: Hardware,
+    share: range | None = None,
 ) -> Iterator[PixelOutputs]:
     """What a network says of the pixels of samples, image by image.
 
     The network works on copies of its tensors, and is what it was whenever an image is handed out.
     Consecutive images of one size go through the network several at a time.
 
+    Args:
+        network: ``outputs`` gives ``logits [B, C, H, W]`` and further maps.
+        samples: images with masks.
+        preprocess: whose mode and normalisation images get; they keep their sizes.
+        hardware: where the network runs.
+        share: positions of the images to look at; None for all.
+
     Raises:
         DataError: samples without masks, or a mask that is not of the size of its image.
     """
-    data = _Pixels(masked(samples), preprocess)
+    share = range(len(samples)) if share is None else share
+    data = _Pixels(masked(samples), preprocess, share)
     running = Running(network, hardware)
     loader = DataLoader(
         data,
@@ -90,13 +105,50 @@ def segment(
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else it draws from everybody's
     )
-    start = 0
+    place = 0
     for images, masks in _batches(loader):
         with running:
             maps = outputs_of(network)(running.put(torch.stack(images)))
         for i, mask in enumerate(masks):
-            yield PixelOutputs(start + i, _rows(maps, i), mask)
-        start += len(masks)
+            yield PixelOutputs(share[place + i], _rows({n: v[i] for n, v in maps.items()}), mask)
+        place += len(masks)
+
+
+def remembered(
+    outputs: Outputs, samples: MaskedSamples, device: torch.device, share: range
+) -> Iterator[PixelOutputs]:
+    """What was kept of the pixels of samples, image by image, enlarged to the images' sizes.
+
+    Args:
+        outputs: those of a :class:`oodbench.networks.pixels.PixelReader` for all samples.
+        samples: whose masks they are compared with; no image is read.
+        device: where the maps are enlarged and scored.
+        share: positions of the images to look at.
+
+    Raises:
+        DataError: a mask that cannot be read.
+    """
+    columns = dict(outputs.columns())
+    image = columns["image"].numpy()
+    for index in share:
+        # in the type of the column, else all of it would be converted for each image
+        first, last = np.searchsorted(image, np.array([index, index + 1], image.dtype))
+        height = int(columns["line"][last - 1]) + 1
+        maps = {
+            name: _map(value[first:last], height).to(device)
+            for name, value in columns.items()
+            if name not in ("image", "line", "labels")
+        }
+        mask = samples.mask(index)
+        whole = enlarged({name: value[None] for name, value in maps.items()}, mask.shape)
+        yield PixelOutputs(index, _rows({n: v[0] for n, v in whole.items()}), mask)
+
+
+def _map(rows: Tensor, height: int) -> Tensor:
+    """``[C, h, w]`` of rows ``[h w, C]``, or ``[h, w]`` of ``[h w]``; in memory of its own."""
+    if rows.ndim == 1:
+        return rows.clone().view(height, -1)
+    return rows.T.contiguous().view(rows.shape[1], height, -1)
 
 
 def _as_it_is(example: Any) -> Any:
@@ -106,7 +158,7 @@ def _as_it_is(example: Any) -> Any:
 def _batches(
     loader: DataLoader[tuple[Tensor, np.ndarray]],
 ) -> Iterator[tuple[list[Tensor], list[np.ndarray]]]:
-    """Consecutive images of one size, of at most ``2**18`` pixels (but one image at least)."""
+    """Consecutive images of one size, of at most ``PIXELS_AT_ONCE`` (but one image at least)."""
     images: list[Tensor] = []
     masks: list[np.ndarray] = []
     examples = iter(loader)
@@ -116,8 +168,8 @@ def _batches(
         if example is None:
             break
         image, mask = example
-        full = images and (image.shape != images[0].shape or (len(images) + 1) * mask.size > 2**18)
-        if full:
+        pixels = (len(images) + 1) * mask.size
+        if images and (image.shape != images[0].shape or pixels > PIXELS_AT_ONCE):
             yield images, masks
             images, masks = [], []
         images.append(image)
@@ -126,11 +178,9 @@ def _batches(
         yield images, masks
 
 
-def _rows(maps: Mapping[str, Tensor], i: int) -> Outputs:
-    rows = {
-        name: value[i].flatten(1).T if value.ndim == 4 else value[i].flatten()
-        for name, value in maps.items()
-    }
+def _rows(maps: Mapping[str, Tensor]) -> Outputs:
+    """The maps of one image, ``[C, H, W]`` or ``[H, W]``, with a row for each pixel."""
+    rows = {name: m.flatten(1).T if m.ndim == 3 else m.flatten() for name, m in maps.items()}
     return Outputs(logits=rows.pop("logits").float(), extra=rows)
 
 
@@ -155,6 +205,10 @@ class Quality:
         predicted[(predicted < 0) | (predicted > c)] = c
         pairs = mask[known].astype(np.int64) * (c + 1) + predicted
         self.confusion += np.bincount(pairs, minlength=c * (c + 1)).reshape(c, c + 1)
+
+    def merge(self, other: Quality) -> None:
+        """Add what another has counted."""
+        self.confusion += other.confusion
 
     @property
     def accuracy(self) -> float | None:

@@ -129,6 +129,8 @@ class NetworkRunner:
 
     keeps_outputs: ClassVar[bool] = True
     """Whether there are outputs to come back to, once the network has seen samples."""
+    shares_samples: ClassVar[bool] = False
+    """Whether each of several processes scores a share of the samples, and draws it."""
 
     def __init__(
         self,

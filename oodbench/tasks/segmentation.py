@@ -2,63 +2,93 @@
 
 Any detector that learns nothing and reads what a network says of a pixel (its logits; AbeT's
 temperature) scores pixels as it scores images: a pixel is a row of ``Outputs``. An image goes
-through the network once for all detectors, and its scores are counted and forgotten, so memory does
-not depend on the number of pixels.
+through the network once for all detectors. Its maps are kept, in the size in which the network
+computes them, where those of a set are few enough for a disk; its scores are counted and
+forgotten, so memory does not depend on the number of pixels. Several processes take a share of the
+images each, and add up what they have counted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from oodbench import files
 from oodbench.caching.fingerprint import unknown, unknown_weights, weights_digest
 from oodbench.checks import doubts, sanity
-from oodbench.data.samples import VOID, Samples
-from oodbench.data.transforms import Preprocess
+from oodbench.data.dense import FittingMasks, masked
+from oodbench.data.samples import VOID, MaskedSamples, Samples
+from oodbench.data.transforms import InOwnSize, Preprocess
 from oodbench.detector import Detector
-from oodbench.errors import DataError, OODBenchError, OptionError
+from oodbench.errors import OODBenchError, OptionError, StorageError
+from oodbench.extract import extract, extracted
+from oodbench.hardware import Running, gathered, rank_and_world
 from oodbench.method import Method
 from oodbench.metrics.streamed import StreamedScores
-from oodbench.networks.models import Network
-from oodbench.networks.pixels import PixelNetwork
+from oodbench.networks.models import Network, outputs_of
+from oodbench.networks.pixels import PixelNetwork, PixelReader
 from oodbench.outputs import Outputs
 from oodbench.registry import METHODS, register_task
 from oodbench.reporting import of_a_kind, own_failure, warnings_to
-from oodbench.results.rows import FOREGROUND, Row, with_columns
+from oodbench.results.rows import FOREGROUND
+from oodbench.tasks.counting import Counted, added_up, figures_of, of_all
 from oodbench.tasks.pictures import MOST_PICTURES, Drawing, save_picture
-from oodbench.tasks.pixels import PixelOutputs, Quality, picture, segment
+from oodbench.tasks.pixels import PixelOutputs, Quality, picture, remembered, segment
 from oodbench.tasks.runner import Examined, NetworkRunner, SampleOutputs, Scored
 from oodbench.tasks.task import Task
 from oodbench.training.dense import DenseMethod
 from oodbench.training.epochs import Examples
 
+MOST_KEPT = 2**32
+"""Bytes of the maps of a set that are kept on disk at most; those of larger sets are made anew."""
+
+_SHARD = 2**28
+"""Bytes of maps that a process holds at most while it fills the cache."""
+
 
 class PixelRunner(NetworkRunner):
     """A network at work on pixels: those of OOD objects against the others of the same images.
 
-    Each image goes through the network once for all detectors. Nothing of it is kept, so a second
-    evaluation looks at the images again.
+    Each image goes through the network once for all detectors, and not again in a second
+    evaluation where the maps of its set take at most ``MOST_KEPT`` bytes.
 
     Raises:
         OptionError: another preprocessing than a ``Preprocess``.
     """
 
     keeps_outputs: ClassVar[bool] = False
+    shares_samples: ClassVar[bool] = True
     PICTURES: ClassVar[int] = MOST_PICTURES
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         if not isinstance(self.preprocess, Preprocess):
             raise OptionError("segmentation wants an oodbench Preprocess, not another callable.")
+        self._row_bytes: dict[tuple[int, ...], int] = {}
+        self._kept: dict[str, Outputs | None] = {}
+        self._said: list[str] = []
+
+    @cached_property
+    def reader(self) -> nn.Module:
+        """The network, as it gives a row a pixel."""
+        return PixelReader(self.network)
+
+    @property
+    def transform(self) -> InOwnSize:
+        """Images in their own sizes."""
+        return InOwnSize(cast(Preprocess, self.preprocess))
 
     def outputs_of(self, samples: Samples) -> SampleOutputs:
         """Samples; there are no outputs of all their pixels at once to ask for."""
@@ -68,15 +98,65 @@ class PixelRunner(NetworkRunner):
 
         return SampleOutputs(samples, load)
 
-    def is_cached(self, samples: Samples) -> bool:
-        """False: outputs of pixels are too large to be cached."""
-        return False
-
     def _segmented(self, samples: Samples) -> Iterator[PixelOutputs]:
+        """What the network says of this process's share of the images, in their order."""
+        kept = self._remembered(samples)
+        rank, world = rank_and_world()
+        share = range(rank, len(samples), world)
         preprocess = cast(Preprocess, self.preprocess)
-        yield from segment(self.network, samples, preprocess, self.hardware)
+        if kept is not None:
+            device = self.hardware.own_device
+            yield from remembered(kept, masked(samples), device, share)
+            return
+        yield from segment(self.network, samples, preprocess, self.hardware, share)
         if self.on_forward is not None:
-            self.on_forward(len(samples))
+            self.on_forward(len(share))
+
+    def _remembered(self, samples: Samples) -> Outputs | None:
+        """The maps of all images, from the cache or into it; None where they are not kept."""
+        if samples.fingerprint not in self._kept:
+            self._kept[samples.fingerprint] = self._maps(FittingMasks(masked(samples)))
+        return self._kept[samples.fingerprint]
+
+    def _maps(self, samples: FittingMasks) -> Outputs | None:
+        self.hardware.start_processes()
+        size = self._bytes_of(samples) if len(samples) else 0
+        if not all(gathered(size > 0 and self._is_room(samples, size))):
+            return None
+        batch_size = max(1, min(self.hardware.batch_size, _SHARD * len(samples) // size))
+        with warnings_to(self._said.append):
+            return extract(
+                self.reader,
+                samples,
+                self.transform,
+                hardware=replace(self.hardware, batch_size=batch_size),
+                on_forward=self.on_forward,
+            )
+
+    def _is_room(self, samples: Samples, size: int) -> bool:
+        """Whether maps of so many bytes are kept: they are there, or there is room for them."""
+        if size > MOST_KEPT or unknown(self.reader) is not None:
+            return False
+        if extracted(self.reader, samples, self.transform, hardware=self.hardware) is not None:
+            return True
+        try:  # twice, since shards are joined at the end
+            return shutil.disk_usage(files.writable_cache()).free > 2 * size
+        except StorageError:
+            return False
+
+    def _bytes_of(self, samples: MaskedSamples) -> int:
+        """How many bytes the maps of all images take, if they are like the first one.
+
+        That is asked of an image of zeros: none is read for it.
+        """
+        size = samples.mask(0).shape
+        if size not in self._row_bytes:
+            channels = cast(Preprocess, self.preprocess).channels
+            running = Running(self.reader, self.hardware)
+            with running:
+                rows = outputs_of(self.reader)(running.put(torch.zeros(1, channels, *size)))
+            self._row_bytes[size] = sum(v.numel() * v.element_size() for v in rows.values())
+        return len(samples) * self._row_bytes[size]
 
     def examine(
         self,
@@ -92,8 +172,10 @@ class PixelRunner(NetworkRunner):
         """
         notes = [*self.contender.notes, *self.notes]
         quality = Quality(len(self.classes))
+        self._remembered(test.samples)  # now, since it may show that the weights are unknown
         reason = unknown(self.network)
-        digest = hashlib.sha256()
+        is_known = self.has_known_weights()
+        digests: dict[int, str] = {}
         for pixels in self._segmented(test.samples):
             if pixels.index == 0 and pixels.outputs.logits is not None:
                 count = pixels.outputs.logits.shape[1]
@@ -102,9 +184,12 @@ class PixelRunner(NetworkRunner):
                 who = type(self.network).__name__
                 notes += doubts.of_probabilities(pixels.outputs, detectors, who)
             quality.add(pixels.prediction, pixels.mask)
-            if reason is not None:
-                digest.update(pixels.outputs.digest().encode())
-        notes += [] if reason is None else [reason]
+            if not is_known:
+                digests[pixels.index] = pixels.outputs.digest()
+        notes = list(dict.fromkeys(chain.from_iterable(gathered(notes))))
+        quality = of_all(quality)
+        digests = dict(sorted(chain.from_iterable(one.items() for one in gathered(digests))))
+        notes += [*([] if reason is None else [reason]), *self._said]
         input_text = self.task.input_description(self.preprocess)
         right = quality.confusion[:, : len(self.classes)]
         halves = (right - right // 2, right // 2)
@@ -117,7 +202,7 @@ class PixelRunner(NetworkRunner):
                 "id_accuracy_high": None,
                 "id_miou": quality.miou,
             },
-            weights if reason is None else unknown_weights(digest.hexdigest()),
+            weights if is_known else unknown_weights(_digest_of(digests.values())),
             notes,
         )
 
@@ -143,36 +228,58 @@ class PixelRunner(NetworkRunner):
         background = self._background()
         results = [Scored(detector) for detector in detectors]
         said: list[list[str]] = [[] for _ in results]
-        alive = list(range(len(results)))  # two detectors may be of one name, with other options
         for scored in tested[1:]:
-            streams = {i: StreamedScores() for i in alive}
-            objects = {i: StreamedScores() for i in alive if background}
-            for pixels in self._segmented(scored.samples):
-                for i in list(alive):
-                    began = time.perf_counter()
-                    try:
-                        with warnings_to(said[i].append):
-                            scores = pixels.score(results[i].detector)
-                        streams[i].add_map(scores, pixels.mask)
-                        if background:
-                            hidden = np.isin(pixels.mask, background)
-                            objects[i].add_map(scores, np.where(hidden, VOID, pixels.mask))
-                    except BaseException as error:  # one must not lose the others' results
-                        results[i].failure = own_failure(error)
-                        alive.remove(i)
-                        yield results[i]
-                        continue
-                    results[i].seconds += time.perf_counter() - began
-                    if draw is not None and pixels.index < self.PICTURES:
-                        with draw.attempt():
-                            folder = draw.folder / results[i].detector.label
-                            self._draw(scored.samples, pixels, scores, folder)
-            for i in alive:
-                name = scored.samples.name
-                results[i].figures.append(_figures(name, streams[i], objects.get(i)))
-        for i in alive:
-            results[i].notes = of_a_kind(said[i])
-            yield results[i]
+            alive = [i for i, result in enumerate(results) if result.failure is None]
+            if not alive:
+                break
+            counted = self._count([results[i].detector for i in alive], scored, background, draw)
+            for i, one in zip(alive, added_up(counted), strict=True):
+                results[i].seconds += one.seconds
+                said[i] += one.said
+                if one.failure is not None:
+                    results[i].failure = one.failure
+                    yield results[i]
+                    continue
+                figures = figures_of(scored.samples.name, one.stream, one.objects)
+                results[i].figures.append(figures)
+        for result, texts in zip(results, said, strict=True):
+            if result.failure is None:
+                result.notes = of_a_kind([*self._said, *texts])
+                yield result
+
+    def _count(
+        self,
+        detectors: Sequence[Detector],
+        scored: SampleOutputs,
+        background: Sequence[np.uint8],
+        draw: Drawing | None,
+    ) -> list[Counted]:
+        """The scores of each detector for this process's share of a set, counted."""
+        counted = [
+            Counted(StreamedScores(), StreamedScores() if background else None) for _ in detectors
+        ]
+        for pixels in self._segmented(scored.samples):
+            hidden = pixels.mask
+            if background:
+                hidden = np.where(np.isin(pixels.mask, background), VOID, pixels.mask)
+            for detector, one in zip(detectors, counted, strict=True):
+                if one.failure is not None:
+                    continue
+                began = time.perf_counter()
+                try:
+                    with warnings_to(one.said.append):
+                        scores = pixels.score(detector)
+                    one.stream.add_map(scores, pixels.mask)
+                    if one.objects is not None:
+                        one.objects.add_map(scores, hidden)
+                except BaseException as error:  # one must not lose the others' results
+                    one.failure = own_failure(error)
+                    continue
+                one.seconds += time.perf_counter() - began
+                if draw is not None and pixels.index < self.PICTURES:
+                    with draw.attempt():
+                        self._draw(scored.samples, pixels, scores, draw.folder / detector.label)
+        return counted
 
     def _background(self) -> list[np.uint8]:
         """Values in masks of the ID classes that are no objects.
@@ -196,21 +303,11 @@ class PixelRunner(NetworkRunner):
         save_picture(drawn, folder / f"{files.file_name(samples.name)}-{pixels.index:03}.png")
 
 
-def _figures(name: str, stream: StreamedScores, objects: StreamedScores | None) -> Row:
-    """Columns of an OOD set's row; those against ID objects alone where they are counted."""
-    try:
-        figures, errors = stream.metrics()
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
-    row = with_columns({"n_id": stream.n_id, "n_ood": stream.n_ood}, figures)
-    if objects is not None and objects.n_id:
-        against_objects, more = objects.metrics()
-        columns = {f"{metric}_foreground": against_objects[metric] for metric in FOREGROUND}
-        row = with_columns(row, columns)
-        row["n_id_foreground"] = objects.n_id
-        errors = {metric: max(error, more[metric]) for metric, error in errors.items()}
-    row["binning_error"] = max(errors.values())
-    return row
+def _digest_of(digests: Iterable[str]) -> str:
+    whole = hashlib.sha256()
+    for digest in digests:
+        whole.update(digest.encode())
+    return whole.hexdigest()
 
 
 @register_task("segmentation")
@@ -240,7 +337,6 @@ class Segmentation(Task):
     is_classified: ClassVar[bool] = False
     keeps_size: ClassVar[bool] = True
     draws: ClassVar[bool] = True
-    on_one_device: ClassVar[bool] = True
     rows_are_samples: ClassVar[bool] = False
     methods_of: ClassVar[str] = "segmentation"
 

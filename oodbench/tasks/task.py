@@ -60,7 +60,6 @@ class Task:
         keeps_size: whether samples are scored in their own size, whatever the preprocessing says.
         draws: whether pictures show what was scored.
         draws_id: whether the ID test set is drawn as well.
-        on_one_device: whether networks run on one device, however many are asked for.
         rows_are_samples: whether each row of outputs is one of the benchmark's samples.
         methods_of: the name of the task whose training methods it uses.
     """
@@ -78,7 +77,6 @@ class Task:
     keeps_size: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     draws_id: ClassVar[bool] = False
-    on_one_device: ClassVar[bool] = False
     rows_are_samples: ClassVar[bool] = True
     methods_of: ClassVar[str] = "classification"
 

@@ -18,7 +18,7 @@ from oodbench.data.images import in_mode
 from oodbench.data.samples import VOID
 from oodbench.data.transforms import Preprocess, to_tensor
 from oodbench.method import Recipe
-from oodbench.networks.pixels import MAPS
+from oodbench.networks.pixels import MAPS, enlarged
 from oodbench.training.dense import DenseMethod, JointAugmentation
 
 
@@ -75,13 +75,12 @@ class SegmentationMethod(DenseMethod):
 
         Smaller ones are enlarged bilinearly, each by itself.
         """
-        size = images.shape[-2:]
-        enlarged = {}
-        for name, value in self.maps(self.backbone(images), size).items():
-            whole = value if value.ndim == 4 else value[:, None]
-            whole = F.interpolate(whole.float(), size, mode="bilinear", align_corners=False)
-            enlarged[name] = whole if value.ndim == 4 else whole[:, 0]
-        return enlarged
+        return enlarged(self.small_maps(images), images.shape[-2:])
+
+    def small_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The same maps in the sizes in which they are computed, in float32."""
+        maps = self.maps(self.backbone(images), images.shape[-2:])
+        return {name: value.float() for name, value in maps.items()}
 
 
 class CropFlipMask:

@@ -13,27 +13,42 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
+from oodbench import (
+    Benchmark,
+    Contender,
+    DatasetSpec,
+    Evaluator,
+    Hardware,
+    Preprocess,
+    create_detector,
+)
 from oodbench.data.samples import ImageArrays, MultimodalSamples
 from oodbench.data.transforms import MultimodalPreprocess
+from oodbench.datasets.scenes import SceneMasks, scenes
+from oodbench.detectors.abet import AbeTSegmentation
 from oodbench.detectors.ce_detection import CEDetection
 from oodbench.errors import OODBenchError
 from oodbench.extract import extract
-from oodbench.hardware import barrier, is_first_process
+from oodbench.hardware import barrier, is_first_process, rank_and_world
+from oodbench.method import Recipe
+from oodbench.networks.backbones import create_backbone
 from oodbench.networks.modalities import MultimodalEncoders
 from oodbench.outputs import to_numpy
 from oodbench.registry import BACKBONES
+from oodbench.tasks import segmentation
 from oodbench.training.run import Run, plan
 from oodbench.training.train import train
 from tests.helpers.boxes import at_work, few_scenes, untrained
 
 PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
+SCENES = Preprocess(64, (0.4,), (0.2,), mode="L", flip=False)
 NPMIX = {"optimizer": "sgd", "start_epoch": 1, "queue_size": 5}
 METHODS = (
     ("palm", {}),
@@ -167,6 +182,36 @@ def boxes_found(folder: Path, hardware: Hardware) -> None:
     np.savez(folder / f"boxes{rank}.npz", **columns)  # type: ignore[arg-type]
 
 
+def pixels_scored(folder: Path, hardware: Hardware) -> None:
+    """Pixels of images that the processes share out, where maps are kept and where they are not."""
+
+    def spec(name: str, content: Any, n: int) -> DatasetSpec:
+        samples = SceneMasks(name, scenes("test", content)[:n])
+        return DatasetSpec(name, lambda _: samples, ("train", "test"))
+
+    benchmark = Benchmark(
+        "toy/pixels",
+        spec("toy", "id", 10),
+        (spec("near", "id+near", 13),),
+        (),
+        SCENES,
+        task="segmentation",
+        task_options={"background": ("background",)},
+    )
+    torch.manual_seed(0)
+    network = AbeTSegmentation(create_backbone("scenes-unet", 1), 7, Recipe()).eval()
+    made = {}
+    for most in (segmentation.MOST_KEPT, 1000):
+        kept, segmentation.MOST_KEPT = segmentation.MOST_KEPT, most
+        evaluator = Evaluator(benchmark, hardware=hardware, pictures=folder / f"pictures{most}")
+        detectors = [create_detector("msp"), create_detector("abet")]
+        rows = evaluator.run(Contender(network, preprocess="benchmark"), detectors)
+        segmentation.MOST_KEPT = kept
+        made[str(most)] = {"rows": list(rows), "passes": evaluator.forward_passes}
+    rank, _ = rank_and_world()
+    (folder / f"pixels{rank}.json").write_text(json.dumps(made, default=str))
+
+
 def unkeyed(image: Image.Image) -> Tensor:
     return PREPROCESS(image)
 
@@ -185,6 +230,7 @@ def _main(devices: int, folder: Path) -> None:
     for n in (*SIZES.values(), *SIZES.values()):
         extract(networks[0], samples(n, 1), PREPROCESS, hardware=hardware, on_forward=counts.append)
     boxes_found(folder, hardware)
+    pixels_scored(folder, hardware)
     refused = ""
     try:
         with warnings.catch_warnings():

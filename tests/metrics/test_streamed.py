@@ -112,6 +112,28 @@ def test_neither_order_nor_pieces_matter(drawn: tuple[Array, Array], order: int)
     assert (pieces.n_id, pieces.n_ood) == (whole.n_id, whole.n_ood)
 
 
+@settings(max_examples=150, deadline=None)
+@given(pixels(), st.integers(2, 40), st.integers(0, 2**31), st.integers(1, 4))
+def test_shares_add_up_to_the_whole(
+    drawn: tuple[Array, Array], limit: int, order: int, shares: int
+) -> None:
+    """To the last bit, also where there are more values than are told apart."""
+    scores, ood = drawn
+    whole = streamed(scores, ood, limit)
+    parts = [streamed(scores[i::shares], ood[i::shares], limit, order) for i in range(shares)]
+    first, *others = parts
+    for other in others:
+        first.merge(other)
+    assert first.metrics() == whole.metrics()
+    assert np.array_equal(first.counts(), whole.counts())
+    assert (first.n_id, first.n_ood, first.shift) == (whole.n_id, whole.n_ood, whole.shift)
+
+
+def test_what_tells_other_numbers_of_values_apart_is_not_merged() -> None:
+    with pytest.raises(ValueError, match="limits of 4 and 8"):
+        StreamedScores(4).merge(StreamedScores(8))
+
+
 @settings(max_examples=60, deadline=None)
 @given(pixels(), st.integers(0, 2**31))
 def test_counts_ascend_by_score(drawn: tuple[Array, Array], order: int) -> None:
@@ -186,12 +208,20 @@ def test_errors_of_many_scores_are_within_their_bounds(limit: int, kind: str) ->
     is_within_bounds(stream, scores, ood)
 
 
+def in_one_cell(scores: Array, ood: Array) -> StreamedScores:
+    """Scores that are told apart in none of their first bits, counted as one value."""
+    stream = streamed(scores, ood, limit=2)
+    stream.counts()
+    stream._shift_to(40)
+    return stream
+
+
 def test_bounds_are_reached() -> None:
     """All scores in one cell: half of the pairs are called right, all of them or none are."""
     rng = np.random.default_rng(0)
     scores = 1 + rng.random(100) / 1e6
     for ood in (scores > np.median(scores), scores <= np.median(scores)):
-        stream = streamed(scores, ood, limit=2)
+        stream = in_one_cell(scores, ood)
         found, bounds = stream.metrics()
         assert len(stream.counts()) == 1
         assert found["auroc"] == bounds["auroc"] == 0.5
@@ -203,7 +233,7 @@ def test_few_that_come_first_cost_more_than_they_could_gain() -> None:
     """3 OOD scores below 97 ID ones, in one cell: precision is below that of ties for most."""
     scores = 1 + np.arange(100.0) / 1e9
     for ood, metric in ((scores < scores[3], "aupr_in"), (scores < scores[97], "aupr_out")):
-        stream = streamed(scores, ood, limit=2)
+        stream = in_one_cell(scores, ood)
         found, _ = stream.metrics()
         assert found[metric] == pytest.approx(0.97)
         assert exact(scores, ood)[metric] < 0.9, "further below 0.97 than 1 is above it"

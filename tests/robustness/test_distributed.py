@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from oodbench import Outputs
 from oodbench.registry import BACKBONES
+from oodbench.results.rows import METRICS
 from oodbench.results.store import ResultStore
 from tests.helpers.distributed import METHODS, NPMIX, SIZES, main, run_program, runs
 
@@ -138,6 +139,25 @@ def test_boxes_on_two_processes_are_those_of_one(one: Path, two: Path) -> None:
         assert told["id_map"] == pytest.approx(about["id_map"], abs=1e-9)
         counts += told["counts"]
     assert sorted(counts) == [8, 12], "both took part"
+
+
+def test_pixels_on_two_processes_are_those_of_one(one: Path, two: Path) -> None:
+    """To the last digit: each process scores its share, and what they count is added up."""
+    alone = json.loads((one / "pixels0.json").read_text())
+    shared = [json.loads((two / f"pixels{rank}.json").read_text()) for rank in (0, 1)]
+    assert [alone[most]["passes"] for most in alone] == [23, 23]
+    for most, expected in alone.items():
+        passes = [found[most]["passes"] for found in shared]
+        assert sum(passes) == 23, "each image went through one process"
+        assert min(passes) >= 8, "both took part"
+        for found in shared:
+            for row, known in zip(found[most]["rows"], expected["rows"], strict=True):
+                assert row["row_id"] == known["row_id"]
+                for name in (*METRICS, "n_id", "n_ood", "id_miou", "auroc_foreground"):
+                    assert row[name] == known[name], name
+        folders = [folder / f"pictures{most}" for folder in (one, two)]
+        drawn = [sorted(str(p.relative_to(f)) for p in f.rglob("*.png")) for f in folders]
+        assert drawn[0] == drawn[1] != []
 
 
 def test_outputs_that_cannot_be_cached_cannot_be_shared(one: Path, two: Path) -> None:

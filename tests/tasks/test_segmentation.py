@@ -6,7 +6,9 @@ import dataclasses
 import io
 import itertools
 import random
+import shutil
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -23,21 +25,24 @@ from torch.nn import functional as F
 import oodbench
 from oodbench import Benchmark, Contender, DatasetSpec, Detector, Outputs, Preprocess
 from oodbench import metrics as exact
+from oodbench.data.dense import masked
 from oodbench.data.samples import OOD, VOID, ImageArrays, MaskedSamples, Samples
-from oodbench.data.transforms import to_tensor
+from oodbench.data.transforms import InOwnSize, to_tensor
 from oodbench.datasets import scenes as embedded
 from oodbench.detectors._dense import PIXEL_RECIPES
 from oodbench.detectors.abet import AbeTMethod, AbeTRecipe, AbeTSegmentation
 from oodbench.detectors.ce_segmentation import CESegmentation
-from oodbench.errors import BadScoresError, DataError, OptionError
+from oodbench.errors import BadScoresError, DataError, OptionError, StorageError
 from oodbench.evaluator import Evaluator
+from oodbench.extract import extract
 from oodbench.method import Recipe
 from oodbench.networks.backbones import create_backbone
+from oodbench.networks.pixels import PixelReader, enlarged
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS, Results, row_id
 from oodbench.tasks import segmentation
 from oodbench.tasks.pictures import MOST_BYTES, SIDE, class_colours, heat, save_picture
-from oodbench.tasks.pixels import PixelOutputs, Quality, picture, segment
+from oodbench.tasks.pixels import PixelOutputs, Quality, picture, remembered, segment
 from oodbench.tasks.segmentation import PixelRunner, Segmentation
 from oodbench.training.pixels import CropFlipMask, SegmentationMethod, SegmentationRecipe
 from oodbench.training.run import plan
@@ -762,9 +767,8 @@ def test_ood_pixels_against_those_of_id_objects(background: tuple[str, ...]) -> 
     plain = toy()
     benchmark = dataclasses.replace(plain, task_options={"background": background})
     names = benchmark.id.load("test").classes
-    network = Pixelwise()
-    results = evaluate(["msp", "abet"], benchmark, model=network)
-    assert sum(shape[0] for shape in network.batches) == 3 + 4 + 2, "each image is seen once"
+    passes, results = run_evaluator(["msp", "abet"], Pixelwise(), benchmark)
+    assert passes == 3 + 4 + 2, "each image is seen once"
     rows, without = by_name(results), by_name(evaluate(["msp", "abet"], plain))
     hidden = [names.index(name) for name in background]
     for (name, ood), row in rows.items():
@@ -842,17 +846,149 @@ def test_scenes_tell_objects_from_background() -> None:
     assert samples.classes[0] == "background"
 
 
-def test_each_image_is_seen_once_however_many_the_detectors() -> None:
-    benchmark = toy()
-    for detectors in (["msp"], ["msp", "energy", "abet", "abet-msp", "entropy"]):
-        network = Pixelwise()
-        evaluator = Evaluator(benchmark, hardware=CPU)
-        evaluator.run(
-            Contender(network, preprocess="benchmark"),
-            [oodbench.create_detector(d) for d in detectors],
-        )
-        assert evaluator.forward_passes == 3 + 4 + 2
-        assert sum(shape[0] for shape in network.batches) == 3 + 4 + 2
+def run_evaluator(
+    detectors: Sequence[str], network: nn.Module, benchmark: Benchmark | None = None
+) -> tuple[int, Results]:
+    """How many images went through the network, and the rows."""
+    evaluator = Evaluator(benchmark or toy(), hardware=CPU)
+    rows = evaluator.run(
+        Contender(network, preprocess="benchmark"), [oodbench.create_detector(d) for d in detectors]
+    )
+    return evaluator.forward_passes, rows
+
+
+MANY = ("msp", "energy", "abet", "abet-msp", "entropy")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_each_image_is_seen_once_however_many_the_detectors(
+    kept: bool, monkeypatch: pytest.MonkeyPatch, new_cache: Any
+) -> None:
+    if not kept:
+        monkeypatch.setattr(segmentation, "MOST_KEPT", 100)
+    for detectors in (MANY[:1], MANY):
+        new_cache()
+        assert run_evaluator(detectors, Pixelwise())[0] == 3 + 4 + 2
+        again = run_evaluator(detectors, Pixelwise())[0]
+        assert again == (0 if kept else 3 + 4 + 2)
+
+
+class Counting(Drawn):
+    """Counts how often its images are read."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> Image.Image:
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def test_an_image_is_read_once_for_all_evaluations() -> None:
+    near = drawn("toy-near/test", seed=1)
+    counting = Counting(near.name, near.images, near.masks)
+    network = create_backbone("scenes-unet", 1)
+    method = AbeTSegmentation(network, 3, RECIPE).eval()
+    first = run_evaluator(["msp", "abet"], method, toy(near=counting))[1]
+    reads = counting.reads
+    assert reads <= len(counting) + 1  # one tells how many go through together
+    second = run_evaluator([*MANY], method, toy(near=counting))[1]
+    assert counting.reads == reads
+    known = by_name(second)
+    for key, row in by_name(first).items():
+        assert {m: row[m] for m in METRICS} == {m: known[key][m] for m in METRICS}
+        assert row["row_id"] == known[key]["row_id"]
+
+
+class Small(nn.Module):
+    """Logits of half the image's size, and a temperature of the same or of a third of it."""
+
+    def __init__(self, same: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.same = same
+
+    def small_maps(self, images: Tensor) -> dict[str, Tensor]:
+        half, third = ([-(-side // n) for side in images.shape[-2:]] for n in (2, 3))
+        logits = F.adaptive_avg_pool2d(self.conv(images), half)
+        heat = F.adaptive_avg_pool2d(images, half if self.same else third)[:, 0]
+        return {"logits": logits, "temperature": heat.sigmoid()}
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        return enlarged(self.small_maps(images), images.shape[-2:])
+
+    def head(self) -> None:
+        return None
+
+
+def kept_of(network: nn.Module, samples: Samples) -> tuple[Outputs, list[PixelOutputs]]:
+    """What is kept of the pixels of samples, and what is made of it."""
+    kept = extract(PixelReader(network), samples, InOwnSize(GREY), hardware=CPU)
+    everything = range(len(samples))
+    return kept, list(remembered(kept, masked(samples), torch.device("cpu"), everything))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_maps_are_kept_in_their_own_size_and_enlarged_to_the_same_values(same: bool) -> None:
+    torch.manual_seed(0)
+    network, samples = Small(same).eval(), drawn("toy/test", SIZES)
+    kept, pixels = kept_of(network, samples)
+    side = 2 if same else 1
+    assert len(kept) == sum(-(-h // side) * -(-w // side) for h, w in SIZES)
+    for one, other in zip(pixels, segment(network, samples, GREY, CPU), strict=True):
+        assert one.index == other.index
+        assert torch.equal(one.outputs.logits, other.outputs.logits)
+        if one.mask.size > 1:  # sums of other strides are rounded in another way
+            assert one.outputs.logits.stride() == other.outputs.logits.stride()
+        assert torch.equal(one.outputs.extra["temperature"], other.outputs.extra["temperature"])
+        assert set(one.outputs.extra) == {"temperature"}
+        assert np.array_equal(one.mask, other.mask)
+
+
+def test_a_share_of_the_images() -> None:
+    samples, share = drawn("toy/test", SIZES), range(1, len(SIZES), 3)
+    whole = list(segment(Pixelwise(), samples, GREY, CPU))
+    part = list(segment(Pixelwise(), samples, GREY, CPU, share))
+    kept, _ = kept_of(Pixelwise(), samples)
+    from_disk = list(remembered(kept, samples, torch.device("cpu"), share))
+    for shared in (part, from_disk):
+        assert [one.index for one in shared] == [1, 4]
+        for one in shared:
+            assert torch.equal(one.outputs.logits, whole[one.index].outputs.logits)
+
+
+@pytest.mark.parametrize("why", ["too large", "no room", "read-only"])
+def test_what_cannot_be_kept_is_made_anew_with_the_same_figures(
+    why: str, monkeypatch: pytest.MonkeyPatch, new_cache: Any
+) -> None:
+    expected = by_name(evaluate(MANY))
+    new_cache()
+    if why == "too large":
+        monkeypatch.setattr(segmentation, "MOST_KEPT", 100)
+    elif why == "no room":
+        usage = shutil.disk_usage(".")._replace(free=100)
+        monkeypatch.setattr(segmentation.shutil, "disk_usage", lambda _: usage)
+    else:
+
+        def refused() -> Path:
+            raise StorageError("the cache cannot be written to")
+
+        monkeypatch.setattr(segmentation.files, "writable_cache", refused)
+    for _ in range(2):
+        passes, rows = run_evaluator(MANY, Pixelwise())
+        assert passes == 3 + 4 + 2
+        found = by_name(rows)
+        assert found.keys() == expected.keys()
+        for key, row in found.items():
+            assert row["row_id"] == expected[key]["row_id"]
+            assert {m: row[m] for m in METRICS} == {m: expected[key][m] for m in METRICS}
+
+
+def test_a_mask_that_does_not_fit_is_told_before_anything_is_kept() -> None:
+    near = drawn("toy-near/test", seed=1)
+    near.masks = [near.masks[0], near.masks[1][1:], *near.masks[2:]]
+    for _ in range(2):
+        with pytest.raises(DataError, match="toy-near/test, image 1: the image has 6 x 9"):
+            evaluate("msp", toy(near=near))
 
 
 def test_one_failing_detector_does_not_lose_the_others() -> None:
@@ -920,7 +1056,7 @@ def test_a_diverged_network_is_no_result() -> None:
     network = Pixelwise()
     with torch.no_grad():
         network.scale[1] = float("nan")
-    with pytest.raises(BadScoresError, match="msp: the logits hold NaN"):
+    with pytest.raises(BadScoresError, match="logits that are NaN or infinite on toy/test"):
         evaluate(["msp", "energy"], model=network)
 
 
