@@ -102,10 +102,10 @@ class Networks(NetworkSettings):
         if is_bare and self.backbone is not None and self.checkpoint is not None:
             shown = benchmark.preprocess
             channels = shown.channels if isinstance(shown, Preprocess) else 3
-            found = classes_in(self.backbone, self.checkpoint, channels)
-            if found is None:
+            count = classes_in(self.backbone, self.checkpoint, channels)
+            if count is None:
                 return
-            classes = found
+            classes = count
         contender = self._trained_elsewhere(benchmark, classes, report)
         task_of(benchmark, task_options or {}).start(contender, benchmark, Hardware())
 

@@ -55,11 +55,11 @@ def of_benchmark(
     splits = []
     for spec, split, role in _roles(benchmark):
         same = known.setdefault((spec.name, split), [])
-        found = next((one for other, one in same if other.load == spec.load), None)
-        if found is None:
-            found = _split(spec, split, role, is_checked)
-            same.append((spec, found))
-        splits.append(replace(found, role=role))
+        taken = next((one for other, one in same if other.load == spec.load), None)
+        if taken is None:
+            taken = _split(spec, split, role, is_checked)
+            same.append((spec, taken))
+        splits.append(replace(taken, role=role))
     command = f"oodbench data prepare --benchmark {shlex.quote(benchmark.name)}"
     return _stock(benchmark.name, "benchmark", tuple(splits), command)
 

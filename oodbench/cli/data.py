@@ -57,8 +57,8 @@ def _print_all(check: bool) -> None:
     print_stocks(stocks, _console())
     for name, problem in problems.items():
         typer.echo(terminal.printable(f"{name}: {problem}"))
-    told = {split.name for stock in stocks for split in stock.splits}
-    others = states([name for name in DATASETS.names() if name not in told])
+    listed = {split.name for stock in stocks for split in stock.splits}
+    others = states([name for name in DATASETS.names() if name not in listed])
     typer.echo("\nin no benchmark:")
     if catalogue.is_terminal():
         catalogue.print_status(others, DATASETS.summary, _console())
@@ -88,24 +88,24 @@ def stocks_of(names: Sequence[str], check: bool) -> tuple[list[Stock], dict[str,
     from oodbench import stock
     from oodbench.errors import OODBenchError
 
-    found: list[Stock] = []
+    stocks: list[Stock] = []
     problems: dict[str, str] = {}
-    seen: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
     counted: Counted = {}
     for name in names:
         known = stock.remembered(name, is_checked=check)
         if known is None:
             from oodbench import stocktaking
 
-            seen = stock.look() if seen is None else seen
+            state = stock.look() if state is None else state
             try:
                 known = stocktaking.take(name, is_checked=check, counted=counted)
             except OODBenchError as error:  # a factory that wants an argument, a damaged package
                 problems[name] = str(error)
                 continue
-            stock.remember(known, seen, is_checked=check)
-        found.append(known)
-    return found, problems
+            stock.remember(known, state, is_checked=check)
+        stocks.append(known)
+    return stocks, problems
 
 
 def _print_json(name: str | None, check: bool) -> None:
