@@ -18,6 +18,7 @@ from oodbench.cli import (
     fitting,
     listing,
     pages,
+    plotting,
     publishing,
     scoring,
     submitting,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(listing.list_app, name="list")
 app.add_typer(data.data_app, name="data")
+app.add_typer(plotting.plot_app, name="plot")
 app.command("eval", epilog=examples("eval"))(spelled_out(evaluating.eval_command))
 app.command("compare", epilog=examples("compare"))(spelled_out(evaluating.compare_command))
 app.command("tune", epilog=examples("tune"))(spelled_out(tuning.tune_command))
