@@ -20,6 +20,7 @@ from oodbench.cli import (
     pages,
     plotting,
     publishing,
+    rating,
     scoring,
     submitting,
     terminal,
@@ -58,6 +59,7 @@ app.command("leaderboard", epilog=examples("leaderboard"))(spelled_out(pages.lea
 app.command("table", epilog=examples("table"))(spelled_out(pages.table))
 app.command("verify", epilog=examples("verify"))(verifying.verify_command)
 app.command("submit", epilog=examples("submit"))(submitting.submit_command)
+app.command("rate", epilog=examples("rate"))(rating.rate_command)
 app.command("published", epilog=examples("published"))(publishing.published_command)
 app.command("info", epilog=examples("info"))(listing.info)
 

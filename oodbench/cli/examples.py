@@ -35,6 +35,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "oodbench submit mine --benchmark cifar10/openood --out submission --card card.toml",
         "oodbench submit --check submission",
     ),
+    "rate": (
+        "oodbench rate --id-scores a.npy --ood-scores mnist=b.npy --name mine",
+        "oodbench rate --scores knn.pkl --leaderboards own",
+    ),
     "published": ("oodbench published --id cifar10 --detector knn",),
     "info": ("oodbench info palm", "oodbench info cifar10/openood"),
 }
