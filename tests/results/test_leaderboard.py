@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import oodbench
-from oodbench import Protocol, ResultStore
+from oodbench import Protocol
 from oodbench.data.content import Content
+from oodbench.registry import BENCHMARKS
 from oodbench.results import leaderboard, seeds
 from tests.conftest import REPOSITORY
 from tests.helpers.pages import PAGE, entry, tables
@@ -299,13 +300,18 @@ def test_seeds_of_trained_networks_end_on_one_line(tmp_path: Path) -> None:
     assert results.rows[0]["method"] == "ce"
 
 
-@pytest.mark.parametrize(
-    "page", sorted((REPOSITORY / "leaderboards").glob("*.md")), ids=lambda p: p.stem
-)
+PAGES = [
+    page
+    for page in sorted((REPOSITORY / "leaderboards").glob("*.md"))
+    if page.stem != "SUBMITTING"  # which tells how to add to them
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_committed_pages_are_made_of_the_committed_rows(page: Path, tmp_path: Path) -> None:
     folder = tmp_path / "leaderboards"
     shutil.copytree(REPOSITORY / "leaderboards" / "results", folder / "results")
-    (name,) = {row["benchmark"] for row in ResultStore(folder).rows(page.stem)}
+    (name,) = (name for name in BENCHMARKS.names() if name.replace("/", "-") == page.stem)
     made = leaderboard.write(oodbench.get_benchmark(benchmark=name), folder)
     assert made.name == page.name
     assert made.read_bytes() == page.read_bytes()
