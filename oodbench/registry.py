@@ -13,13 +13,12 @@ in the same group under a name without it, such as an old name that still works:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from oodbench import sources
@@ -79,9 +78,9 @@ class Registry(Generic[T]):
     def _declared(self) -> dict[str, EntryPoint]:
         """Entry points by name, without aliases."""
         if self._entry_points is None:
-            points = _points(self.group)
+            points = sources.points_of(self.group)
             self._entry_points = {}
-            self._declared_aliases = _declared_aliases(points)
+            self._declared_aliases = sources.aliases_of(points)
             for point in points:
                 if point.name in self._declared_aliases:
                     continue
@@ -287,25 +286,6 @@ def _doc_of(thing: object) -> str:
         return description
     thing = thing.func if isinstance(thing, functools.partial) else thing
     return getattr(thing, "__doc__", "") or ""
-
-
-def _points(group: str) -> list[EntryPoint]:
-    """Entry points of a group, of each package whose declarations can be read."""
-    try:
-        return list(entry_points(group=group))
-    except Exception:  # one package's file has a line that is none; the others' must be found
-        points: list[EntryPoint] = []
-        for distribution in distributions():
-            with contextlib.suppress(Exception):
-                points += [point for point in distribution.entry_points if point.group == group]
-        return list({(point.name, point.value): point for point in points}.values())
-
-
-def _declared_aliases(points: list[EntryPoint]) -> dict[str, str]:
-    """Names whose entry point says that it is an alias, and the names that they stand for."""
-    canonical = {(p.module, p.attr): p.name for p in points if "alias" not in p.extras}
-    aliases = {p.name: (p.module, p.attr) for p in points if "alias" in p.extras}
-    return {name: canonical[place] for name, place in aliases.items() if place in canonical}
 
 
 def _derives(thing: object, base: str) -> bool:

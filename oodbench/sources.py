@@ -1,4 +1,4 @@
-"""What the source of a module says of the things in it, read without running it.
+"""What packages declare, and what the source of a module says of the things in it; nothing runs.
 
 So names can be listed with what they are and sorted by what they do, in a fraction of a second:
 importing the modules would import torch.
@@ -7,8 +7,10 @@ importing the modules would import torch.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,22 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
     """The module that an import in another one names."""
     name = "." * node.level + (node.module or "")
     return importlib.util.resolve_name(name, module.rpartition(".")[0] or None)
+
+
+def points_of(group: str) -> list[EntryPoint]:
+    """Entry points of a group, of each package whose declarations can be read."""
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # one package's file has a line that is none; the others' must be found
+        points: list[EntryPoint] = []
+        for distribution in distributions():
+            with contextlib.suppress(Exception):
+                points += [point for point in distribution.entry_points if point.group == group]
+        return list({(point.name, point.value): point for point in points}.values())
+
+
+def aliases_of(points: list[EntryPoint]) -> dict[str, str]:
+    """Names whose entry point says that it is an alias, and the names that they stand for."""
+    canonical = {(p.module, p.attr): p.name for p in points if "alias" not in p.extras}
+    aliases = {p.name: (p.module, p.attr) for p in points if "alias" in p.extras}
+    return {name: canonical[place] for name, place in aliases.items() if place in canonical}
