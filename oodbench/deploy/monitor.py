@@ -9,13 +9,21 @@ While calibration and stream are exchangeable, :math:`p_1, p_2, \dots` are indep
 (Vovk, Gammerman, Shafer, 2005, Theorem 8.2). That would not hold of p-values that compare with the
 calibration scores alone: these share one fixed set, and their small common error adds up over a
 long stream. Against uniformity a family of bets is laid, each a density f on [0, 1] whose capital
-is multiplied by f(p): :math:`f = 1 - \pi + \pi\,\alpha^{-1} 1[p \le \alpha]` and
-:math:`f = 1 - \pi + \pi\,\epsilon p^{\epsilon - 1}` (the power bet). As nobody knows when a stream
-changes, a part :math:`w_k` of the capital is laid at each step k anew, with
-:math:`w_k = \ln 2 / \ln(k + 1) - \ln 2 / \ln(k + 2)`, which sums to one:
+is multiplied by f(p). A share :math:`\pi` of the stream is taken to be OOD, with scores that are
+moved by d where those of ID images are made normal, or with p-values below :math:`\alpha` alone:
 
-.. math:: M_t = \frac{\ln 2}{\ln(t + 2)} + \frac1B \sum_b \sum_{k \le t} w_k
-    \prod_{i=k}^{t} f_b(p_i)
+.. math:: f = 1 - \pi + \pi \exp(d z - d^2 / 2), \; z = \Phi^{-1}(1 - p)
+    \quad \text{or} \quad f = 1 - \pi + \pi\,\alpha^{-1} 1[p \le \alpha]
+
+As nobody knows when a stream changes, a part :math:`w_k` of the capital is laid at each step k anew
+(Shiryaev and Roberts lay as much each time, which bounds the time between false alarms; parts that
+sum to one bound the chance of any). With :math:`W_k` for what is not laid before step k,
+
+.. math:: M_t = W_{t+1} + \frac1B \sum_b \sum_{k \le t} w_k \prod_{i=k}^{t} f_b(p_i), \quad
+    W_k = \frac13 \sum_{K \in \{1, 30, 1000\}} \frac{K}{k + K - 1}, \quad w_k = W_k - W_{k+1}
+
+so that a change within the first images costs little evidence, and one among thousands not much
+more. Bets and parts were chosen on simulated streams, of normal and other scores.
 
 M is a non-negative martingale that begins at 1, so by Ville's inequality
 
@@ -24,7 +32,9 @@ M is a non-negative martingale that begins at 1, so by Ville's inequality
 which is the bound on a false alarm over the whole stream, however long it is and however often one
 looks. Betting against exchangeability: V. Vovk, I. Nouretdinov, A. Gammerman, "Testing
 exchangeability on-line", ICML 2003; V. Vovk et al., "Retrain or not retrain: conformal test
-martingales for change-point detection", COPA 2021, arXiv:2102.10439.
+martingales for change-point detection", COPA 2021, arXiv:2102.10439. Bets that begin at each step:
+J. Shin, A. Ramdas, A. Rinaldo, "E-detectors: a nonparametric framework for sequential change
+detection", NEJSDS 2024, arXiv:2203.03532.
 
 What is not guaranteed: nothing holds where ID images do not come in an exchangeable order (frames
 of a video, a day and a night), or where calibration images are of another kind than the stream's
@@ -62,10 +72,15 @@ RECENT = 500
 _LARGEST = 1e280
 """Where capital stays, so that it does not overflow; an alarm was raised long before."""
 
-_SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
-_TAILS = np.array([0.005, 0.02, 0.05, 0.1, 0.2, 0.4])
-_POWERS = np.array([0.15, 0.4, 0.7])
-_VERSION = 1
+_ONSETS = (1, 30, 1000)
+"""The images by which half of the capital of each third is laid."""
+
+_MOVED = np.array([0.75, 1.25, 1.75, 2.5])  # d
+_MOVED_SHARES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
+_TAILS = np.array([0.05, 0.1, 0.2, 0.4])  # alpha
+_TAIL_SHARES = np.array([0.1, 0.2, 0.4])
+_BETS = len(_MOVED) * len(_MOVED_SHARES) + len(_TAILS) * len(_TAIL_SHARES)
+_VERSION = 2
 
 
 class Monitor:
@@ -113,7 +128,7 @@ class Monitor:
         self._calibration: np.ndarray = reference
         self._calibrated_on = files.digest(reference.tolist())
         self._random = np.random.Generator(np.random.PCG64(seed))
-        self._capital = np.zeros(len(_SHARES) * (len(_TAILS) + len(_POWERS)))
+        self._capital = np.zeros(_BETS)
         self._recent: deque[bool] = deque(maxlen=RECENT)
 
     # --- what there is to see -------------------------------------------------------------------
@@ -126,7 +141,7 @@ class Monitor:
     @property
     def evidence(self) -> float:
         """The martingale, 1 at the beginning: the alarm is raised at ``1 / false_alarms``."""
-        return float(self._capital.mean()) + math.log(2) / math.log(self.seen + 2)
+        return float(self._capital.mean()) + _not_laid(self.seen + 1)
 
     @property
     def share(self) -> float:
@@ -185,8 +200,8 @@ class Monitor:
         return self.alarm
 
     def _take(self, score: float) -> None:
-        weight = _weight(self.seen + 1)
-        self._capital += weight
+        step = self.seen + 1
+        self._capital += _not_laid(step) - _not_laid(step + 1)
         self._capital *= _bets(self._p_value(score))
         np.minimum(self._capital, _LARGEST, out=self._capital)
         self.seen += 1
@@ -291,18 +306,24 @@ def _sealed(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     return files.digest([plain, content])
 
 
-def _weight(k: int) -> float:
-    """The part of the capital that is laid at step k, from 1; all of them sum to one."""
-    return math.log(2) / math.log(k + 1) - math.log(2) / math.log(k + 2)
+def _not_laid(k: int) -> float:
+    """The part of the capital that is not laid before step k, from 1: all of it, and less and less.
+
+    Half of each third is laid within as many images as ``_ONSETS`` says.
+    """
+    return sum(scale / (k + scale - 1) for scale in _ONSETS) / len(_ONSETS)
 
 
 def _bets(p: float) -> np.ndarray:
     """``[B]``: by what each bet multiplies its capital."""
-    steps = (p <= _TAILS) / _TAILS
-    powers = _POWERS * max(p, 1e-12) ** (_POWERS - 1)
-    gains = np.concatenate([steps, powers])
-    factors: np.ndarray = 1 + _SHARES[:, None] * (gains - 1)
-    return factors.ravel()
+    z = -special.ndtri(min(max(p, 1e-12), 1 - 1e-12))
+    moved = np.exp(_MOVED * z - _MOVED**2 / 2)
+    tails = (p <= _TAILS) / _TAILS
+    factors = (
+        1 + _MOVED_SHARES[:, None] * (moved - 1),
+        1 + _TAIL_SHARES[:, None] * (tails - 1),
+    )
+    return np.concatenate([one.ravel() for one in factors])
 
 
 def confidence_sequence(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

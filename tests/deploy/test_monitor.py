@@ -20,16 +20,18 @@ def new(n: int = 500, seed: int = 0, false_alarms: float = 0.05) -> Monitor:
     return Monitor(rng.normal(size=n), false_alarms, threshold=1.645, seed=seed)
 
 
-def test_weights_sum_to_one() -> None:
-    weights = [module._weight(k) for k in range(1, 5000)]
-    assert sum(weights) + np.log(2) / np.log(5001) == pytest.approx(1)
-    assert min(weights) > 0
+def test_no_more_capital_is_laid_than_there_is() -> None:
+    left = np.array([module._not_laid(k) for k in range(1, 5000)])
+    assert left[0] == 1
+    assert (np.diff(left) < 0).all()
+    assert module._not_laid(10**9) < 1e-6
 
 
 def test_bets_are_fair() -> None:
     """Each is a density: under uniform p-values the capital is on average what it was."""
     v = (np.arange(4000) + 0.5) / 4000  # p = v^10: the steep bets have their mass near zero
     gains = np.array([module._bets(one**10) * 10 * one**9 for one in v])
+    assert gains.shape[1] == module._BETS
     np.testing.assert_allclose(gains.mean(axis=0), 1, atol=0.02)
     assert (module._bets(0.9999) > 0).all()
 
@@ -70,14 +72,14 @@ def test_no_alarm_on_long_id_streams() -> None:
 
 @pytest.mark.parametrize("onset", [0, 1000])
 def test_contamination_is_found(onset: int) -> None:
-    """20 % of images whose scores are two deviations higher (AUROC 0.92)."""
+    """20 % of images whose scores are one and a half deviations higher (AUROC 0.86)."""
     delays = []
     for seed in range(9):
-        monitor, rng = new(2000, seed, 0.01), np.random.default_rng(seed)
+        monitor, rng = new(2000, seed), np.random.default_rng(seed)
         monitor.update(rng.normal(size=onset))
         assert not monitor.alarm
         while not monitor.alarm:
-            monitor.update(rng.normal() + 2 * (rng.random() < 0.2))
+            monitor.update(rng.normal() + 1.5 * (rng.random() < 0.2))
         assert monitor.alarmed_at == monitor.seen
         delays.append(monitor.seen - onset)
     assert np.median(delays) < 200
