@@ -27,6 +27,7 @@ from oodbench.errors import OODBenchError, OptionError
 from oodbench.hardware import Hardware, quiet_lightning
 from oodbench.networks.door import explained
 from oodbench.networks.door import fed as in_its_type
+from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.models import copied, outputs_of
 from oodbench.outputs import to_numpy
 from oodbench.registry import STANDARD_DETECTOR
@@ -53,6 +54,12 @@ SIZES = (32, 64, 128, 224)
 
 SURE = 3.0
 """How many standard deviations apart two accuracies on the same images are clearly different."""
+
+BLOCK = 100
+"""Images after which an alternative that is clearly worse so far is given up."""
+
+WANTED = 500
+"""Images on which a mistake that costs a twentieth of the accuracy is usually clear."""
 
 
 class _BGR:
@@ -82,11 +89,13 @@ class Alternative:
         name: what it is.
         advice: what to write where it is the right one.
         accuracy: on the same ID images; NaN where the network cannot take it.
+        images: how many of them it saw: fewer where it was clearly worse by then.
     """
 
     name: str
     advice: str
     accuracy: float = float("nan")
+    images: int = 0
 
 
 @dataclass
@@ -135,13 +144,19 @@ class NetworkCheck:
         for other in self.alternatives:
             text = f"{100 * other.accuracy:.1f} %"
             text = "cannot take it" if np.isnan(other.accuracy) else text
-            lines.append(f"  {text:>14}  {other.name}")
+            few = f" (of the first {other.images})" if 0 < other.images < self.images else ""
+            lines.append(f"  {text:>14}  {other.name}{few}")
         lines += [f"note: {text}" for text in self.notes]
         lines += [f"problem: {text}" for text in self.problems]
         if not self.problems:
             lines.append(
                 f"no problem found; what costs less than about {100 * least(self.images):.2g} % of "
                 "accuracy is not told from chance on these images"
+            )
+        if self.images < WANTED:
+            lines.append(
+                f"note: BGR or another normalisation may cost 5 to 10 % of accuracy alone, which "
+                f"is surely told on {WANTED} images or more, and there were {self.images}"
             )
         return "\n".join(lines)
 
@@ -162,8 +177,11 @@ def check_network(
     The network is tried on ID test images, as many of each class: with its preprocessing; with
     other normalisations; with its channels the other way round; at other sizes; in training mode,
     which is what a wrapper leaves it in that ignores ``eval()``; and with its classes in another
-    order. What is clearly better (by three standard deviations of the difference) is a problem, as
-    are NaN, outputs that differ from one pass to the next, and another number of classes.
+    order. What is clearly better (three standard deviations of the difference, McNemar's test) is
+    a problem, as are NaN, outputs that differ from one pass to the next, and another number of
+    classes. An alternative that is clearly worse after some of the images is given up. Where the
+    order of the classes is wrong, or the network stays in training mode, accuracies tell nothing of
+    the images, so they are told first and alone.
 
     Args:
         model: the network; or None for one by ``network``, ``backbone`` and ``checkpoint``.
@@ -198,11 +216,15 @@ def check_network(
 
 
 def _some(whole: Samples, n: int) -> Samples:
-    """So many images, as many of each class; of a draw where there are more classes than images."""
+    """So many images, as many of each class; of a draw where there are more classes than images.
+
+    They are shuffled, so that the first of them tell of all.
+    """
+    rng = np.random.default_rng(0)
     if n >= len(np.unique(whole.labels)):
-        return balanced(whole, n)
-    rows = np.random.default_rng(0).permutation(len(whole))[:n]
-    return Subset(whole, np.sort(rows), f"{whole.name}[{n} of {len(whole)}]")
+        some = balanced(whole, n)
+        return Subset(some, rng.permutation(len(some)), some.name)
+    return Subset(whole, rng.permutation(len(whole))[:n], f"{whole.name}[{n} of {len(whole)}]")
 
 
 class _Check:
@@ -212,7 +234,9 @@ class _Check:
         self.runner, self.samples = runner, samples
         self.device = runner.hardware.trainer(logger=False).strategy.root_device
         self.network = copied(runner.network).eval().to(self.device)
+        self._channels_last = prefer_channels_last(self.network)
         self.labels = samples.labels
+        self._is_spoiled = False
         self.result = NetworkCheck(
             runner.contender.backbone or runner.contender.name,
             sees,
@@ -245,41 +269,76 @@ class _Check:
             return result
         right = self._right(logits)
         result.accuracy = float(right.mean())
-        again = self._outputs(self.runner.preprocess)["logits"].float()
-        if not torch.allclose(again, logits, atol=1e-3 * float(logits.abs().max())):
-            result.problems.append(
+        batch = min(self._batch(self.runner.preprocess), len(logits))
+        again = self._outputs(self.runner.preprocess, 0, batch)["logits"].float()
+        if not torch.allclose(again, logits[:batch], atol=1e-3 * float(logits.abs().max())):
+            self._spoiled(
                 "it says something else of the same images each time: dropout or noise is on in "
                 "evaluation mode. Have its eval() reach all its parts."
             )
-        self._order(logits, right)
-        self._modes(logits, right)
-        if isinstance(self.runner.preprocess, Preprocess):
+        if not self._is_spoiled:
+            self._modes(logits)
+        if not self._is_spoiled:
+            self._order(logits, right)
+        if self._is_spoiled:
+            result.notes.append(
+                "whether images are made for it as they should be is told when this is mended: "
+                "check it again then"
+            )
+        elif isinstance(self.runner.preprocess, Preprocess):
             self._inputs(right, self.runner.preprocess)
         return result
+
+    def _spoiled(self, problem: str) -> None:
+        """A problem that makes accuracies say nothing of how images are made."""
+        self.result.problems.append(problem)
+        self._is_spoiled = True
 
     def _types(self) -> list[str]:
         return sorted({str(p.dtype) for p in self.network.parameters()})
 
-    def _outputs(self, preprocess: Transform) -> dict[str, Tensor]:
+    def _outputs(
+        self, preprocess: Transform, first: int = 0, last: int | None = None
+    ) -> dict[str, Tensor]:
         network = self.network
+        last = len(self.samples) if last is None else last
         parts: list[dict[str, Tensor]] = []
-        size = max(1, min(self.runner.hardware.batch_size, 2**23 // self._pixels(preprocess)))
+        size = self._batch(preprocess)
         with torch.inference_mode():
-            for start in range(0, len(self.samples), size):
-                stop = min(start + size, len(self.samples))
-                batch = torch.stack([preprocess(self.samples[i]) for i in range(start, stop)])
-                batch = batch.to(self.device)
+            for start in range(first, last, size):
+                rows = range(start, min(start + size, last))
+                batch = torch.stack([preprocess(self.samples[i]) for i in rows]).to(self.device)
+                if self._channels_last:
+                    batch = batch.contiguous(memory_format=torch.channels_last)
                 with explained(network, batch):
                     out = outputs_of(network)(in_its_type(network, batch))
                 parts.append({k: v.cpu() for k, v in out.items() if k in ("logits", "features")})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    @staticmethod
-    def _pixels(preprocess: Transform) -> int:
-        return int(getattr(preprocess, "size", 224)) ** 2
+    def _batch(self, preprocess: Transform) -> int:
+        """Images that are seen at a time."""
+        pixels = int(getattr(preprocess, "size", 224)) ** 2
+        return max(1, min(self.runner.hardware.batch_size, 2**23 // pixels))
 
-    def _right(self, logits: Tensor) -> np.ndarray:
-        return np.asarray(to_numpy(logits.argmax(dim=1)) == self.labels)
+    def _right(self, logits: Tensor, first: int = 0) -> np.ndarray:
+        predicted = to_numpy(logits.argmax(dim=1))
+        return np.asarray(predicted == self.labels[first : first + len(predicted)])
+
+    def _tried(self, preprocess: Transform, own: np.ndarray) -> np.ndarray:
+        """Which images are right in another way, block by block.
+
+        It ends early where that way is clearly worse so far, or is not ahead after two blocks.
+        """
+        its = np.zeros(0, bool)
+        while len(its) < len(own):
+            first, last = len(its), min(len(its) + BLOCK, len(own))
+            logits = self._outputs(preprocess, first, last)["logits"].float()
+            its = np.concatenate([its, self._right(logits, first)])
+            so_far = own[: len(its)]
+            is_behind = len(its) >= 2 * BLOCK and its.sum() <= so_far.sum()
+            if is_behind or _is_better(so_far, its):
+                break
+        return its
 
     def _order(self, logits: Tensor, right: np.ndarray) -> None:
         """Whether its classes stand in another order than those of the folders."""
@@ -287,7 +346,7 @@ class _Check:
         for name, order in _orders(self.samples.classes).items():
             its = order[predicted] == self.labels
             if _is_better(its, right):
-                self.result.problems.append(
+                self._spoiled(
                     f"{100 * its.mean():.1f} % of the ID images are right if its classes are in "
                     f"{name}, and {100 * right.mean():.1f} % in the alphabetical order of the "
                     "folders' names. Name the folders so that this is the order of its training."
@@ -298,11 +357,11 @@ class _Check:
             logits, labels, self.samples.classes, self.result.preprocess
         )
 
-    def _modes(self, logits: Tensor, right: np.ndarray) -> None:
+    def _modes(self, logits: Tensor) -> None:
         """Whether some part stays in training mode, or was left there when it was scripted."""
         left = [n for n, m in self.network.named_modules() if m.training and not list(m.children())]
         if left:
-            self.result.problems.append(
+            self._spoiled(
                 f"parts of it stay in training mode after eval() ({', '.join(left[:3])}): batch "
                 "normalisation then depends on the other images. Have its eval() reach them."
             )
@@ -311,7 +370,7 @@ class _Check:
         if half is not None and not torch.allclose(
             half, logits[: len(half)], atol=0.02 * float(logits.abs().max())
         ):
-            self.result.problems.append(
+            self._spoiled(
                 "what it says of an image depends on the other images of the batch, as batch "
                 "normalisation in training mode does. Call eval() before it is scripted or wrapped."
             )
@@ -333,15 +392,13 @@ class _Check:
         """The usual other ways to feed it; the best of those that are clearly better is told."""
         better: list[tuple[Alternative, np.ndarray]] = []
         for other, preprocess in self._others(own):
-            try:
-                its = self._right(self._outputs(preprocess)["logits"].float())
-            except OODBenchError:  # a size that it cannot take
-                its = None
             self.result.alternatives.append(other)
-            if its is None:
+            try:
+                its = self._tried(preprocess, right)
+            except OODBenchError:  # a size that it cannot take
                 continue
-            other.accuracy = float(its.mean())
-            if _is_better(its, right):
+            other.accuracy, other.images = float(its.mean()), len(its)
+            if len(its) == len(right) and _is_better(its, right):
                 better.append((other, its))
         if better:
             best, rights = max(better, key=lambda pair: float(pair[1].mean()))
@@ -349,8 +406,8 @@ class _Check:
             others = "".join(f" Or {other.name}: {other.advice}." for other in equals)
             self.result.problems.append(
                 f"{100 * best.accuracy:.1f} % of the ID images are right with {best.name}, and "
-                f"{100 * self.result.accuracy:.1f} % as it is fed ({self.result.source}). If it "
-                f"was trained so: {best.advice}.{others}"
+                f"{100 * self.result.accuracy:.1f} % as it is fed ({self.result.source}). If it was "
+                f"trained so: {best.advice}.{others}"
             )
 
     def _others(self, own: Preprocess) -> Iterator[tuple[Alternative, Transform]]:
