@@ -406,8 +406,8 @@ class _Check:
             others = "".join(f" Or {other.name}: {other.advice}." for other in equals)
             self.result.problems.append(
                 f"{100 * best.accuracy:.1f} % of the ID images are right with {best.name}, and "
-                f"{100 * self.result.accuracy:.1f} % as it is fed ({self.result.source}). If it was "
-                f"trained so: {best.advice}.{others}"
+                f"{100 * self.result.accuracy:.1f} % as it is fed ({self.result.source}). If it "
+                f"was trained so: {best.advice}.{others}"
             )
 
     def _others(self, own: Preprocess) -> Iterator[tuple[Alternative, Transform]]:

@@ -206,7 +206,7 @@ class Networks(NetworkSettings):
         is_named = self.network is not None and isinstance(external.network, ONNXNetwork)
         return Contender(
             external.network,
-            backbone=self.backbone or self._file_name,
+            backbone=self.backbone or self.file_name,
             preprocess=self.asked,
             said=external.said,
             layer=None if is_named else self.layer,
@@ -216,7 +216,7 @@ class Networks(NetworkSettings):
         )
 
     @property
-    def _file_name(self) -> str:
+    def file_name(self) -> str:
         """What rows call a network that is given by a text: without the folders on this machine."""
         if self.network is None:
             return ""
@@ -234,10 +234,21 @@ class Networks(NetworkSettings):
             )
         key = str((self.network, self.backbone, self.checkpoint, classes, shown.channels))
         if key not in self._loaded:
-            self._loaded[key] = self._load(classes, shown.channels, report)
+            self._loaded[key] = self.load(classes, shown.channels, report)
         return self._loaded[key]
 
-    def _load(self, classes: int, channels: int, report: Report) -> Given:
+    def load(self, classes: int, channels: int, report: Report) -> Given:
+        """The network that a text or a file stands for.
+
+        Args:
+            classes: how many a checkpoint's classifier has.
+            channels: of its images.
+            report: told which of several networks in a checkpoint is taken.
+
+        Raises:
+            OptionError: a checkpoint without the network's name.
+            OODBenchError: what loading raises.
+        """
         if self.network is not None:
             return load_network(self.network, self.layer)
         if self.backbone is not None and is_published(self.backbone):

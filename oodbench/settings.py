@@ -256,6 +256,9 @@ class Reporting:
 PREPROCESSING = ("preprocess", "input_size", "mean", "std", "interpolation", "crop")
 """Settings of networks that say how images are made for one that is given."""
 
+OF_TRAINING = ("method", "recipe", "recipe_options", "seeds", "retrain")
+"""Settings of networks that are trained here alone."""
+
 PANELS: dict[type, str] = {
     Scoring: DETECTORS,
     Selection: DATA,

@@ -10,13 +10,11 @@ import typer
 
 from oodbench.cli.options import But
 from oodbench.cli.session import hardware_of, reporter
-from oodbench.settings import HardwareSettings, NetworkSettings, values
-
-_OF_TRAINING = ("method", "recipe", "recipe_options", "seeds", "retrain")
+from oodbench.settings import OF_TRAINING, HardwareSettings, NetworkSettings, values
 
 
 def check_network(
-    networks: Annotated[NetworkSettings, But(without=_OF_TRAINING)],
+    networks: Annotated[NetworkSettings, But(without=OF_TRAINING)],
     hardware: HardwareSettings,
     id: Annotated[  # noqa: A002
         str | None, typer.Option("--id", help="The ID set that it was trained on.")
@@ -36,7 +34,7 @@ def check_network(
     from oodbench.cli.flags import as_flags
 
     machine = hardware_of(hardware, quiet=json_)
-    asked = {name: value for name, value in values(networks).items() if name not in _OF_TRAINING}
+    asked = {name: value for name, value in values(networks).items() if name not in OF_TRAINING}
     result = check(
         id=id,
         benchmark=benchmark,

@@ -11,7 +11,9 @@ import typer
 
 from oodbench.cli import terminal
 from oodbench.cli.failures import SOME_FAILED
+from oodbench.cli.options import But
 from oodbench.errors import OptionError
+from oodbench.settings import OF_TRAINING, NetworkSettings, keywords
 
 if TYPE_CHECKING:
     from oodbench.data.transforms import Preprocess
@@ -23,6 +25,25 @@ FLAGGED = 10
 """Exit status when an image was flagged."""
 ALARM = 11
 """Exit status when the monitor of ``--watch`` raised the alarm."""
+
+ITS_NETWORK = But(
+    without=OF_TRAINING,
+    help={
+        "backbone": "Of a detector whose folder does not hold the network: its name, with "
+        "--checkpoint; or timm/NAME, torchvision/NAME.WEIGHTS.",
+        "network": "In its place: package.module:function, a file (.onnx, .pt2, TorchScript), the "
+        "folder or name of a Hugging Face image classifier, whose code is run.",
+        "checkpoint": "The network's weights, with --backbone.",
+        "preprocess": "How you think that images are made for it: refused where it was fitted with "
+        "another. Default: as it was fitted.",
+        "input_size": "Its input size, checked likewise.",
+        "mean": "Its channel means, checked likewise: 0.485,0.456,0.406.",
+        "std": "Its channel deviations, checked likewise.",
+        "interpolation": "Its filter, checked likewise.",
+        "crop": "Its crop, checked likewise.",
+    },
+)
+"""How ``score`` and ``export`` take the network of a detector."""
 
 _EVERY_SECONDS = 10.0
 """Between two lines of ``--watch``, and two savings of its state."""
@@ -36,6 +57,7 @@ def score_command(
             help="Images, folders, videos (their frames); - for a list on standard input."
         ),
     ],
+    networks: Annotated[NetworkSettings, ITS_NETWORK],
     form: Annotated[
         str, typer.Option("--format", help="csv, jsonl (an object a line) or parquet.")
     ] = "csv",
@@ -104,7 +126,7 @@ def score_command(
         raise OptionError("--format parquet is no text: give --out FILE, or redirect the output.")
     if state is not None and not watch:
         raise OptionError("--state is the state of a monitor: add --watch.")
-    detector = _loaded(fitted, device)
+    detector = _loaded(fitted, device, networks)
     scorer = Scorer(
         detector,
         tpr=tpr,
@@ -140,7 +162,7 @@ def _status(scorer: Scorer, monitor: Monitor | None) -> int:
     return SOME_FAILED if scorer.counts.failed else 0
 
 
-def _loaded(path: str, device: str) -> FittedDetector:
+def _loaded(path: str, device: str, networks: NetworkSettings) -> FittedDetector:
     """The fitted detector, on a device.
 
     Raises:
@@ -156,7 +178,11 @@ def _loaded(path: str, device: str) -> FittedDetector:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return load(path, device=chosen)
+    return load(path, device=chosen, **_said_of(networks))
+
+
+def _said_of(networks: NetworkSettings) -> dict[str, Any]:
+    return keywords(networks, without=OF_TRAINING)
 
 
 def _monitor(
@@ -257,6 +283,7 @@ def _say_power(detector: FittedDetector, scorer: Scorer, fdr: float) -> None:
 def export_command(
     fitted: Annotated[str, typer.Argument(help="The folder that `oodbench fit` wrote.")],
     out: Annotated[str, typer.Option("--out", help="The file: FILE.onnx.")],
+    networks: Annotated[NetworkSettings, ITS_NETWORK],
 ) -> None:
     """Write network and detector as one ONNX graph: pixels in, class, score and flag out.
 
@@ -264,9 +291,8 @@ def export_command(
     network's outputs are refused, and it is said why.
     """
     from oodbench.deploy.export import export
-    from oodbench.deploy.fitted import load
 
-    detector = load(fitted, device="cpu")
+    detector = _loaded(fitted, "cpu", networks)
     where = export(detector, out)
     shown = cast("Preprocess", detector.preprocess)  # export refuses others
     size = f"{shown.channels}, {shown.size}, {shown.size}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from oodbench import files
+from oodbench.contenders import Networks
 from oodbench.data.transforms import Transform
 from oodbench.deploy import folder, identity
 from oodbench.deploy.calibration import Calibration, Threshold
@@ -26,6 +27,7 @@ from oodbench.networks.door import at_door, kept_head
 from oodbench.networks.heads import checked_head
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.models import copied, outputs_of
+from oodbench.networks.runtimes import ONNXNetwork
 from oodbench.outputs import Head, Outputs
 
 BATCH = 64
@@ -285,23 +287,28 @@ def load(
     path: str | Path,
     model: nn.Module | None = None,
     *,
-    preprocess: Transform | None = None,
+    preprocess: Transform | str | None = None,
     layer: str | None = None,
     device: torch.device | str | None = None,
     strict: bool = True,
+    **network: Any,
 ) -> FittedDetector:
     """A fitted detector from its folder; nothing of the folder is run.
 
     Args:
         path: the folder.
         model: its network, where the folder does not hold it; checked to be that one.
-        preprocess: its preprocessing, where that is a transform of your own.
+        preprocess: its preprocessing, where that is a transform of your own; another is refused.
         layer: the name of the model's linear head, if it cannot be found.
         device: where it works; None for where the model is, or the processor.
         strict: whether code that is not what it was is refused; else it is a warning, and what the
             network says of a few images decides alone. Other weights are refused always.
+        network: in place of ``model``, what names it to :func:`oodbench.fit`: ``network``, or
+            ``backbone`` and ``checkpoint``. And what is known of its preprocessing, such as
+            ``input_size`` or ``mean``: checked to be what it was fitted with.
 
     Raises:
+        OptionError: the network is named in two ways, or no such option.
         FittedError: the folder is damaged, or network, preprocessing or code are not those that the
             detector was fitted with; says what differs.
         UnknownNameError: the detector, or the network's method or backbone, is not installed.
@@ -309,7 +316,11 @@ def load(
     where = files.user_path(path)
     about = folder.read_about(where)
     try:
-        return _loaded(where, about, model, preprocess, layer, device, strict)
+        given = Networks(model, preprocess=preprocess, layer=layer, **network)
+    except TypeError as error:
+        raise OptionError(f"`load` has no such option ({error}).") from error
+    try:
+        return _loaded(where, about, given, device, strict)
     except OODBenchError as error:
         kind = type(error)
         raise kind(f"{where}: {error}") from error
@@ -323,9 +334,7 @@ def load(
 def _loaded(
     where: Path,
     about: Mapping[str, Any],
-    model: nn.Module | None,
-    preprocess: Transform | None,
-    layer: str | None,
+    given: Networks,
     device: torch.device | str | None,
     strict: bool,
 ) -> FittedDetector:
@@ -333,8 +342,9 @@ def _loaded(
     scores = folder.read_part(where, about, "calibration")["scores"]
     probe = folder.read_part(where, about, "probe")
     record = about["network"]
-    transform = identity.preprocess_of(about["preprocess"], preprocess)
-    network = model
+    own = None if isinstance(given.preprocess, str) else given.preprocess
+    transform = identity.preprocess_of(about["preprocess"], own)
+    network = identity.named(given, len(about["classes"]), transform)
     if network is None:
         weights = {}
         if "network" in about["files"]:
@@ -350,9 +360,10 @@ def _loaded(
         about["classes"],
         about["about"],
         record["source"],
-        layer,
+        None if isinstance(network, ONNXNetwork) else given.layer,
     )
     _check_network(fitted, record, probe, strict)
+    identity.check_asked(given.asked, fitted._own, transform)
     if device is not None or fitted.device.type != "cpu":
         fitted.to(fitted.device if device is None else device)
     return fitted

@@ -26,11 +26,14 @@ from oodbench.caching import fingerprint
 from oodbench.caching.description import describe
 from oodbench.contenders import Networks
 from oodbench.data.transforms import InMode, Preprocess, Transform, content_key
-from oodbench.errors import FittedError, OODBenchError
+from oodbench.errors import FittedError, OODBenchError, OptionError
 from oodbench.networks.backbones import starting_backbone
 from oodbench.networks.classifier import Classifier
+from oodbench.networks.given import is_published, published
 from oodbench.networks.headed import load_classifier
+from oodbench.networks.inputs import of_preprocess
 from oodbench.options import build
+from oodbench.preprocessing import Asked, choose
 from oodbench.registry import METHODS
 from oodbench.tasks.contender import Contender
 
@@ -170,6 +173,8 @@ def source_of(networks: Networks, contender: Contender, classes: int, shown: Any
         shown: the benchmark's preprocessing, whose channels it was made for.
     """
     channels = getattr(shown, "channels", None)
+    if networks.model is None and networks.network is not None:
+        return {"kind": "given", "network": networks.file_name}
     if not isinstance(channels, int):
         return {"kind": "given"}
     if networks.model is None and contender.is_external and networks.backbone is not None:
@@ -194,6 +199,52 @@ def source_of(networks: Networks, contender: Contender, classes: int, shown: Any
     }
 
 
+def named(given: Networks, classes: int, transform: Transform) -> nn.Module | None:
+    """The network that somebody gives or names; None where the folder's own is meant.
+
+    Raises:
+        OptionError: it is named in two ways, or a backbone without weights.
+        OODBenchError: what loading raises.
+    """
+    if given.network is not None and (given.model or given.checkpoint or given.backbone):
+        raise OptionError(
+            "`network` is a whole network with its weights: leave out `backbone`, `checkpoint` and "
+            "the model."
+        )
+    if given.model is not None:
+        return given.model
+    if given.network is None and given.checkpoint is None and given.backbone is None:
+        return None
+    if given.network is None and given.checkpoint is None and not is_published(given.backbone):
+        raise OptionError(
+            f"`backbone={given.backbone}` names no weights: add `checkpoint=FILE`, or leave it out "
+            "where the folder holds the network."
+        )
+    channels = getattr(transform, "channels", 3)
+    return given.load(classes, channels, lambda _: None).network
+
+
+def check_asked(asked: Asked, network: nn.Module, transform: Transform) -> None:
+    """Refuse what is said of a network's images where it was fitted with others.
+
+    Raises:
+        FittedError: says both.
+    """
+    if not asked or asked.preprocess is transform:
+        return
+    if asked.preprocess is not None and not isinstance(asked.preprocess, str):
+        asked = dataclasses.replace(asked, preprocess=None)  # compared when it was read
+    if not asked:
+        return
+    whole = of_preprocess(transform, "the folder") if isinstance(transform, Preprocess) else None
+    said = choose(asked, network, transform, said=(whole,) if whole else ()).preprocess
+    if said != transform:
+        raise FittedError(
+            f"the preprocessing differs: you say {said}, and it was fitted with {transform}. Leave "
+            "it out, or fit it again."
+        )
+
+
 def remade(source: Mapping[str, Any], weights: Path, state: Mapping[str, Tensor]) -> nn.Module:
     """The network that a source tells of, with these weights.
 
@@ -207,13 +258,21 @@ def remade(source: Mapping[str, Any], weights: Path, state: Mapping[str, Tensor]
     """
     kind = source.get("kind")
     classes, channels = source.get("classes"), source.get("channels")
+    if kind == "classifier" and is_published(str(source["backbone"])):
+        return published(str(source["backbone"]), weights).network
     if kind == "classifier":
         network, _ = load_classifier(str(source["backbone"]), weights, int(classes), int(channels))  # type: ignore[arg-type]
         return network
     if kind != "method":
+        named = source.get("network")
+        if named is not None:
+            raise FittedError(
+                f"its network was given as {named}, whose code the folder does not hold. Give it "
+                f"again: `network={named}`."
+            )
         raise FittedError(
             "its network was given in Python, and is in no file. Give it again: "
-            "oodbench.load(path, model)."
+            "oodbench.load(path, model), or what makes it, `network=package.module:function`."
         )
     cls = METHODS.get(str(source["method"]))
     named = cls.get_recipe(str(source["recipe"]))

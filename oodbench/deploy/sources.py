@@ -13,9 +13,10 @@ from oodbench import files
 from oodbench.data.images import decode
 from oodbench.data.listing import files_below, is_image
 from oodbench.data.media import best_stream, opened
+from oodbench.data.recordings import SUFFIXES, VIDEO
 from oodbench.errors import DataError, OODBenchError, OptionError
 
-VIDEOS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .ts".split())
+VIDEOS = SUFFIXES[VIDEO]
 """Suffixes of files whose frames are images."""
 
 STANDARD_INPUT = "-"
