@@ -10,6 +10,7 @@ from pathlib import Path
 
 from oodbench import files
 from oodbench.data.content import Content
+from oodbench.data.recordings import modality_of, recording_folder
 from oodbench.data.samples import Samples, image_folder
 from oodbench.data.transforms import Preprocess
 from oodbench.download.described import Download
@@ -104,7 +105,9 @@ def names_a_folder(name: str) -> bool:
 
 
 def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
-    """Anybody's image folders as a dataset: ``root/<split>/<class>/*`` or ``root/<class>/*``.
+    """Anybody's folders as a dataset: ``root/<split>/<class>/*`` or ``root/<class>/*``.
+
+    They hold images, or else videos, or sounds.
 
     Args:
         name: of the dataset.
@@ -129,12 +132,15 @@ def folder_spec(name: str, root: Path, *, flat: bool = True) -> DatasetSpec:
                 f"{name}: there is no folder {inner}. "
                 f"Put the {split} images there, one folder per class: {inner}/<class>/*.png."
             )
+        modality = modality_of(inner)
+        if modality is not None:
+            return recording_folder(f"{name}/{split}", inner, modality)
         return image_folder(f"{name}/{split}", inner)
 
     return DatasetSpec(
         name=name,
         load=load,
         splits=("train", "test") if flat else ("train", "val", "test"),
-        description=f"images below {root}",
+        description=f"files below {root}",
         source=str(root),
     )

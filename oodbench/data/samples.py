@@ -21,6 +21,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from oodbench import files
+from oodbench.data.described import content_of
 from oodbench.data.images import SUFFIXES, decode
 from oodbench.data.listing import (
     Listing,
@@ -40,6 +41,9 @@ _FEW_BYTES = 2**28
 
 class Samples(Dataset[Image.Image]):
     """One split of a dataset: raw images, labels, class names.
+
+    The base of samples of your own: call ``super().__init__``, and say in ``__getitem__`` what a
+    sample is, the same each time. ``oodbench.testing.samples_checks`` tries whether it is right.
 
     Args:
         name: what messages call it, ``"cifar10/test"``.
@@ -67,8 +71,20 @@ class Samples(Dataset[Image.Image]):
         """The image at a position: 8-bit pixels in any of Pillow's modes, in its own size."""
         raise NotImplementedError
 
+    def content(self, index: int) -> bytes:
+        """The bytes that tell a sample from others; its digest is of them.
+
+        They are made of the sample itself, all of which is read for it. A subclass overrides this
+        where it knows the bytes sooner: those of a sample's files, and of its row in a table.
+
+        Raises:
+            DataError: the sample holds what says nothing of its content.
+        """
+        return content_of(self[index])
+
     def _digests(self) -> np.ndarray:
-        raise NotImplementedError
+        contents = (content_digest(self.content(index)) for index in range(len(self)))
+        return np.fromiter(contents, dtype=np.uint64, count=len(self))
 
     @cached_property
     def digests(self) -> np.ndarray:
