@@ -46,7 +46,7 @@ from oodbench.deploy.fitted import FittedDetector
 from oodbench.deploy.scoring import Scorer
 from oodbench.deploy.sources import items
 from oodbench.hardware import spare_cores
-from oodbench.networks.backbones import load_classifier
+from oodbench.networks.headed import load_classifier
 
 Seconds = tuple[float, float]
 """By the clock, and of the processor."""
