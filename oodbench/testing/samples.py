@@ -57,7 +57,7 @@ def check_every_sample_is_there(make: Make) -> None:
     samples, who = _made(make)
     for index in (0, len(samples) // 2, len(samples) - 1):
         try:
-            plain, numpy = samples[index], samples[np.int64(index)]  # type: ignore[call-overload]
+            plain, numpy = samples[index], samples[np.int64(index)]  # type: ignore[index]
         except Exception as error:
             raise AssertionError(
                 f"{who}: samples[{index}] is {type(error).__name__} ({error})"
