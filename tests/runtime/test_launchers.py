@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from oodbench import Hardware
 from oodbench.errors import OptionError
-from oodbench.hardware import is_first_process
+from oodbench.hardware import gathered, is_distributed, is_first_process
 from oodbench.results.store import ResultStore
 from oodbench.runtime.launchers import environment
 from oodbench.training.train import train
@@ -117,6 +118,14 @@ def test_lightnings_defaults_are_not_changed_by_variables(
     trainer = Hardware("cpu").trainer(logger=False)
     assert (trainer.limit_train_batches, trainer.fast_dev_run, trainer.max_steps) == (1.0, 0, -1)
     assert os.environ[f"PL_TRAINER_{name}"] == value
+
+
+def test_one_process_starts_no_others_and_speaks_for_itself() -> None:
+    hardware = Hardware("cpu", "1")
+    hardware.start_processes()
+    assert not is_distributed()
+    assert gathered({"a": 1}) == [{"a": 1}]
+    assert hardware.own_device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("variables", ["RANK=1 LOCAL_RANK=none"])
