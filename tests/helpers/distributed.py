@@ -192,7 +192,7 @@ def pixels_scored(folder: Path, hardware: Hardware) -> None:
     benchmark = Benchmark(
         "toy/pixels",
         spec("toy", "id", 10),
-        (spec("near", "id+near", 13),),
+        (spec("scenes-near", "id+near", 13),),
         (),
         SCENES,
         task="segmentation",

@@ -149,7 +149,7 @@ def test_pixels_on_two_processes_are_those_of_one(one: Path, two: Path) -> None:
     for most, expected in alone.items():
         passes = [found[most]["passes"] for found in shared]
         assert sum(passes) == 23, "each image went through one process"
-        assert min(passes) >= 8, "both took part"
+        assert min(passes) >= 7, "both took part"
         for found in shared:
             for row, known in zip(found[most]["rows"], expected["rows"], strict=True):
                 assert row["row_id"] == known["row_id"]
