@@ -169,22 +169,34 @@ class Beside:
         return not low - half <= self.published.value <= high + half
 
 
-def beside(entry: Entry) -> list[Beside]:
+Index = Mapping[tuple[str | None, ...], Sequence[Published]]
+"""Comparable figures by benchmark, backbone and detector."""
+
+
+def index() -> Index:
+    """Figures that may stand beside rows, by what these must have."""
+    found: dict[tuple[str | None, ...], list[Published]] = {}
+    for figure in figures():
+        if figure.is_comparable:
+            key = figure.benchmark, figure.backbone, figure.detector
+            found.setdefault(key, []).append(figure)
+    return found
+
+
+def beside(entry: Entry, known: Index | None = None) -> list[Beside]:
     """Published figures of an entry: those with its detector, training, backbone, images and set.
 
     A network that was trained here must have been by its paper's recipe as it is; options of the
     detector must be its defaults, or chosen on validation data, as the published ones were.
+
+    Args:
+        entry: of a page.
+        known: the figures; None to look them up.
     """
     first = entry.first
-    own = [
-        figure
-        for figure in figures()
-        if figure.is_comparable
-        and figure.benchmark == first["benchmark"]
-        and figure.backbone == first["backbone"]
-        and figure.detector == first["detector"]
-        and _is_trained_so(first, figure)
-    ]
+    known = index() if known is None else known
+    key = first["benchmark"], first["backbone"], first["detector"]
+    own = [figure for figure in known.get(key, ()) if _is_trained_so(first, figure)]
     if not own or not _has_usual_options(first):
         return []
     found = []
@@ -215,8 +227,9 @@ def _has_usual_options(row: Row) -> bool:
 def section(entries: Sequence[Entry]) -> list[str]:
     """The part of a page with published figures beside its own; none if there are none."""
     table = []
+    known = index()
     for number, entry in enumerate(entries, start=1):
-        for one in beside(entry):
+        for one in beside(entry, known):
             figure = one.published
             where = figure.ood or "ID"
             mark = " ✕" if one.is_beyond else ""

@@ -111,7 +111,7 @@ def check(folder: Path, boards: Path, *, first: bool = False) -> list[Checked]:
         OptionError: no result is there.
     """
     is_board = folder.resolve() == boards.resolve()
-    checked = [] if is_board else list(_strangers(folder))
+    checked = list(_lost_cards(folder) if is_board else _strangers(folder))
     paths = sorted((folder / "results").glob("*/*.json"))
     if is_board:
         paths = [path for path in paths if cards.path_of(path).is_file()]
@@ -162,6 +162,13 @@ def _strangers(folder: Path) -> Iterator[Checked]:
             reason = f"there is no result {_owner(path).name} that it belongs to"
         if reason is not None:
             yield Checked(path, [f"{inside.as_posix()} cannot be added: {reason}. Take it out."])
+
+
+def _lost_cards(folder: Path) -> Iterator[Checked]:
+    """Cards whose result is not there."""
+    for path in sorted((folder / "results").glob(f"*/*{cards.ENDING}")):
+        if not _owner(path).is_file():
+            yield Checked(path, [f"there is no result {_owner(path).name} that it belongs to."])
 
 
 def _owner(path: Path) -> Path:
