@@ -54,7 +54,7 @@ def compare_stored(
     named = {name: sides_of(finding.find(name, folders)) for name in names}
     places = _places(named)
     found: list[tuple[Side, Side, list[Compared], Benchmark | None]] = []
-    for sides in places.values():
+    for sides in _with_scores(places):
         significance.tell_apart(sides)
         benchmark = chosen or _benchmark_of(sides[0])
         metrics: Sequence[str] = _shown(benchmark) if len(sides) == 2 else (_rank_by(benchmark),)
@@ -149,6 +149,28 @@ def _by_place(name: str, sides: Sequence[Side]) -> dict[Place, Side]:
     return found
 
 
+def _with_scores(places: Mapping[Place, list[Side]]) -> list[list[Side]]:
+    """The places all of whose results have scores; what is passed over is said.
+
+    Where none has, all are given on, so that the comparison refuses them in words.
+    """
+    kept = [sides for sides in places.values() if all(side.samples for side in sides)]
+    if not kept:
+        return list(places.values())
+    for place, sides in places.items():
+        if sides not in kept:
+            backbone = sides[0].entry.first["backbone"]
+            without = ", ".join(side.name for side in sides if not side.samples)
+            typer.echo(
+                printable(
+                    f"{place[0]}, {backbone} ({place[1][0][:12]}): passed over, as the scores of "
+                    f"{without} were not kept"
+                ),
+                err=True,
+            )
+    return kept
+
+
 # --- over sets and networks ----------------------------------------------------------------------
 
 
@@ -226,14 +248,21 @@ def _show(
     if len(found) > 1:  # each pair is one of many
         corrected = holm([one.p for one in chief])
         chief = [one.corrected(float(p)) for one, p in zip(chief, corrected, strict=True)]
-    for (one, other, compared, _), figure in zip(found, chief, strict=True):
+    by_place: dict[str, list[tuple[Side, Side, Compared]]] = {}
+    for (one, other, _, _), figure in zip(found, chief, strict=True):
         first = one.entry.first
-        typer.echo(printable(f"{first['benchmark']}, {first['backbone']}:"))
-        if len(found) == 1:
-            left_out = print_table(*_table(compared, one.name, other.name), wide=wide)
-            if left_out:
-                typer.echo(f"--wide shows also: {', '.join(left_out)}")
-        typer.echo(printable(significance.sentence(one, other, figure)))
+        networks = ", ".join(weights[:12] for weights in one.networks)
+        place = f"{first['benchmark']}, {first['backbone']} ({networks})"
+        by_place.setdefault(place, []).append((one, other, figure))
+    if len(found) == 1:
+        (one, other, compared, _), *_ = found
+        left_out = print_table(*_table(compared, one.name, other.name), wide=wide)
+        if left_out:
+            typer.echo(f"--wide shows also: {', '.join(left_out)}")
+    for place, own in by_place.items():
+        typer.echo(printable(f"{place}:"))
+        for line in [significance.sentence(*own[0])] if len(own) == 1 else _of_many(own):
+            typer.echo(printable(line))
     if len(found) > 1:
         typer.echo(f"(p-values by Holm's correction for {len(found)} comparisons)")
     if over_all is not None:
@@ -241,6 +270,24 @@ def _show(
             typer.echo(printable(line))
     if plot is not None:
         typer.echo(f"plot: {plot}")
+
+
+def _of_many(pairs: Sequence[tuple[Side, Side, Compared]]) -> list[str]:
+    """Three or more on one kind of network: the best first, and what is not told apart."""
+    from oodbench.results.rows import NAMES
+
+    figure = pairs[0][2]
+    values = {one.name: c.one for one, _, c in pairs} | {two.name: c.other for _, two, c in pairs}
+    sign = 1 if figure.metric.startswith("fpr") else -1
+    ranked = sorted(values, key=lambda name: sign * values[name])
+    listing = ", ".join(f"{name} {100 * values[name]:.2f}" for name in ranked)
+    same = [f"{one.name} and {two.name}" for one, two, c in pairs if not c.is_told_apart]
+    over = f"over {figure.n_id:,} ID and {figure.n_ood:,} OOD samples"
+    told = "All are told apart from each other."
+    if same:
+        others = "" if len(same) == len(pairs) else " All other pairs are."
+        told = f"Not told apart: {'; '.join(same)}.{others}"
+    return [f"{figure.ood} {NAMES[figure.metric]} {over}: {listing}.", told]
 
 
 def _table(compared: Sequence[Compared], one: str, other: str) -> tuple[list[str], list[list[str]]]:

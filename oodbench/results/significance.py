@@ -154,9 +154,12 @@ def tell_apart(sides: Sequence[Side]) -> None:
     """Name sides by their detectors, and those of the same name by what they differ by."""
     for side in sides:
         side.name = side.entry.name
-    for column in ("detector_options", "backbone", "method", "recipe", "benchmark", "weights"):
+    columns = ("detector_options", "backbone", "method", "recipe", "benchmark", "seed", "weights")
+    for column in columns:
         names = [side.name for side in sides]
         values = [_text(cell(side.entry.first, column)) for side in sides]
+        if column == "seed":
+            values = [f"seed {_seeds(side)}" for side in sides]
         for side, value in zip(sides, values, strict=True):
             alike = [v for v, name in zip(values, names, strict=True) if name == side.name]
             if len(alike) > 1 and len(set(alike)) > 1:
@@ -318,7 +321,7 @@ def sentence(one: Side, other: Side, chief: Compared) -> str:
     p = p_text(chief.p_holm)
     if chief.seed_alone:
         return (
-            f"Not told apart: {one.name} (seed {_seeds(one)}) and {other.name} (seed "
+            f"Not told apart: {one.entry.name} (seed {_seeds(one)}) and {other.entry.name} (seed "
             f"{_seeds(other)}) differ by the seed alone. What they differ by, {points} of "
             f"{figure}, is what another training of the same network gives."
         )
@@ -348,10 +351,10 @@ def _about_networks(chief: Compared) -> str:
             " They are on two networks, one each: how much other seeds would differ is not in "
             "this, and takes several."
         )
-    which = "the same" if chief.same_networks else "different"
     first, second = chief.seeds
-    count = str(first) if first == second else f"{first} and {second}"
-    return f" Means over {count} {which} networks, whose spread is in this."
+    if chief.same_networks:
+        return f" Both are means over the same {first} networks, whose spread is in this."
+    return f" They are means over {first} and {second} networks, whose spread is in this."
 
 
 def _seeds(side: Side) -> str:

@@ -24,6 +24,7 @@ def test_detectors_by_name(run: CLI, tmp_path: Path) -> None:
     ran = run("compare", "a", "c", "--leaderboards", tmp_path)
     assert ran.status == 0, ran.both
     assert ran.out.count("Told apart: a is better than c") == 2  # on each network
+    assert "net0 (" in ran.out
     assert "Holm's correction for 2 comparisons" in ran.out
     assert "Mean ranks over 4 blocks" in ran.out
 
@@ -51,6 +52,7 @@ def test_three_and_a_diagram(run: CLI, tmp_path: Path) -> None:
     ran = run("compare", "a", "b", "c", "--leaderboards", tmp_path, "--plot", plot)
     assert ran.status == 0, ran.both
     assert "Friedman" in ran.out
+    assert ran.out.count("Not told apart: a and b. All other pairs are.") == 2
     assert plot.is_file()
     ran = run(
         "compare", "a", "b", "c", "--leaderboards", tmp_path, "--json", "--posthoc", "nemenyi"
@@ -79,3 +81,15 @@ def test_what_is_refused(run: CLI, tmp_path: Path) -> None:
         }
         stored_result(tmp_path, "a", *drawn(5, 1.0), **other)
     assert "several results on the same network" in run.refuses("compare", "a", "b", *where)
+
+
+def test_networks_without_scores_are_passed_over_and_named(run: CLI, tmp_path: Path) -> None:
+    board(tmp_path)
+    for i, name in enumerate("ac"):
+        fields = {"recipe": None, "weights": "7".zfill(64), "backbone": "old"}
+        stored_result(tmp_path, name, *drawn(40 + i, 1.0 - 0.5 * i), keep=False, **fields)
+    ran = run("compare", "a", "c", "--leaderboards", tmp_path)
+    assert ran.status == 0
+    assert "old (000000000000): passed over, as the scores of" in ran.err
+    assert ran.out.count("Told apart") == 2
+    assert "Mean ranks over 6 blocks" in ran.out

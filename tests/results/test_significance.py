@@ -64,7 +64,7 @@ def test_seeds_of_an_entry_are_one_side_with_their_spread(tmp_path: Path) -> Non
     ]
     text, is_apart = compared(one, other)
     assert not is_apart
-    assert "Means over 2 different networks, whose spread is in this." in text
+    assert "They are means over 2 and 2 networks, whose spread is in this." in text
     text, is_apart = compared(one[1:], other[:1])  # the images alone would tell these apart
     assert is_apart
     assert "takes several" in text
