@@ -32,7 +32,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-AT_MOST = {"msp": 10, "ce": 10, "palm": 13, "godin": 15, "abet": 35, "ptood": 32}
+AT_MOST = {"msp": 11, "ce": 10, "palm": 15, "godin": 15, "abet": 35, "ptood": 32}
 """Rooms of the core that are loaded with a file of ``detectors/``.
 
 ``godin`` calls the network itself; the last two make networks.
