@@ -110,6 +110,7 @@ class House:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.modules: dict[str, Module] = {}
+        self._imports: dict[str, list[Import]] = {}
         for package, folder in FOLDERS.items():
             for path in sorted((self.root / folder).rglob("*.py")):
                 parts = path.relative_to(self.root / folder).with_suffix("").parts
@@ -146,6 +147,11 @@ class House:
 
     def imports_of(self, module: Module) -> list[Import]:
         """The imports of modules of ours by this one, without those for type checkers."""
+        if module.name not in self._imports:
+            self._imports[module.name] = self._read_imports(module)
+        return self._imports[module.name]
+
+    def _read_imports(self, module: Module) -> list[Import]:
         result = []
         for statement, function in _import_statements(module.tree):
             if isinstance(statement, ast.Import):
