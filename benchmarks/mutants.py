@@ -82,7 +82,7 @@ OPERATORS = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-WORDS = {"paper", "grid", "__all__"}
+WORDS = {"paper", "PAPER", "grid", "__all__"}
 """Names whose values are no code: what is said of a paper, what tuning tries, what is exported."""
 
 

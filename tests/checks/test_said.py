@@ -16,6 +16,7 @@ from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.outputs import Head
 from oodbench.reporting import of_a_kind
 from tests.helpers import pixels
+from tests.helpers.few import few_digits
 from tests.helpers.images import CPU
 
 SHAPING = ["ash-p", "ash-b", "ash-s", "scale", "lts", "vra"]
@@ -40,8 +41,8 @@ def notes(results: oodbench.Results) -> dict[str, list[str]]:
 def test_shaping_of_signed_features_is_said(behind: tuple[nn.Module, ...]) -> None:
     results = oodbench.evaluate(
         network(*behind),
-        "digits",
-        [*SHAPING, "react", "dice", "msp"],
+        benchmark=few_digits(),
+        detectors=[*SHAPING, "react", "dice", "msp"],
         hardware=CPU,
         preprocess="benchmark",
     )
@@ -57,7 +58,11 @@ def test_shaping_of_signed_features_is_said(behind: tuple[nn.Module, ...]) -> No
 
 def test_shaping_of_rectified_features_says_nothing() -> None:
     results = oodbench.evaluate(
-        network(nn.ReLU()), "digits", SHAPING, hardware=CPU, preprocess="benchmark"
+        network(nn.ReLU()),
+        benchmark=few_digits(),
+        detectors=SHAPING,
+        hardware=CPU,
+        preprocess="benchmark",
     )
     assert all(own == [] for own in notes(results).values())
 
@@ -123,7 +128,11 @@ def test_more_neighbours_than_the_smallest_class_has(name: str) -> None:
 def test_many_neighbours_reach_the_rows() -> None:
     many = oodbench.create_detector("knn", k=300)
     results = oodbench.evaluate(
-        network(nn.ReLU()), "digits", [many, "knn"], hardware=CPU, preprocess="benchmark"
+        network(nn.ReLU()),
+        benchmark=few_digits(),
+        detectors=[many, "knn"],
+        hardware=CPU,
+        preprocess="benchmark",
     )
     told = [row["notes"] for row in results if row["detector_options"]["k"] == 300]
     assert all(any("k=300 is more than" in note for note in own) for own in told)
@@ -152,7 +161,11 @@ class Talker(Detector):
 
 def test_anybodys_warnings_reach_the_rows_once() -> None:
     results = oodbench.evaluate(
-        network(), "digits", [Talker(), "msp"], hardware=CPU, preprocess="benchmark"
+        network(),
+        benchmark=few_digits(),
+        detectors=[Talker(), "msp"],
+        hardware=CPU,
+        preprocess="benchmark",
     )
     for row in results:
         own = [n for n in row["notes"] or () if n.startswith("talker")]
@@ -161,7 +174,7 @@ def test_anybodys_warnings_reach_the_rows_once() -> None:
     assert len(own) == 2
     assert own[0].startswith("talker: fitted on")
     assert own[1].startswith("talker: 0.")
-    assert " 271 in all" in own[1]  # of the ID test set, which comes first
+    assert " 100 in all" in own[1]  # of the ID test set, which comes first
 
 
 @dataclass
@@ -212,9 +225,11 @@ def test_texts_that_differ_by_numbers(texts: list[str], kept: list[int]) -> None
 
 def test_few_samples_reach_the_rows() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3000), nn.ReLU(), nn.Linear(3000, 6))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1200), nn.ReLU(), nn.Linear(1200, 6))
     names: list[Any] = ["mahalanobis", "residual"]
-    results = oodbench.evaluate(model, "digits", names, hardware=CPU, preprocess="benchmark")
+    results = oodbench.evaluate(
+        model, benchmark=few_digits(), detectors=names, hardware=CPU, preprocess="benchmark"
+    )
     own = notes(results)
-    assert "too few for a covariance of 3,000 features" in own["mahalanobis"][0]
-    assert "training samples have 3,000 features" in own["residual"][0]
+    assert "too few for a covariance of 1,200 features" in own["mahalanobis"][0]
+    assert "training samples have 1,200 features" in own["residual"][0]

@@ -34,3 +34,10 @@ def test_the_mean_of_a_class_is_at_no_distance() -> None:
     found = detector.score(oodbench.Outputs(features=means))
     np.testing.assert_allclose(found, 0, atol=1e-9)
     assert float(detector.score(p.test).min()) > 0
+
+
+def test_features_of_single_precision_are_scored_in_double() -> None:
+    p = problem(dtype=torch.float32)
+    detector = oodbench.create_detector("mahalanobis").fit(p.train)
+    double = oodbench.Outputs(features=p.test.features.double())
+    np.testing.assert_allclose(detector.score(p.test), detector.score(double), rtol=1e-12)
