@@ -181,13 +181,21 @@ def louder(network: nn.Module, times: float = 20.0) -> nn.Module:
 
 
 def mask_rcnn() -> nn.Module:
+    """With a small head: masks are not compared."""
     pool = torchvision.ops.MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2)
-    return rcnn(zoo.MaskRCNN, mask_roi_pool=pool)
+    network: Any = rcnn(zoo.MaskRCNN, mask_roi_pool=pool)
+    network.roi_heads.mask_head = zoo.mask_rcnn.MaskRCNNHeads(32, (8,), 1)
+    network.roi_heads.mask_predictor = zoo.mask_rcnn.MaskRCNNPredictor(8, 8, 4)
+    return cast(nn.Module, network)
 
 
 def keypoint_rcnn() -> nn.Module:
+    """With a small head: keypoints are not compared."""
     pool = torchvision.ops.MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2)
-    return rcnn(zoo.KeypointRCNN, keypoint_roi_pool=pool)
+    network: Any = rcnn(zoo.KeypointRCNN, keypoint_roi_pool=pool)
+    network.roi_heads.keypoint_head = zoo.keypoint_rcnn.KeypointRCNNHeads(32, (8,))
+    network.roi_heads.keypoint_predictor = zoo.keypoint_rcnn.KeypointRCNNPredictor(8, 3)
+    return cast(nn.Module, network)
 
 
 def ssd() -> nn.Module:

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Preprocess, Protocol, Results, cli
@@ -248,14 +251,37 @@ def test_real_weights_on_the_command_line(
     assert Image.open(tmp_path / "plot.png").width > 300
     assert "| ptood |" in (tmp_path / "toy-compared.md").read_text()
 
-    status, out, err = command(f"{words} --json")
-    assert status == cli.SOME_FAILED, err
-    rows = json.loads(out)["rows"]
-    assert {row["method"] for row in rows} == {"linear-probe"}
-    assert {row["detector"] for row in rows} == {"ptood", "msp"}
 
+def test_what_failed_leaves_the_json_whole(
+    command: Callable[[str], tuple[int, str, str]], evaluations: list[dict[str, Any]]
+) -> None:
+    words = "compare --benchmark toy/compared --detector msp,ptood --backbone first,broken --json"
+    status, out, err = command(words)
+    assert status == cli.SOME_FAILED, err
+    assert [one["method"] for one in evaluations] == ["linear-probe"] * 2
+    found = json.loads(out)["rows"]
+    assert {row["backbone"] for row in found} == {"first"}
+    assert {row["detector"] for row in found} == {"msp", "ptood"}
+    assert "no hub" in err
+
+
+def test_an_evaluation_tells_the_gap(
+    command: Callable[[str], tuple[int, str, str]], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=5).state_dict(), path)
     status, out, err = command(
-        words.replace("compare ", "eval ").replace(",tf_efficientnet_lite9", "")
+        "eval --benchmark toy/compared --detector ptood,msp --recipe-set input_size=32 --json "
+        f"--backbone test_resnet --checkpoint {path} --accelerator cpu --leaderboards {tmp_path}"
+    )
+    assert status == 0, err
+    found = json.loads(out)["rows"]
+    assert {row["method"] for row in found if row["detector"] == "msp"} == {"linear-probe"}
+    assert sum(row["gap"] is not None for row in found) > 0
+    status, out, err = command(
+        "eval --benchmark toy/compared --detector ptood,msp --recipe-set input_size=32 "
+        f"--backbone test_resnet --checkpoint {path} --accelerator cpu --leaderboards {tmp_path}"
     )
     assert status == 0, err
     assert "separability" in out
