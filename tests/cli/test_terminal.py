@@ -18,7 +18,21 @@ from oodbench import ResultStore
 from oodbench.cli import main
 from oodbench.cli.terminal import guarded, plain, printable
 from oodbench.errors import OptionError
+from oodbench.registry import BENCHMARKS
 from tests.conftest import write_images
+from tests.helpers.few import few_digits
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of all these tests: the network of ``EVAL`` is trained once."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(autouse=True)
+def _quick(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OODBENCH_CACHE", str(kept))
+    monkeypatch.setitem(BENCHMARKS._objects, "digits", few_digits)
 
 
 class Raw(io.RawIOBase):
