@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from oodbench import files
-from oodbench.caching import probe
+from oodbench.caching import kept, probe
 from oodbench.caching.description import Description, describe
 from oodbench.caching.fingerprint import cache_key, unknown
 from oodbench.caching.parts import Parts
@@ -146,6 +146,7 @@ def extract(
         job.fill(store)
         if is_first_process(hardware):
             store.finish(samples.labels, key)
+            kept.note(folder, called(network), samples.name)
             if not is_new:
                 (folder / probe.VARIES).touch()
         barrier()

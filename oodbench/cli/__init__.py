@@ -11,6 +11,7 @@ import typer
 
 import oodbench
 from oodbench.cli import (
+    caches,
     checking,
     data,
     evaluating,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(listing.list_app, name="list")
 app.add_typer(data.data_app, name="data")
+app.add_typer(caches.cache_app, name="cache")
 app.add_typer(plotting.plot_app, name="plot")
 app.command("eval", epilog=examples("eval"))(spelled_out(evaluating.eval_command))
 app.command("compare", epilog=examples("compare"))(spelled_out(evaluating.compare_command))

@@ -17,7 +17,7 @@ LINES = [line for lines in EXAMPLES.values() for line in lines]
 
 
 def test_every_command_has_some() -> None:
-    groups = {"list", "data", "plot"}
+    groups = {"list", "data", "plot", "cache"}
     assert set(EXAMPLES) == set(COMMANDS) - groups
     for name in EXAMPLES:
         assert COMMANDS[name].epilog == examples(name)
