@@ -1,7 +1,11 @@
-"""Notes in what is built from a checkout which commit that was; all else is in pyproject.toml."""
+"""Notes in what is built from a checkout which commit that was, and copies the zoo's index.
+
+All else is in pyproject.toml.
+"""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 NOTE = "_commit.txt"
+INDEX = ROOT / "leaderboards" / "networks" / "index.json"
 
 
 def commit() -> str | None:
@@ -32,7 +37,11 @@ class BuildWithCommit(build_py):
         super().run()
         if getattr(self, "editable_mode", False):
             return
-        note = Path(self.build_lib) / "oodbench" / NOTE
+        package = Path(self.build_lib) / "oodbench"
+        if INDEX.is_file():
+            (package / "networks").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(INDEX, package / "networks" / INDEX.name)
+        note = package / NOTE
         note.unlink(missing_ok=True)  # of an earlier build in the same folder
         found = commit()
         if found is not None:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from oodbench.results.rows import Results as Results
     from oodbench.results.store import ResultStore as ResultStore
     from oodbench.tasks.contender import Contender as Contender
+    from oodbench.zoo import load_network as load_network
 
 # Python started in a checkout finds this package here before the installed one; its sub-packages
 # oodbench.detectors and oodbench.datasets are the folders beside it.
@@ -107,6 +108,7 @@ _HOME = {
     "results.store": ("ResultStore",),
     "data.samples": ("Samples",),
     "data.transforms": ("Preprocess",),
+    "zoo": ("load_network",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

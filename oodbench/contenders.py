@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from oodbench import files, zoo
 from oodbench.benchmark import Benchmark
 from oodbench.checks.classes import check_classes
 from oodbench.data.samples import Samples
@@ -171,7 +172,7 @@ class Networks(NetworkSettings):
             network = train(run, hardware, retrain=retrain, on_forward=on_forward)
             if is_new and network.summary:
                 report(f"{run.method}: {network.summary}")
-            contender = _contender(run, network)
+            contender = contender_of(run, network)
             its_detectors = [
                 d for d in detectors if method_of(benchmark, self.method or d.method) == run.method
             ]
@@ -213,7 +214,19 @@ class Networks(NetworkSettings):
             seed=self.seeds[0],
             claimed_method=self.method,
             digest=self.digest,
+            arguments=self._arguments(),
         )
+
+    def _arguments(self) -> dict[str, Any]:
+        """What was asked for to get the network; of a model in Python, that it was one."""
+        asked = {
+            "model": None if self.model is None else type(self.model).__name__,
+            "network": self._file_name or None,
+            "layer": self.layer,
+            "digest": self.digest,
+        }
+        told = {name: value for name, value in asked.items() if value is not None}
+        return {**told, **_files(network=self.network, checkpoint=self.checkpoint)}
 
     @property
     def file_name(self) -> str:
@@ -250,6 +263,8 @@ class Networks(NetworkSettings):
             OODBenchError: what loading raises.
         """
         if self.network is not None:
+            if self.network in zoo.index():
+                return Given(zoo.load_network(self.network))
             return load_network(self.network, self.layer)
         if self.backbone is not None and is_published(self.backbone):
             return published(self.backbone, self.checkpoint)
@@ -288,7 +303,17 @@ def _announcement(run: Run, retrain: bool) -> str:
     )
 
 
-def _contender(run: Run, network: Method) -> Contender:
+def _files(**paths: str | Path | None) -> dict[str, Any]:
+    """Files that were given, by what they hold: a path on this machine says nothing elsewhere."""
+    given = {name: files.user_path(path) for name, path in paths.items() if path is not None}
+    return {
+        name: {"file": path.name, "sha256": files.sha256(path)}
+        for name, path in given.items()
+        if path.is_file()
+    }
+
+
+def contender_of(run: Run, network: Method) -> Contender:
     """The network of a run as it stands in rows."""
     file = f" ({Path(run.checkpoint).name})" if run.checkpoint else ""
     return Contender(
@@ -300,4 +325,5 @@ def _contender(run: Run, network: Method) -> Contender:
         seed=run.seed,
         trained_on=run.samples,
         notes=METHODS.get(run.method).caveats(run.recipe_name, run.checkpoint),
+        arguments=_files(checkpoint=run.checkpoint),
     )

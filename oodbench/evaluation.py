@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.contenders import Networks
 from oodbench.data.transforms import Transform
@@ -60,6 +61,7 @@ def evaluate(
     command: str | None = None,
     task: str | None = None,
     pictures: str | Path | None = None,
+    scores: str | Path | None = None,
     modality: str | None = None,
     preset: str | None = None,
     task_options: Mapping[str, Any] | None = None,
@@ -116,6 +118,8 @@ def evaluate(
         command: what repeats this evaluation; goes into the rows.
         task: what is scored (``"segmentation"`` …), for the ID set's benchmark of that task.
         pictures: folder for pictures of scored pixels or boxes; None for none.
+        scores: folder for a csv of each detector's scores, one for each network: set, group, path,
+            label and score of every sample; None for none.
         modality: short for ``task_options={"modality": ...}``: of networks of several modalities,
             the one whose predictions are scored; None or ``"fused"`` for the joint ones.
         preset: the benchmark's named settings (``Benchmark.presets``) for detectors that are given
@@ -178,7 +182,14 @@ def evaluate(
     if tune:
         tuning = _tune(evaluator, created, networks, kept, options)
         created, failures = tuning.apply(created), tuning.failures
-    return _run_all(evaluator, networks, created, failures)
+    if scores is not None:
+        hint = "Choose a folder that you may write with `scores`."
+        files.writable_dir(files.user_path(scores), hint, make=False)
+    results = _run_all(evaluator, networks, created, failures)
+    if scores is not None and is_first_process(evaluator.hardware):
+        for one in results.scores:
+            evaluator.report(f"scores: {one.to_csv(scores)}")
+    return results
 
 
 def _keeper(store: ResultStore, benchmark: Benchmark, hardware: Hardware | None) -> Keep | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from oodbench import measures
 from oodbench.benchmark import Benchmark
-from oodbench.caching.fingerprint import code_digest
+from oodbench.caching.written import written_digest
 from oodbench.checks.classes import check_classes, id_samples
 from oodbench.data.balanced import balanced
 from oodbench.data.samples import Samples
@@ -21,6 +21,7 @@ from oodbench.results import scores
 from oodbench.results.means import rows_of_means
 from oodbench.results.provenance import provenance
 from oodbench.results.rows import COLUMNS, Results, Row, cell, row_id, with_columns
+from oodbench.results.samples import SampleScores, sample_set
 from oodbench.results.scores import Scores
 from oodbench.runtime.process import undisturbed
 from oodbench.tasks import spectrum
@@ -88,6 +89,7 @@ class Evaluator:
         self.report = report or (lambda _: None)
         self.command = command
         self.fit_on = fit_on
+        self.arguments = _told(ood=ood, task_options=task_options, fit_on=fit_on)
         self.forward_passes = 0
         self.errors: list[Exception] = []
         self.keep = keep or (lambda _rows, _scores: None)
@@ -147,7 +149,7 @@ class Evaluator:
         doubts = doubts_of(detectors)
         examined = runner.examine(tested[0], train.get("train"), detectors)
         shared: Row = {
-            **provenance(self.benchmark, runner, self.command),
+            **provenance(self.benchmark, runner, self.command, self.arguments),
             **examined.quality,
             "spectrum_accuracy": spectrum.accuracy_over_id(runner, tested),
             **self.task.row(),
@@ -184,6 +186,8 @@ class Evaluator:
             }
             rows = self._rows(scored, about, of_sets, tested)
             results.rows += rows
+            if (of_samples := self._of_samples(rows[0], scored)) is not None:
+                results.scores.append(of_samples)
             self.keep(rows, self._scores(scored, correct))
         return results
 
@@ -270,6 +274,23 @@ class Evaluator:
         keys = [scores.ID, *(scores.of_ood(ood.name) for ood in self.tested.ood)]
         return {**dict(zip(keys, scored.scores, strict=True)), **correct}
 
+    def _of_samples(self, row: Row, scored: Scored) -> SampleScores | None:
+        """The same for people; None where scores were counted as they came."""
+        if scored.scores is None:
+            return None
+        names = [(scores.ID, scores.ID), *((ood.name, ood.group) for ood in self.tested.ood)]
+        sets = zip(names, scored.scores, self.tested.samples, strict=True)
+        return SampleScores(
+            row["benchmark"],
+            row["detector"],
+            row["detector_options"],
+            row["method"],
+            row["backbone"],
+            row["seed"],
+            tuple(sample_set(*name, values, samples) for name, values, samples in sets),
+            tuple(ood.name for ood in self.tested.ood if ood.counts_as_id),
+        )
+
     def report_pictures(self, detectors: int) -> None:
         """Say how many pictures there will be, if any, and how large they are at most."""
         if self.pictures is not None:
@@ -305,7 +326,7 @@ class Evaluator:
             "detector": detector.label,
             "detector_options": detector.options(),
             "tuned": detector.tuned,
-            "detector_code": code_digest(type(detector)),
+            "detector_code": written_digest(type(detector)),
             **shared,
         }
         rows: list[Row] = [
@@ -335,3 +356,15 @@ class Evaluator:
         for row in whole_rows:
             row["row_id"] = row_id(row)
         return whole_rows
+
+
+def _told(**arguments: Any) -> dict[str, Any]:
+    """Arguments that are not the default, as JSON has them."""
+    asked = {
+        name: {k: v for k, v in value.items() if v is not None}
+        if isinstance(value, Mapping)
+        else value
+        for name, value in arguments.items()
+    }
+    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
+    return {name: value for name, value in lists.items() if value is not None and value != {}}

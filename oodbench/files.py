@@ -46,9 +46,27 @@ def data_dir() -> Path:
     )
 
 
+_cache: ContextVar[Path | None] = ContextVar("_cache", default=None)
+
+
+@contextlib.contextmanager
+def cache_in(folder: Path) -> Iterator[None]:
+    """Outputs and checkpoints are kept in another folder, in the block and by who is called there.
+
+    So what is there from before is neither taken nor replaced.
+    """
+    token = _cache.set(folder)
+    try:
+        yield
+    finally:
+        _cache.reset(token)
+
+
 def cache_dir() -> Path:
     """The folder of network outputs and checkpoints: ``OODBENCH_CACHE``, else the user cache."""
-    return user_path(os.environ.get("OODBENCH_CACHE") or platformdirs.user_cache_dir("oodbench"))
+    return _cache.get() or user_path(
+        os.environ.get("OODBENCH_CACHE") or platformdirs.user_cache_dir("oodbench")
+    )
 
 
 _PLAIN = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
@@ -219,5 +237,8 @@ def sha256(path: Path) -> str:
 
 def digest(value: Any) -> str:
     """Hex sha256 of anything that JSON can say, independent of the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+"""The one text of anything that JSON can say."""

@@ -67,6 +67,11 @@ class Hardware(HardwareSettings):
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", precision_name(self.precision))
 
+    def told(self) -> dict[str, Any]:
+        """Arguments that may change what is trained, where they are not the default."""
+        asked = {"devices": self.devices, "strategy": self.strategy}
+        return {name: value for name, value in asked.items() if value != "auto"}
+
     def workers_for(self, samples: Samples, preprocess: Transform | None = None) -> int:
         """Data workers: none for images in memory or few, else one per spare core, at most four.
 

@@ -7,8 +7,8 @@ which nobody says anything, nothing is assumed: it is an error that shows how to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -341,3 +341,17 @@ def _short(value: Any) -> str:
 def as_asked(value: Asked | Transform | str | None) -> Asked:
     """A preprocessing as people give one, as :class:`Asked`."""
     return value if isinstance(value, Asked) else Asked(value)
+
+
+def of_content(content: Any) -> Preprocess | None:
+    """The preprocessing that a row tells, by its content key; None for what is no ``Preprocess``.
+
+    Whether training mirrors images is not in it.
+    """
+    names = {field.name for field in fields(Preprocess)}
+    if not isinstance(content, Mapping) or not {"size", "mean", "std"} <= {*content} <= names:
+        return None
+    try:
+        return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+    except (OptionError, TypeError):
+        return None

@@ -242,6 +242,9 @@ class Reporting:
         variable="OODBENCH_LEADERBOARDS",
     )
     pictures: str | Path | None = setting(None, "Folder for pictures of scored pixels or boxes.")
+    scores: str | Path | None = setting(
+        None, "Folder for the scores of every sample, a csv for each detector and network."
+    )
     json: bool = setting(False, "Print machine-readable results alone.", keyword=None)
     wide: bool = setting(
         False, "Print every column and OOD set, however wide that is.", keyword=None

@@ -93,6 +93,7 @@ def eval_command(
             hardware=machine,
             leaderboards=leaderboards,
             pictures=reporting.pictures,
+            scores=reporting.scores,
             report=say,
             command=command_line(),
         )
@@ -125,7 +126,7 @@ def compare_command(
     reporting: Annotated[
         Reporting,
         # Pictures of one network would replace another's; a line is of all seeds.
-        But(without=("pictures", "each_seed")),
+        But(without=("pictures", "scores", "each_seed")),
     ],
     stored: Annotated[
         list[str] | None,

@@ -49,6 +49,18 @@ for _kind in KINDS:
     list_app.command(_kind)(_list(_kind))
 
 
+@list_app.command("networks")
+def networks() -> None:
+    """Names of the zoo's networks, and what each is."""
+    from oodbench import zoo
+
+    for name, one in sorted(zoo.index().items()):
+        accuracy = "" if one.accuracy is None else f", accuracy {100 * one.accuracy:.2f} %"
+        recipe = f" ({one.recipe})" if one.recipe else ""
+        where = "here" if one.is_here else one.url or f"leaderboards/networks/{one.file}"
+        typer.echo(visible(f"{name}: {one.method}{recipe}{accuracy}; {one.licence}; {where}"))
+
+
 def info(
     name: Annotated[
         str,

@@ -16,19 +16,50 @@ def leaderboard(
         Selection,
         But(without=("ood", "task_options")),  # a page is of the benchmark as it is
     ],
-    reporting: Annotated[Reporting, But(without=("pictures", "json", "wide", "each_seed"))],
+    reporting: Annotated[
+        Reporting, But(without=("pictures", "scores", "json", "wide", "each_seed"))
+    ],
+    pack: Annotated[
+        bool,
+        typer.Option(
+            "--pack",
+            help="Put its results into one compressed file, scores left out.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    release: Annotated[
+        str | None,
+        typer.Option(
+            "--release",
+            metavar="LICENCE",
+            help="Put the networks of its rows that are in the cache beside the results, by name.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """Write a benchmark's page from the stored rows."""
+    from oodbench import files
     from oodbench.benchmark import get_benchmark
     from oodbench.results import leaderboard as pages
+    from oodbench.results import networks
+    from oodbench.results.store import ResultStore
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
-    typer.echo(pages.write(benchmark, reporting.leaderboards or "leaderboards"))
+    folder = files.user_path(reporting.leaderboards or "leaderboards")
+    store = ResultStore(folder)
+    if release is not None:
+        for name in networks.release(folder, store.rows(benchmark.name), benchmark, release):
+            typer.echo(name)
+    if pack:
+        typer.echo(store.pack(benchmark.name))
+    typer.echo(pages.write(benchmark, folder))
 
 
 def table(
     selection: Annotated[Selection, But(without=("task_options", "download"))],
-    reporting: Annotated[Reporting, But(without=("pictures", "json", "wide", "each_seed"))],
+    reporting: Annotated[
+        Reporting, But(without=("pictures", "scores", "json", "wide", "each_seed"))
+    ],
     form: Annotated[
         str,
         typer.Option("--format", help="latex, csv or markdown.", rich_help_panel=OUTPUT),

@@ -39,7 +39,9 @@ def tune_command(
     hardware: HardwareSettings,
     reporting: Annotated[
         Reporting,
-        But(without=("leaderboards", "pictures", "wide", "each_seed")),  # there are no rows
+        But(
+            without=("leaderboards", "pictures", "scores", "wide", "each_seed")
+        ),  # there are no rows
     ],
 ) -> None:
     """Choose detectors' options on validation data alone; test images are never read."""

@@ -29,11 +29,13 @@ class Entry:
         rows: by seed and OOD set (or group mean), the newest measurement of each.
         twins: numbers and names of other lines that have the same figures; see :func:`note_twins`.
         marks: what sets it apart from others, such as outlier data: sentences.
+        is_older: whether another version of the detector than today's made any of its rows.
     """
 
     rows: dict[tuple[int, str], Row]
     twins: list[str] = field(default_factory=list)
     marks: tuple[str, ...] = ()
+    is_older: bool = False
 
     @property
     def first(self) -> Row:
@@ -71,14 +73,24 @@ class Entry:
 
 def entries_of(rows: Sequence[Row]) -> list[Entry]:
     """Entries of rows that were measured on the same images; of the same measurement the newest."""
-    entries: dict[str, Entry] = {}
+    entries: dict[tuple[Any, ...], Entry] = {}
+    texts: dict[int, str] = {}  # rows of one result share their objects
     for row in rows:
         names = _ENTRY if row["recipe"] else (*_ENTRY, "weights")
-        chosen_on = _chosen_on(row)
-        key = json.dumps([*(row.get(name) for name in names), chosen_on], sort_keys=True)
+        values = [*(row.get(name) for name in names), _chosen_on(row)]
+        key = tuple(_hashable(value, texts) for value in values)
         entry = entries.setdefault(key, Entry({}))
         entry.rows[row["seed"], row["ood"]] = row
     return list(entries.values())
+
+
+def _hashable(value: Any, texts: dict[int, str]) -> Any:
+    if not isinstance(value, dict):
+        return value if value is None or isinstance(value, str) else json.dumps(value)
+    text = texts.get(id(value))
+    if text is None:
+        text = texts[id(value)] = json.dumps(value, sort_keys=True)
+    return text
 
 
 def _chosen_on(row: Row) -> list[Any] | None:

@@ -57,7 +57,7 @@ def _candidates(name: str, folders: list[Path]) -> list[Path]:
 
 def _all(folders: list[Path]) -> Iterator[Path]:
     for folder in folders:
-        yield from sorted(folder.glob("*.json"))
+        yield from stored.paths_in(folder)
 
 
 def folders_of(leaderboards: Path, benchmark: str | None) -> list[Path]:

@@ -18,7 +18,7 @@ FEW = 100
 """With as many images or more, no other figure than a rate at a threshold has such an interval."""
 
 _TUNED, _NOTES, _TWINS, _BACKWARDS, _VAGUE = "†", "‡", "§", "¶", "◊"
-_APART = "⚑"
+_APART, _OLDER = "⚑", "⧖"
 
 
 def name(entry: Entry) -> str:
@@ -26,6 +26,7 @@ def name(entry: Entry) -> str:
     marks = [mark for mark, column in ((_TUNED, "tuned"), (_NOTES, "notes")) if entry.has(column)]
     marks += [_TWINS] if entry.twins else []
     marks += [_APART] if entry.marks else []
+    marks += [_OLDER] if entry.is_older else []
     return " ".join([entry.name, *marks])
 
 
@@ -140,6 +141,13 @@ def of_names(entries: Sequence[Entry]) -> list[str]:
         for entry in apart:
             lines.append(f"- {markdown(entry.name)}: {markdown('; '.join(entry.marks))}")
         lines.append("")
+    if older := dict.fromkeys(entry.first["detector"] for entry in entries if entry.is_older):
+        lines += [
+            f"{_OLDER} Made by another version of the detector's code than today's: "
+            f"{markdown(', '.join(older))}. `oodbench verify --level outputs` tells whether it "
+            "still gives these figures, `--rescore` makes the rows again.",
+            "",
+        ]
     return lines + _of_twins(entries)
 
 

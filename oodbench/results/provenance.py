@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 
@@ -14,13 +16,19 @@ from oodbench.runtime.machine import accelerator_name, processor_name
 from oodbench.tasks.runner import NetworkRunner
 
 
-def provenance(benchmark: Benchmark, runner: NetworkRunner, command: str | None) -> Row:
+def provenance(
+    benchmark: Benchmark,
+    runner: NetworkRunner,
+    command: str | None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Row:
     """Columns that all rows of a network on a benchmark have in common.
 
     Args:
         benchmark: the benchmark.
         runner: the network at work.
         command: what repeats the evaluation.
+        arguments: what no other column tells of what was asked; see ``Row.arguments``.
     """
     contender, hardware = runner.contender, runner.hardware
     return {
@@ -42,5 +50,6 @@ def provenance(benchmark: Benchmark, runner: NetworkRunner, command: str | None)
         **versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
+        "arguments": {**contender.arguments, **hardware.told(), **(arguments or {})},
         "schema": SCHEMA,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,14 +112,20 @@ _KINDS: dict[str, _Kind] = {
     ),
     "notes": ("a list of sentences, or null", True, _is_names),
     "tuned": ("what was chosen on, or null", True, _is_choice),
+    "arguments": ("an object, or null", True, lambda value: isinstance(value, dict)),
 }
 
 
 _INTERVALS = [name.removesuffix("_low") for name in _KINDS if name.endswith("_low")]
+_ENDS = [(name, f"{name}_low", f"{name}_high") for name in _INTERVALS]
 
 
-def parse(line: bytes) -> Any:
+def parse(line: bytes, *, sealed: bool = False) -> Any:
     """A line's JSON; NaN and infinity, which Python would read, and a key twice are none.
+
+    Args:
+        line: the text.
+        sealed: whether it is what oodbench wrote, which has no key twice.
 
     Raises:
         ValueError: what is wrong with it.
@@ -136,7 +143,8 @@ def parse(line: bytes) -> Any:
         return entries
 
     try:
-        return json.loads(line, parse_constant=refuse, object_pairs_hook=once)
+        hook = None if sealed else once
+        return json.loads(line, parse_constant=refuse, object_pairs_hook=hook)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -152,26 +160,47 @@ def fault(row: Parsed, required: Iterable[str]) -> str | None:
     """
     if missing := [name for name in required if name not in row]:
         return f"it has no {', '.join(missing[:3])}{' …' * (len(missing) > 3)}"
-    measures = set(MEASURES.names())
-    for name, value in row.items():
-        kind = _KINDS.get(name) or (_MAYBE_SHARE if name in measures else None)
-        if kind is None:
-            continue
-        words, may_be_none, is_right = kind
+    return fault_of_kinds(row) or fault_of_whole(row)
+
+
+def fault_of_kinds(columns: Parsed) -> str | None:
+    """The first of some columns whose value is of another kind, in words."""
+    known, others = _kinds_of(tuple(columns))
+    if others:
+        measures = set(MEASURES.names())
+        known = [*known, *((name, _MAYBE_SHARE) for name in others if name in measures)]
+    for name, (words, may_be_none, is_right) in known:
+        value = columns[name]
+        if type(value) is float and 0.0 <= value <= 1.0 and is_right in _SHARES:
+            continue  # most are such a figure
         if not (is_right(value) if value is not None else may_be_none):
             return f"{name} must be {words}, not {json.dumps(value)[:60]}"
-    for name in _INTERVALS:
-        if problem := _fault_of_interval(row, name):
+    return None
+
+
+_SHARES = frozenset({_is_share})
+
+
+@functools.lru_cache(maxsize=512)
+def _kinds_of(names: tuple[str, ...]) -> tuple[list[tuple[str, _Kind]], list[str]]:
+    """Columns that are known here, with what they must be; and those that are not."""
+    known = [(name, _KINDS[name]) for name in names if name in _KINDS]
+    return known, [name for name in names if name not in _KINDS]
+
+
+def fault_of_whole(row: Parsed) -> str | None:
+    """What in a row does not fit together, in words: intervals, and what it is of."""
+    for name, low_name, high_name in _ENDS:
+        low = row.get(low_name)
+        if low is None and row.get(high_name) is None:
+            continue
+        if problem := _fault_of_interval(name, low, row.get(high_name), row.get(name)):
             return problem
     alone = row["is_mean"] or row["ood_sets"] == [row["ood"]]
     return None if alone else "ood_sets is not its own OOD set"
 
 
-def _fault_of_interval(row: Parsed, name: str) -> str | None:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    value = row.get(name)
-    if low is None and high is None:
-        return None
+def _fault_of_interval(name: str, low: Any, high: Any, value: Any) -> str | None:
     if low is None or high is None or value is None:
         return f"{name} has half an interval"
     if not low - TOLERANCE <= value <= high + TOLERANCE:
@@ -179,7 +208,9 @@ def _fault_of_interval(row: Parsed, name: str) -> str | None:
     return None
 
 
-def fault_of_means(rows: Sequence[Parsed], metrics: Sequence[str]) -> tuple[int, str] | None:
+def fault_of_means(
+    rows: Sequence[Parsed], metrics: Sequence[str], keys: Sequence[str] | None = None
+) -> tuple[int, str] | None:
     """The first row of a mean that is not the mean of its OOD sets' rows: position, and words.
 
     Only means are looked at whose sets are all there, once or with the same figures. A row of a set
@@ -188,9 +219,10 @@ def fault_of_means(rows: Sequence[Parsed], metrics: Sequence[str]) -> tuple[int,
     Args:
         rows: of one benchmark, each without a :func:`fault`.
         metrics: columns that are averaged.
+        keys: the :func:`evaluation` of each row, or a text for it, where that is known.
     """
     figures: dict[str, dict[str, set[tuple[float, ...]]]] = {}
-    keys = [evaluation(row) for row in rows]
+    keys = keys or [evaluation(row) for row in rows]
     if fault := _fault_of_groups(rows, keys):
         return fault
     for key, row in zip(keys, rows, strict=True):
@@ -229,13 +261,14 @@ def _fault_of_groups(rows: Sequence[Parsed], keys: Sequence[str]) -> tuple[int, 
     return None
 
 
-_SAME = (
+SAME = (
     "detector detector_options method backbone id benchmark seed recipe recipe_options preprocess "
     "precision weights id_train_fingerprint id_fingerprint selection oodbench torch python tuned "
     "modality id_accuracy"
 ).split()
+"""Columns that the rows of one detector in one evaluation share."""
 
 
 def evaluation(row: Parsed) -> str:
     """What the rows of one detector in one evaluation have in common."""
-    return json.dumps([row.get(name) for name in _SAME], sort_keys=True)
+    return json.dumps([row.get(name) for name in SAME], sort_keys=True)

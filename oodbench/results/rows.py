@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from oodbench import files
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from oodbench.results.samples import SampleScores
 
 SCHEMA = 1
 """Version of the row; a reader takes older ones and refuses newer ones."""
@@ -153,7 +157,10 @@ class Row(TypedDict, total=False):
     """Who said how images are made for the network: the caller, the network, its checkpoint, the
     benchmark; None in rows from before that was noted."""
     detector_code: str | None
-    """A digest of the detector's code; that of another version of it differs."""
+    """A digest of how the detector's code is written; that of another version of it differs."""
+    arguments: Mapping[str, Any] | None
+    """What was asked for that no other column tells, by the names of ``oodbench.evaluate``'s
+    arguments: with the other columns it repeats the evaluation. A file is its name and sha256."""
 
 
 COLUMNS = tuple(Row.__annotations__)
@@ -181,16 +188,68 @@ def with_columns(row: Row, columns: Mapping[str, object]) -> Row:
 def row_id(row: Row) -> str:
     """What makes a row the same row: what was measured and what came out.
 
-    Not when, how fast, on which machine, by which version of the detector's code, or who said how
-    images are made: the same figures are the same row wherever they come from, and where arithmetic
-    differs, so do they.
+    Not when, how fast, on which machine, by which version of the detector's code, in which words it
+    was asked for, or who said how images are made: the same figures are the same row wherever they
+    come from, and where arithmetic differs, so do they.
     """
-    volatile = {"created", "seconds", "command", "row_id", "git_commit", *_MACHINE}
-    volatile |= {"preprocess_source", "detector_code"}
-    # rows from before there was such a column keep their id
-    volatile |= {name for name, value in row.items() if value is None and name not in _ALWAYS}
-    values = dict(row)
-    return files.digest({key: values[key] for key in sorted(values) if key not in volatile})[:32]
+    return files.digest({name: v for name, v in row.items() if _is_told(name, v)})[:32]
+
+
+_VOLATILE = frozenset({"created", "seconds", "command", "row_id", "git_commit", *_MACHINE})
+_VOLATILE |= {"preprocess_source", "detector_code", "arguments"}
+_KEPT = frozenset(_ALWAYS)
+
+
+def _is_told(name: str, value: object) -> bool:
+    """Whether a row's id tells a column; rows from before there was one keep their id."""
+    return name not in _VOLATILE and (value is not None or name in _KEPT)
+
+
+def row_ids(shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The ids of rows that have most columns in common: those of :func:`row_id`, faster.
+
+    Args:
+        shared: columns of all rows.
+        own: further columns of each, of the same names in all.
+    """
+    told = {name: v for name, v in shared.items() if _is_told(name, v)}
+    common = {name: files.canonical({name: v})[1:-1] for name, v in told.items()}
+    own_names = [name for name in (own[0] if own else ()) if name not in _VOLATILE]
+    # what lies between two columns of a row's own is the same text in each row
+    pieces: list[tuple[str, str | None]] = []
+    run: list[str] = []
+    for name in sorted({*common, *own_names}):
+        if name in common:
+            run.append(common[name])
+            continue
+        if run:
+            pieces.append((",".join(run), None))
+        run = []
+        pieces.append((f"{files.canonical(name)}:", name))
+    if run:
+        pieces.append((",".join(run), None))
+    ids = []
+    for row in own:
+        parts = [
+            text if name is None else text + _canonical(row[name])
+            for text, name in pieces
+            if name is None or row[name] is not None or name in _KEPT
+        ]
+        ids.append(hashlib.sha256(f"{{{','.join(parts)}}}".encode()).hexdigest()[:32])
+    return ids
+
+
+def _canonical(value: Any) -> str:
+    """A value as :func:`oodbench.files.digest` writes it; the usual ones without an encoder."""
+    kind = type(value)
+    if kind is float and value == value and -1e300 < value < 1e300:
+        return float.__repr__(value)
+    if kind is str:
+        return encode_basestring_ascii(value)
+    return _WORDS.get(value, "") if value is None or kind is bool else files.canonical(value)
+
+
+_WORDS = {None: "null", True: "true", False: "false"}
 
 
 @dataclass
@@ -202,12 +261,15 @@ class Results:
         missing: OOD sets that were not found, with what was looked for, by name.
         warnings: what a reader of the rows has to know.
         failures: detectors that gave no rows, with the reason, by name.
+        scores: the scores of every sample, one entry for each detector and network; none where
+            scores were counted as they came, as those of pixels.
     """
 
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    scores: list[SampleScores] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -222,6 +284,7 @@ class Results:
             {**self.missing, **other.missing},
             warnings,
             {**self.failures, **other.failures},
+            [*self.scores, *other.scores],
         )
 
     def to_pandas(self) -> pd.DataFrame:

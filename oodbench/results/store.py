@@ -10,7 +10,7 @@ from oodbench import files
 from oodbench.disk import full
 from oodbench.registry import BENCHMARKS
 from oodbench.results import lines, scores, stored
-from oodbench.results.rows import Row
+from oodbench.results.rows import Row, row_id, with_columns
 from oodbench.results.scores import Scores
 from oodbench.results.stored import StoredResult, StoredScores
 
@@ -25,6 +25,9 @@ class ResultStore:
     ``DETECTOR-DIGEST.scores.safetensors`` (:mod:`oodbench.results.scores`). A file is written
     beside and renamed into place, and its name is a digest of its rows: nothing is replaced, a
     repetition with the same figures is the file that is there, one with others is another file.
+
+    Where there are many, ``results.jsonl.gz`` in the same folder has them together, a line each
+    (:meth:`pack`); a file of the same name goes before.
 
     A ``BENCHMARK.jsonl``, in which oodbench kept all rows of a benchmark before, is read as well;
     when a result is added it is replaced by the files of its results.
@@ -73,13 +76,17 @@ class ResultStore:
                 written += _write(folder, result, samples)
         return written
 
-    def rows(self, benchmark: str) -> list[Row]:
+    def rows(self, benchmark: str, results: Sequence[StoredResult] | None = None) -> list[Row]:
         """All rows of a benchmark, oldest first.
+
+        Args:
+            benchmark: its name.
+            results: its :meth:`results`, where they were read before.
 
         Raises:
             OODBenchError: a file that is no result, was changed by hand, or is of a newer version.
         """
-        own = [row for result in self.results(benchmark) for row in result.rows]
+        own = [row for one in results or self.results(benchmark) for row in one.rows]
         known = {row["row_id"] for row in own}
         former = [row for row in self._former(benchmark) if row["row_id"] not in known]
         # a row that is in two results, one of which was interrupted before, counts once
@@ -94,8 +101,65 @@ class ResultStore:
         folder = self.path(benchmark)
         if benchmark in _page_names() and not folder.is_dir():
             folder = folder.with_name(benchmark)  # asked for by the page's name
-        found = [stored.read(path) for path in sorted(folder.glob("*.json"))]
-        return sorted(found, key=lambda result: result.rows[0]["created"])
+        found = [stored.read(path) for path in stored.paths_in(folder)]
+        # by name where the time is the same, which a file and a pack have in another order
+        return sorted(found, key=lambda r: (r.rows[0]["created"], r.path.stem))
+
+    def pack(self, benchmark: str) -> Path:
+        """Put all results of a benchmark into one compressed file; scores stay as they are.
+
+        The pack is there before the files of its results go, so that a reader has each once or
+        twice, never not at all.
+
+        Raises:
+            StorageError: the folder cannot be written to.
+            OODBenchError: a result that is there is damaged.
+        """
+        folder = files.writable_dir(self.path(benchmark), _HINT)
+        self._convert(benchmark)
+        results = self.results(benchmark)
+        files.write_bytes(folder / stored.PACK, stored.encode_pack(results))
+        for result in results:
+            result.path.unlink(missing_ok=True)
+        return folder / stored.PACK
+
+    def replace(self, old: StoredResult, rows: Sequence[Row], samples: Scores | None) -> Path:
+        """Write a result in the place of another; returns its file.
+
+        The new one is there before the old one goes.
+
+        Args:
+            old: the result whose place it takes.
+            rows: of the new one, with the provenance of the old one where it says the same.
+            samples: the scores behind it.
+
+        Raises:
+            StorageError: the folder cannot be written to.
+        """
+        folder = files.writable_dir(old.path.parent, _HINT)
+        path = folder / f"{stored.name_of(rows)}.json"
+        kept = None if samples is None else _write_scores(path, samples)
+        files.write_text(path, stored.encode(rows, kept))
+        if path != old.path:
+            self._remove(old)
+        return path
+
+    def note(self, result: StoredResult, check: stored.Check) -> None:
+        """Note in a result's file that it was made again."""
+        others = tuple(one for one in result.checks if one.level != check.level)
+        text = stored.encode(result.rows, result.scores, (*others, check))
+        files.write_text(result.path, text)
+
+    def _remove(self, result: StoredResult) -> None:
+        pack = result.path.with_name(stored.PACK)
+        if pack.is_file():
+            packed = stored.read_pack(pack)
+            others = [one for one in packed if one.path.stem != result.path.stem]
+            if len(others) < len(packed):
+                files.write_bytes(pack, stored.encode_pack(others))
+        result.path.unlink(missing_ok=True)
+        if result.scores_path is not None:
+            result.scores_path.unlink(missing_ok=True)
 
     # --- what was kept in lines before ----------------------------------------------------------
 
@@ -144,14 +208,32 @@ class ResultStore:
 def _write(folder: Path, rows: Sequence[Row], samples: Scores | None) -> int:
     """Write a result, or the scores of one that is there without them; returns its new rows."""
     path = folder / f"{stored.name_of(rows)}.json"
-    there = stored.read(path) if path.is_file() else None
+    there = _there(path)
     if there is not None and (samples is None or there.scores is not None):
         return 0
     kept = None if samples is None else _write_scores(path, samples)
-    text = stored.encode(rows if there is None else there.rows, kept)
+    whole = rows if there is None else [*map(_completed, there.rows, _same_order(there, rows))]
+    text = stored.encode(whole, kept, () if there is None else there.checks)
     with full.telling(path, len(text)):
         files.write_text(path, text)
     return len(rows) if there is None else 0
+
+
+def _there(path: Path) -> StoredResult | None:
+    """The result of that file, which may be in the pack."""
+    return stored.read(path) if path.is_file() else stored.packed_beside(path).get(path.stem)
+
+
+def _same_order(there: StoredResult, rows: Sequence[Row]) -> list[Row]:
+    by_id = {row["row_id"]: row for row in rows}
+    return [by_id[row["row_id"]] for row in there.rows]
+
+
+def _completed(row: Row, again: Row) -> Row:
+    """A row with what was not noted when it was made, as the same row made again tells it."""
+    empty = {name: value for name, value in again.items() if row.get(name) is None}
+    whole = with_columns(row, empty)
+    return whole if row_id(whole) == row["row_id"] else row
 
 
 def _write_scores(result: Path, samples: Scores) -> StoredScores:

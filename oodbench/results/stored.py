@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,10 @@ from typing import Any
 from oodbench import files
 from oodbench.errors import OODBenchError
 from oodbench.results import rowcheck
-from oodbench.results.rows import _ALWAYS, METRICS, SCHEMA, Row, row_id, with_columns
+from oodbench.results.rows import _ALWAYS, METRICS, SCHEMA, Row, row_id, row_ids, with_columns
 
-FORMAT = 1
-"""Version of the file; a reader refuses newer ones."""
+FORMAT = 2
+"""Version of the file; a reader refuses newer ones. The first one had no seal."""
 
 _PER_ROW = {
     *("ood", "group", "is_mean", "ood_sets", "ood_fingerprint", "n_ood", "row_id"),
@@ -22,6 +27,9 @@ _PER_ROW = {
     *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
 }
 """Columns that stay with each row also where all rows have the same there."""
+
+PACK = "results.jsonl.gz"
+"""The file in a benchmark's folder in which many results lie together."""
 
 _RESTORE = "Restore the file, or remove it and evaluate again."
 
@@ -40,18 +48,39 @@ class StoredScores:
 
 
 @dataclass(frozen=True)
+class Check:
+    """That a result was made again.
+
+    Args:
+        level: how much of it; see :data:`oodbench.results.verdict.LEVELS`.
+        outcome: the verdict's word.
+        oodbench: the version that made it again.
+        date: when, as ``YYYY-MM-DD``.
+        processor: on which.
+    """
+
+    level: str
+    outcome: str
+    oodbench: str
+    date: str
+    processor: str | None = None
+
+
+@dataclass(frozen=True)
 class StoredResult:
     """A result that was read.
 
     Args:
-        path: the file.
+        path: the file; that of a packed one is not there.
         rows: its rows, in the order in which they were measured.
         scores: where the scores of every sample are; None if they were not kept.
+        checks: what was made again of it, the last one last.
     """
 
     path: Path
     rows: tuple[Row, ...]
     scores: StoredScores | None = None
+    checks: tuple[Check, ...] = ()
 
     @property
     def scores_path(self) -> Path | None:
@@ -69,26 +98,64 @@ def name_of(rows: Sequence[Row]) -> str:
     return f"{files.file_name(rows[0]['detector'])}-{ids[:16]}"
 
 
-def encode(rows: Sequence[Row], scores: StoredScores | None = None) -> str:
+def encode(
+    rows: Sequence[Row], scores: StoredScores | None = None, checks: Sequence[Check] = ()
+) -> str:
     """The text of a result's file: JSON, with one line for each row.
 
     Args:
         rows: of one detector in one evaluation.
         scores: where their scores are, if they were kept.
+        checks: what was made again of it.
     """
+    shared, own = _parts(rows)
+    lines = ",\n".join(" " + json.dumps(row, allow_nan=False) for row in own)
+    head = json.dumps(shared, indent=1, allow_nan=False)
+    kept = "".join(
+        f',\n"{name}": {json.dumps(value, allow_nan=False)}'
+        for name, value in _beside(scores, checks).items()
+    )
+    text = f'{{"format": {FORMAT},\n"result": {head},\n"rows": [\n{lines}\n]{kept}'
+    return f'{text},\n"seal": "{_seal(text.encode())}"}}\n'
+
+
+def encode_line(result: StoredResult) -> str:
+    """The same content in one line, which names the result's file."""
+    shared, own = _parts(result.rows)
+    content = {
+        "name": result.path.stem,
+        "format": FORMAT,
+        "result": shared,
+        "rows": own,
+        **_beside(result.scores, result.checks),
+    }
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))[:-1]
+    return f'{text},"seal": "{_seal(text.encode())}"}}\n'
+
+
+def _parts(rows: Sequence[Row]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What all rows have in common, and what each has for itself."""
     whole = [dict(row) for row in rows]
     shared = {
         name: value
         for name, value in whole[0].items()
         if name not in _PER_ROW and all(_equal(row, name, value) for row in whole)
     }
-    own = [{name: value for name, value in row.items() if name not in shared} for row in whole]
-    lines = ",\n".join(" " + json.dumps(row, allow_nan=False) for row in own)
-    head = json.dumps(shared, indent=1, allow_nan=False)
-    kept = ""
+    return shared, [{k: v for k, v in row.items() if k not in shared} for row in whole]
+
+
+def _beside(scores: StoredScores | None, checks: Sequence[Check]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
     if scores is not None:
-        kept = ',\n"scores": ' + json.dumps({"file": scores.name, "sha256": scores.sha256})
-    return f'{{"format": {FORMAT},\n"result": {head},\n"rows": [\n{lines}\n]{kept}}}\n'
+        kept["scores"] = {"file": scores.name, "sha256": scores.sha256}
+    if checks:
+        kept["checks"] = [vars(check) for check in checks]
+    return kept
+
+
+def _seal(text: bytes) -> str:
+    """A digest of all that stands before it, so that a hand in the file is noticed."""
+    return hashlib.sha256(text.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def _equal(row: Mapping[str, Any], name: str, value: object) -> bool:
@@ -102,29 +169,142 @@ def read(path: Path) -> StoredResult:
         OODBenchError: names the file, the row, and what is wrong with it.
     """
     try:
-        content = rowcheck.parse(path.read_bytes())
+        raw = path.read_bytes()
+    except OSError as error:
+        if (packed := packed_beside(path).get(path.stem)) is not None:
+            return packed
+        raise OODBenchError(f"{path} is no result ({error}). {_RESTORE}") from error
+    return parse(raw, path)
+
+
+def packed_beside(path: Path) -> dict[str, StoredResult]:
+    """Results in the pack of the same folder, by name; none where there is none.
+
+    Raises:
+        OODBenchError: the pack is damaged.
+    """
+    pack = path.with_name(PACK)
+    try:
+        state = pack.stat()
+    except OSError:
+        return {}
+    return _pack_as_it_was(pack, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _pack_as_it_was(path: Path, _changed: int, _size: int) -> dict[str, StoredResult]:
+    return {result.path.stem: result for result in read_pack(path)}
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """The results of a folder, also those that lie together, which have no file of their own."""
+    packed = (folder / f"{name}.json" for name in packed_beside(folder / PACK))
+    return sorted({*folder.glob("*.json"), *packed})
+
+
+def parse(raw: bytes, path: Path | None, place: str = "") -> StoredResult:
+    """The same of a file's content.
+
+    Args:
+        raw: the content.
+        path: the file; None for a line, which names it.
+        place: of a line, the file that it is in, where it names a file of the same folder.
+    """
+    where = place or str(path)
+    is_sealed = _is_sealed(raw)
+    try:
+        content = rowcheck.parse(raw, sealed=is_sealed)
         version = content["format"]
         if not rowcheck.is_whole(version, 1):
             raise ValueError(f"format is {version!r}")  # noqa: TRY301 - as the others are
         if version > FORMAT:
             raise OODBenchError(
-                f"{path} was written by a newer oodbench (format {version}, this one reads up to "
+                f"{where} was written by a newer oodbench (format {version}, this one reads up to "
                 f"{FORMAT}). Update oodbench."
             )
         shared, own, scores = content["result"], content["rows"], _scores(content.get("scores"))
         rows = [with_columns(shared, row) for row in own]
+        checks = tuple(Check(**check) for check in content.get("checks", ()))
+        if path is None:
+            path = Path(place).with_name(f"{content['name']}.json")
+            where = f"{place}: {path.name}"
         if not rows:
             raise ValueError("it has no rows")  # noqa: TRY301
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OODBenchError(f"{path} is no result ({error}). {_RESTORE}") from error
-    check_rows(rows, [f"{path}, row {number}" for number in range(1, len(rows) + 1)], _RESTORE)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OODBenchError(f"{where} is no result ({error}). {_RESTORE}") from error
+    if not _are_sound(shared, own, rows):  # then it is said what is wrong
+        places = [f"{where}, row {number}" for number in range(1, len(rows) + 1)]
+        check_rows(rows, places, _RESTORE)
     expected = name_of(rows)
     if path.stem != expected:
         raise OODBenchError(
-            f"{path} is not what was measured: with these rows its name would be "
+            f"{where} is not what was measured: with these rows its name would be "
             f"{expected}.json, so that some were removed, added or renamed. {_RESTORE}"
         )
-    return StoredResult(path, tuple(rows), scores)
+    if version > 1 and not is_sealed:
+        raise OODBenchError(
+            f"{where} is not what was written: its content was changed after its seal was made. "
+            f"{_RESTORE}"
+        )
+    return StoredResult(path, tuple(rows), scores, checks)
+
+
+_SEALED = re.compile(rb',\n?"seal": "([0-9a-f]{64})"}\s*\Z')
+
+
+def _is_sealed(raw: bytes) -> bool:
+    """Whether the text ends in a seal, and it is its own."""
+    text = raw.replace(b"\r\n", b"\n")
+    found = _SEALED.search(text, max(0, len(text) - 100))
+    return found is not None and found[1].decode() == _seal(text[: found.start()])
+
+
+def _are_sound(
+    shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+) -> bool:
+    """Whether :func:`check_rows` would find nothing, as far as that is seen in one pass.
+
+    What rows have in common is looked at once.
+    """
+    names = own[0].keys()
+    version = shared.get("schema")
+    if any(row.keys() != names for row in own) or not names.isdisjoint(shared):
+        return False
+    if not rowcheck.is_whole(version, 1) or version > SCHEMA:  # type: ignore[operator]
+        return False
+    if not {*names, *shared} >= _REQUIRED or not names.isdisjoint(rowcheck.SAME):
+        return False
+    if rowcheck.fault_of_kinds(shared) or any(map(rowcheck.fault_of_kinds, own)):
+        return False
+    if any(map(rowcheck.fault_of_whole, rows)):
+        return False
+    ids = [row["row_id"] for row in rows]
+    if len({*ids}) < len(ids) or row_ids(shared, own) != ids:
+        return False
+    return rowcheck.fault_of_means(rows, METRICS, [""] * len(rows)) is None
+
+
+_REQUIRED = frozenset(_ALWAYS)
+
+
+def read_pack(path: Path) -> list[StoredResult]:
+    """The results of a pack: a line of JSON each, compressed by gzip.
+
+    Raises:
+        OODBenchError: names the file, the result, and what is wrong with it.
+    """
+    try:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise OODBenchError(f"{path} is no pack of results ({error}). {_RESTORE}") from error
+    return [parse(line, None, str(path)) for line in lines]
+
+
+def encode_pack(results: Iterable[StoredResult]) -> bytes:
+    """The content of a pack: the same results give the same bytes."""
+    # results of one command have the most in common, which the compression takes once
+    ordered = sorted(results, key=lambda r: (str(r.rows[0]["command"]), r.path.stem))
+    return gzip.compress("".join(map(encode_line, ordered)).encode(), mtime=0)
 
 
 def _scores(content: Any) -> StoredScores | None:

@@ -32,6 +32,8 @@ class Contender:
         claimed_method: the method that an external network's owner names.
         digest: what tells its weights, where they cannot be read.
         notes: what a reader of its rows has to know.
+        arguments: what was asked for to get it, as far as nothing else here tells; see
+            :class:`oodbench.results.rows.Row`.
     """
 
     network: nn.Module
@@ -47,6 +49,7 @@ class Contender:
     claimed_method: str | None = None
     notes: tuple[str, ...] = ()
     digest: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_external(self) -> bool:

@@ -158,16 +158,42 @@ class Run:
 
     def build(self) -> Method:
         """The untrained module; the random state must be set before."""
-        cls = METHODS.get(self.method)
-        preprocess = self.benchmark.preprocess
-        backbone = self.encoder or cls.make_backbone(
-            self.backbone, self.recipe, preprocess, self.checkpoint
+        return untrained(
+            self.method,
+            self.recipe,
+            self.backbone,
+            self.benchmark.preprocess,
+            len(self.samples.classes),
+            self.checkpoint,
+            self.encoder,
         )
-        if backbone is None:
-            backbone = starting_backbone(
-                self.backbone, preprocess.channels, self.checkpoint, cls.backbone_gives
-            )
-        return cls(backbone, len(self.samples.classes), self.recipe)
+
+
+def untrained(
+    method: str,
+    recipe: BaseRecipe,
+    backbone: str,
+    preprocess: Any,
+    classes: int,
+    checkpoint: str | None = None,
+    encoder: PretrainedEncoder | None = None,
+) -> Method:
+    """The network that a method begins with; the random state must be set before.
+
+    Args:
+        method: its registered name.
+        recipe: how it will be trained.
+        backbone: the network's name.
+        preprocess: of what it sees.
+        classes: how many it tells apart.
+        checkpoint: weights that it starts from, or None.
+        encoder: the pre-trained network of a method that does not train it, where it is made.
+    """
+    cls = METHODS.get(method)
+    body = encoder or cls.make_backbone(backbone, recipe, preprocess, checkpoint)
+    if body is None:
+        body = starting_backbone(backbone, preprocess.channels, checkpoint, cls.backbone_gives)
+    return cls(body, classes, recipe)
 
 
 def plan(

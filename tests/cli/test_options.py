@@ -42,12 +42,12 @@ LEFT_OUT = {
     "eval": {},
     "compare": {
         NetworkSettings: {"backbone", "checkpoint", "network", "layer", *PREPROCESSING},
-        Reporting: {"pictures", "each_seed"},
+        Reporting: {"pictures", "scores", "each_seed"},
     },
     "tune": {
         Scoring: {"tune"},
         Selection: {"ood"},
-        Reporting: {"leaderboards", "pictures", "wide", "each_seed"},
+        Reporting: {"leaderboards", "pictures", "scores", "wide", "each_seed"},
     },
     "train": {
         Scoring: None,
@@ -60,7 +60,7 @@ LEFT_OUT = {
         Selection: {"ood", "task_options"},
         NetworkSettings: None,
         HardwareSettings: None,
-        Reporting: {"pictures", "json", "wide", "each_seed"},
+        Reporting: {"pictures", "scores", "json", "wide", "each_seed"},
     },
 }
 """What each command has no use for: fields of the dataclasses that it takes, or None for all."""

@@ -152,7 +152,6 @@ def test_a_terminal_is_shown_the_same(payload: str) -> None:
 
 def test_committed_pages_do_not_move() -> None:
     from oodbench import get_benchmark
-    from oodbench.results.store import ResultStore
 
     folder = REPOSITORY / "leaderboards"
     seen = 0
@@ -161,6 +160,6 @@ def test_committed_pages_do_not_move() -> None:
         name = re.match(r"# (.*)\n", text)
         assert name is not None
         chosen = get_benchmark(benchmark=name[1])
-        assert leaderboard.render(chosen, ResultStore(folder).rows(name[1])) == text
+        assert leaderboard.page(chosen, folder) == text
         seen += 1
     assert seen >= 8

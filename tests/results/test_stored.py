@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import shutil
 import tempfile
@@ -197,7 +198,7 @@ def test_what_is_no_result_is_refused_by_name(content: bytes, tmp_path: Path) ->
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path, _ = evaluated(tmp_path)
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(OODBenchError, match="newer oodbench"):
         ResultStore(tmp_path).rows("toy")
 
@@ -277,3 +278,61 @@ def test_the_name_is_of_the_rows_in_any_order() -> None:
     named = stored.name_of([numbered(1, detector="My Own/Ünique")])  # type: ignore[list-item]
     assert named.isascii()
     assert "/" not in named
+
+
+# --- the seal, and results that lie together -----------------------------------------------------
+
+
+def test_a_file_of_before_without_a_seal_is_read(tmp_path: Path) -> None:
+    path, rows = evaluated(tmp_path)
+    content = json.loads(path.read_text())
+    del content["seal"]
+    path.write_text(json.dumps({**content, "format": 1}))
+    assert [dict(row) for row in stored.read(path).rows] == rows
+
+
+@pytest.mark.parametrize("column", ["seconds", "created", "command", "detector_code", "threads"])
+def test_what_no_row_id_tells_is_sealed(column: str, tmp_path: Path) -> None:
+    path, _ = evaluated(tmp_path)
+    content = json.loads(path.read_text())
+    before = json.dumps(content["result"][column])
+    others = {"seconds": "7.5", "created": '"2020-01-01T00:00:00+00:00"', "command": '"x"'}
+    after = others.get(column, "null")
+    line = f'"{column}": {before}'
+    assert line in path.read_text()
+    path.write_text(path.read_text().replace(line, f'"{column}": {after}'))
+    with pytest.raises(OODBenchError, match="changed after its seal was made"):
+        stored.read(path)
+
+
+def test_ends_of_lines_are_no_change(tmp_path: Path) -> None:
+    path, rows = evaluated(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert [dict(row) for row in stored.read(path).rows] == rows
+
+
+def test_a_pack_holds_the_same_results(tmp_path: Path) -> None:
+    path, rows = evaluated(tmp_path)
+    before = stored.read(path)
+    content = stored.encode_pack([before])
+    assert content == stored.encode_pack([before]), "the same results are the same bytes"
+    packed = path.with_name("results.jsonl.gz")
+    packed.write_bytes(content)
+    (result,) = stored.read_pack(packed)
+    assert (result.path, result.scores, result.checks) == (path, before.scores, before.checks)
+    assert [dict(row) for row in result.rows] == rows
+    line = gzip.decompress(content)
+    packed.write_bytes(gzip.compress(line.replace(b'"seconds":', b'"seconds":1', 1)))
+    with pytest.raises(OODBenchError, match=rf"{path.name}.* changed after its seal"):
+        stored.read_pack(packed)
+    packed.write_bytes(content[:-9])
+    with pytest.raises(OODBenchError, match="no pack of results"):
+        stored.read_pack(packed)
+
+
+def test_a_check_is_kept(tmp_path: Path) -> None:
+    path, _ = evaluated(tmp_path)
+    result = stored.read(path)
+    check = stored.Check("network", "identical", "0.1.0", "2026-01-02", "a processor")
+    path.write_text(stored.encode(result.rows, result.scores, [check]))
+    assert stored.read(path).checks == (check,)

@@ -16,6 +16,7 @@ from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import OptionError
 from oodbench.results import leaderboard
+from oodbench.results.standing import Standing
 from oodbench.results.store import ResultStore
 from oodbench.tasks.task import method_of, task_of
 from oodbench.tune import tune
@@ -103,7 +104,9 @@ def test_pictures_of_whole_images_are_refused(name: str, tmp_path: Path) -> None
 
 def page(name: str, rows: Any = None) -> str:
     benchmark = get_benchmark(benchmark=name)
-    return leaderboard.render(benchmark, ResultStore(PAGES).rows(name) if rows is None else rows)
+    if rows is None:
+        return leaderboard.page(benchmark, PAGES)
+    return leaderboard.render(benchmark, rows, Standing())
 
 
 @pytest.mark.parametrize("rows", [None, []])

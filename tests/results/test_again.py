@@ -1,0 +1,229 @@
+"""Results made again from their rows: the same network, or one trained again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import oodbench
+from oodbench import Detector, Hardware, ResultStore, files, zoo
+from oodbench.registry import BENCHMARKS, DETECTORS
+from oodbench.results import leaderboard, networks, stored
+from oodbench.results.again import Means
+from oodbench.results.stored import StoredResult
+from oodbench.results.verdict import TOLERANCES, Verdict
+from oodbench.results.verify import of_results, record, rescore, verdicts
+from tests.helpers.few import few_digits
+
+CPU = Hardware(accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Boards with two detectors on a network that was trained for them; its cache beside."""
+    home = tmp_path_factory.mktemp("trained")
+    patch = pytest.MonkeyPatch()
+    patch.setitem(BENCHMARKS._objects, "digits", few_digits)
+    patch.setenv("OODBENCH_CACHE", str(home / "cache"))
+    oodbench.evaluate(
+        id="digits",
+        detectors=["msp", oodbench.create_detector("knn", k=3)],
+        recipe_options={"epochs": 2},
+        seed=3,
+        fit_on=120,
+        hardware=CPU,
+        leaderboards=home / "boards",
+    )
+    yield home
+    patch.undo()
+
+
+@pytest.fixture
+def home(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    copy = Path(shutil.copytree(trained, tmp_path / "home"))
+    monkeypatch.setenv("OODBENCH_CACHE", str(copy / "cache"))
+    return copy
+
+
+def found(home: Path) -> list[StoredResult]:
+    return ResultStore(home / "boards").results("digits")
+
+
+def by_detector(home: Path, level: str, **means: object) -> dict[str, Verdict]:
+    checked = of_results(found(home), level, Means(CPU, **means))  # type: ignore[arg-type]
+    return {verdict.path.name.split("-")[0]: verdict for verdict in checked}
+
+
+@pytest.mark.parametrize("level", ["outputs", "network"])
+def test_what_was_made_here_is_identical(level: str, home: Path) -> None:
+    runs = sorted((home / "cache" / "runs").iterdir())
+    for name, verdict in by_detector(home, level).items():
+        assert (verdict.word, verdict.reasons) == ("identical", []), name
+        assert verdict.level == level
+        assert verdict.checked >= 5 * len(found(home)[0].rows)
+    assert sorted((home / "cache" / "runs").iterdir()) == runs, "training again replaced nothing"
+
+
+def test_without_its_network_outputs_cannot_be_made(home: Path) -> None:
+    shutil.rmtree(home / "cache")
+    for verdict in by_detector(home, "outputs").values():
+        assert verdict.word == "not checked"
+        assert "neither in the zoo nor in the cache" in verdict.reasons[0]
+
+
+def test_a_released_network_stands_in_for_the_cache(home: Path) -> None:
+    rows = [row for result in found(home) for row in result.rows]
+    (name,) = networks.release(home / "boards", rows, few_digits(), "CC0-1.0")
+    assert name.startswith("digits/digits-cnn/ce")
+    assert name.endswith("/seed3")
+    assert networks.release(home / "boards", rows, few_digits(), "CC0-1.0") == []
+    shutil.rmtree(home / "cache")
+    checked = verdicts(home / "boards", "outputs", Means(CPU))
+    words = {v.path.name: v.word for v in checked if v.path.suffix == ".json"}
+    assert set(words.values()) == {"identical"}
+    released = zoo.index(home / "boards")[name]
+    assert (released.licence, released.seed, released.method) == ("CC0-1.0", 3, "ce")
+    assert released.weights == rows[0]["weights"]
+
+
+def test_other_weights_under_the_name_are_refused(home: Path) -> None:
+    rows = [row for result in found(home) for row in result.rows]
+    networks.release(home / "boards", rows, few_digits(), "CC0-1.0")
+    (path,) = (home / "boards" / "networks").glob("*.safetensors")
+    state = load_file(path)
+    name = next(iter(state))
+    save_file({**state, name: state[name] + 1}, path)
+    shutil.rmtree(home / "cache")
+    checked = list(verdicts(home / "boards", "outputs", Means(CPU)))
+    told = [reason for verdict in checked for reason in verdict.reasons]
+    assert sum("is not the file of the network" in reason for reason in told) == 2
+    assert any(v.path == path and not v.holds for v in checked)
+
+
+def changed(home: Path, name: str, change: dict[str, object]) -> None:
+    """A result whose rows say something else, with all digests made anew."""
+    from oodbench.results.rows import row_id
+
+    (path,) = (home / "boards" / "results" / "digits").glob(f"{name}-*.json")
+    result = stored.read(path)
+    rows = [{**row, **change} for row in result.rows]
+    rows = [{**row, "row_id": row_id(row)} for row in rows]  # type: ignore[typeddict-item]
+    path.unlink()
+    path.with_suffix(".scores.safetensors").unlink()
+    path = path.with_name(f"{stored.name_of(rows)}.json")  # type: ignore[arg-type]
+    path.write_text(stored.encode(rows))  # type: ignore[arg-type]
+
+
+def test_an_option_that_did_not_make_the_figures(home: Path) -> None:
+    changed(home, "knn", {"detector_options": {**_options(home), "k": 40}})
+    verdict = by_detector(home, "outputs")["knn"]
+    assert verdict.word == "different"
+    assert verdict.differences
+    assert by_detector(home, "outputs")["msp"].word == "identical"
+
+
+def _options(home: Path) -> dict[str, object]:
+    (result,) = [one for one in found(home) if one.rows[0]["detector"] == "knn"]
+    return result.rows[0]["detector_options"]
+
+
+def test_another_seed_is_another_network(home: Path) -> None:
+    changed(home, "msp", {"seed": 4})
+    verdict = by_detector(home, "network")["msp"]
+    assert not verdict.holds or verdict.word == "within tolerance"
+    assert verdict.word != "identical"
+
+
+def test_other_images_are_not_compared(home: Path) -> None:
+    changed(home, "knn", {"id_train_fingerprint": "0" * 64})
+    verdict = by_detector(home, "outputs")["knn"]
+    assert verdict.word == "not checked"
+    assert "images here are not those of its rows (id_train_fingerprint)" in verdict.reasons[0]
+
+
+def test_the_words_of_a_row_are_no_code(home: Path) -> None:
+    """A network that a stranger's row names by a module is never imported."""
+    code = {"network": "antigravity:fly"}
+    changed(home, "msp", {"method": "external", "recipe": None, "arguments": code})
+    for level in ("outputs", "network"):
+        verdict = by_detector(home, level)["msp"]
+        assert verdict.word == "not checked"
+
+
+def test_a_check_is_recorded_and_shown(home: Path) -> None:
+    results = found(home)
+    for verdict in of_results(results, "network", Means(CPU)):
+        record(next(r for r in results if r.path == verdict.path), verdict)
+    for result in found(home):
+        (check,) = result.checks
+        assert (check.level, check.outcome) == ("network", "identical")
+    page = leaderboard.page(few_digits(), home / "boards")
+    assert page.count("retrained (0.1.0, ") == 2
+
+
+def test_rescoring_takes_the_place_of_an_older_version(home: Path) -> None:
+    changed(home, "knn", {"detector_code": "0" * 64})
+    page = leaderboard.page(few_digits(), home / "boards")
+    assert "knn ⧖" in page
+    assert "msp ⧖" not in page
+    older = [one for one in found(home) if one.rows[0]["detector"] == "knn"]
+    ((old, new),) = rescore(older, Means(CPU))
+    assert isinstance(new, Path), new
+    (result,) = [one for one in found(home) if one.rows[0]["detector"] == "knn"]
+    assert result.path == new
+    assert result.rows[0]["detector_code"] != "0" * 64
+    assert result.scores is not None
+    assert result.rows[0]["weights"] == old.rows[0]["weights"]
+    assert "⧖" not in leaderboard.page(few_digits(), home / "boards")
+
+
+def test_rescoring_leaves_what_it_cannot_make(home: Path) -> None:
+    changed(home, "knn", {"detector_code": "0" * 64})
+    shutil.rmtree(home / "cache")
+    (result,) = [one for one in found(home) if one.rows[0]["detector"] == "knn"]
+    before = result.path.read_bytes()
+    ((_, why),) = rescore([result], Means(CPU))
+    assert "neither in the zoo nor in the cache" in str(why)
+    assert result.path.read_bytes() == before
+
+
+def test_a_changed_detector_is_seen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another implementation under the same name: the page says so, and outputs tell it."""
+
+    class Other(DETECTORS.get("knn")):  # type: ignore[misc]
+        def score(self, outputs: oodbench.Outputs) -> object:
+            return -super().score(outputs)
+
+    assert issubclass(Other, Detector)
+    monkeypatch.setitem(DETECTORS._objects, "knn", Other)
+    verdict = by_detector(home, "scores")["knn"]
+    assert "another version of the detector 'knn'" in verdict.remarks[0]
+    assert "knn ⧖" in leaderboard.page(few_digits(), home / "boards")
+    assert by_detector(home, "outputs")["knn"].word == "different"
+
+
+def test_rows_tell_what_was_asked_for(home: Path) -> None:
+    row = found(home)[0].rows[0]
+    assert row["arguments"] == {"fit_on": 120}
+    json.dumps(row["arguments"])
+
+
+def test_tolerances_grow_with_the_level() -> None:
+    scores, outputs, network = (TOLERANCES[level] for level in ("scores", "outputs", "network"))
+    assert scores.share < outputs.share < network.share
+    row = {"n_id": 1000, "n_ood": 100}
+    assert outputs.of("fpr95_id", row) == outputs.at_threshold + outputs.steps / 100  # type: ignore[arg-type]
+    assert outputs.of("auroc", row) == outputs.share  # type: ignore[arg-type]
+
+
+def test_a_scratch_cache_is_left_again(tmp_path: Path) -> None:
+    before = files.cache_dir()
+    with files.cache_in(tmp_path):
+        assert files.cache_dir() == tmp_path
+    assert files.cache_dir() == before
