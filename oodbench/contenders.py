@@ -221,7 +221,7 @@ class Networks(NetworkSettings):
         """What was asked for to get the network; of a model in Python, that it was one."""
         asked = {
             "model": None if self.model is None else type(self.model).__name__,
-            "network": self._file_name or None,
+            "network": self.file_name or None,
             "layer": self.layer,
             "digest": self.digest,
         }

@@ -351,7 +351,8 @@ def of_content(content: Any) -> Preprocess | None:
     names = {field.name for field in fields(Preprocess)}
     if not isinstance(content, Mapping) or not {"size", "mean", "std"} <= {*content} <= names:
         return None
+    told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     try:
-        return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        return Preprocess(**told)
     except (OptionError, TypeError):
         return None
