@@ -69,6 +69,7 @@ def test_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
         "install",
         "--quiet",
         "--no-deps",
+        "--no-compile",
         "--target",
         str(target),
     ]
@@ -123,8 +124,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _installed(source: Path, target: Path) -> str | None:
     """The commit in what ``pip install SOURCE`` puts into a folder."""
-    words = "-m pip install --quiet --no-deps --no-build-isolation --no-index --target".split()
-    command = [sys.executable, *words, str(target), str(source)]
+    words = "-m pip install --quiet --no-deps --no-compile --no-build-isolation --no-index"
+    command = [sys.executable, *words.split(), "--target", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     note = target / "oodbench" / "_commit.txt"

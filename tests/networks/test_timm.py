@@ -52,7 +52,6 @@ QUICK = (
     "mobilenetv3_small_050",
     "mobilenetv4_conv_small_035",
     "ghostnet_050",
-    "vgg11",
     "swin_tiny_patch4_window7_224",
     "test_convnext",
     "test_vit",

@@ -56,7 +56,7 @@ SEGMENTATION = Benchmark(
 DETECTION = Benchmark(
     "d/detection",
     spec("d", lambda: SceneBoxes("d/test", scenes("test", "id")[:9])),
-    (spec("d-near", lambda: SceneBoxes("d-near/test", scenes("test", "near")[:9])),),
+    (spec("d-near", lambda: SceneBoxes("d-near/test", scenes("test", "near")[:3])),),
     (),
     GREY,
     task="detection",
