@@ -1,15 +1,13 @@
-"""Trainings that one process or two can do, and how a program of them is run.
-
-Started as a program, this file is what both processes run.
-"""
+"""Trainings that one process or two can do, and how a program of them is run."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,6 +254,24 @@ def another_cache(folder: Path) -> Iterator[None]:
         os.environ["OODBENCH_CACHE"] = before
 
 
+def shared(rank: int, port: int, folder: str) -> None:
+    """Be one of two processes that somebody else starts, as torchrun does."""
+    signal.alarm(900)  # one that died would leave the other waiting for half an hour
+    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    os.environ.update(TORCHELASTIC_RUN_ID="tests")
+    warnings.simplefilter("ignore")
+    main(2, Path(folder))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
 def run_program(words: list[str], folder: Path) -> str:
     finished = subprocess.run(
         words,
@@ -274,7 +290,3 @@ def run_program(words: list[str], folder: Path) -> str:
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     return finished.stdout
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

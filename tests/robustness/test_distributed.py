@@ -16,7 +16,8 @@ from oodbench import Outputs
 from oodbench.registry import BACKBONES
 from oodbench.results.rows import METRICS
 from oodbench.results.store import ResultStore
-from tests.helpers.distributed import METHODS, NPMIX, SIZES, main, run_program, runs
+from tests.helpers.attempts import Server
+from tests.helpers.distributed import METHODS, NPMIX, SIZES, free_port, main, run_program, runs
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,14 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made."""
-    folder = tmp_path_factory.mktemp("two")
-    run_program([sys.executable, "-m", "tests.helpers.distributed", "2", str(folder)], folder)
+def two(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made that were started as by torchrun.
+
+    That Lightning starts the second one itself is tested with the command line.
+    """
+    folder, port = tmp_path_factory.mktemp("two"), free_port()
+    calls = [(rank, port, str(folder)) for rank in (0, 1)]
+    server.together("tests.helpers.distributed:shared", *calls, cache=folder / "cache")
     return folder
 
 
