@@ -13,10 +13,13 @@ _DEPLOYED = ("calibration", "every", "false_alarms", "fdr", "fpr_budget", "out",
 """Arguments of ``oodbench.fit`` and of what works with its result, which are options of commands
 by the same names."""
 
+_SUBMITTED = ("base", "challenges", "first", "higher", "scores")
+"""The same of submissions, and of scores that other code gave."""
+
 FLAGS = {
     **settings.flags(),
     "brought": "--from",  # of oodbench.prepare
-    **{name: f"--{name.replace('_', '-')}" for name in _DEPLOYED},
+    **{name: f"--{name.replace('_', '-')}" for name in (*_DEPLOYED, *_SUBMITTED)},
 }
 """Options by their names in Python."""
 

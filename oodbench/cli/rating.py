@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodbench.cli.flags import as_flags
 from oodbench.cli.session import command_line
 from oodbench.cli.terminal import printable
 from oodbench.errors import OptionError
@@ -206,7 +207,7 @@ def _show(results: Results, sentences: list[str], page: Path | None, as_json: bo
         if page is not None:
             typer.echo(printable(f"page: {page}"))
     for warning in results.warnings:
-        typer.echo(printable(f"warning: {warning}"), err=True)
+        typer.echo(printable(f"warning: {as_flags(warning)}"), err=True)
 
 
 def _shown(value: float, low: float, high: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodbench.cli.failures import SOME_FAILED
+from oodbench.cli.flags import as_flags
 from oodbench.cli.terminal import printable
 from oodbench.errors import OptionError
 
@@ -204,7 +205,7 @@ def _tell(checked: list[Checked], faults: list[str], as_json: bool, out: str | N
 def _lines(one: Checked) -> list[str]:
     word = "refused" if one.faults else "passes"
     lines = [f"{one.path}: {word}"]
-    lines += [f"  refused: {fault}" for fault in one.faults]
+    lines += [f"  refused: {as_flags(fault)}" for fault in one.faults]
     lines += [f"  note: {note}" for note in one.notes]
     return lines + [f"  {sentence}" for sentence in one.comparison]
 

@@ -119,7 +119,7 @@ def of(content: Mapping[str, Any], place: str = "the card") -> Card:
         what += [f"it has {', '.join(unknown)}, which no card has"] if unknown else []
         raise OODBenchError(
             f"{place} is not whole: {'; '.join(what)}. Its fields are {', '.join(FIELDS)}; write "
-            "`none` where there is nothing to name."
+            "none where there is nothing to name."
         )
     wrong = [name for name, value in content.items() if not _is_line(value)]
     if wrong:

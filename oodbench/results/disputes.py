@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from scipy.special import stdtrit
 
 from oodbench.benchmark import Benchmark
 from oodbench.results import cards
 from oodbench.results.cards import Card
+from oodbench.results.entries import Entry, entries_of
 from oodbench.results.plain import markdown
 from oodbench.results.rows import NAMES, Row, cell
 from oodbench.results.stored import StoredResult
@@ -18,6 +23,9 @@ CONFIRMED = "confirmed by others"
 SAME_NETWORK = 5e-4
 """By how much a figure of the same weights may differ between machines."""
 
+OTHER_NETWORK = 0.02
+"""The same of other weights, where neither seeds nor intervals tell how much trainings differ."""
+
 
 @dataclass(frozen=True)
 class Challenge:
@@ -27,11 +35,13 @@ class Challenge:
         result: the third party's.
         card: who they are.
         of: the result that was there.
+        entry: rows of all seeds of the line that it is in.
     """
 
     result: StoredResult
     card: Card
     of: StoredResult
+    entry: tuple[Row, ...] = ()
 
     def pairs(self) -> list[tuple[Row, Row]]:
         """Rows of the same OOD set or group: the challenged one's, and the challenge's."""
@@ -39,23 +49,31 @@ class Challenge:
         return [(row, own[row["ood"]]) for row in self.of.rows if row["ood"] in own]
 
     def is_disputed(self, metric: str) -> bool:
-        """Whether a figure differs by more than machines, or other trainings' images, make it.
+        """Whether any set's or group's figure differs by more than machines or trainings do."""
+        return any(self.differs(row, other, metric) for row, other in self.pairs())
 
-        Of the same weights by more than rounding on another machine does; else by more than both
-        intervals leave open.
+    def differs(self, row: Row, other: Row, metric: str) -> bool:
+        """Whether a figure differs by more than machines or trainings do.
+
+        Of the same weights by more than rounding on another machine does. Of others by more than
+        one more network of the line would, ``t² s² (1 + 1/S)`` of its S seeds, and the images'
+        intervals of both; of a line of one seed by more than both intervals leave open.
         """
-        return any(_differ(row, other, metric) for row, other in self.pairs())
-
-
-def _differ(row: Row, other: Row, metric: str) -> bool:
-    one, two = cell(row, metric), cell(other, metric)
-    if row["weights"] == other["weights"]:
-        steps = 0.0 if metric == "auroc" else 2.0 / min(row["n_id"], row["n_ood"])
-        return bool(abs(one - two) > SAME_NETWORK + steps)
-    ends = [(cell(r, f"{metric}_low"), cell(r, f"{metric}_high")) for r in (row, other)]
-    if any(end is None for pair in ends for end in pair):
-        return bool(abs(one - two) > 0.02)
-    return bool(ends[0][0] > ends[1][1] or ends[1][0] > ends[0][1])
+        one, two = cell(row, metric), cell(other, metric)
+        if row["weights"] == other["weights"]:
+            steps = 0.0 if metric == "auroc" else 2.0 / min(row["n_id"], row["n_ood"])
+            return bool(abs(one - two) > SAME_NETWORK + steps)
+        ends = [(cell(r, f"{metric}_low"), cell(r, f"{metric}_high")) for r in (row, other)]
+        seeds = [cell(r, metric) for r in self.entry if r["ood"] == row["ood"]]
+        has_intervals = all(end is not None for pair in ends for end in pair)
+        if len(seeds) > 1:
+            spread = statistics.variance(seeds) * (1.0 + 1.0 / len(seeds))
+            images = sum(((high - low) / 2.0) ** 2 for low, high in ends) if has_intervals else 0.0
+            t = float(stdtrit(len(seeds) - 1, 0.975))
+            return bool(abs(two - statistics.fmean(seeds)) > math.sqrt(t * t * spread + images))
+        if not has_intervals:
+            return bool(abs(one - two) > OTHER_NETWORK)
+        return bool(ends[0][0] > ends[1][1] or ends[1][0] > ends[0][1])
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,17 @@ def submitted(results: Sequence[StoredResult]) -> Submitted:
         if card.challenges in by_name:
             challenges.append(Challenge(result, card, by_name[card.challenges]))
             outside |= {row["row_id"] for row in result.rows}
+    if challenges:
+        lines = entries_of([r for one in results for r in one.rows if r["row_id"] not in outside])
+        challenges = [replace(one, entry=_line_of(one, lines)) for one in challenges]
     return Submitted(found, tuple(challenges), frozenset(outside))
+
+
+def _line_of(challenge: Challenge, lines: Sequence[Entry]) -> tuple[Row, ...]:
+    """The rows of all seeds of the line that is challenged."""
+    ids = {row["row_id"] for row in challenge.of.rows}
+    own = (tuple(line.rows.values()) for line in lines)
+    return next((rows for rows in own if any(row["row_id"] in ids for row in rows)), ())
 
 
 def section(
@@ -127,7 +155,7 @@ def section(
             if row["row_id"] not in numbers:
                 continue
             number, name = numbers[row["row_id"]]
-            word = DISPUTED if _differ(row, other, metric) else CONFIRMED
+            word = DISPUTED if challenge.differs(row, other, metric) else CONFIRMED
             one, two = 100 * cell(row, metric), 100 * cell(other, metric)
             cells = [
                 *(str(number), markdown(name), str(row["seed"]), markdown(row["ood"])),
@@ -143,8 +171,9 @@ def section(
         "### Measured by others",
         "",
         "What third parties measured of lines above. A line is *disputed* where theirs differs by "
-        "more than another machine makes it (of the same weights), or by more than both intervals "
-        "leave open (of others).",
+        "more than another machine makes it (of the same weights); of other weights by more than "
+        "one more network of the line would, or, of a line of one seed, by more than both "
+        "intervals leave open.",
         "",
         header + "Word | Who (result) |",
         "| " + " | ".join(["---"] * 9) + " |",

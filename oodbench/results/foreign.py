@@ -83,14 +83,16 @@ def read(path: Path, higher: Direction | None = None) -> Foreign:
                 return next(iter(found.values()))
             raise OptionError(
                 f"{path} holds {len(found)} sets ({', '.join(sorted(n for _, n in found)[:5])}). "
-                "Give it by --scores."
+                "Give it as `scores`."
             )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, csv.Error) as error:
         raise OODBenchError(
             f"{path} holds no scores ({error}). Give one number a sample: .npy, .npz or .csv."
         ) from error
     if kind in (".pkl", ".pickle"):
-        raise OptionError(f"{path} is a pickle, which holds an ID set and OOD sets: use --scores.")
+        raise OptionError(
+            f"{path} is a pickle, which holds an ID set and OOD sets: give it as `scores`."
+        )
     raise OptionError(f"{path}: scores are read from .npy, .npz, .csv and .tsv files.")
 
 

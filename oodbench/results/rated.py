@@ -145,7 +145,7 @@ def rows_of(
     if all(row["auroc"] < UPSIDE_DOWN for row in singles):
         results.warnings.append(
             "every AUROC is below 50 %: the scores are likely higher for ID than for OOD. Say so "
-            "with --higher id."
+            "with `higher=id`."
         )
     return results
 

@@ -72,7 +72,7 @@ def make(results: Sequence[StoredResult], card: Card, folder: Path, boards: Path
                 f"the scores of {result.path.name} were not kept, and nobody can check figures "
                 "without them. Evaluate again: `oodbench eval` keeps them."
             )
-    files.writable_dir(folder.parent, "Choose another folder with --out.")
+    files.writable_dir(folder.parent, "Choose another folder with `out`.")
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -246,7 +246,7 @@ def _check_images(
         if not first:
             one.faults.append(
                 "no result of this benchmark is there, so that its images cannot be told to be the "
-                "right ones. Whoever has seen to that adds it with --first."
+                "right ones. Whoever has seen to that adds it with `first`."
             )
         return
     found = {"ID": result.rows[0]["id_fingerprint"]}
@@ -298,7 +298,7 @@ def _check_doubles(
     if own:
         one.faults.append(
             f"{own[0].path.name} is of the same detector, options and network, with other figures. "
-            "A measurement of an entry that is there is a challenge: name it with --challenges."
+            "A measurement of an entry that is there is a challenge: name it with `challenges`."
         )
         return
     twins = [other.path.name for other in others if _has_same_scores(result, other)]
@@ -384,7 +384,7 @@ def changed_since(base: str, boards: Path) -> list[str]:
             command, cwd=boards, capture_output=True, text=True, check=False, encoding="utf-8"
         )
     except OSError as error:
-        raise OptionError(f"git could not be run ({error}), which --base needs.") from error
+        raise OptionError(f"git could not be run ({error}), which `base` needs.") from error
     if ran.returncode != 0:
         raise OptionError(f"git knows no commit {base!r} here: {ran.stderr.strip()[:200]}.")
     changed = (line.split("\t", 1) for line in ran.stdout.splitlines())

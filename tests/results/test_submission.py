@@ -15,10 +15,11 @@ import pytest
 from oodbench import Detector, ResultStore, files, register_detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.registry import BENCHMARKS, DETECTORS
-from oodbench.results import cards, leaderboard, scores, stored, submission
+from oodbench.results import cards, disputes, leaderboard, scores, stored, submission
 from oodbench.results.cards import Card
 from oodbench.results.rows import row_id
 from oodbench.results.stored import StoredResult
+from tests.helpers.results import drawn, stored_result
 from tests.helpers.rows import TOY, evaluate
 
 CARD = Card(
@@ -415,3 +416,20 @@ def test_cards_are_read_as_they_were_written(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(OODBenchError, match=why):
             cards.read(path)
+
+
+def test_another_training_is_disputed_by_the_spread_of_the_seeds(tmp_path: Path) -> None:
+    """A figure that one more seed may give disputes nothing, though intervals do not overlap."""
+    seeds = ((0, 0.9), (1, 1.4), (2, 1.9))
+    there = [stored_result(tmp_path, "x", *drawn(s, q, 2000), seed=s) for s, q in seeds]
+    for quality, word in ((1.7, disputes.CONFIRMED), (0.2, disputes.DISPUTED)):
+        fields = {"weights": "5" * 64, "oodbench": f"{quality}"}
+        own = stored_result(tmp_path / word, "x", *drawn(7, quality, 2000), seed=0, **fields)
+        moved = stored.StoredResult(tmp_path / "results/toy" / own.path.name, own.rows, own.scores)
+        moved.path.write_bytes(own.path.read_bytes())
+        cards.write(Card(**{**vars(CARD), "challenges": there[0].path.stem}), moved.path)
+        about = disputes.submitted([*there, moved])
+        assert about.word(there[0].rows[0], "auroc") == word
+        assert about.word(there[1].rows[0], "auroc") is None
+        alone = disputes.submitted([there[0], moved])
+        assert alone.word(there[0].rows[0], "auroc") == disputes.DISPUTED
