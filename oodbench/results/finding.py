@@ -27,7 +27,7 @@ def find(name: str, folders: list[Path]) -> list[StoredResult]:
     """
     path = files.user_path(name)
     if path.suffix == ".json":
-        if not path.is_file():
+        if not path.is_file() and path.stem not in stored.packed_beside(path):
             raise OptionError(f"there is no result {path}. Give a file that is there.")
         return [stored.read(path)]
     own = [stored.read(path) for path in _candidates(name, folders)]

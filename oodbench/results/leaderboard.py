@@ -12,7 +12,7 @@ from oodbench import files
 from oodbench.benchmark import SHIFTED, Benchmark
 from oodbench.registry import MEASURES, STANDARD_DETECTOR, TASKS
 from oodbench.results import disputes, footnotes, published
-from oodbench.results.disputes import Submitted, submitted
+from oodbench.results.disputes import CONFIRMED, DISPUTED, Submitted, submitted
 from oodbench.results.entries import Entry, entries_of, note_twins
 from oodbench.results.footnotes import Marks
 from oodbench.results.head import intervals_of
@@ -231,7 +231,7 @@ def _section(
         lines += [*_table(["#", "Detector", *NAMES.values()], table), *marks.lines()]
     lines += disputes.section(benchmark, _numbers(entries), about)
     lines += published.section(entries)
-    return lines + _made(entries, standing)
+    return lines + _made(entries, _words(benchmark, entries, about, standing))
 
 
 def _numbers(entries: Sequence[Entry]) -> dict[str, tuple[int, str]]:
@@ -359,13 +359,27 @@ def _of_seeds(
     return ["### Seeds", "", *_table([*header, quality_name], table), *marks.lines()]
 
 
-def _made(entries: Sequence[Entry], standing: Standing | None) -> list[str]:
+def _words(
+    benchmark: Benchmark, entries: Sequence[Entry], about: Submitted, standing: Standing | None
+) -> dict[str, str] | None:
+    """How far each row was checked, or what others found of it; None to say nothing of that."""
+    if standing is None:
+        return None
+    metric = benchmark.protocol.rank_by
+    return {
+        row["row_id"]: about.word(row, metric) or standing.words.get(row["row_id"], REPORTED)
+        for entry in entries
+        for row in entry.one_each()
+    }
+
+
+def _made(entries: Sequence[Entry], words: Mapping[str, str] | None) -> list[str]:
     """What made the rows: seeds of an entry that one command made on one machine are one line."""
     table = []
     for number, entry in enumerate(entries, start=1):
         runs: dict[tuple[str, str, str], list[Row]] = {}
         for row in entry.one_each():
-            word = standing.words.get(row["row_id"], REPORTED) if standing else ""
+            word = words[row["row_id"]] if words else ""
             runs.setdefault((_made_with(row), row["command"] or "", word), []).append(row)
         for (made_with, command, word), rows in runs.items():
             table.append(
@@ -378,14 +392,16 @@ def _made(entries: Sequence[Entry], standing: Standing | None) -> list[str]:
                     ", ".join(dict.fromkeys(code(row["weights"][:12]) for row in rows)),
                     ", ".join(f"{row['seconds']:.2f}" for row in rows),
                     code(command) if command else "Python",
-                    *([word] if standing else []),
+                    *([word] if words else []),
                 ]
             )
     header = [*"# Detector Seed When With Weights".split(), "Fit + score (s)", "Command"]
     lines = ["### How the rows were made", ""]
-    if standing is not None:
+    if words:
         header.append("Checked")
         lines += [_CHECKED, ""]
+        others = [word for word in (DISPUTED, CONFIRMED) if word in words.values()]
+        lines += [f"{' or '.join(others).capitalize()}: see Measured by others.", ""] * bool(others)
     return [*lines, *_table(header, table)]
 
 

@@ -16,13 +16,13 @@ from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError, OptionError
 from oodbench.registry import BENCHMARKS, DETECTORS
-from oodbench.results import leaderboard, scores
+from oodbench.results import leaderboard, scores, stored
 from oodbench.results.entries import entries_of
 from oodbench.results.foreign import Foreign, ForeignSets
 from oodbench.results.means import rows_of_means
 from oodbench.results.rows import COLUMNS, SCHEMA, Results, Row, cell, row_id, with_columns
 from oodbench.results.significance import Sampled, Side
-from oodbench.results.store import ResultStore
+from oodbench.results.store import ResultStore, page_name
 from oodbench.results.stored import StoredResult
 from oodbench.results.versions import versions
 
@@ -217,6 +217,20 @@ def keep(results: Results, sets: ForeignSets, folder: str | Path) -> Path:
     store = ResultStore(folder)
     store.append(results.rows, kept)
     return leaderboard.write(benchmark_of_rows(store.rows(results.rows[0]["benchmark"])), folder)
+
+
+def benchmark_of_page(page: Path) -> Benchmark | None:
+    """What a page is of that :func:`keep` wrote; None of any other.
+
+    Raises:
+        OODBenchError: a result that is damaged.
+    """
+    folder = page.parent / "results" / page.stem
+    rows = [row for path in stored.paths_in(folder) for row in stored.read(path).rows]
+    is_rated = [row["weights"].startswith("unknown:") and row["preprocess"] is None for row in rows]
+    if not rows or not all(is_rated) or page_name(rows[0]["benchmark"]) != page.stem:
+        return None
+    return benchmark_of_rows(ResultStore(page.parent).rows(rows[0]["benchmark"]))
 
 
 def benchmark_of_rows(rows: list[Row]) -> Benchmark:

@@ -36,7 +36,9 @@ def standing_of(results: Iterable[StoredResult]) -> Standing:
     older: set[str] = set()
     for result in results:
         word = word_of(result)
-        is_older = changed_code(result.rows[0]) is not None
+        # a detector that is not known here is not of older code: pages are the same everywhere
+        is_known = result.rows[0]["detector"] in DETECTORS
+        is_older = is_known and changed_code(result.rows[0]) is not None
         for row in result.rows:
             words[row["row_id"]] = word
             if is_older:

@@ -79,7 +79,8 @@ def make(results: Sequence[StoredResult], card: Card, folder: Path, boards: Path
         for result in results:
             place = part / "results" / page_name(result.rows[0]["benchmark"]) / result.path.name
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(result.path, place)
+            # what was made again of it is for those to say who keep the leaderboards
+            files.write_text(place, stored.encode(result.rows, result.scores))
             if result.scores_path is not None:
                 shutil.copyfile(result.scores_path, place.with_name(result.scores_path.name))
             cards.write(card, place)
@@ -112,7 +113,7 @@ def check(folder: Path, boards: Path, *, first: bool = False) -> list[Checked]:
     """
     is_board = folder.resolve() == boards.resolve()
     checked = list(_lost_cards(folder) if is_board else _strangers(folder))
-    paths = sorted((folder / "results").glob("*/*.json"))
+    paths = [path for own in _folders(folder) for path in stored.paths_in(own)]
     if is_board:
         paths = [path for path in paths if cards.path_of(path).is_file()]
     elif not paths and not checked:
@@ -129,6 +130,11 @@ def check(folder: Path, boards: Path, *, first: bool = False) -> list[Checked]:
             one.faults.append(str(error))
             continue
         _check_figures(result, one)
+        if result.checks and not is_board:
+            one.faults.append(
+                "it says of itself that it was made again. Who keeps the leaderboards says so, by "
+                "`oodbench verify`: make the submission anew with `oodbench submit`."
+            )
         card = _card(path, one)
         benchmark = _benchmark(result, one)
         others = [] if benchmark is None else _others(boards, benchmark, path)
@@ -164,10 +170,15 @@ def _strangers(folder: Path) -> Iterator[Checked]:
             yield Checked(path, [f"{inside.as_posix()} cannot be added: {reason}. Take it out."])
 
 
+def _folders(folder: Path) -> list[Path]:
+    """The folders of a submission's benchmarks."""
+    return sorted(path for path in (folder / "results").glob("*") if path.is_dir())
+
+
 def _lost_cards(folder: Path) -> Iterator[Checked]:
     """Cards whose result is not there."""
     for path in sorted((folder / "results").glob(f"*/*{cards.ENDING}")):
-        if not _owner(path).is_file():
+        if _owner(path) not in stored.paths_in(path.parent):
             yield Checked(path, [f"there is no result {_owner(path).name} that it belongs to."])
 
 

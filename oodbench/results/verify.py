@@ -12,7 +12,7 @@ from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.errors import BadScoresError, OODBenchError
 from oodbench.hardware import Hardware
 from oodbench.registry import BENCHMARKS
-from oodbench.results import again, leaderboard, scores, stored
+from oodbench.results import again, leaderboard, rated, scores, stored
 from oodbench.results.again import Made, Means
 from oodbench.results.derive import derived
 from oodbench.results.rows import Row
@@ -293,7 +293,10 @@ def _benchmark_of_page(path: Path) -> Benchmark | None:
     for name in BENCHMARKS.names():
         if name.replace("/", "-") == path.stem:
             return get_benchmark(benchmark=name)
-    return None
+    try:
+        return rated.benchmark_of_page(path)
+    except OODBenchError:  # which is told of the result
+        return None
 
 
 def _pages_that_are_missing(folder: Path) -> Iterator[Verdict]:

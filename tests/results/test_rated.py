@@ -42,8 +42,9 @@ def test_a_result_that_holds_and_a_page(tmp_path: Path) -> None:
     assert "| 1 | 1 | better ‡ |" in text
     assert "| 2 | 2 | mine ‡ |" in text
     assert "oodbench saw no image" in text
-    words = {v.path.suffix: v.word for v in verify.verify(tmp_path / "results")}
-    assert words[".json"] == "identical"
+    assert {v.word for v in verify.verify(tmp_path)} == {"identical"}
+    page.write_text(text.replace("better", "worse"))
+    assert {v.word for v in verify.verify(page)} == {"different"}
     one, other = significance.sides_of(ResultStore(tmp_path).results("own-scores"))
     assert significance.compare_sides(one, other, ("auroc",))[0].is_told_apart
 
@@ -63,7 +64,7 @@ def test_scores_that_are_upside_down_are_noticed() -> None:
         Foreign(-given.id.scores), {key: Foreign(-one.scores) for key, one in given.ood.items()}
     )
     (warning,) = rated.rows_of(turned, "mine").warnings
-    assert "--higher id" in warning
+    assert "`higher=id`" in warning
     assert rated.rows_of(given, "mine").warnings == []
 
 

@@ -15,10 +15,11 @@ import pytest
 from oodbench import Detector, ResultStore, files, register_detector
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.registry import BENCHMARKS, DETECTORS
-from oodbench.results import cards, disputes, leaderboard, scores, stored, submission
+from oodbench.results import cards, derive, disputes, leaderboard, scores, stored, submission
 from oodbench.results.cards import Card
 from oodbench.results.rows import row_id
 from oodbench.results.stored import StoredResult
+from tests.helpers.pages import tables
 from tests.helpers.results import drawn, stored_result
 from tests.helpers.rows import TOY, evaluate
 
@@ -169,6 +170,13 @@ def _one_score(root: Path) -> None:
     beside.write_bytes(scores.encode(kept))
 
 
+def _checked_by_itself(root: Path) -> None:
+    path = in_folder(root)
+    result = stored.read(path)
+    check = stored.Check("network", "identical", "1.0", "2026-01-01")
+    path.write_text(stored.encode(result.rows, result.scores, [check]))
+
+
 def _a_row_less(root: Path) -> None:
     path = in_folder(root)
     result = stored.read(path)
@@ -254,6 +262,7 @@ FAULTY = {
     _without_scores: "its scores are not there",
     _lost_scores: "are missing",
     _one_score: "not those that it was written with",
+    _checked_by_itself: "says of itself that it was made again",
     _a_row_less: "some were removed",
     _no_card: "it has no card",
     _no_contact: "is no address",
@@ -335,10 +344,8 @@ def challenge(root: Path, shift: float) -> tuple[StoredResult, StoredResult]:
     for key in kept:
         if key.startswith("ood/"):
             kept[key] = kept[key] + np.float32(shift)
-    from oodbench.results import verify
-
     rows = [dict(row) for row in there.rows]
-    derived = verify._derived(rows, kept, None)  # type: ignore[arg-type]
+    derived = derive.derived(rows, kept, None)  # type: ignore[arg-type]
     rows = [{**row, **figures} for row, figures in zip(rows, derived, strict=True)]
     rows = [{**row, "row_id": row_id(row)} for row in rows]  # type: ignore[arg-type]
     ResultStore(root / "own").append(rows, kept)  # type: ignore[arg-type]
@@ -363,6 +370,9 @@ def test_a_challenge_disputes_what_is_there(root: Path) -> None:
     ours, theirs = (next(r for r in s.rows if r["ood"] == "near") for s in (there, own))
     assert f"| {100 * ours['auroc']:.2f} | {100 * theirs['auroc']:.2f} |" in near
     assert "| disputed |" in near
+    words = {row["Detector"].split()[0]: row["Checked"] for row in tables(page)[-1]}
+    assert words == {"energy": "disputed", "msp": "scores checked", "maxlogit": "scores checked"}
+    assert "Disputed: see Measured by others." in page
     # it has no line of its own: the tables before are as they were
     first = page.splitlines()[page.splitlines().index("## near, far") :]
     assert first[4:10] == before.splitlines()[before.splitlines().index("## near, far") :][4:10]
