@@ -59,6 +59,7 @@ ELSEWHERE = {
     "oodbench/deploy/inputs.py": "deploy/test_fitted.py",
     "oodbench/deploy/sources.py": "deploy/test_scoring.py",
     "oodbench/deploy/writers.py": "deploy/test_scoring.py",
+    "datasets/literature.py": "results/test_published.py",
     "oodbench/contenders.py": "core/test_evaluator.py",
     "oodbench/detector.py": "core/test_options.py",
     "oodbench/errors.py": "core/test_registry.py",
