@@ -343,19 +343,16 @@ class BackboneKind:
     Args:
         takes: ``"images"`` or ``"modalities"``; None where that is not declared.
         gives: ``"features"`` or another word; None where that is not declared.
-        size: side of the images that it is made for, in pixels; None where that is not declared.
     """
 
     takes: str | None
     gives: str | None
-    size: int | None = None
 
 
 def backbone_kind(factory: Callable[..., Any]) -> BackboneKind:
-    """What a registered backbone is declared to take and to give, and for which images."""
+    """What a registered backbone is declared to take and to give."""
     # they are attributes of what a stranger registered: a function, a class or any callable
-    declared = {name: getattr(factory, name, None) for name in ("takes", "gives", "size")}
-    return BackboneKind(**declared)
+    return BackboneKind(getattr(factory, "takes", None), getattr(factory, "gives", None))
 
 
 def register_backbone(

@@ -21,7 +21,7 @@ from torch import nn
 from oodbench.data.transforms import Preprocess
 from oodbench.errors import CheckpointError, OptionError
 from oodbench.networks.models import own_preprocess_of
-from oodbench.registry import BACKBONES, backbone_kind
+from oodbench.registry import BACKBONES
 
 PARTS = ("size", "mean", "std", "resize", "pre_size", "interpolation", "native")
 """Parts of a :class:`Preprocess` that somebody may say; the mode follows from the mean."""
@@ -79,7 +79,7 @@ def said_by(network: nn.Module) -> Iterator[Said]:
 
 def said_of_backbone(name: str) -> Said | None:
     """What a registered backbone says of the images that it is made for, if it says anything."""
-    size = backbone_kind(BACKBONES.get(name)).size if name in BACKBONES else None
+    size = getattr(BACKBONES.get(name), "size", None) if name in BACKBONES else None
     return Said(f"the backbone {name}", {"size": size}) if isinstance(size, int) else None
 
 
