@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+from oodbench.data.content import Content
 from oodbench.dataset import DatasetSpec
 
 from .layouts import LAYOUTS, VIDEO, VIDEO_AUDIO_FLOW, VIDEO_FLOW
@@ -32,6 +33,26 @@ def _test(*names: str) -> dict[str, tuple[str, ...]]:
     return {"test": names}
 
 
+_COUNTS: dict[str, tuple[int, ...]] = {
+    "hmdb51-25": (2_074, 445, 459),
+    "hmdb51-26": (3_744,),
+    "ucf101": (4_669, 1_005, 1_030),
+    "ucf101-51": (6_616,),
+    "kinetics600-129": (22_549, 4_773, 4_902),
+    "kinetics600-100": (10_000,),
+    "hmdb51": (3_953, 843, 877),
+    "kinetics600": (40_048, 8_463, 8_694),
+    "ucf101-vs-hmdb51": (1_351,),
+    "ucf101-vs-kinetics600": (1_810,),
+    "hmdb51-vs-kinetics600": (5_673,),
+    "epic": (4_871,),
+    "hac": (3_381,),
+    "multiood-epic-0-3": (2_484, 531, 536),
+    "multiood-epic-4-7": (1_320,),
+}
+"""How many clips the split files name, by split; videos of Kinetics-600 vanish from the web."""
+
+
 def _clips(
     name: str,
     layout: str,
@@ -50,6 +71,9 @@ def _clips(
         licence=place.licence,
         citation=place.citation,
         downloads=(place.download,),
+        contents={
+            split: Content(count) for split, count in zip(lists, _COUNTS[name], strict=True)
+        },
     )
 
 

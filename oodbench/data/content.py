@@ -14,7 +14,7 @@ import numpy as np
 
 from oodbench import files
 from oodbench.data.images import in_mode
-from oodbench.data.samples import Samples, Subset, content_digest
+from oodbench.data.samples import MultimodalSamples, Samples, Subset, content_digest
 from oodbench.disk import digests
 
 VERSION = 1
@@ -36,7 +36,8 @@ class Content:
 
     def difference(self, samples: Samples) -> str | None:
         """What is other about some samples, a sentence; None where they are as published."""
-        expected = f"{self.count:,} images expected"
+        word = "samples" if isinstance(samples, MultimodalSamples) else "images"
+        expected = f"{self.count:,} {word} expected"
         if self.fingerprint:
             expected += f" with fingerprint {self.fingerprint[:12]}…"
         what = f"found {len(samples):,}"
