@@ -71,9 +71,7 @@ def _clips(
         licence=place.licence,
         citation=place.citation,
         downloads=(place.download,),
-        contents={
-            split: Content(count) for split, count in zip(lists, _COUNTS[name], strict=True)
-        },
+        contents={split: Content(count) for split, count in zip(lists, _COUNTS[name], strict=True)},
     )
 
 
