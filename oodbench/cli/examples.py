@@ -22,7 +22,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ls photos/*.png | oodbench score fitted - --fdr 0.1",
     ),
     "export": ("oodbench export fitted --out fitted.onnx",),
-    "leaderboard": ("oodbench leaderboard --id cifar100",),
+    "leaderboard": (
+        "oodbench leaderboard --id cifar100",
+        "oodbench leaderboard --html --out board.html",
+    ),
     "table": (
         "oodbench table --id cifar10 --out table.tex --bibtex papers.bib",
         "oodbench table --id cifar10 --ood near,far --metrics auroc --format markdown",

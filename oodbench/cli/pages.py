@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from oodbench.cli import terminal
 from oodbench.cli.options import But
 from oodbench.cli.session import check_names
 from oodbench.settings import OUTPUT, Reporting, Selection
@@ -36,16 +38,43 @@ def leaderboard(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html",
+            help="Write one html file of all benchmarks with results, or of the one that is named: "
+            "tables to sort and filter, plots, and each row's details.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            help="The html file. Default: board.html in the leaderboards' folder.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
-    """Write a benchmark's page from the stored rows."""
+    """Write a benchmark's page from the stored rows, or one html page of all benchmarks."""
+    check_names(selection)
     from oodbench import files
     from oodbench.benchmark import get_benchmark
+    from oodbench.errors import OptionError
     from oodbench.results import leaderboard as pages
     from oodbench.results import networks
     from oodbench.results.store import ResultStore
 
-    benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     folder = files.user_path(reporting.leaderboards or "leaderboards")
+    asked = (selection.id, selection.benchmark, selection.task)
+    if html:
+        if pack or release is not None:
+            raise OptionError("--html writes a page and nothing else: leave --pack, --release out.")
+        _write_board(folder, out, asked)
+        return
+    if out is not None:
+        raise OptionError("--out is the file of --html; other pages stand beside the results.")
+    benchmark = get_benchmark(*asked)
     store = ResultStore(folder)
     if release is not None:
         for name in networks.release(folder, store.rows(benchmark.name), benchmark, release):
@@ -53,6 +82,19 @@ def leaderboard(
     if pack:
         typer.echo(store.pack(benchmark.name))
     typer.echo(pages.write(benchmark, folder))
+
+
+def _write_board(
+    folder: Path, out: str | None, asked: tuple[str | None, str | None, str | None]
+) -> None:
+    from oodbench.benchmark import get_benchmark
+    from oodbench.board.write import write
+
+    chosen = get_benchmark(*asked) if any(asked) else None
+    board = write(folder, out or folder / "board.html", chosen)
+    for name, reason in board.left_out.items():
+        typer.echo(terminal.printable(f"left out: {name}: {reason}"), err=True)
+    typer.echo(board.path)
 
 
 def table(

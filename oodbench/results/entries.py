@@ -93,6 +93,16 @@ def _hashable(value: Any, texts: dict[int, str]) -> Any:
     return text
 
 
+def key_of(row: Row) -> str:
+    """What rows of one entry have in common and no other entry has, as JSON.
+
+    Rows on the same images are of one entry if detector, network and training are the same but
+    for the seed; of a network that was not trained here, if its weights are.
+    """
+    names = _ENTRY if row["recipe"] else (*_ENTRY, "weights")
+    return json.dumps([*(row.get(name) for name in names), _chosen_on(row)], sort_keys=True)
+
+
 def _chosen_on(row: Row) -> list[Any] | None:
     """The validation data that a row's options were chosen on; None if nothing was chosen.
 

@@ -215,7 +215,7 @@ def paper_table(
         cells=tuple(map(tuple, table)),
         quality=quality_name,
         caption=_caption(benchmark, entries, chosen),
-        bibtex=tuple(_bibtex(entries)),
+        bibtex=tuple(bibtex_of(entries)),
     )
 
 
@@ -309,7 +309,7 @@ def _caption(benchmark: Benchmark, entries: Sequence[Entry], metrics: Sequence[s
     return ". ".join(sentences) + "."
 
 
-def _bibtex(entries: Sequence[Entry]) -> list[str]:
+def bibtex_of(entries: Sequence[Entry]) -> list[str]:
     """One entry for each paper of the table's detectors and training methods."""
     found: dict[str, str] = {}
     for entry in entries:

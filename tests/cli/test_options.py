@@ -65,7 +65,10 @@ LEFT_OUT = {
 }
 """What each command has no use for: fields of the dataclasses that it takes, or None for all."""
 
-OWN = {"compare": {"--backbone", "--plot", "--posthoc", "stored"}}
+OWN = {
+    "compare": {"--backbone", "--plot", "--posthoc", "stored"},
+    "leaderboard": {"--html", "--out", "--pack", "--release"},
+}
 """What a command takes besides."""
 
 
