@@ -69,7 +69,7 @@ def roc(known: np.ndarray, ood: np.ndarray) -> np.ndarray:
     tpr = (len(ood) - np.searchsorted(np.sort(ood), thresholds, side="left")) / len(ood)
     fpr, tpr = np.concatenate([[0.0], fpr]), np.concatenate([[0.0], tpr])
     last = np.flatnonzero(np.append(np.diff(fpr) > 0, True))  # the top of each vertical step
-    return np.asarray(_between(GRID, fpr, tpr, last))
+    return _between(GRID, fpr, tpr, last)
 
 
 def _between(at: np.ndarray, fpr: np.ndarray, tpr: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ def _between(at: np.ndarray, fpr: np.ndarray, tpr: np.ndarray, last: np.ndarray)
     right = np.minimum(left + 1, len(fpr) - 1)
     width = fpr[right] - fpr[left]
     part = np.divide(at - fpr[left], width, out=np.zeros_like(at), where=width > 0)
-    return tpr[left] + part * (tpr[right] - tpr[left])
+    return np.asarray(tpr[left] + part * (tpr[right] - tpr[left]))
 
 
 def _edges(known: np.ndarray, ood: np.ndarray) -> np.ndarray:
