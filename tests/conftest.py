@@ -71,15 +71,19 @@ def write_images(
     return root
 
 
-@pytest.fixture
-def shared_data(tmp_path: Path) -> Path:
-    """The real data of the shared folder, unpacked; skipped where the folder is not at hand."""
+@pytest.fixture(scope="session")
+def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real data of the shared folder, unpacked; skipped where the folder is not at hand.
+
+    No test changes what is in there: to unpack 23,000 files takes seconds.
+    """
     if not (SHARED / "data" / "cifar10.zip").is_file():
         pytest.skip("the folder with real data is not at hand")
+    folder = tmp_path_factory.mktemp("data")
     for name in ("cifar10", "cifar100", "mnist", "textures10"):
         with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
-            archive.extractall(tmp_path)
-    return tmp_path
+            archive.extractall(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="session")
