@@ -9,7 +9,9 @@ pass, and is refused with what differs.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -64,7 +66,8 @@ def export(fitted: FittedDetector, path: str | Path) -> Path:
     """Write network and detector as one ONNX graph.
 
     Input ``images`` ``[B, C, size, size]`` float32: pixels in [0, 1], resized and cropped as the
-    preprocessing says; the normalisation is part of the graph. Outputs ``class`` ``[B]`` int64,
+    preprocessing says, which is in the graph's metadata (``oodbench_preprocess``, JSON) beside the
+    names of the classes; the normalisation is part of the graph. Outputs ``class`` ``[B]`` int64,
     ``score`` ``[B]`` float32 (higher = more OOD) and ``flag`` ``[B]`` bool, by the first threshold.
 
     Args:
@@ -99,6 +102,7 @@ def export(fitted: FittedDetector, path: str | Path) -> Path:
         fitted.outputs(_images(preprocess, 3, seed=0))
     graph = _Graph(fitted, preprocess).eval()
     content = _recorded(graph, _images(preprocess, 3, seed=0), detector.label)
+    content = _with_metadata(content, fitted, preprocess)
     _compare(fitted, preprocess, content)
     files.write_bytes(where, content)
     return where
@@ -151,6 +155,23 @@ def _recorded(graph: nn.Module, images: Tensor, who: str) -> bytes:
         ) from error
     content: bytes = buffer.getvalue()
     return content
+
+
+def _with_metadata(content: bytes, fitted: FittedDetector, preprocess: Preprocess) -> bytes:
+    """The graph with what has to be done before it, and what its numbers mean."""
+    import onnx
+
+    graph = onnx.load_from_string(content)
+    about = {
+        "oodbench_preprocess": dataclasses.asdict(preprocess),
+        "oodbench_classes": list(fitted.classes),
+        "oodbench_detector": fitted.detector.label,
+        "oodbench_threshold": fitted.threshold,
+    }
+    for key, value in about.items():
+        graph.metadata_props.append(onnx.StringStringEntryProto(key=key, value=json.dumps(value)))
+    written: bytes = graph.SerializeToString()
+    return written
 
 
 @contextlib.contextmanager
