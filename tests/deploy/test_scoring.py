@@ -25,6 +25,7 @@ from oodbench.deploy.scoring import COLUMNS, Row, Scorer
 from oodbench.deploy.sources import Item, items
 from oodbench.deploy.writers import Discoveries, writing
 from oodbench.errors import OptionError
+from tests.conftest import write_images
 from tests.helpers.cli import CLI
 from tests.helpers.fitted import CPU, blobs, fitted, network, strange
 
@@ -323,3 +324,37 @@ def test_what_contradicts_itself_is_refused(run: CLI, saved: Path, tmp_path: Pat
     (tmp_path / "empty").mkdir()
     assert "no images" in run.refuses("score", saved, tmp_path / "empty")
     assert "--tpr" in run.refuses("score", saved, folder, "--tpr", "1.5")
+
+
+def test_a_network_that_is_not_in_the_folder(run: CLI, tmp_path: Path) -> None:
+    """It is named again; another one, or another preprocessing, is refused with what differs."""
+    for split, seed in (("train", 1), ("test", 2)):
+        write_images(Path("own") / split, {"a": 12, "b": 12}, seed=seed)
+    Path("its_network.py").write_text(
+        "import torch\n"
+        "def make(seed=0):\n"
+        "    torch.manual_seed(seed)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))\n"
+        "def other():\n"
+        "    return make(1)\n"
+    )
+    sees = ["--input-size", "16", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
+    named = ["--network", "its_network:make"]
+    ran = run("fit", "--detector", "msp", "--id", "folder:own", *named, *sees, "--tpr", "0.9",
+              "--out", "it", "--accelerator", "cpu")  # fmt: skip
+    assert ran.status == 0, ran.both
+    score = ["score", "it", "own/test", "--device", "cpu", "--exit-zero"]
+    rows = run(*score, *named)
+    assert rows.status == 0, rows.both
+    assert len(pd.read_csv(io.StringIO(rows.out))) == 24
+    assert run(*score, *named, *sees).out == rows.out, "what is said and is so changes nothing"
+    assert "its_network:make" in run.refuses(*score)
+    assert "its weights" in run.refuses(*score, "--network", "its_network:other")
+    assert "the preprocessing differs" in run.refuses(*score, *named, "--input-size", "32")
+    assert "the preprocessing differs" in run.refuses(*score, *named, "--preprocess", "cifar10")
+    assert "leave out" in run.refuses(*score, *named, "--backbone", "resnet20")
+    assert "names no weights" in run.refuses(*score, "--backbone", "resnet20")
+    loaded = oodbench.load("it", network="its_network:make", input_size=16)
+    assert loaded.score([]).shape == (0,)
+    with pytest.raises(OptionError, match="no such option"):
+        oodbench.load("it", nothing=1)
