@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from oodbench.data.images import in_mode
-from oodbench.errors import OptionError
+from oodbench.errors import DataError, OptionError
 from oodbench.options import check_choices
 
 Transform = Callable[[Any], Any]
@@ -173,11 +173,26 @@ class MultimodalPreprocess:
         return any(getattr(part, "flip", False) for part in self.parts.values())
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Tensor]:
-        """One tensor per modality."""
+        """One tensor per modality.
+
+        Raises:
+            DataError: the sample lacks one.
+        """
+        self._check(sample)
         return {name: part(sample[name]) for name, part in self.parts.items()}
+
+    def _check(self, sample: Any) -> None:
+        has = list(sample) if isinstance(sample, Mapping) else [f"a {type(sample).__name__}"]
+        if missing := [name for name in self.parts if name not in has]:
+            raise DataError(
+                f"a sample must have {' and '.join(self.parts)} here, and one has "
+                f"{' and '.join(map(str, has))}, so {', '.join(missing)} is missing. ID and OOD sets "
+                "must be of the same kind: all images, all videos, or all sounds."
+            )
 
     def augment(self, sample: Mapping[str, Any], rng: random.Random) -> dict[str, Tensor]:
         """A tensor a modality, each augmented by itself."""
+        self._check(sample)
         return {name: part.augment(sample[name], rng) for name, part in self.parts.items()}
 
 

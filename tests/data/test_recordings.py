@@ -104,3 +104,12 @@ def test_evaluated_from_folders(write: object, size: int, run: CLI, tmp_path: Pa
               "--epochs", "1", "--accelerator", "cpu", "--workers", "0")  # fmt: skip
     assert ran.status == 0, ran.both
     assert "knn" in ran.out
+
+
+def test_images_beside_videos_are_refused(tmp_path: Path) -> None:
+    clips(tmp_path / "clips" / "a", 1, 1)
+    write_images(tmp_path / "photos", {".": 1}, seed=1)
+    preprocess = oodbench.get_benchmark(f"folder:{tmp_path / 'clips'}").preprocess
+    images = resolve_dataset(f"folder:{tmp_path / 'photos'}").load("test")
+    with pytest.raises(DataError, match="must have video here, and one has a"):
+        preprocess(images[0])
