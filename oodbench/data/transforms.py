@@ -186,8 +186,8 @@ class MultimodalPreprocess:
         if missing := [name for name in self.parts if name not in has]:
             raise DataError(
                 f"a sample must have {' and '.join(self.parts)} here, and one has "
-                f"{' and '.join(map(str, has))}, so {', '.join(missing)} is missing. ID and OOD sets "
-                "must be of the same kind: all images, all videos, or all sounds."
+                f"{' and '.join(map(str, has))}: {', '.join(missing)} is missing. ID and OOD "
+                "sets must be of the same kind: all images, all videos, or all sounds."
             )
 
     def augment(self, sample: Mapping[str, Any], rng: random.Random) -> dict[str, Tensor]:
