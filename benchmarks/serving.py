@@ -181,7 +181,7 @@ def main() -> None:
     for name in asked.detectors.split(","):
         detector = oodbench.create_detector(name).fit(bank)
         scores = Calibration(detector.score(calibrating))
-        fitted = FittedDetector(detector, network, shown, scores, thresholds_of(scores))
+        fitted = FittedDetector(detector, network, shown, scores, thresholds_of(scores, None, None))
         (plain, busy), (ours, ours_busy) = many(fitted, network, paths, asked.repeat)
         tensor, image = single(fitted, network, paths[: asked.singles])
         table.add_row(

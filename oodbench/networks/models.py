@@ -118,8 +118,13 @@ def box_predicting(module: nn.Module) -> BoxPredicting:
 
 
 def own_preprocess_of(network: nn.Module) -> Preprocess | None:
-    """``own_preprocess``, what the network was trained to see; None where it does not say."""
+    """``own_preprocess``, what the network was trained to see; None where it does not say.
+
+    Also that of a model inside a wrapper.
+    """
     own: Preprocess | None = getattr(network, "own_preprocess", None)
+    if own is None:
+        own = getattr(getattr(network, "model", None), "own_preprocess", None)
     return own
 
 
