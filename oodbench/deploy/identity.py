@@ -32,6 +32,7 @@ from oodbench.networks.classifier import Classifier
 from oodbench.networks.given import is_published, published
 from oodbench.networks.headed import load_classifier
 from oodbench.networks.inputs import of_preprocess
+from oodbench.networks.models import digest_of
 from oodbench.options import build
 from oodbench.preprocessing import Asked, choose
 from oodbench.registry import METHODS
@@ -66,14 +67,18 @@ def probe_batch(preprocess: Transform) -> Any | None:
 
 
 def network_record(network: nn.Module) -> dict[str, Any]:
-    """What tells a network: digests of its weights and code, or that they cannot be read."""
+    """What tells a network: digests of its weights and code, or that they cannot be read.
+
+    Of one that says a digest of its own, such as a program's file, that stands for the code: what
+    is made of a program's text is not the same code in every process.
+    """
     about = describe(network, frameworks=False)
     unknown = fingerprint.unknown(network, about)
     inner = network.model if isinstance(network, Classifier) else network
     return {
         "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
         "weights": None if unknown else fingerprint.weights_digest(network),
-        "code": None if unknown else about.digest,
+        "code": None if unknown else digest_of(network) or about.digest,
     }
 
 
