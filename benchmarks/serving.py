@@ -136,7 +136,8 @@ def many(
 
 
 def single(fitted: FittedDetector, network: nn.Module, paths: list[str]) -> tuple[float, float]:
-    """Milliseconds beyond the network of a tensor, and beyond it and preprocessing of an image."""
+    """Milliseconds of the processor beyond the network of a tensor, and beyond it and preprocessing
+    of an image."""
     images = [decode(Path(path), path) for path in paths]
     tensors = [fitted.preprocess(image) for image in images]
 
@@ -153,7 +154,7 @@ def single(fitted: FittedDetector, network: nn.Module, paths: list[str]) -> tupl
         times: list[list[float]] = [[], []]
         for i in range(len(images)):
             for work, kept in zip((plain, ours), times, strict=True):
-                kept.append(timed(lambda work=work, i=i: work(i))[0])  # type: ignore[misc]
+                kept.append(timed(lambda work=work, i=i: work(i))[1])  # type: ignore[misc]
         beyond.append(1000 * (statistics.median(times[1]) - statistics.median(times[0])))
     return beyond[0], beyond[1]
 
