@@ -136,8 +136,7 @@ def many(
 
 
 def single(fitted: FittedDetector, network: nn.Module, paths: list[str]) -> tuple[float, float]:
-    """Milliseconds of the processor beyond the network of a tensor, and beyond it and preprocessing
-    of an image."""
+    """Milliseconds of a tensor beyond the network; of an image, beyond preprocessing as well."""
     images = [decode(Path(path), path) for path in paths]
     tensors = [fitted.preprocess(image) for image in images]
 
