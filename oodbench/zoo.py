@@ -59,7 +59,7 @@ class Released:
         url: where the weights are, if they are not beside the index.
         source: where it is from, for people.
         accuracy: on the ID test set; None if that was not measured.
-        folder: of its index.
+        place: the folder of its index.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Released:
     url: str | None = None
     source: str = ""
     accuracy: float | None = None
-    folder: Path = field(default=Path(), compare=False)
+    place: Path = field(default=Path(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """What stands in the index under its name."""
@@ -87,13 +87,13 @@ class Released:
         return {
             name: value
             for name, value in values.items()
-            if name not in ("name", "folder") and value not in (None, "", {})
+            if name not in ("name", "place") and value not in (None, "", {})
         }
 
     @property
     def is_here(self) -> bool:
         """Whether the file of its weights lies beside the index."""
-        return self.file is not None and (self.folder / self.file).is_file()
+        return self.file is not None and (self.place / self.file).is_file()
 
     @property
     def path(self) -> Path:
@@ -103,7 +103,7 @@ class Released:
             CheckpointError: the file is not the one that the index names.
             OODBenchError: it is neither here nor can it be fetched.
         """
-        beside = None if self.file is None else self.folder / self.file
+        beside = None if self.file is None else self.place / self.file
         if beside is not None and beside.is_file():
             if files.sha256(beside) != self.sha256:
                 raise CheckpointError(
@@ -185,12 +185,12 @@ def read(path: Path) -> dict[str, Released]:
     Raises:
         OODBenchError: it is none.
     """
-    known = {f.name for f in fields(Released)} - {"name", "folder"}
+    known = {f.name for f in fields(Released)} - {"name", "place"}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["networks"]
         networks = {
             name: Released(
-                name=name, folder=path.parent, **{k: v for k, v in about.items() if k in known}
+                name=name, place=path.parent, **{k: v for k, v in about.items() if k in known}
             )
             for name, about in entries.items()
         }

@@ -254,7 +254,7 @@ def _networks(index: Path) -> list[zoo.Released]:
 
 def of_network(released: zoo.Released) -> Verdict:
     """The weights of a network are those that its index names."""
-    path = released.folder / str(released.file)
+    path = released.place / str(released.file)
     verdict = Verdict(path, checked=1)
     if not path.is_file():
         return verdict.refuse(f"the weights of {released.name} are missing")

@@ -117,4 +117,4 @@ def test_the_committed_networks_are_whole() -> None:
         assert one.is_here or one.url, name
         assert name.split("/")[0] == one.id
         if one.file is not None:
-            assert files.sha256(one.folder / one.file) == one.sha256, name
+            assert files.sha256(one.place / one.file) == one.sha256, name
