@@ -56,7 +56,8 @@
       return cell;
     }
     cell.textContent = figure[0].toFixed(2);
-    if (withEnds) for (const text of parts(figure)) cell.append(h("span", { class: "ends" }, text));
+    const texts = withEnds ? parts(figure) : [];
+    if (texts.length) cell.append(h("span", { class: "ends" }, texts.join("\n")));
     return cell;
   }
 
@@ -102,7 +103,7 @@
     const hasJoint = part.entries.some((e) => e.modality) && part.entries.some((e) => !e.modality);
     const state = {
       benchmark, number, part, columns, shown, sets: new Set(sets), figures: new Set([0, 1, 2]), ends: true,
-      query: "", method: "*", backbone: "*", modality: hasJoint ? "=" : "*", start: hasJoint ? "=" : "*", sort: "rank", reverse: false, page: 0, per: 100,
+      query: "", method: "*", backbone: "*", modality: hasJoint ? "=" : "*", start: hasJoint ? "=" : "*", sort: "rank", reverse: false, page: 0, per: 50,
       x: null, y: null, last: null, orders: new Map(),
     };
     const value = (i, k) => `f.${i}.${k}`;
