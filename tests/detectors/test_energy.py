@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 
 import oodbench
 from oodbench import Outputs
+from oodbench.errors import OptionError
 from tests.helpers.problems import problem
 from tests.helpers.scores import same, scores
 
@@ -33,3 +34,9 @@ def test_only_at_temperature_one_does_the_level_of_the_logits_matter() -> None:
     """Log-probabilities as logits have no level, and the energy at one is zero."""
     assert oodbench.create_detector("energy").reads_level
     assert not oodbench.create_detector("energy", temperature=2).reads_level
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_that_is_not_positive(temperature: float) -> None:
+    with pytest.raises(OptionError, match="energy: temperature must be positive"):
+        oodbench.create_detector("energy", temperature=temperature)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
-from torch import Tensor
+from torch import Tensor, nn
 
 import oodbench
 from oodbench.detectors import gram
+from oodbench.errors import MissingOutputError
 from tests.helpers.scores import images, same, small_cnn
 
 
@@ -111,3 +112,20 @@ def test_gram_sample_by_sample(batch: int, confidence: bool) -> None:
         totals /= softmax(logits, axis=1).max(axis=1)
     # held-out statistics are kept in single precision
     same(detector.score_batch(model, test), totals, rtol=1e-5)
+
+
+class Flat(nn.Module):
+    """Logits without a feature map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 3).double()
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.linear(images.flatten(1))}
+
+
+def test_a_network_without_feature_maps_is_refused() -> None:
+    detector = oodbench.create_detector("gram")
+    with pytest.raises(MissingOutputError, match="gram needs a network with feature maps"):
+        detector.fit_batches(Flat(), [(images(10), torch.zeros(10))])

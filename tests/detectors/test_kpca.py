@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import oodbench
+from oodbench.errors import OODBenchWarning, OptionError
 from oodbench.info import describe
 from tests.helpers.problems import arrays, problem
 from tests.helpers.scores import same, scores, unit
@@ -79,3 +80,16 @@ def test_kpcas_random_features_make_the_gaussian_kernel() -> None:
     torch.testing.assert_close(
         drawn, torch.randn(24, 50, generator=generator.manual_seed(0)) * math.sqrt(1.6)
     )
+
+
+@pytest.mark.parametrize("explained", [0.0, 1.0, 1.5, -0.1])
+def test_a_share_that_is_none(explained: float) -> None:
+    with pytest.raises(OptionError, match=r"kpca: explained must be in \(0, 1\)"):
+        oodbench.create_detector("kpca", explained=explained)
+
+
+def test_fewer_samples_than_features_are_said() -> None:
+    p = problem()
+    detector = oodbench.create_detector("kpca", kernel="cosine")
+    with pytest.warns(OODBenchWarning, match=r"^kpca: 10 training samples have 24 mapped features"):
+        detector.fit(p.train[:10])
