@@ -51,7 +51,7 @@ def compare_stored(
     folder = files.user_path(reporting.leaderboards or "leaderboards")
     all_files = all(name.endswith(".json") for name in names)
     folders = [] if all_files else finding.folders_of(folder, chosen.name if chosen else None)
-    named = {name: sides_of(finding.find(name, folders)) for name in names}
+    named = {name: _meant(name, sides_of(finding.find(name, folders))) for name in names}
     places = _places(named)
     found: list[tuple[Side, Side, list[Compared], Benchmark | None]] = []
     for sides in _with_scores(places):
@@ -108,6 +108,12 @@ def _shown(benchmark: Benchmark | None) -> list[str]:
 
 def _rank_by(benchmark: Benchmark | None) -> str:
     return benchmark.protocol.rank_by if benchmark else "auroc"
+
+
+def _meant(name: str, sides: list[Side]) -> list[Side]:
+    """Of a detector alone its joint predictions, where those of modalities are scored too."""
+    exact = [side for side in sides if side.entry.name == name]
+    return exact or sides
 
 
 def _places(named: Mapping[str, list[Side]]) -> dict[Place, list[Side]]:

@@ -31,7 +31,7 @@ def find(name: str, folders: list[Path]) -> list[StoredResult]:
             raise OptionError(f"there is no result {path}. Give a file that is there.")
         return [stored.read(path)]
     own = [stored.read(path) for path in _candidates(name, folders)]
-    by_detector = [result for result in own if result.rows[0]["detector"] == name]
+    by_detector = [result for result in own if name in _names(result)]
     if by_detector:
         return sorted(by_detector, key=lambda result: result.rows[0]["created"])
     if len(own) == 1:
@@ -46,8 +46,16 @@ def find(name: str, folders: list[Path]) -> list[StoredResult]:
     raise OptionError(f"there is no result, and no detector's, called {name!r} in {where}.{meant}")
 
 
+def _names(result: StoredResult) -> set[str]:
+    """A detector's name, and that of it on the modality whose predictions it scored."""
+    row = result.rows[0]
+    modality = row.get("modality")
+    return {row["detector"], f"{row['detector']} ({modality})" if modality else row["detector"]}
+
+
 def _candidates(name: str, folders: list[Path]) -> list[Path]:
-    beginnings = {name, files.file_name(name)}
+    detector = name.partition(" (")[0]  # behind which its modality may stand
+    beginnings = {name, files.file_name(detector)}
     return [
         path
         for path in _all(folders)
