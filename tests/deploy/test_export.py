@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import oodbench
 from oodbench import FittedDetector
+from oodbench.data.transforms import to_tensor
 from oodbench.deploy.export import export
 from oodbench.errors import ExportError, OODBenchError
-from tests.helpers.fitted import blobs, fitted, strange
+from tests.helpers.fitted import CPU, blobs, fitted, strange
+from tests.helpers.ways import real
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -82,3 +85,26 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(OODBenchError, match=r"oodbench\[onnx\]"):
         export(fitted("msp"), tmp_path / "it.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "lite0"])
+def test_real_networks(name: str, tmp_path: Path) -> None:
+    """Real weights and images: scores within 1e-4 of PyTorch's, over the larger of 1 and those."""
+    it = real(name, tmp_path)
+    pixels = np.stack([to_tensor(it.preprocess.fit_image(it.new[i])) for i in range(len(it.new))])
+    names = "knn vim react scale"
+    if name == "resnet20":
+        names += " msp maxlogit energy gen mahalanobis fdbd dice ash-p ash-b ash-s ensemble nac"
+    for detector in names.split():
+        options = {"k": 5} if detector == "knn" else {}
+        made = oodbench.fit(
+            oodbench.create_detector(detector, **options), it.network, train=it.train,
+            calibration=it.held, preprocess=it.preprocess, tpr=0.9, hardware=CPU,
+        )  # fmt: skip
+        path = export(made, tmp_path / f"{detector}.onnx")
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        batches = np.array_split(pixels, 8)
+        scores = np.concatenate([session.run(["score"], {"images": b})[0] for b in batches])
+        expected = made.score(it.new)
+        assert np.abs(scores - expected).max() <= 1e-4 * max(1, np.abs(expected).max()), detector
