@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -81,8 +80,7 @@ def show_rows(
     lines = [line for line in every_line if line.is_mean] if is_short else every_line
     starts = [n for n, line in enumerate(lines) if n == 0 or line.entry is not lines[n - 1].entry]
     names, shared = _names(lines, starts, benchmark)
-    for part in textwrap.wrap(terminal.printable(shared), terminal_width(), break_long_words=False):
-        typer.echo(part)
+    _say(shared)
     left_out = print_columns(
         [*names, *_figures(lines, benchmark)],
         wide=wide,
@@ -92,7 +90,14 @@ def show_rows(
     hidden = [title.removesuffix(" %") for title in left_out]
     hidden += ["each set of a group"] * (len(lines) < len(every_line))
     ranks = f"{RANKS} ranks, by {FIGURES[benchmark.protocol.rank_by].removesuffix(' %')}"
-    typer.echo(ranks + (f"; --wide shows also: {', '.join(hidden)}" if hidden else ""))
+    _say(ranks + (f"; --wide shows also: {', '.join(hidden)}" if hidden else ""))
+
+
+def _say(sentence: str) -> None:
+    """A sentence in lines that fit, broken between words."""
+    text = terminal.printable(sentence)
+    for line in textwrap.wrap(text, terminal_width(), break_long_words=False):
+        typer.echo(line)
 
 
 def _entries(rows: Sequence[Row], *, each_seed: bool) -> list[Entry]:
@@ -198,12 +203,7 @@ def _figures(lines: Sequence[Line], benchmark: Benchmark) -> list[Column]:
 
 def _spread(figure: Figure | None) -> str:
     """Percent; of several seeds the mean ± the standard deviation."""
-    if figure is None:
-        return ABSENT
-    mean = f"{100 * figure.mean:.2f}"
-    if len(figure.values) == 1:
-        return mean
-    return f"{mean} ± {100 * statistics.stdev(figure.values):.2f}"
+    return ABSENT if figure is None else figure.spread
 
 
 def _ends(figure: Figure | None) -> str:

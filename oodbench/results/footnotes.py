@@ -52,10 +52,13 @@ class Marks:
         if figure is None:
             return "–"
         marks = [*self._of_value(entry, column, figure.mean)]
+        shown = str(figure)
         if figure.width > WIDE:
             marks.append(_VAGUE)
             self._explain(figure, rows[0], column)
-        return " ".join([str(figure), *marks])
+            if _is_wide_by_seeds(figure):
+                shown = figure.spread
+        return " ".join([shown, *marks])
 
     def values(self, entry: Entry, rows: Sequence[Row], column: str) -> str:
         """The figures of such rows one by one, in the order of the entry's seeds."""
@@ -90,9 +93,10 @@ class Marks:
             why = [f"{ood} (n = {n:,} {self.unit})" for ood, n in self._small.items()]
             why += [f"FPR@95 of {ood}, whose threshold many scores are near" for ood in self._flat]
             why += [f"{seeds} seeds that differ this much" for seeds in sorted(self._seeds)]
+            instead = " (mean ± deviation over seeds stand for it)" if self._seeds else ""
             lines += [
                 f"{_VAGUE} An interval wider than {100 * WIDE:.0f} points says little: "
-                f"{markdown(', '.join(why))}.",
+                f"{markdown(', '.join(why))}{instead}.",
                 "",
             ]
         return lines
@@ -104,12 +108,17 @@ class Marks:
 
     def _explain(self, figure: Figure, row: Row, column: str) -> None:
         n = min(row["n_id"], row["n_ood"])
-        if figure.of_images <= WIDE and len(figure.values) > 1:
+        if _is_wide_by_seeds(figure):
             self._seeds.add(len(figure.values))
         elif column.startswith("fpr") and n >= FEW:
             self._flat[row["ood"]] = None
         else:
             self._small[row["ood"]] = n
+
+
+def _is_wide_by_seeds(figure: Figure) -> bool:
+    """Whether it is for its seeds that an interval is wide, each seed's own being narrower."""
+    return figure.of_images <= WIDE < figure.width and len(figure.values) > 1
 
 
 def of_names(entries: Sequence[Entry]) -> list[str]:

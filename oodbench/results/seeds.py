@@ -127,9 +127,14 @@ class Figure:
 
     def __str__(self) -> str:
         """Percent: ``90.12 [88.00, 92.20]``; without intervals ``90.12 ± 1.30``, over seeds."""
-        mean = f"{100 * self.mean:.2f}"
         if self.ends:
-            return f"{mean} [{100 * self.ends[0]:.2f}, {100 * self.ends[1]:.2f}]"
-        if len(self.values) > 1:
-            return f"{mean} ± {100 * statistics.stdev(self.values):.2f}"
-        return mean
+            return f"{100 * self.mean:.2f} [{100 * self.ends[0]:.2f}, {100 * self.ends[1]:.2f}]"
+        return self.spread
+
+    @property
+    def spread(self) -> str:
+        """Percent; of several seeds with the sample standard deviation: ``90.12 ± 1.30``."""
+        mean = f"{100 * self.mean:.2f}"
+        if len(self.values) == 1:
+            return mean
+        return f"{mean} ± {100 * statistics.stdev(self.values):.2f}"

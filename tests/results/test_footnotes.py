@@ -212,7 +212,8 @@ def test_any_figures_interval() -> None:
 
 def test_a_wide_interval_of_seeds_that_differ() -> None:
     text = page([r for seed, value in enumerate((0.5, 0.9, 0.7)) for r in entry(value, seed)])
-    assert "3 seeds that differ this much" in line_of(text, "◊")
+    assert "3 seeds that differ this much (mean ± deviation over seeds" in line_of(text, "◊")
+    assert tables(text)[0][0]["near AUROC"] == "70.00 ± 20.00 ◊", "no interval says so little"
     assert "n = " not in line_of(text, "◊")
 
 
