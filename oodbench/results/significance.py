@@ -77,6 +77,12 @@ def sampled(result: StoredResult) -> Sampled | None:
             f"{path} lacks scores of {', '.join(missing) or 'the ID set'}, of which the result has "
             "rows. Restore the file, or evaluate again."
         )
+    other = [n for n in singles if len(kept[scores.of_ood(n["ood"])]) != n["n_ood"]]
+    if other:
+        raise OODBenchError(
+            f"{path} holds other numbers of scores than {result.path} has rows of "
+            f"({', '.join(row['ood'] for row in other)}). Restore the file, or evaluate again."
+        )
     own = len(kept[scores.ID])
     is_spectrum = is_spectrum or any(n > own for n in by_set.values())
     shifted = tuple(row["ood"] for row in singles if row["group"] == SHIFTED)
