@@ -1,10 +1,10 @@
-"""Writes what in docs/ is derived from the code: the page of names, the table of rooms.
+"""Writes what is derived: the page of names, the table of rooms, the README's headline tables.
 
 Usage: ``python docs/generate.py [--check]``
 
 ``docs/names.md`` lists what ``pyproject.toml`` declares, ``docs/architecture.md`` has the modules
-of the core between two marks. ``--check`` writes nothing and fails if a file is not as it would be
-written; a test does the same.
+of the core between two marks, the README the best lines of two leaderboards. ``--check`` writes
+nothing and fails if a file is not as it would be written; a test does the same.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ KINDS = {
     "measures": "Figures of a network on a benchmark that are no detector's.",
     "datasets": "Sets that `--ood` takes, and that benchmarks are made of.",
 }
+HEADLINES = {"cifar10/openood": ("near",), "digits": ("near", "far")}
+"""Benchmarks whose best lines the README shows, and the groups that it shows of them."""
+BEST = 3
+HEADLINE = "<!-- headline: written by docs/generate.py -->", "<!-- end of headline -->"
 BEGIN, END = "<!-- rooms: written by docs/generate.py -->", "<!-- end of rooms -->"
 
 
@@ -84,12 +88,37 @@ def rooms() -> str:
     return "\n".join([*lines, "", END])
 
 
+def headlines() -> str:
+    """The best lines of two leaderboards, each with what it is of."""
+    from oodbench.benchmark import get_benchmark
+    from oodbench.results.leaderboard import sections
+    from oodbench.results.papertable import paper_table
+    from oodbench.results.store import ResultStore
+
+    parts = [HEADLINE[0]]
+    for name, groups in HEADLINES.items():
+        benchmark = get_benchmark(benchmark=name)
+        rows = sections(benchmark, ResultStore(ROOT / "leaderboards").rows(name))[0]
+        table = paper_table(benchmark, rows, sets=groups).to_markdown().splitlines()
+        head, lines = table[:2], [line for line in table[2:] if line.startswith("|")]
+        backbones = ", ".join(dict.fromkeys(row["backbone"] for row in rows))
+        page = f"[{name}](leaderboards/{name.replace('/', '-')}.md)"
+        head[0] = head[0].replace("| Detector |", f"| {page}, {backbones} |", 1)
+        parts += ["", *head, *lines[: -BEST - 1 : -1]]
+    return "\n".join([*parts, HEADLINE[1]])
+
+
 def written() -> dict[Path, str]:
     """The pages and what they are to be."""
-    house = ROOT / "docs" / "architecture.md"
-    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    text = between.sub(lambda _: rooms(), house.read_text(encoding="utf-8"))
-    return {ROOT / "docs" / "names.md": names(), house: text}
+    pages = {ROOT / "docs" / "names.md": names()}
+    for path, marks, derived in (
+        (ROOT / "docs" / "architecture.md", (BEGIN, END), rooms),
+        (ROOT / "README.md", HEADLINE, headlines),
+    ):
+        between = re.compile(".*".join(map(re.escape, marks)), re.DOTALL)
+        text = path.read_text(encoding="utf-8")
+        pages[path] = between.sub(lambda _, made=derived: made(), text)
+    return pages
 
 
 def main() -> None:

@@ -135,7 +135,11 @@ def test_every_name_is_on_the_page_of_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/parity.md"]
+    "page",
+    [
+        *("README.md", "CONTRIBUTING.md"),
+        *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))),
+    ],
 )
 def test_names_of_the_package_in_texts_exist(page: str) -> None:
     """``oodbench.pretrained`` in a text is a module, or an attribute of one."""
@@ -151,6 +155,19 @@ def test_names_of_the_package_in_texts_exist(page: str) -> None:
                 pkgutil.resolve_name(name)
             except (ImportError, AttributeError):
                 raise AssertionError(f"{page} names {name}, which does not exist") from None
+
+
+def test_the_readme_is_short_and_leads_everywhere() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_every_page_is_in_the_site() -> None:
+    site = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        assert page.name in site, f"{page.name} is missing in the navigation of mkdocs.yml"
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
