@@ -71,7 +71,8 @@ def sampled(result: StoredResult) -> Sampled | None:
     is_spectrum = any(row.get("spectrum_accuracy") is not None for row in singles)
     by_set = {row["ood"]: row["n_id"] for row in singles}
     kept = scores.read(path)
-    missing = [name for name in by_set if scores.of_ood(name) not in kept]
+    named = dict.fromkeys(name for row in result.rows for name in row["ood_sets"])
+    missing = [name for name in named if scores.of_ood(name) not in kept]
     if scores.ID not in kept or missing:
         raise OODBenchError(
             f"{path} lacks scores of {', '.join(missing) or 'the ID set'}, of which the result has "
@@ -86,7 +87,13 @@ def sampled(result: StoredResult) -> Sampled | None:
     own = len(kept[scores.ID])
     is_spectrum = is_spectrum or any(n > own for n in by_set.values())
     shifted = tuple(row["ood"] for row in singles if row["group"] == SHIFTED)
-    return Sampled(kept, shifted if is_spectrum else ())
+    found = Sampled(kept, shifted if is_spectrum else ())
+    if any(len(found.of(row)[0]) != row["n_id"] for row in singles):
+        raise OODBenchError(
+            f"{path} holds another number of ID scores than {result.path} has rows of. Restore the "
+            "file, or evaluate again."
+        )
+    return found
 
 
 def samples_of(results: Sequence[StoredResult]) -> Callable[[Row], Sampled | None]:
