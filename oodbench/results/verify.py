@@ -273,6 +273,8 @@ def of_page(path: Path) -> Verdict:
         text = leaderboard.page(benchmark, path.parent)
     except OODBenchError as error:
         return verdict.refuse(f"its results cannot be read: {error}")
+    except (KeyError, ValueError) as error:  # scores that are not of the rows' sets or samples
+        return verdict.refuse(f"its results cannot be compared by their scores ({error})")
     if path.read_bytes() != text.encode():
         return verdict.refuse(
             "it is not what its results render to: run "
