@@ -145,8 +145,8 @@ def extract(
         held.callback(store.close)
         job.fill(store)
         if is_first_process(hardware):
+            kept.note(folder, called(network), samples.name)  # before it is whole
             store.finish(samples.labels, key)
-            kept.note(folder, called(network), samples.name)
             if not is_new:
                 (folder / probe.VARIES).touch()
         barrier()

@@ -7,6 +7,7 @@ themselves. So what was seen before is told at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from oodbench import files
+from oodbench.errors import StorageError
 from oodbench.registry import BENCHMARKS, DATASETS
 
 _LARGEST = 64
@@ -106,7 +108,8 @@ def remember(stock: Stock, state: dict[str, Any], *, is_checked: bool) -> None:
         is_checked: whether contents were compared even where that takes long.
     """
     kept = {"key": _key(stock.name), "seen": state, "stock": stock.to_dict()}
-    files.write_json(_memo(stock.name, is_checked), kept)
+    with contextlib.suppress(StorageError):  # it is counted anew next time
+        files.write_json(_memo(stock.name, is_checked), kept)
 
 
 def look() -> dict[str, Any]:

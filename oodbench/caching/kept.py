@@ -15,6 +15,7 @@ from typing import Literal
 
 from oodbench import files
 from oodbench.caching.places import RETIRED, retire
+from oodbench.errors import StorageError
 
 Kind = Literal["outputs", "run", "other"]
 ABOUT = "about.json"
@@ -51,7 +52,7 @@ class Kept:
 def note(folder: Path, network: str, samples: str) -> None:
     """Note what outputs are of; they are as good without, so what cannot be written is left."""
     text = json.dumps({"network": network, "samples": samples})
-    with suppress(OSError):
+    with suppress(OSError, StorageError):
         files.write_text(folder / ABOUT, text)
 
 

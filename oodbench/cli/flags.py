@@ -9,7 +9,17 @@ import re
 
 from oodbench import settings
 
-_DEPLOYED = ("calibration", "every", "false_alarms", "fdr", "fpr_budget", "out", "replace", "tpr")
+_DEPLOYED = (
+    "calibration",
+    "every",
+    "format",
+    "false_alarms",
+    "fdr",
+    "fpr_budget",
+    "out",
+    "replace",
+    "tpr",
+)
 """Arguments of ``oodbench.fit`` and of what works with its result, which are options of commands
 by the same names."""
 

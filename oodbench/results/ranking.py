@@ -131,8 +131,10 @@ def _apart(lines: Sequence[_Line]) -> np.ndarray:
 
 
 def _variance(one: _Line, other: _Line) -> float:
-    if one.measured is not None and other.measured is not None:
-        return paired.variance_of_difference(one.measured, other.measured)
+    a, b = one.measured, other.measured
+    # of a task whose options say what is scored, lines may be of other numbers of samples
+    if a is not None and b is not None and a.error.shape == b.error.shape:
+        return paired.variance_of_difference(a, b)
     return one.variance + other.variance
 
 

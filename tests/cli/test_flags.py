@@ -77,7 +77,8 @@ OF_OTHERS = ("pip install", "ulimit", "docker", "srun", "oodbench eval", "oodben
              "--match", " --id ")  # fmt: skip
 """Words of texts that are command lines: other programs', or one of ours to copy."""
 
-OF_PYTHON = {"measures", "layers", "full", "shifted", "full_spectrum", "digest"}
+OF_PYTHON = {"measures", "layers", "full", "shifted", "full_spectrum", "digest", "load"}
+OF_PYTHON |= {"clusters", "covariance"}  # options of detectors, which stand behind --set
 """Names between backticks that the command line has no option for."""
 
 

@@ -33,6 +33,7 @@ from oodbench.extract import CLIPS, extract
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.clips import NETWORKS, ClipEncoder
 from oodbench.networks.modalities import MultimodalClassifier, MultimodalEncoders
+from oodbench.registry import BACKBONES
 from tests.conftest import SHARED
 from tests.helpers.video import write_clip
 from tests.helpers.video import write_video as record
@@ -197,7 +198,10 @@ def test_a_large_video_network_beside_sound(made: Benchmark) -> None:
         return MultimodalEncoders({**found, "video": ClipEncoder("r3d_18", channels["video"])})
 
     tiny = replace(made, preprocess=small(16, 2))
-    rows = evaluated(tiny, "multimodal-ce", "clips-large-and-small")
+    try:
+        rows = evaluated(tiny, "multimodal-ce", "clips-large-and-small")
+    finally:
+        BACKBONES.unregister("clips-large-and-small")
     assert rows[0]["backbone"] == "clips-large-and-small"
 
 

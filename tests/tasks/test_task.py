@@ -106,7 +106,7 @@ def page(name: str, rows: Any = None) -> str:
     benchmark = get_benchmark(benchmark=name)
     if rows is None:
         return leaderboard.page(benchmark, PAGES)
-    return leaderboard.render(benchmark, rows, Standing())
+    return leaderboard.render(benchmark, rows, standing=Standing())
 
 
 @pytest.mark.parametrize("rows", [None, []])
