@@ -177,9 +177,14 @@ def test_no_place_is_named_in_vain() -> None:
 
 
 def interrupted_command(signum: int | None) -> None:
-    with contextlib.suppress(signals.Interrupted), signals.handled(ends=False):
-        if signum is not None:
-            signal.raise_signal(signum)
+    # tests that a shell runs in the background ignore Ctrl-C, and so would the command
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with contextlib.suppress(signals.Interrupted), signals.handled(ends=False):
+            if signum is not None:
+                signal.raise_signal(signum)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
