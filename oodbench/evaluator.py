@@ -280,15 +280,10 @@ class Evaluator:
             return None
         names = [(scores.ID, scores.ID), *((ood.name, ood.group) for ood in self.tested.ood)]
         sets = zip(names, scored.scores, self.tested.samples, strict=True)
-        return SampleScores(
-            row["benchmark"],
-            row["detector"],
-            row["detector_options"],
-            row["method"],
-            row["backbone"],
-            row["seed"],
-            tuple(sample_set(*name, values, samples) for name, values, samples in sets),
-            tuple(ood.name for ood in self.tested.ood if ood.counts_as_id),
+        return SampleScores.of_row(
+            row,
+            [sample_set(*name, values, samples) for name, values, samples in sets],
+            [ood.name for ood in self.tested.ood if ood.counts_as_id],
         )
 
     def report_pictures(self, detectors: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +73,7 @@ def show_rows(
         return
     ranking = _ranking(results.rows, benchmark)
     entries = _entries(results.rows, each_seed=each_seed)
-    entries.sort(key=lambda entry: _place(entry, ranking, benchmark))
+    entries.sort(key=lambda entry: entry.place(ranking, benchmark.protocol.rank_by))
     every_line = [line for entry in entries for line in _lines(entry, benchmark, ranking)]
     is_short = len(entries) > 1 and not wide and any(line.is_mean for line in every_line)
     lines = [line for line in every_line if line.is_mean] if is_short else every_line
@@ -112,14 +111,6 @@ def _ranking(rows: Sequence[Row], benchmark: Benchmark) -> str:
     """The name of the set or mean that is ranked."""
     means = {row["group"]: row["ood"] for row in rows if row["is_mean"]}
     return means.get(benchmark.protocol.rank_group) or [*means.values(), rows[0]["ood"]][0]
-
-
-def _place(entry: Entry, ranking: str, benchmark: Benchmark) -> float:
-    metric = benchmark.protocol.rank_by
-    figure = entry.figure(ranking, metric)
-    if figure is None:
-        return math.inf
-    return figure.mean if metric.startswith("fpr") else -figure.mean
 
 
 def _lines(entry: Entry, benchmark: Benchmark, ranking: str) -> list[Line]:

@@ -14,6 +14,7 @@ import numpy as np
 from oodbench import files
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.metrics.paired import holm
+from oodbench.results.plots import new_figure
 
 Posthoc = Literal["wilcoxon", "nemenyi"]
 """How pairs are compared after Friedman's test: by Wilcoxon's signed-rank test with Holm's
@@ -158,13 +159,11 @@ def diagram(found: Across, path: str | Path) -> Path:
     import pandas as pd
 
     library = _posthocs()
-    from matplotlib.figure import Figure
-
     matrix = pd.DataFrame(1.0, index=list(found.names), columns=list(found.names))
     for (one, other), p in found.pairs.items():
         # nothing is told apart where Friedman's test finds no difference
         matrix.loc[one, other] = matrix.loc[other, one] = p if found.p < 0.05 else 1.0
-    figure = Figure(figsize=(8.0, 1.5 + 0.3 * len(found.names)), layout="constrained")
+    figure = new_figure(8.0, 1.5 + 0.3 * len(found.names))
     axes = figure.subplots()
     ranks = dict(zip(found.names, map(float, found.ranks), strict=True))
     library.critical_difference_diagram(ranks, matrix, ax=axes)

@@ -13,10 +13,11 @@ from typing import Any
 from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.detector import Detector
-from oodbench.errors import OODBenchError, OptionError
+from oodbench.errors import OptionError
 from oodbench.evaluation import evaluate
 from oodbench.registry import MEASURES, METHODS, STANDARD_DETECTOR, STANDARD_METHOD, TASKS
 from oodbench.reporting import Report, reason_of
+from oodbench.results.plots import new_figure
 from oodbench.results.rows import Results, Row, cell
 from oodbench.results.seeds import Figure
 from oodbench.selection import create_detectors
@@ -196,13 +197,6 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
         OODBenchError: matplotlib is not installed.
         OptionError: the benchmark has no measure, or no row has it.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OODBenchError(
-            "plots need matplotlib, which is not installed: pip install 'oodbench[plots]'."
-        ) from error
-
     ranked = lines(results, benchmark)
     if not benchmark.measures:
         raise OptionError(
@@ -225,7 +219,7 @@ def scatter(results: Results, benchmark: Benchmark, path: str | Path) -> Path:
     colours = dict(zip(groups, itertools.cycle(_COLOURS), strict=False))
     across = min(4, len(detectors))
     down = -(-len(detectors) // across)
-    figure = Figure(figsize=(3.2 * across + 2.6, 2.9 * down + 0.6), layout="constrained")
+    figure = new_figure(3.2 * across + 2.6, 2.9 * down + 0.6)
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for panel, detector in zip(panels.flat, detectors, strict=False):
         panel.set_title(detector, fontsize=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,13 @@ class Entry:
     def figure(self, ood: str, column: str) -> Figure | None:
         """A figure on an OOD set (or group mean) over the seeds."""
         return Figure.of(self.of(ood), column)
+
+    def place(self, ood: str, metric: str) -> float:
+        """What lines are sorted by on a metric, the best first; infinite where it has no row."""
+        figure = self.figure(ood, metric)
+        if figure is None:
+            return math.inf
+        return figure.mean if metric.startswith("fpr") else -figure.mean
 
 
 def entries_of(rows: Sequence[Row]) -> list[Entry]:

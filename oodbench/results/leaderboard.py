@@ -291,12 +291,10 @@ def id_text(benchmark: Benchmark, first: Row, singles: Sequence[Row]) -> str:
 def _ranked(benchmark: Benchmark, entries: Sequence[Entry], ranking: str) -> list[Entry]:
     """The best first, by the mean over seeds of the protocol's metric on a set or group."""
     metric = benchmark.protocol.rank_by
-    sign = 1 if metric.startswith("fpr") else -1
 
     def rank(entry: Entry) -> tuple[float, str, str]:
-        figure = entry.figure(ranking, metric)
-        value = float("inf") if figure is None else sign * figure.mean
-        return value, entry.first["detector"], json.dumps(entry.first, sort_keys=True)
+        what = json.dumps(entry.first, sort_keys=True)
+        return entry.place(ranking, metric), entry.first["detector"], what
 
     return sorted(entries, key=rank)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -245,13 +244,7 @@ def _ordered(benchmark: Benchmark, entries: Sequence[Entry], last: str) -> list[
     protocol = benchmark.protocol
     means = {row["group"]: row["ood"] for e in entries for row in e.rows.values() if row["is_mean"]}
     ranking = means.get(protocol.rank_group, last)
-    sign = -1 if protocol.rank_by.startswith("fpr") else 1
-
-    def key(entry: Entry) -> tuple[float, str]:
-        figure = entry.figure(ranking, protocol.rank_by)
-        return -math.inf if figure is None else sign * figure.mean, entry.name
-
-    return sorted(entries, key=key)
+    return sorted(entries, key=lambda e: (-e.place(ranking, protocol.rank_by), e.name))
 
 
 def _cell(rows: Sequence[Row], column: str) -> Cell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from oodbench import files
 from oodbench.data.samples import Samples
 from oodbench.errors import OODBenchError, OptionError, did_you_mean
 from oodbench.results import scores
+from oodbench.results.rows import Row, cell
 from oodbench.results.stored import StoredResult
 
 if TYPE_CHECKING:
@@ -64,6 +65,15 @@ class SampleScores:
     seed: int
     sets: tuple[SampleSet, ...]
     counts_as_id: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of_row(
+        cls, row: Row, sets: Iterable[SampleSet], counts_as_id: Iterable[str]
+    ) -> SampleScores:
+        """The scores of the detector and network that a row names."""
+        names = ("benchmark", "detector", "detector_options", "method", "backbone", "seed")
+        about = {name: cell(row, name) for name in names}
+        return cls(**about, sets=tuple(sets), counts_as_id=tuple(counts_as_id))
 
     @property
     def id(self) -> np.ndarray:
@@ -181,16 +191,11 @@ def of_result(result: StoredResult) -> SampleScores:
     row = result.rows[0]
     singles = [one for one in result.rows if not one["is_mean"]]
     as_id = row.get("spectrum_accuracy") is not None
-    return SampleScores(
-        row["benchmark"],
-        row["detector"],
-        row["detector_options"],
-        row["method"],
-        row["backbone"],
-        row["seed"],
-        (
+    return SampleScores.of_row(
+        row,
+        [
             SampleSet(scores.ID, scores.ID, kept[scores.ID]),
             *(SampleSet(r["ood"], r["group"], kept[scores.of_ood(r["ood"])]) for r in singles),
-        ),
-        tuple(r["ood"] for r in singles if as_id and r["group"] == "shifted"),
+        ],
+        [r["ood"] for r in singles if as_id and r["group"] == "shifted"],
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from oodbench.networks.headed import HeadedBackbone
 from oodbench.results.store import ResultStore
 from tests.helpers.cli import CLI
 from tests.helpers.datasets import images_of, png, write_parquet
+from tests.helpers.layouts import tarred
 from tests.helpers.publisher import Publisher, publish_on_hub, publishing
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -253,16 +253,6 @@ def test_status_tells_of_another_content(run: CLI, monkeypatch: pytest.MonkeyPat
 
 
 # Archives, as their publishers pack them
-
-
-def tarred(members: dict[str, bytes], mode: str) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
 
 
 PNG = [png(images_of(1, (16, 16, 3), seed)[0]) for seed in range(4)]

@@ -10,37 +10,15 @@ import oodbench
 from oodbench.cli import evaluated, tables
 from oodbench.cli.evaluated import show_rows
 from oodbench.results.rows import Results, Row
+from tests.helpers.measured import measured
 
 SETS = {"near": ("cifar100", "tin"), "far": ("mnist",)}
 
 
-def row(ood: str, group: str, auroc: float, *, is_mean: bool = False, **more: Any) -> Row:
-    made: dict[str, Any] = {
-        "detector": "msp",
-        "detector_options": {},
-        "method": "ce",
-        "recipe": "quick",
-        "recipe_options": {},
-        "backbone": "resnet20",
-        "precision": "32-true",
-        "preprocess": {},
-        "weights": "w",
-        "seed": 0,
-        "ood": ood,
-        "group": group,
-        "is_mean": is_mean,
-        "auroc": auroc,
-        "auroc_low": auroc - 0.01,
-        "auroc_high": auroc + 0.01,
-        "fpr95_id": 0.5,
-        "fpr95_ood": 0.4,
-        "aupr_in": 0.3,
-        "aupr_out": 0.2,
-        "id_accuracy": 0.9,
-        "n_ood": 1234,
-        "gap": None,
-    }
-    return {**made, **more}  # type: ignore[typeddict-item]
+def row(ood: str, group: str, auroc: float, **more: Any) -> Row:
+    return measured(
+        ood, group, auroc, **{"auroc_low": auroc - 0.01, "auroc_high": auroc + 0.01, **more}
+    )
 
 
 def rows(auroc: float = 0.7, **more: Any) -> list[Row]:

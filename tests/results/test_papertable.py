@@ -15,35 +15,15 @@ from oodbench import cli
 from oodbench.errors import OptionError, UnknownNameError
 from oodbench.results.papertable import FORMATS, PaperTable, latex, paper_table
 from oodbench.results.rows import Row
+from tests.helpers.measured import measured
 
 BENCHMARK = "cifar10"
 
 
 def row(detector: str, ood: str, auroc: float, fpr: float, seed: int = 0, **more: Any) -> Row:
-    made: dict[str, Any] = {
-        "detector": detector,
-        "detector_options": {},
-        "method": "ce",
-        "recipe": "quick",
-        "recipe_options": {},
-        "backbone": "resnet20",
-        "precision": "32-true",
-        "preprocess": {},
-        "weights": "w",
-        "seed": seed,
-        "ood": ood,
-        "group": "near" if ood in ("cifar100", "tin", "near") else "far",
-        "is_mean": ood in ("near", "far"),
-        "auroc": auroc,
-        "fpr95_id": fpr,
-        "fpr95_ood": fpr,
-        "aupr_in": 0.5,
-        "aupr_out": 0.5,
-        "id_accuracy": 0.9,
-        "n_id": 10000,
-        "n_ood": 9000,
-    }
-    return {**made, **more}  # type: ignore[typeddict-item]
+    group = "near" if ood in ("cifar100", "tin", "near") else "far"
+    about = {"detector": detector, "seed": seed, "is_mean": ood == group, **more}
+    return measured(ood, group, auroc, fpr95_id=fpr, fpr95_ood=fpr, **about)
 
 
 def rows(detector: str, auroc: float, fpr: float, **more: Any) -> list[Row]:
