@@ -124,11 +124,10 @@ class StreamedScores:
         shift = max(self.shift, other.shift)
         self._shift_to(shift)
         other._shift_to(shift)
-        if len(other._keys):
-            self._keys, self._counts = _summed(
-                np.concatenate([self._keys, other._keys]),
-                np.concatenate([self._counts, other._counts]),
-            )
+        self._keys, self._counts = _summed(
+            np.concatenate([self._keys, other._keys]),
+            np.concatenate([self._counts, other._counts]),
+        )
         self.n_id += other.n_id
         self.n_ood += other.n_ood
         self._coarsen()
@@ -180,6 +179,8 @@ def _keys(values: npt.NDArray[np.float64]) -> Keys:
 
 
 def _summed(keys: Keys, counts: Counts) -> tuple[Keys, Counts]:
+    if not len(keys):  # a share of the pixels may be empty
+        return keys, counts
     order = np.argsort(keys, kind="stable")
     keys, counts = keys[order], counts[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))

@@ -129,6 +129,20 @@ def test_shares_add_up_to_the_whole(
     assert (first.n_id, first.n_ood, first.shift) == (whole.n_id, whole.n_ood, whole.shift)
 
 
+@pytest.mark.parametrize("empty_is_first", [True, False])
+def test_a_share_may_be_empty_where_another_is_coarse(empty_is_first: bool) -> None:
+    """A process with no image beside one with more values than are told apart."""
+    scores, ood = np.array([0.0, 1.0, -1.0]), np.array([False, True, False])
+    whole = streamed(scores, ood, 2)
+    first, second = streamed(scores, ood, 2), StreamedScores(2)
+    if empty_is_first:
+        first, second = second, first
+    first.merge(second)
+    assert whole.shift > 0
+    assert first.metrics() == whole.metrics()
+    assert np.array_equal(first.counts(), whole.counts())
+
+
 def test_what_tells_other_numbers_of_values_apart_is_not_merged() -> None:
     with pytest.raises(ValueError, match="limits of 4 and 8"):
         StreamedScores(4).merge(StreamedScores(8))
