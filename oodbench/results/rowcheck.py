@@ -61,21 +61,21 @@ def _is_choice(value: Any) -> bool:
 
 
 # kinds of columns: what they must be in words, whether None will do, and the test
-_Kind = tuple[str, bool, Callable[[Any], bool]]
-_SHARE: _Kind = ("a number from 0 to 1", False, _is_share)
-_MAYBE_SHARE: _Kind = ("a number from 0 to 1, or null", True, _is_share)
-_TEXT: _Kind = ("text", False, _is_text)
-_NAME: _Kind = ("text that is not empty", False, _is_name)
-_MAYBE_TEXT: _Kind = ("text or null", True, _is_text)
-_OPTIONS: _Kind = ("an object", False, lambda value: isinstance(value, dict))
-_COUNT: _Kind = ("a whole number of 1 or more", False, lambda value: is_whole(value, 1))
-_DIFFERENCE: _Kind = (
+Kind = tuple[str, bool, Callable[[Any], bool]]
+_SHARE: Kind = ("a number from 0 to 1", False, _is_share)
+_MAYBE_SHARE: Kind = ("a number from 0 to 1, or null", True, _is_share)
+_TEXT: Kind = ("text", False, _is_text)
+_NAME: Kind = ("text that is not empty", False, _is_name)
+_MAYBE_TEXT: Kind = ("text or null", True, _is_text)
+_OPTIONS: Kind = ("an object", False, lambda value: isinstance(value, dict))
+_COUNT: Kind = ("a whole number of 1 or more", False, lambda value: is_whole(value, 1))
+_DIFFERENCE: Kind = (
     "a number from -1 to 1, or null",
     True,
     lambda value: _is_number(value) and -1 <= value <= 1,
 )
-_AMOUNT: _Kind = ("a number of 0 or more", False, lambda value: _is_number(value) and value >= 0)
-_KINDS: dict[str, _Kind] = {
+_AMOUNT: Kind = ("a number of 0 or more", False, lambda value: _is_number(value) and value >= 0)
+KINDS: dict[str, Kind] = {
     **dict.fromkeys(
         "detector method backbone id benchmark ood group oodbench torch python".split(), _NAME
     ),
@@ -116,16 +116,15 @@ _KINDS: dict[str, _Kind] = {
 }
 
 
-_INTERVALS = [name.removesuffix("_low") for name in _KINDS if name.endswith("_low")]
-_ENDS = [(name, f"{name}_low", f"{name}_high") for name in _INTERVALS]
+MEASURE = _MAYBE_SHARE
+"""What a benchmark's measure must be."""
+
+_INTERVALS = [name.removesuffix("_low") for name in KINDS if name.endswith("_low")]
+ENDS = [(name, f"{name}_low", f"{name}_high") for name in _INTERVALS]
 
 
-def parse(line: bytes, *, sealed: bool = False) -> Any:
+def parse(line: bytes) -> Any:
     """A line's JSON; NaN and infinity, which Python would read, and a key twice are none.
-
-    Args:
-        line: the text.
-        sealed: whether it is what oodbench wrote, which has no key twice.
 
     Raises:
         ValueError: what is wrong with it.
@@ -143,8 +142,7 @@ def parse(line: bytes, *, sealed: bool = False) -> Any:
         return entries
 
     try:
-        hook = None if sealed else once
-        return json.loads(line, parse_constant=refuse, object_pairs_hook=hook)
+        return json.loads(line, parse_constant=refuse, object_pairs_hook=once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -168,36 +166,38 @@ def fault_of_kinds(columns: Parsed) -> str | None:
     known, others = _kinds_of(tuple(columns))
     if others:
         measures = set(MEASURES.names())
-        known = [*known, *((name, _MAYBE_SHARE) for name in others if name in measures)]
+        known = [*known, *((name, MEASURE) for name in others if name in measures)]
     for name, (words, may_be_none, is_right) in known:
         value = columns[name]
-        if type(value) is float and 0.0 <= value <= 1.0 and is_right in _SHARES:
-            continue  # most are such a figure
         if not (is_right(value) if value is not None else may_be_none):
             return f"{name} must be {words}, not {json.dumps(value)[:60]}"
     return None
 
 
-_SHARES = frozenset({_is_share})
-
-
 @functools.lru_cache(maxsize=512)
-def _kinds_of(names: tuple[str, ...]) -> tuple[list[tuple[str, _Kind]], list[str]]:
+def _kinds_of(names: tuple[str, ...]) -> tuple[list[tuple[str, Kind]], list[str]]:
     """Columns that are known here, with what they must be; and those that are not."""
-    known = [(name, _KINDS[name]) for name in names if name in _KINDS]
-    return known, [name for name in names if name not in _KINDS]
+    known = [(name, KINDS[name]) for name in names if name in KINDS]
+    return known, [name for name in names if name not in KINDS]
 
 
 def fault_of_whole(row: Parsed) -> str | None:
     """What in a row does not fit together, in words: intervals, and what it is of."""
-    for name, low_name, high_name in _ENDS:
-        low = row.get(low_name)
-        if low is None and row.get(high_name) is None:
-            continue
-        if problem := _fault_of_interval(name, low, row.get(high_name), row.get(name)):
-            return problem
+    if problem := fault_of_ends(row):
+        return problem
     alone = row["is_mean"] or row["ood_sets"] == [row["ood"]]
     return None if alone else "ood_sets is not its own OOD set"
+
+
+def fault_of_ends(columns: Parsed) -> str | None:
+    """The first of the figures among some columns that is not in its interval, in words."""
+    for name, low_name, high_name in ENDS:
+        low = columns.get(low_name)
+        if low is None and columns.get(high_name) is None:
+            continue
+        if problem := _fault_of_interval(name, low, columns.get(high_name), columns.get(name)):
+            return problem
+    return None
 
 
 def _fault_of_interval(name: str, low: Any, high: Any, value: Any) -> str | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from oodbench import files
@@ -166,7 +164,8 @@ class Row(TypedDict, total=False):
 COLUMNS = tuple(Row.__annotations__)
 """Names of a row's fields, in the order of tables."""
 
-_ALWAYS = COLUMNS[: COLUMNS.index("tuned")]
+ALWAYS = COLUMNS[: COLUMNS.index("tuned")]
+"""Columns that every row has had from the beginning."""
 _MACHINE = ("device", "accelerator", "processor", "threads")
 
 
@@ -192,64 +191,22 @@ def row_id(row: Row) -> str:
     was asked for, or who said how images are made: the same figures are the same row wherever they
     come from, and where arithmetic differs, so do they.
     """
-    return files.digest({name: v for name, v in row.items() if _is_told(name, v)})[:32]
+    return files.digest(told(row))[:32]
 
 
 _VOLATILE = frozenset({"created", "seconds", "command", "row_id", "git_commit", *_MACHINE})
 _VOLATILE |= {"preprocess_source", "detector_code", "arguments"}
-_KEPT = frozenset(_ALWAYS)
+_KEPT = frozenset(ALWAYS)
 
 
-def _is_told(name: str, value: object) -> bool:
+def is_told(name: str, value: object) -> bool:
     """Whether a row's id tells a column; rows from before there was one keep their id."""
     return name not in _VOLATILE and (value is not None or name in _KEPT)
 
 
-def row_ids(shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The ids of rows that have most columns in common: those of :func:`row_id`, faster.
-
-    Args:
-        shared: columns of all rows.
-        own: further columns of each, of the same names in all.
-    """
-    told = {name: v for name, v in shared.items() if _is_told(name, v)}
-    common = {name: files.canonical({name: v})[1:-1] for name, v in told.items()}
-    own_names = [name for name in (own[0] if own else ()) if name not in _VOLATILE]
-    # what lies between two columns of a row's own is the same text in each row
-    pieces: list[tuple[str, str | None]] = []
-    run: list[str] = []
-    for name in sorted({*common, *own_names}):
-        if name in common:
-            run.append(common[name])
-            continue
-        if run:
-            pieces.append((",".join(run), None))
-        run = []
-        pieces.append((f"{files.canonical(name)}:", name))
-    if run:
-        pieces.append((",".join(run), None))
-    ids = []
-    for row in own:
-        parts = [
-            text if name is None else text + _canonical(row[name])
-            for text, name in pieces
-            if name is None or row[name] is not None or name in _KEPT
-        ]
-        ids.append(hashlib.sha256(f"{{{','.join(parts)}}}".encode()).hexdigest()[:32])
-    return ids
-
-
-def _canonical(value: Any) -> str:
-    """A value as :func:`oodbench.files.digest` writes it; the usual ones without an encoder."""
-    kind = type(value)
-    if kind is float and value == value and -1e300 < value < 1e300:
-        return float.__repr__(value)
-    if kind is str:
-        return encode_basestring_ascii(value)
-    return _WORDS.get(value, "") if value is None or kind is bool else files.canonical(value)
-
-
-_WORDS = {None: "null", True: "true", False: "false"}
+def told(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that a row's id tells."""
+    return {name: value for name, value in columns.items() if is_told(name, value)}
 
 
 @dataclass

@@ -15,8 +15,8 @@ from typing import Any
 
 from oodbench import files
 from oodbench.errors import OODBenchError
-from oodbench.results import rowcheck
-from oodbench.results.rows import _ALWAYS, METRICS, SCHEMA, Row, row_id, row_ids, with_columns
+from oodbench.results import quickcheck, rowcheck
+from oodbench.results.rows import ALWAYS, METRICS, SCHEMA, Row, row_id, with_columns
 
 FORMAT = 2
 """Version of the file; a reader refuses newer ones. The first one had no seal."""
@@ -154,8 +154,8 @@ def _beside(scores: StoredScores | None, checks: Sequence[Check]) -> dict[str, A
 
 
 def _seal(text: bytes) -> str:
-    """A digest of all that stands before it, so that a hand in the file is noticed."""
-    return hashlib.sha256(text.replace(b"\r\n", b"\n")).hexdigest()
+    r"""A digest of all that stands before it, of lines that end in ``\n`` alone."""
+    return hashlib.sha256(text).hexdigest()
 
 
 def _equal(row: Mapping[str, Any], name: str, value: object) -> bool:
@@ -199,7 +199,8 @@ def _pack_as_it_was(path: Path, _changed: int, _size: int) -> dict[str, StoredRe
 def paths_in(folder: Path) -> list[Path]:
     """The results of a folder, also those that lie together, which have no file of their own."""
     packed = (folder / f"{name}.json" for name in packed_beside(folder / PACK))
-    return sorted({*folder.glob("*.json"), *packed})
+    names = sorted({path.name for path in (*folder.glob("*.json"), *packed)})
+    return [folder / name for name in names]
 
 
 def parse(raw: bytes, path: Path | None, place: str = "") -> StoredResult:
@@ -210,10 +211,32 @@ def parse(raw: bytes, path: Path | None, place: str = "") -> StoredResult:
         path: the file; None for a line, which names it.
         place: of a line, the file that it is in, where it names a file of the same folder.
     """
-    where = place or str(path)
     is_sealed = _is_sealed(raw)
+    found = _plain(raw, path, place) if is_sealed else None
+    return found or _examined(raw, path, place, is_sealed=is_sealed)
+
+
+def _plain(raw: bytes, path: Path | None, place: str) -> StoredResult | None:
+    """A result that is plainly sound, as nearly all are; None for one that has to be examined."""
+    content = quickcheck.content_of(raw)
     try:
-        content = rowcheck.parse(raw, sealed=is_sealed)
+        if not 1 < content["format"] <= FORMAT:
+            return None
+        rows = quickcheck.sound_rows(content["result"], content["rows"])
+        path = path or Path(place).with_name(f"{content['name']}.json")
+        if rows is None or path.stem != name_of(rows):
+            return None
+        checks = tuple(Check(**check) for check in content.get("checks", ()))
+        return StoredResult(path, tuple(rows), _scores(content.get("scores")), checks)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _examined(raw: bytes, path: Path | None, place: str, *, is_sealed: bool) -> StoredResult:
+    """A result of any content, of which it is said what is wrong with it."""
+    where = place or str(path)
+    try:
+        content = rowcheck.parse(raw)
         version = content["format"]
         if not rowcheck.is_whole(version, 1):
             raise ValueError(f"format is {version!r}")  # noqa: TRY301 - as the others are
@@ -232,9 +255,7 @@ def parse(raw: bytes, path: Path | None, place: str = "") -> StoredResult:
             raise ValueError("it has no rows")  # noqa: TRY301
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OODBenchError(f"{where} is no result ({error}). {_RESTORE}") from error
-    if not _are_sound(shared, own, rows):  # then it is said what is wrong
-        places = [f"{where}, row {number}" for number in range(1, len(rows) + 1)]
-        check_rows(rows, places, _RESTORE)
+    check_rows(rows, [f"{where}, row {number}" for number in range(1, len(rows) + 1)], _RESTORE)
     expected = name_of(rows)
     if path.stem != expected:
         raise OODBenchError(
@@ -254,37 +275,9 @@ _SEALED = re.compile(rb',\n?"seal": "([0-9a-f]{64})"}\s*\Z')
 
 def _is_sealed(raw: bytes) -> bool:
     """Whether the text ends in a seal, and it is its own."""
-    text = raw.replace(b"\r\n", b"\n")
+    text = raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw
     found = _SEALED.search(text, max(0, len(text) - 100))
     return found is not None and found[1].decode() == _seal(text[: found.start()])
-
-
-def _are_sound(
-    shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], rows: Sequence[Row]
-) -> bool:
-    """Whether :func:`check_rows` would find nothing, as far as that is seen in one pass.
-
-    What rows have in common is looked at once.
-    """
-    names = own[0].keys()
-    version = shared.get("schema")
-    if any(row.keys() != names for row in own) or not names.isdisjoint(shared):
-        return False
-    if not rowcheck.is_whole(version, 1) or version > SCHEMA:  # type: ignore[operator]
-        return False
-    if not {*names, *shared} >= _REQUIRED or not names.isdisjoint(rowcheck.SAME):
-        return False
-    if rowcheck.fault_of_kinds(shared) or any(map(rowcheck.fault_of_kinds, own)):
-        return False
-    if any(map(rowcheck.fault_of_whole, rows)):
-        return False
-    ids = [row["row_id"] for row in rows]
-    if len({*ids}) < len(ids) or row_ids(shared, own) != ids:
-        return False
-    return rowcheck.fault_of_means(rows, METRICS, [""] * len(rows)) is None
-
-
-_REQUIRED = frozenset(_ALWAYS)
 
 
 def read_pack(path: Path) -> list[StoredResult]:
@@ -357,7 +350,7 @@ def check_row(row: Row, place: str, remedy: str) -> None:
             f"{place} was written by a newer oodbench (schema {schema}, this one reads up to "
             f"{SCHEMA}). Update oodbench."
         )
-    if fault := rowcheck.fault(row, _ALWAYS):
+    if fault := rowcheck.fault(row, ALWAYS):
         raise OODBenchError(f"{place} is no result row: {fault}. {remedy}")
     if row_id(row) != row["row_id"]:
         raise OODBenchError(
