@@ -23,10 +23,10 @@ def commit() -> str | None:
         return None
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:
-        found = subprocess.run(git, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+        answer = subprocess.run(git, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return answer.stdout.strip() or None
 
 
 class BuildWithCommit(build_py):
@@ -43,10 +43,10 @@ class BuildWithCommit(build_py):
             shutil.copyfile(INDEX, package / "networks" / INDEX.name)
         note = package / NOTE
         note.unlink(missing_ok=True)  # of an earlier build in the same folder
-        found = commit()
-        if found is not None:
+        answer = commit()
+        if answer is not None:
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(f"{found}\n", encoding="utf-8")
+            note.write_text(f"{answer}\n", encoding="utf-8")
 
 
 setup(cmdclass={"build_py": BuildWithCommit})

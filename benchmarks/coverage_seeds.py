@@ -49,7 +49,7 @@ def measure(
     rng = np.random.default_rng(seed)
     apart = mean + spread * rng.standard_normal(200_000)
     truth = float(ndtr(apart / math.sqrt(2)).mean())
-    found: dict[str, list[Interval]] = {"ours": [], "pooled": []}
+    intervals_of: dict[str, list[Interval]] = {"ours": [], "pooled": []}
     for _ in range(repeats):
         images = rng.standard_normal((2, IMAGES))
         values, own = [], []
@@ -59,13 +59,15 @@ def measure(
             oods = oods + mean + spread * rng.standard_normal()
             values.append(metrics.auroc(ids, oods))
             own.append(metrics.auroc_ci(ids, oods))
-        found["ours"].append(interval(values, own))
-        found["pooled"].append(pooled(values, own))
+        intervals_of["ours"].append(interval(values, own))
+        intervals_of["pooled"].append(pooled(values, own))
     shares = {}
-    for name, intervals in found.items():
+    for name, intervals in intervals_of.items():
         low, high = np.asarray(intervals).T
         shares[name] = float((truth < low).mean()), float((truth > high).mean())
-    return truth, {k: (*v, float(np.ptp(found[k], axis=1).mean())) for k, v in shares.items()}
+    return truth, {
+        k: (*v, float(np.ptp(intervals_of[k], axis=1).mean())) for k, v in shares.items()
+    }
 
 
 def main() -> None:

@@ -90,16 +90,16 @@ def torchcodec_reader(seek_mode: str) -> Reader:
 
 def readers(path: Path) -> dict[str, Reader]:
     """All readers that work here; says why one does not."""
-    found: dict[str, Reader] = {"oodbench": ours, "whole": whole}
+    readers: dict[str, Reader] = {"oodbench": ours, "whole": whole}
     try:
         for mode in ("exact", "approximate"):
             reader = torchcodec_reader(mode)
             reader(path, np.arange(1))
-            found[f"torchcodec {mode}"] = reader
+            readers[f"torchcodec {mode}"] = reader
     except Exception as error:  # it fails to load in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(f"torchcodec cannot be used: {reason}")
-    return found
+    return readers
 
 
 def compare(path: Path, frames: int, clips: int, length: int, stride: int) -> None:

@@ -69,17 +69,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--backbone", default="clips-r3d-18")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     preprocess = near_hmdb().preprocess
     recipe = A2DRecipe(frozen=True)
-    method = A2D(create_backbone(given.backbone, preprocess.channels), 4, recipe).train()
+    method = A2D(create_backbone(arguments.backbone, preprocess.channels), 4, recipe).train()
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad])
     with tempfile.TemporaryDirectory() as folder:
-        samples = Tree(Path(folder), given.clips)
+        samples = Tree(Path(folder), arguments.clips)
         loader = DataLoader(
             _Views(samples, method.augmentation(preprocess), 1, 0),
-            batch_size=given.batch,
-            num_workers=given.workers,
+            batch_size=arguments.batch,
+            num_workers=arguments.workers,
         )
         waits, steps = [], []
         batches = iter(loader)
@@ -95,7 +95,8 @@ def main() -> None:
             steps.append(time.perf_counter() - ready)
     waited, worked = sum(waits[1:]), sum(steps[1:])
     print(
-        f"{given.backbone}, {given.workers} workers, batches of {given.batch}: a step computes "
+        f"{arguments.backbone}, {arguments.workers} workers, batches of "
+        f"{arguments.batch}: a step computes "
         f"{statistics.median(steps[1:]):.2f} s and waits {statistics.median(waits[1:]):.3f} s "
         f"(median); waiting is {waited / (waited + worked):.1%} of the time"
     )

@@ -266,18 +266,18 @@ def tests_of(path: Path) -> list[str]:
     fitting = [key for key in TESTS if name == key or name.startswith(f"{key}/")]
     if not fitting:
         raise SystemExit(f"{path}: say which tests it has, with --tests or in TESTS.")
-    found = TESTS[max(fitting, key=len)].format(name=path.stem.lstrip("_"))
-    if not (REPOSITORY / found).exists():
-        raise SystemExit(f"{path}: there is no {found}; say which tests it has with --tests.")
-    return [found]
+    paths = TESTS[max(fitting, key=len)].format(name=path.stem.lstrip("_"))
+    if not (REPOSITORY / paths).exists():
+        raise SystemExit(f"{path}: there is no {paths}; say which tests it has with --tests.")
+    return [paths]
 
 
 def modules(paths: list[str]) -> Iterator[Path]:
     """The modules below some paths, as they are named in the repository."""
     for path in paths:
         given = Path(path).resolve()
-        found = sorted(given.rglob("*.py")) if given.is_dir() else [given]
-        yield from (p.relative_to(REPOSITORY) for p in found if not p.name.startswith("__"))
+        paths = sorted(given.rglob("*.py")) if given.is_dir() else [given]
+        yield from (p.relative_to(REPOSITORY) for p in paths if not p.name.startswith("__"))
 
 
 def run(path: Path, tests: list[str], most: int, end: float, rng: random.Random) -> tuple[int, int]:

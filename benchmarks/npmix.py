@@ -70,9 +70,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    classes, dim, length = given.classes, given.dim, given.length
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    classes, dim, length = arguments.classes, arguments.dim, arguments.length
     data = torch.Generator().manual_seed(0)
     centres = torch.rand(classes, 1, dim, generator=data)
     samples = torch.rand(classes, length, dim, generator=data).add_(centres)
@@ -82,9 +82,9 @@ def main() -> None:
 
     ours, loops, worst, same = [], [], 0.0, 0
     pushes, mixes = [], []
-    for step in range(given.steps + 2):
-        y = torch.randint(classes, (given.batch,), generator=data)
-        z = torch.rand(given.batch, dim, generator=data) + centres[y, 0]
+    for step in range(arguments.steps + 2):
+        y = torch.randint(classes, (arguments.batch,), generator=data)
+        z = torch.rand(arguments.batch, dim, generator=data) + centres[y, 0]
 
         def push(z: Tensor = z, y: Tensor = y) -> Tensor:
             queues.push(z, y)
@@ -103,7 +103,7 @@ def main() -> None:
     size = 4 * classes * length * dim / 1e6
     print(
         f"{classes} classes, queues of {length}, {dim:,} dimensions ({size:.0f} MB), batches of "
-        f"{given.batch}, {given.threads} threads, {given.steps} steps; ms a step"
+        f"{arguments.batch}, {arguments.threads} threads, {arguments.steps} steps; ms a step"
     )
     print(f"{'':24}{'median':>10}{'least':>10}")
     for name, times in (
@@ -117,7 +117,7 @@ def main() -> None:
     print(f"{'ratio':24}{ratio:10.1f}{min(loops) / min(ours):10.1f}")
     print(
         f"means differ by at most {worst:.1e}; "
-        f"the same nearest classes in {same} of {given.steps + 2} steps"
+        f"the same nearest classes in {same} of {arguments.steps + 2} steps"
     )
 
 

@@ -108,14 +108,14 @@ def compare(name: str, train: Outputs, tests: list[Outputs], repeat: int) -> tup
         if peer:
             seconds, theirs = run(*peer.make(train.head), train, tests)
             best[1] = min(best[1], seconds)
-    found = " ".join(f"{100 * value:6.2f}" for value in aurocs(mine))
+    figures = " ".join(f"{100 * value:6.2f}" for value in aurocs(mine))
     if not peer:
-        print(f"{name:16s} {best[0]:9.4f} {'–':>9s} {'–':>7s} {'–':>8s}   {found}", flush=True)
+        print(f"{name:16s} {best[0]:9.4f} {'–':>9s} {'–':>7s} {'–':>8s}   {figures}", flush=True)
         return best[0], 0.0
     difference = max(abs(a - b) for a, b in zip(aurocs(mine), aurocs(theirs), strict=True))
     print(
         f"{name:16s} {best[0]:9.4f} {best[1]:9.4f} {best[1] / best[0]:7.2f} "
-        f"{100 * difference:8.4f}   {found}",
+        f"{100 * difference:8.4f}   {figures}",
         flush=True,
     )
     return best[0], best[1]
@@ -144,16 +144,16 @@ def main() -> None:
     parser.add_argument("--width", default="64,512")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", default="")
-    given = parser.parse_args()
-    benchmark = get_benchmark(given.id)
-    mean, std = (tuple(map(float, text.split(","))) for text in (given.mean, given.std))
+    arguments = parser.parse_args()
+    benchmark = get_benchmark(arguments.id)
+    mean, std = (tuple(map(float, text.split(","))) for text in (arguments.mean, arguments.std))
     preprocess = Preprocess(32, mean, std)
     sets = [benchmark.id.load("train"), benchmark.id.load("test")] + [
         choice.spec.load(choice.spec.splits[-1])
-        for choice in benchmark.choose(given.ood.split(","))
+        for choice in benchmark.choose(arguments.ood.split(","))
     ]
-    classifier, _ = load_classifier(given.backbone, given.checkpoint, len(sets[0].classes))
-    for width in map(int, given.width.split(",")):
+    classifier, _ = load_classifier(arguments.backbone, arguments.checkpoint, len(sets[0].classes))
+    for width in map(int, arguments.width.split(",")):
         native = int(classifier.backbone.num_features)
         network = classifier if width == native else Wide(classifier, width // native)
         outputs = [
@@ -163,16 +163,16 @@ def main() -> None:
         train, tests = outputs[0], outputs[1:]
         shape = f"{len(train):,} training samples, {sum(map(len, tests)):,} test samples"
         print(f"\n{width} features, {shape}, {torch.get_num_threads()} threads; seconds")
-        names = [f"{name[:8]:>6s}" for name in given.ood.split(",")]
+        names = [f"{name[:8]:>6s}" for name in arguments.ood.split(",")]
         print(f"{'detector':16s} {'ours':>9s} {'theirs':>9s} {'ratio':>7s} {'max diff':>8s}   "
               f"AUROC % on {' '.join(names)}")  # fmt: skip
-        chosen = given.only.split(",") if given.only else oodbench.list_detectors()
+        chosen = arguments.only.split(",") if arguments.only else oodbench.list_detectors()
         seconds, everything = {}, 0.0
         for name in chosen:
             detector = oodbench.create_detector(name)
             if detector.method != "ce" or "model" in detector.needs:
                 continue
-            seconds[name] = compare(name, train, tests, given.repeat)
+            seconds[name] = compare(name, train, tests, arguments.repeat)
             everything += seconds[name][0]
             if name in PEERS and PEERS[name].options:  # what it takes with our own defaults
                 everything += run(*ours(name, {}), train, tests)[0] - seconds[name][0]
@@ -183,7 +183,9 @@ def main() -> None:
               f"ratio {theirs / max(mine, 1e-9):.2f}")  # fmt: skip
         forward = forward_seconds(classifier, total)
         print(f"all of ours, by default: {everything:.2f} s")
-        print(f"one forward pass of {given.backbone} over these {total:,} images: {forward:.2f} s")
+        print(
+            f"one forward pass of {arguments.backbone} over these {total:,} images: {forward:.2f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -55,10 +55,10 @@ def main() -> None:
     parser.add_argument("--input-size", type=int)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--decays", default="1e-1,1e-2,1e-3,1e-4")
-    given = parser.parse_args()
-    encoder = create_pretrained(given.backbone, input_size=given.input_size, layers=0)
+    arguments = parser.parse_args()
+    encoder = create_pretrained(arguments.backbone, input_size=arguments.input_size, layers=0)
     whole = CIFAR100.load("train")
-    some: Samples = held_out(whole, given.images / len(whole))[1]
+    some: Samples = held_out(whole, arguments.images / len(whole))[1]
     seen = [
         in_memory(extract(encoder, part, encoder.own_preprocess, hardware=Hardware("cpu")))
         for part in (some, CIFAR100.load("test"))
@@ -74,7 +74,7 @@ def main() -> None:
     print(
         f"{'decay':>8s} {'ours s':>8s} {'theirs s':>9s} {'ratio':>6s} {'passes':>12s}   accuracy %"
     )
-    for decay in map(float, given.decays.split(",")):
+    for decay in map(float, arguments.decays.split(",")):
         fresh = linear.Regression(train.features, train.labels, len(some.classes))
         began = time.perf_counter()
         fit = linear.fit(fresh, decay)
@@ -93,7 +93,7 @@ def main() -> None:
     decays = ProbeRecipe().weight_decays
     probe = LinearProbe(encoder, len(some.classes), ProbeRecipe())
     began = time.perf_counter()
-    found = probe.learn(train, ~held, val)
+    learnt = probe.learn(train, ~held, val)
     mine = time.perf_counter() - began
     ours = 100 * metrics.accuracy(probe.linear(test.features), test.labels)
     kept = (~held).numpy()
@@ -104,9 +104,9 @@ def main() -> None:
         total += seconds
     best = max(scores, key=lambda decay: (scores[decay], decay))
     last, fitted = peer(x, y, best)
-    alone, same = peer(x, y, float(found["weight_decay"]))
+    alone, same = peer(x, y, float(learnt["weight_decay"]))
     print(
-        f"whole probe: {mine:.2f} s, decay {found['weight_decay']}, {ours:.2f} %\n"
+        f"whole probe: {mine:.2f} s, decay {learnt['weight_decay']}, {ours:.2f} %\n"
         f"scikit-learn, the same search: {total + last:.2f} s, decay {best:g}, "
         f"{100 * fitted.score(xt, yt):.2f} %; ratio {mine / (total + last):.2f}\n"
         f"scikit-learn, one fit with the decay that we chose: {alone:.2f} s, "

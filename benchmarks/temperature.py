@@ -24,12 +24,12 @@ def temperatures(
 ) -> Mapping[str, np.ndarray]:
     """T of all pixels of some samples: ``background``, ``ID objects`` and ``OOD objects``."""
     parts: dict[str, list[np.ndarray]] = {"background": [], "ID objects": [], "OOD objects": []}
-    for found in segment(network, samples, preprocess, hardware):  # type: ignore[arg-type]
-        values = found.outputs.extra["temperature"].cpu().numpy().reshape(found.mask.shape)
-        behind, ood = np.isin(found.mask, background), found.mask == OOD
+    for image in segment(network, samples, preprocess, hardware):  # type: ignore[arg-type]
+        values = image.outputs.extra["temperature"].cpu().numpy().reshape(image.mask.shape)
+        behind, ood = np.isin(image.mask, background), image.mask == OOD
         parts["background"].append(values[behind])
         parts["OOD objects"].append(values[ood])
-        parts["ID objects"].append(values[~behind & ~ood & (found.mask != VOID)])
+        parts["ID objects"].append(values[~behind & ~ood & (image.mask != VOID)])
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
@@ -39,24 +39,27 @@ def main() -> None:
     parser.add_argument("--id", default="scenes")
     parser.add_argument("--recipe", default="quick")
     parser.add_argument("--seeds", default="0")
-    given = parser.parse_args()
-    benchmark, hardware = get_benchmark(given.id, task="segmentation"), Hardware(accelerator="cpu")
+    arguments = parser.parse_args()
+    benchmark, hardware = (
+        get_benchmark(arguments.id, task="segmentation"),
+        Hardware(accelerator="cpu"),
+    )
     medians: dict[tuple[str, str], list[float]] = {}
-    for seed in map(int, given.seeds.split(",")):
-        run = plan(benchmark, "abet", recipe=given.recipe, seed=seed)
+    for seed in map(int, arguments.seeds.split(",")):
+        run = plan(benchmark, "abet", recipe=arguments.recipe, seed=seed)
         network = train(run, hardware).eval()
         classes = list(benchmark.id.load("test").classes)
         background = [classes.index(name) for name in benchmark.background]
         for chosen in benchmark.ood:
             samples = chosen.spec.load("test")
-            found = temperatures(network, samples, benchmark.preprocess, background, hardware)
+            by_part = temperatures(network, samples, benchmark.preprocess, background, hardware)
             line = [f"seed {seed}, {chosen.spec.name}:"]
-            for name, values in found.items():
+            for name, values in by_part.items():
                 low, middle, high = np.percentile(values, [10, 50, 90])
                 medians.setdefault((chosen.spec.name, name), []).append(float(middle))
                 line.append(f"{name} {middle:.3f} ({low:.3f} to {high:.3f}),")
             for name in ("background", "ID objects"):
-                figure = 100 * metrics.auroc(found[name], found["OOD objects"])
+                figure = 100 * metrics.auroc(by_part[name], by_part["OOD objects"])
                 line.append(f"AUROC of T against {name} {figure:.1f}")
             print(" ".join(line))
     for (ood, name), values in medians.items():

@@ -62,10 +62,10 @@ def _relinked(text: str, page: str) -> str:
     homes = {source: name for name, source in COPIES.items()}
     here = Path(COPIES.get(page, f"docs/{page}")).parent
 
-    def relinked(found: re.Match[str]) -> str:
-        shown, target, anchor = found[1], found[2], found[3] or ""
+    def relinked(link: re.Match[str]) -> str:
+        shown, target, anchor = link[1], link[2], link[3] or ""
         if re.match(r"\w+:", target):
-            return found[0]
+            return link[0]
         path = Path(*_resolved(here / target).parts)
         if path.as_posix() in homes:
             return f"[{shown}]({homes[path.as_posix()]}{anchor})"
@@ -123,11 +123,13 @@ def command_line() -> str:
 
 
 def _commands(group: Any, path: str) -> list[tuple[str, Any]]:
-    found = []
+    commands = []
     for name, command in group.commands.items():
         inside = getattr(command, "commands", None)
-        found += _commands(command, f"{path} {name}") if inside else [(f"{path} {name}", command)]
-    return found
+        commands += (
+            _commands(command, f"{path} {name}") if inside else [(f"{path} {name}", command)]
+        )
+    return commands
 
 
 def api() -> str:

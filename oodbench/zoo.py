@@ -172,11 +172,11 @@ def index(*folders: str | Path) -> dict[str, Released]:
     Raises:
         OODBenchError: an index that is none.
     """
-    found: dict[str, Released] = {}
+    by_name: dict[str, Released] = {}
     for path in _indices(folders):
         for name, network in read(path).items():
-            found.setdefault(name, network)
-    return found
+            by_name.setdefault(name, network)
+    return by_name
 
 
 def read(path: Path) -> dict[str, Released]:

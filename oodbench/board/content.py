@@ -336,9 +336,9 @@ def _drawn(entry: Entry, samples: SamplesOf) -> dict[str, Any]:
     """Curves of the first seed whose scores are here."""
     for seed in entry.seeds:
         rows = [row for (own, _), row in entry.rows.items() if own == seed and not row["is_mean"]]
-        there = [(row, found) for row in rows if (found := samples(row)) is not None]
+        there = [(row, own) for row in rows if (own := samples(row)) is not None]
         if there and len(there) == len(rows):
-            sets = [curves_of(found, [row])["sets"][0] for row, found in there]
+            sets = [curves_of(own, [row])["sets"][0] for row, own in there]
             return {"curves": {"seed": seed, "sets": sets}}
     return {}
 

@@ -59,8 +59,8 @@ def note(folder: Path, network: str, samples: str) -> None:
 def kept() -> list[Kept]:
     """All that lies in the cache, the largest first."""
     root = files.cache_dir()
-    found = [*_outputs(root), *_runs(root), *_others(root)]
-    return sorted(found, key=lambda one: -one.size)
+    items = [*_outputs(root), *_runs(root), *_others(root)]
+    return sorted(items, key=lambda one: -one.size)
 
 
 def remove(one: Kept) -> bool:

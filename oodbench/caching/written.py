@@ -87,8 +87,8 @@ def _names(body: Sequence[ast.stmt]) -> Nodes:
     for node in body:
         inner = [getattr(node, part, []) for part in ("body", "orelse", "finalbody")]
         if isinstance(node, ast.If | ast.Try | ast.With):
-            for found in map(_names, inner):
-                for name, nodes in found.items():
+            for inner_names in map(_names, inner):
+                for name, nodes in inner_names.items():
                     names.setdefault(name, []).extend(nodes)
         for name in _given(node):
             names.setdefault(name, []).append(node)

@@ -45,16 +45,16 @@ def cache_list(
     """What is kept, by size: outputs of networks, training runs, and the rest."""
     from oodbench import files
 
-    found = _chosen(older_than, larger_than, kind)
+    entries = _chosen(older_than, larger_than, kind)
     if as_json:
         shown = [
             {"kind": k.kind, "what": k.what, "path": str(k.path), "bytes": k.size, "age": k.age}
-            for k in found
+            for k in entries
         ]
         typer.echo(json.dumps({"cache": str(files.cache_dir()), "kept": shown}, indent=1))
         return
     typer.echo(f"OODBENCH_CACHE: {files.cache_dir()}")
-    _show(found)
+    _show(entries)
 
 
 @cache_app.command("prune")
@@ -77,14 +77,14 @@ def cache_prune(
         )
     from oodbench.caching import kept
 
-    found = _chosen(older_than, larger_than, kind)
-    _show(found)
+    entries = _chosen(older_than, larger_than, kind)
+    _show(entries)
     if not remove:
-        if found:
+        if entries:
             typer.echo("nothing was removed; the same command with --remove does it")
         return
-    removed = [one for one in found if kept.remove(one)]
-    busy = len(found) - len(removed)
+    removed = [one for one in entries if kept.remove(one)]
+    busy = len(entries) - len(removed)
     typer.echo(
         f"removed: {_size(sum(one.size for one in removed))}"
         + (f"; {busy} in use, which stay" if busy else "")
@@ -106,26 +106,28 @@ def _chosen(older_than: str | None, larger_than: str | None, kind: str | None) -
 
 def _number(text: str, units: dict[str, float], option: str) -> float:
     """A number with a unit: ``"30d"``, ``"2 GB"``."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]?)(?:i?b|ays?|eeks?|ours?)?\s*", text.lower())
-    if found is None or found[2] not in units:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]?)(?:i?b|ays?|eeks?|ours?)?\s*", text.lower())
+    if match is None or match[2] not in units:
         example = "30d, 12h or 2w" if option == "--older-than" else "500MB or 2GB"
         raise OptionError(f"{option} {text}: write {example}.")
-    return float(found[1]) * units[found[2]]
+    return float(match[1]) * units[match[2]]
 
 
-def _show(found: list[Kept]) -> None:
-    if not found:
+def _show(entries: list[Kept]) -> None:
+    if not entries:
         typer.echo("nothing such is kept")
         return
     print_columns(
         [
-            Column("size", [_size(one.size) for one in found]),
-            Column("age", [_age(one.age) for one in found]),
-            Column("kind", [one.kind for one in found]),
-            Column("what", [one.what + " (in use)" * one.is_in_use for one in found], is_name=True),
+            Column("size", [_size(one.size) for one in entries]),
+            Column("age", [_age(one.age) for one in entries]),
+            Column("kind", [one.kind for one in entries]),
+            Column(
+                "what", [one.what + " (in use)" * one.is_in_use for one in entries], is_name=True
+            ),
         ],
     )
-    typer.echo(f"{len(found)} in all, {_size(sum(one.size for one in found))}")
+    typer.echo(f"{len(entries)} in all, {_size(sum(one.size for one in entries))}")
 
 
 def _size(count: int) -> str:

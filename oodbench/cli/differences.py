@@ -53,7 +53,7 @@ def compare_stored(
     folders = [] if all_files else finding.folders_of(folder, chosen.name if chosen else None)
     named = {name: _meant(name, sides_of(finding.find(name, folders))) for name in names}
     places = _places(named)
-    found: list[tuple[Side, Side, list[Compared], Benchmark | None]] = []
+    comparisons: list[tuple[Side, Side, list[Compared], Benchmark | None]] = []
     for sides in _with_scores(places):
         significance.tell_apart(sides)
         benchmark = chosen or _benchmark_of(sides[0])
@@ -61,19 +61,19 @@ def compare_stored(
         metrics = METRICS if reporting.json else metrics
         for one, other in itertools.combinations(sides, 2):
             compared = significance.compare_sides(one, other, metrics)
-            found.append((one, other, compared, benchmark))
+            comparisons.append((one, other, compared, benchmark))
     over_all = _across(list(names), places, chosen, cast("Posthoc", posthoc))
     if plot is not None:
         _draw(over_all, plot)
     if reporting.json:
         figures = [
             figure
-            for one, other, compared, _ in found
+            for one, other, compared, _ in comparisons
             for figure in significance.as_json(one, other, compared)
         ]
         typer.echo(json.dumps({"compared": figures, "across": _as_json(over_all)}, indent=1))
         return
-    _show(found, over_all, plot, reporting.wide)
+    _show(comparisons, over_all, plot, reporting.wide)
 
 
 def _refuse_others(context: typer.Context) -> None:
@@ -143,16 +143,16 @@ def _place(side: Side) -> Place:
 
 
 def _by_place(name: str, sides: Sequence[Side]) -> dict[Place, Side]:
-    found: dict[Place, Side] = {}
+    by_place: dict[Place, Side] = {}
     for side in sides:
         place = _place(side)
-        if place in found:
+        if place in by_place:
             raise OptionError(
-                f"{name} stands for several results on the same network: {found[place].name}, "
+                f"{name} stands for several results on the same network: {by_place[place].name}, "
                 f"{side.name}. Name one of them by its file."
             )
-        found[place] = side
-    return found
+        by_place[place] = side
+    return by_place
 
 
 def _with_scores(places: Mapping[Place, list[Side]]) -> list[list[Side]]:
@@ -242,7 +242,7 @@ def _as_json(over_all: Across | None) -> Mapping[str, Any] | None:
 
 
 def _show(
-    found: Sequence[tuple[Side, Side, list[Compared], Benchmark | None]],
+    comparisons: Sequence[tuple[Side, Side, list[Compared], Benchmark | None]],
     over_all: Across | None,
     plot: str | None,
     wide: bool,
@@ -250,18 +250,20 @@ def _show(
     from oodbench.metrics.paired import holm
     from oodbench.results import across, significance
 
-    chief = [significance.ranking_of(compared, benchmark) for _, _, compared, benchmark in found]
-    if len(found) > 1:  # each pair is one of many
+    chief = [
+        significance.ranking_of(compared, benchmark) for _, _, compared, benchmark in comparisons
+    ]
+    if len(comparisons) > 1:  # each pair is one of many
         corrected = holm([one.p for one in chief])
         chief = [one.corrected(float(p)) for one, p in zip(chief, corrected, strict=True)]
     by_place: dict[str, list[tuple[Side, Side, Compared]]] = {}
-    for (one, other, _, _), figure in zip(found, chief, strict=True):
+    for (one, other, _, _), figure in zip(comparisons, chief, strict=True):
         first = one.entry.first
         networks = ", ".join(weights[:12] for weights in one.networks)
         place = f"{first['benchmark']}, {first['backbone']} ({networks})"
         by_place.setdefault(place, []).append((one, other, figure))
-    if len(found) == 1:
-        (one, other, compared, _), *_ = found
+    if len(comparisons) == 1:
+        (one, other, compared, _), *_ = comparisons
         left_out = print_table(*_table(compared, one.name, other.name), wide=wide)
         if left_out:
             typer.echo(f"--wide shows also: {', '.join(left_out)}")
@@ -269,8 +271,8 @@ def _show(
         typer.echo(printable(f"{place}:"))
         for line in [significance.sentence(*own[0])] if len(own) == 1 else _of_many(own):
             typer.echo(printable(line))
-    if len(found) > 1:
-        typer.echo(f"(p-values by Holm's correction for {len(found)} comparisons)")
+    if len(comparisons) > 1:
+        typer.echo(f"(p-values by Holm's correction for {len(comparisons)} comparisons)")
     if over_all is not None:
         for line in across.sentences(over_all):
             typer.echo(printable(line))

@@ -93,8 +93,8 @@ def _read(paths: list[str]) -> list[StoredResult]:
     from oodbench import files
     from oodbench.results import stored
 
-    found: list[Path] = [files.user_path(path) for path in paths]
-    for path in found:
+    chosen: list[Path] = [files.user_path(path) for path in paths]
+    for path in chosen:
         if not path.is_file():
             raise OptionError(f"there is no result {path}. Results are files results/…/NAME.json.")
-    return [stored.read(path) for path in found]
+    return [stored.read(path) for path in chosen]

@@ -54,8 +54,8 @@ def published_command(
     from oodbench.errors import did_you_mean
     from oodbench.results.published import chosen, figures
 
-    found = chosen(id_name, detector, benchmark)
-    if not found:
+    published = chosen(id_name, detector, benchmark)
+    if not published:
         known = {
             id_name: sorted({figure.id for figure in figures()}),
             detector: sorted({figure.detector or figure.name for figure in figures()}),
@@ -71,17 +71,17 @@ def published_command(
             "lists all."
         )
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(figure) for figure in found], indent=1))
+        typer.echo(json.dumps([dataclasses.asdict(figure) for figure in published], indent=1))
         return
     shown = [
-        ("detector", 0, [one.name for one in found]),
-        ("network", 2, [one.network for one in found]),
-        ("ID", 0, [one.id for one in found]),
-        ("OOD", 0, [one.set for one in found]),
-        ("figure", 0, [one.figure for one in found]),
-        ("percent", 0, [_percent(one) for one in found]),
-        ("convention; source", 0, [f"{one.convention}; {one.source}" for one in found]),
-        ("here", 1, [one.benchmark or "–" for one in found]),
+        ("detector", 0, [one.name for one in published]),
+        ("network", 2, [one.network for one in published]),
+        ("ID", 0, [one.id for one in published]),
+        ("OOD", 0, [one.set for one in published]),
+        ("figure", 0, [one.figure for one in published]),
+        ("percent", 0, [_percent(one) for one in published]),
+        ("convention; source", 0, [f"{one.convention}; {one.source}" for one in published]),
+        ("here", 1, [one.benchmark or "–" for one in published]),
     ]
     names = {"detector", "network", "OOD", "convention; source"}
     columns = [Column(title, cells, rank, title in names) for title, rank, cells in shown]

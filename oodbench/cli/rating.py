@@ -171,10 +171,10 @@ def _against(results: Results, sets: ForeignSets, path: Path) -> list[str]:
     other = stored.read(path)
     side = significance.sides_of([other])[0]
     own = rated.side_of(results, sets, other)
-    found = significance.compare_sides(own, side, ("auroc",))
-    chief = significance.ranking_of(found, None)
+    compared = significance.compare_sides(own, side, ("auroc",))
+    chief = significance.ranking_of(compared, None)
     return [
-        significance.sentence(own, side, one) for one in found if one is chief or not one.is_mean
+        significance.sentence(own, side, one) for one in compared if one is chief or not one.is_mean
     ]
 
 

@@ -189,8 +189,8 @@ def _make(
 def _tell(checked: list[Checked], faults: list[str], as_json: bool, out: str | None = None) -> None:
     is_refused = bool(faults) or any(one.faults for one in checked)
     if as_json:
-        found = {"faults": faults, "results": [one.to_json() for one in checked]}
-        typer.echo(json.dumps(found, indent=1))
+        report = {"faults": faults, "results": [one.to_json() for one in checked]}
+        typer.echo(json.dumps(report, indent=1))
     else:
         for fault in faults:
             typer.echo(printable(f"refused: {fault}"))

@@ -110,30 +110,30 @@ def verify_command(
     if rescore:
         _rescore([files.user_path(path) for path in chosen], means)
         return
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     for path in chosen:
         for verdict in verify.verdicts(path, level, means):
-            found.append(verdict)
+            verdicts.append(verdict)
             if not as_json and (not verdict.holds or not quiet):
                 for line in _lines(verdict):
                     typer.echo(printable(line))
     if record:
-        _record(chosen, found)
+        _record(chosen, verdicts)
     if as_json:
-        typer.echo(json.dumps([verdict.to_json() for verdict in found], indent=1))
+        typer.echo(json.dumps([verdict.to_json() for verdict in verdicts], indent=1))
     else:
-        typer.echo(_sums(found))
-    failed = any(not v.holds or (strict and v.word == "not checked") for v in found)
+        typer.echo(_sums(verdicts))
+    failed = any(not v.holds or (strict and v.word == "not checked") for v in verdicts)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
 
-def _record(paths: list[str], found: list[Verdict]) -> None:
+def _record(paths: list[str], verdicts: list[Verdict]) -> None:
     """Note in the results' files what was made again, and write their pages anew."""
     from oodbench import files
     from oodbench.results import verify
 
-    by_path = {verdict.path: verdict for verdict in found}
+    by_path = {verdict.path: verdict for verdict in verdicts}
     results = [r for path in paths for r in verify.results_at(files.user_path(path))[0]]
     for result in results:
         verdict = by_path.get(result.path)
@@ -190,12 +190,12 @@ def _lines(verdict: Verdict) -> list[str]:
     return lines + [f"  note: {remark}" for remark in verdict.remarks]
 
 
-def _sums(found: list[Verdict]) -> str:
-    words = Counter(verdict.word for verdict in found)
+def _sums(verdicts: list[Verdict]) -> str:
+    words = Counter(verdict.word for verdict in verdicts)
     counts = (f"{words[word]} {word}" for word in sorted(words))
-    figures = sum(verdict.checked for verdict in found)
-    older = sum("another version of the detector" in " ".join(v.remarks) for v in found)
-    what = "figures derived" if all(v.level == "scores" for v in found) else "figures compared"
-    return f"{len(found)} files, {figures} {what}: {', '.join(counts)}" + (
+    figures = sum(verdict.checked for verdict in verdicts)
+    older = sum("another version of the detector" in " ".join(v.remarks) for v in verdicts)
+    what = "figures derived" if all(v.level == "scores" for v in verdicts) else "figures compared"
+    return f"{len(verdicts)} files, {figures} {what}: {', '.join(counts)}" + (
         f"; {older} by another version of their detector" if older else ""
     )

@@ -32,21 +32,21 @@ def modality_of(root: Path) -> str | None:
     """
     if not root.is_dir():
         return None
-    found: dict[str, Path] = {}
+    first: dict[str, Path] = {}
     for path in files_below(str(root), root):
         suffix = path.suffix.lower()
         for modality, suffixes in SUFFIXES.items():
             if suffix in suffixes:
-                found.setdefault(modality, path)
+                first.setdefault(modality, path)
         if path.is_file() and is_image(path):
             return None
-    if len(found) > 1:
+    if len(first) > 1:
         raise DataError(
-            f"the folder {root} holds videos and sounds ({found[VIDEO].name}, "
-            f"{found[AUDIO].name}): one kind is read. Put them apart; samples that are both are "
+            f"the folder {root} holds videos and sounds ({first[VIDEO].name}, "
+            f"{first[AUDIO].name}): one kind is read. Put them apart; samples that are both are "
             "told by a class of your own, see docs/own-data.md."
         )
-    return next(iter(found), None)
+    return next(iter(first), None)
 
 
 class Recordings(MultimodalSamples):

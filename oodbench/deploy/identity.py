@@ -204,29 +204,35 @@ def source_of(networks: Networks, contender: Contender, classes: int, shown: Any
     }
 
 
-def named(given: Networks, classes: int, transform: Transform) -> nn.Module | None:
+def named(networks: Networks, classes: int, transform: Transform) -> nn.Module | None:
     """The network that somebody gives or names; None where the folder's own is meant.
 
     Raises:
         OptionError: it is named in two ways, or a backbone without weights.
         OODBenchError: what loading raises.
     """
-    if given.network is not None and (given.model or given.checkpoint or given.backbone):
+    if networks.network is not None and (
+        networks.model or networks.checkpoint or networks.backbone
+    ):
         raise OptionError(
             "`network` is a whole network with its weights: leave out `backbone`, `checkpoint` and "
             "the model."
         )
-    if given.model is not None:
-        return given.model
-    if given.network is None and given.checkpoint is None and given.backbone is None:
+    if networks.model is not None:
+        return networks.model
+    if networks.network is None and networks.checkpoint is None and networks.backbone is None:
         return None
-    if given.network is None and given.checkpoint is None and not is_published(given.backbone):
+    if (
+        networks.network is None
+        and networks.checkpoint is None
+        and not is_published(networks.backbone)
+    ):
         raise OptionError(
-            f"`backbone={given.backbone}` names no weights: add `checkpoint=FILE`, or leave it out "
-            "where the folder holds the network."
+            f"`backbone={networks.backbone}` names no weights: add `checkpoint=FILE`, or leave "
+            "it out where the folder holds the network."
         )
     channels = getattr(transform, "channels", 3)
-    return given.load(classes, channels, lambda _: None).network
+    return networks.load(classes, channels, lambda _: None).network
 
 
 def check_asked(asked: Asked, network: nn.Module, transform: Transform) -> None:

@@ -117,12 +117,12 @@ def variance_of_difference(one: Measured, other: Measured) -> float:
             f"figures of {one.error.shape} and {other.error.shape} are not on the same samples"
         )
     difference = one.error - other.error
-    found = float(difference @ difference)
-    if one.smallest >= FEW and (found > 0.0 or one.value == other.value):
-        return found
+    variance = float(difference @ difference)
+    if one.smallest >= FEW and (variance > 0.0 or one.value == other.value):
+        return variance
     n = max(1, min(one.smallest, other.smallest))
     largest = sum(figure.value * (1.0 - figure.value) for figure in (one, other)) / n
-    return max(found, largest, 1.0 / n if n < FEW else 0.0)
+    return max(variance, largest, 1.0 / n if n < FEW else 0.0)
 
 
 def difference_of(
@@ -208,8 +208,8 @@ def between_networks(
     if same and len(one) == len(other):
         if len(one) < 2:
             return 0.0, math.inf
-        found = float(np.var(np.subtract(one, other), ddof=1))
-        return found / len(one), len(one) - 1.0
+        variance = float(np.var(np.subtract(one, other), ddof=1))
+        return variance / len(one), len(one) - 1.0
     parts = [
         (float(np.var(values, ddof=1)) / len(values), len(values) - 1.0)
         for values in (one, other)

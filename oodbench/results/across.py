@@ -84,7 +84,7 @@ def across(
     pairs = list(itertools.combinations(range(len(names)), 2))
     if len(names) == 2:
         statistic, p = float("nan"), _wilcoxon(values[:, 0], values[:, 1])
-        found = [p]
+        p_values = [p]
         posthoc = "wilcoxon"
     else:
         if np.ptp(values, axis=1).any():
@@ -93,10 +93,10 @@ def across(
             statistic, p = 0.0, 1.0
         if posthoc == "nemenyi":
             matrix = _posthocs().posthoc_nemenyi_friedman(good).to_numpy()
-            found = [float(matrix[i, j]) for i, j in pairs]
+            p_values = [float(matrix[i, j]) for i, j in pairs]
         else:
-            found = list(holm([_wilcoxon(values[:, i], values[:, j]) for i, j in pairs]))
-    by_pair = {(names[i], names[j]): float(p) for (i, j), p in zip(pairs, found, strict=True)}
+            p_values = list(holm([_wilcoxon(values[:, i], values[:, j]) for i, j in pairs]))
+    by_pair = {(names[i], names[j]): float(p) for (i, j), p in zip(pairs, p_values, strict=True)}
     return Across(tuple(names), tuple(blocks), values, ranks, statistic, p, by_pair, posthoc)
 
 
@@ -108,40 +108,42 @@ def _wilcoxon(one: np.ndarray, other: np.ndarray) -> float:
     return float(stats.wilcoxon(one, other).pvalue)
 
 
-def sentences(found: Across, level: float = 0.05) -> list[str]:
+def sentences(comparison: Across, level: float = 0.05) -> list[str]:
     """What follows from the tests, for people."""
-    n = len(found.blocks)
-    order = np.argsort(found.ranks, kind="stable")
-    listing = ", ".join(f"{found.names[k]} {found.ranks[k]:.2f}" for k in order)
+    n = len(comparison.blocks)
+    order = np.argsort(comparison.ranks, kind="stable")
+    listing = ", ".join(f"{comparison.names[k]} {comparison.ranks[k]:.2f}" for k in order)
     lines = [f"Mean ranks over {n} blocks (a set on one kind of network each): {listing}."]
-    if len(found.names) == 2:
-        first, second = (found.names[k] for k in order)
-        verdict = "ranks better than" if found.p < level else "is not told apart from"
+    if len(comparison.names) == 2:
+        first, second = (comparison.names[k] for k in order)
+        verdict = "ranks better than" if comparison.p < level else "is not told apart from"
         lines.append(
             f"Over all blocks {first} {verdict} {second} (Wilcoxon's signed-rank test, "
-            f"p = {found.p:.4f})."
+            f"p = {comparison.p:.4f})."
         )
     else:
-        if found.p >= level:
+        if comparison.p >= level:
             lines.append(
-                f"Friedman's test finds no difference (chi-square {found.statistic:.2f}, "
-                f"p = {found.p:.4f}), so pairs are not told apart."
+                f"Friedman's test finds no difference (chi-square {comparison.statistic:.2f}, "
+                f"p = {comparison.p:.4f}), so pairs are not told apart."
             )
-            return lines + _few(found)
-        apart = [pair for pair, p in found.pairs.items() if p < level]
-        test = "Wilcoxon's test, Holm's correction" if found.posthoc == "wilcoxon" else "Nemenyi"
+            return lines + _few(comparison)
+        apart = [pair for pair, p in comparison.pairs.items() if p < level]
+        test = (
+            "Wilcoxon's test, Holm's correction" if comparison.posthoc == "wilcoxon" else "Nemenyi"
+        )
         named = "; ".join(" and ".join(pair) for pair in apart) or "none"
         lines.append(
-            f"Friedman's test finds a difference (chi-square {found.statistic:.2f}, "
-            f"p = {found.p:.4f}). Pairs that are told apart ({test}): {named}."
+            f"Friedman's test finds a difference (chi-square {comparison.statistic:.2f}, "
+            f"p = {comparison.p:.4f}). Pairs that are told apart ({test}): {named}."
         )
-    return lines + _few(found)
+    return lines + _few(comparison)
 
 
-def _few(found: Across) -> list[str]:
-    n = len(found.blocks)
-    if found.posthoc == "wilcoxon":
-        least = 2.0 / 2.0**n * len(found.pairs)
+def _few(comparison: Across) -> list[str]:
+    n = len(comparison.blocks)
+    if comparison.posthoc == "wilcoxon":
+        least = 2.0 / 2.0**n * len(comparison.pairs)
         if least >= 0.05:
             return [
                 f"Of {n} blocks this test can find no difference: its least p-value is "
@@ -150,7 +152,7 @@ def _few(found: Across) -> list[str]:
     return []
 
 
-def diagram(found: Across, path: str | Path) -> Path:
+def diagram(comparison: Across, path: str | Path) -> Path:
     """Draw a critical-difference diagram as PNG: bars join detectors that are not told apart.
 
     Raises:
@@ -159,13 +161,13 @@ def diagram(found: Across, path: str | Path) -> Path:
     import pandas as pd
 
     library = _posthocs()
-    matrix = pd.DataFrame(1.0, index=list(found.names), columns=list(found.names))
-    for (one, other), p in found.pairs.items():
+    matrix = pd.DataFrame(1.0, index=list(comparison.names), columns=list(comparison.names))
+    for (one, other), p in comparison.pairs.items():
         # nothing is told apart where Friedman's test finds no difference
-        matrix.loc[one, other] = matrix.loc[other, one] = p if found.p < 0.05 else 1.0
-    figure = new_figure(8.0, 1.5 + 0.3 * len(found.names))
+        matrix.loc[one, other] = matrix.loc[other, one] = p if comparison.p < 0.05 else 1.0
+    figure = new_figure(8.0, 1.5 + 0.3 * len(comparison.names))
     axes = figure.subplots()
-    ranks = dict(zip(found.names, map(float, found.ranks), strict=True))
+    ranks = dict(zip(comparison.names, map(float, comparison.ranks), strict=True))
     library.critical_difference_diagram(ranks, matrix, ax=axes)
     path = files.user_path(path)
     buffer = io.BytesIO()

@@ -137,11 +137,11 @@ def _on_one_network(
         if not isinstance(detector, Detector):
             yield result, detector
             continue
-        found = made.get(_which(result.rows[0]))
-        if found is None:
+        one = made.get(_which(result.rows[0]))
+        if one is None:
             yield result, failures.get(detector.label, "it gave no rows")
         else:
-            yield result, _in_order(found, result)
+            yield result, _in_order(one, result)
 
 
 def _benchmark(row: Row) -> Benchmark:

@@ -58,14 +58,14 @@ class Card:
     @property
     def marks(self) -> tuple[str, ...]:
         """What sets the result apart from others: sentences for the page."""
-        found = []
+        remarks = []
         if self.outlier_data.casefold() != _NONE:
-            found.append(f"trained or tuned on outlier data: {self.outlier_data}")
+            remarks.append(f"trained or tuned on outlier data: {self.outlier_data}")
         if self.test_time_adaptation.casefold() != _NONE:
-            found.append(f"adapts to the test data: {self.test_time_adaptation}")
+            remarks.append(f"adapts to the test data: {self.test_time_adaptation}")
         if self.tuned_on.casefold() not in ("nothing", "validation"):
-            found.append(f"tuned elsewhere than on validation data: {self.tuned_on}")
-        return tuple(found)
+            remarks.append(f"tuned elsewhere than on validation data: {self.tuned_on}")
+        return tuple(remarks)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Card))

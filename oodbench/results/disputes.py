@@ -114,21 +114,21 @@ def submitted(results: Sequence[StoredResult]) -> Submitted:
         OODBenchError: a card that is none.
     """
     by_name = {result.path.stem: result for result in results}
-    found: dict[str, Card] = {}
+    by_row: dict[str, Card] = {}
     challenges = []
     outside: set[str] = set()
     for result in results:
         card = cards.beside(result.path)
         if card is None:
             continue
-        found |= {row["row_id"]: card for row in result.rows}
+        by_row |= {row["row_id"]: card for row in result.rows}
         if card.challenges in by_name:
             challenges.append(Challenge(result, card, by_name[card.challenges]))
             outside |= {row["row_id"] for row in result.rows}
     if challenges:
         lines = entries_of([r for one in results for r in one.rows if r["row_id"] not in outside])
         challenges = [replace(one, entry=_line_of(one, lines)) for one in challenges]
-    return Submitted(found, tuple(challenges), frozenset(outside))
+    return Submitted(by_row, tuple(challenges), frozenset(outside))
 
 
 def _line_of(challenge: Challenge, lines: Sequence[Entry]) -> tuple[Row, ...]:

@@ -75,13 +75,13 @@ def folders_of(leaderboards: Path, benchmark: str | None) -> list[Path]:
         OptionError: there is none.
     """
     if benchmark is not None:
-        found = [ResultStore(leaderboards).path(benchmark)]
+        folders = [ResultStore(leaderboards).path(benchmark)]
     else:
-        found = sorted(path for path in (leaderboards / "results").glob("*") if path.is_dir())
-    if not found or not any(folder.is_dir() for folder in found):
+        folders = sorted(path for path in (leaderboards / "results").glob("*") if path.is_dir())
+    if not folders or not any(folder.is_dir() for folder in folders):
         about = f" of {benchmark}" if benchmark else ""
         raise OptionError(
             f"there are no results{about} in {leaderboards / 'results'}. Name another folder with "
             "`leaderboards`, or give results as files."
         )
-    return found
+    return folders

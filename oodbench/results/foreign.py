@@ -78,11 +78,11 @@ def read(path: Path, higher: Direction | None = None) -> Foreign:
         if kind == ".npz":
             return _of_archive(path, higher)
         if kind in (".csv", ".tsv", ".txt"):
-            found = _of_table(path, higher)
-            if len(found) == 1:
-                return next(iter(found.values()))
+            sets = _of_table(path, higher)
+            if len(sets) == 1:
+                return next(iter(sets.values()))
             raise OptionError(
-                f"{path} holds {len(found)} sets ({', '.join(sorted(n for _, n in found)[:5])}). "
+                f"{path} holds {len(sets)} sets ({', '.join(sorted(n for _, n in sets)[:5])}). "
                 "Give it as `scores`."
             )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, csv.Error) as error:
@@ -120,7 +120,7 @@ def read_all(path: Path, higher: Direction | None = None) -> ForeignSets:
     raise OptionError(f"{path}: scores of several sets are read from .csv, .tsv and .pkl files.")
 
 
-def with_labels(found: Foreign, labels: Path, predictions: Path) -> Foreign:
+def with_labels(foreign: Foreign, labels: Path, predictions: Path) -> Foreign:
     """Scores with what the network got right, of two ``.npy`` files.
 
     Raises:
@@ -132,22 +132,22 @@ def with_labels(found: Foreign, labels: Path, predictions: Path) -> Foreign:
         raise OODBenchError(
             f"labels and predictions are read from .npy files ({error})."
         ) from error
-    shape = found.scores.shape
+    shape = foreign.scores.shape
     if any(array.shape != shape or array.dtype.kind not in "iuUSb" for array in arrays):
         raise OODBenchError(
             f"{labels} and {predictions} must hold a class for each of the {shape[0]} ID scores, "
             f"not {arrays[0].shape} and {arrays[1].shape} of {arrays[0].dtype}."
         )
-    return replace(found, correct=arrays[0] == arrays[1])
+    return replace(foreign, correct=arrays[0] == arrays[1])
 
 
-def _parted(found: Mapping[tuple[str, str], Foreign]) -> ForeignSets:
+def _parted(sets: Mapping[tuple[str, str], Foreign]) -> ForeignSets:
     """The ID set, and the others."""
-    own = [key for key in found if key[1].casefold() in ("id", "test")]
-    if len(own) != 1 or len(found) < 2:
+    own = [key for key in sets if key[1].casefold() in ("id", "test")]
+    if len(own) != 1 or len(sets) < 2:
         raise ValueError("one of its sets must be called id, and there must be OOD sets")
-    others = {key: one for key, one in found.items() if key != own[0]}
-    return ForeignSets(found[own[0]], others)
+    others = {key: one for key, one in sets.items() if key != own[0]}
+    return ForeignSets(sets[own[0]], others)
 
 
 # --- formats -------------------------------------------------------------------------------------
@@ -168,9 +168,9 @@ def _numbers(values: Any) -> np.ndarray:
     return array
 
 
-def _directed(found: Foreign, higher: Direction | None, by_itself: Direction) -> Foreign:
+def _directed(foreign: Foreign, higher: Direction | None, by_itself: Direction) -> Foreign:
     is_confidence = (higher or by_itself) == "id"
-    return replace(found, scores=-found.scores) if is_confidence else found
+    return replace(foreign, scores=-foreign.scores) if is_confidence else foreign
 
 
 def _of_archive(path: Path, higher: Direction | None) -> Foreign:
@@ -226,7 +226,7 @@ def _of_table(path: Path, higher: Direction | None) -> dict[tuple[str, str], For
         by_set.setdefault((line[group].strip() if group else "", name), []).append(line)
     if not by_set:
         raise ValueError("it has no lines")
-    found = {}
+    sets = {}
     for key, own in by_set.items():
         try:
             values = _numbers(np.array([float(line[column]) for line in own]))
@@ -240,8 +240,8 @@ def _of_table(path: Path, higher: Direction | None) -> dict[tuple[str, str], For
         correct = None
         if label and decision and all(line[label] for line in own):
             correct = np.array([line[label] == line[decision] for line in own])
-        found[key] = _directed(Foreign(values, paths, correct), higher, usual)
-    return found
+        sets[key] = _directed(Foreign(values, paths, correct), higher, usual)
+    return sets
 
 
 def _is_number(text: str) -> bool:
@@ -291,9 +291,9 @@ class _Restricted(pickle.Unpickler):
     """Makes arrays, lists, mappings and numbers; tensors are left out, all else is refused."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        found = _allowed().get((module, name))
-        if found is not None:
-            return found  # type: ignore[no-any-return]
+        made = _allowed().get((module, name))
+        if made is not None:
+            return made  # type: ignore[no-any-return]
         if module.split(".")[0] == "torch":
             return _Left
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")

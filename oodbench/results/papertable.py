@@ -304,7 +304,7 @@ def _caption(benchmark: Benchmark, entries: Sequence[Entry], metrics: Sequence[s
 
 def bibtex_of(entries: Sequence[Entry]) -> list[str]:
     """One entry for each paper of the table's detectors and training methods."""
-    found: dict[str, str] = {}
+    by_title: dict[str, str] = {}
     for entry in entries:
         for registry, name in (
             (DETECTORS, entry.first["detector"]),
@@ -314,8 +314,8 @@ def bibtex_of(entries: Sequence[Entry]) -> list[str]:
                 continue
             paper = getattr(registry.get(name), "paper", None)
             if paper is not None:
-                found.setdefault(paper.title, paper.bibtex(name))
-    return list(found.values())
+                by_title.setdefault(paper.title, paper.bibtex(name))
+    return list(by_title.values())
 
 
 def _arrow(metric: str) -> str:

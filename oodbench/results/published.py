@@ -92,13 +92,13 @@ def read(path: Path) -> tuple[Published, ...]:
     lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
     if tuple(lines.fieldnames or ()) != COLUMNS:
         raise OODBenchError(f"{path} must have the columns {', '.join(COLUMNS)}.")
-    found = []
+    published = []
     for number, line in enumerate(lines, start=2):
         try:
-            found.append(_published(line))
+            published.append(_published(line))
         except (TypeError, ValueError) as error:
             raise OODBenchError(f"{path}, line {number}: {error}.") from error
-    return tuple(found)
+    return tuple(published)
 
 
 def _published(line: Mapping[str, str]) -> Published:
@@ -175,12 +175,12 @@ Index = Mapping[tuple[str | None, ...], Sequence[Published]]
 
 def index() -> Index:
     """Figures that may stand beside rows, by what these must have."""
-    found: dict[tuple[str | None, ...], list[Published]] = {}
+    by_key: dict[tuple[str | None, ...], list[Published]] = {}
     for figure in figures():
         if figure.is_comparable:
             key = figure.benchmark, figure.backbone, figure.detector
-            found.setdefault(key, []).append(figure)
-    return found
+            by_key.setdefault(key, []).append(figure)
+    return by_key
 
 
 def beside(entry: Entry, known: Index | None = None) -> list[Beside]:
@@ -199,13 +199,13 @@ def beside(entry: Entry, known: Index | None = None) -> list[Beside]:
     own = [figure for figure in known.get(key, ()) if _is_trained_so(first, figure)]
     if not own or not _has_usual_options(first):
         return []
-    found = []
+    measured_figures = []
     for figure in own:
         rows = entry.one_each() if figure.ood is None else entry.of(figure.ood)
         measured = Figure.of(rows, figure.column or "")
         if measured is not None:
-            found.append(Beside(figure, measured))
-    return found
+            measured_figures.append(Beside(figure, measured))
+    return measured_figures
 
 
 def _is_trained_so(row: Row, figure: Published) -> bool:

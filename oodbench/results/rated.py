@@ -115,23 +115,23 @@ def rows_of(
     benchmark = benchmark_of(name, id_name, sets)
     about = _about(sets, detector, benchmark, backbone, seed, command)
     singles: list[Row] = []
-    for (group, ood), found in sets.ood.items():
-        figures = metrics.all_metrics(sets.id.scores, found.scores)
-        figures |= metrics.all_intervals(sets.id.scores, found.scores)
+    for (group, ood), foreign in sets.ood.items():
+        figures = metrics.all_metrics(sets.id.scores, foreign.scores)
+        figures |= metrics.all_intervals(sets.id.scores, foreign.scores)
         row: Row = {
             **about,
             "ood": ood,
             "group": group or GROUP,
             "is_mean": False,
             "ood_sets": [ood],
-            "ood_fingerprint": fingerprint(ood, found),
+            "ood_fingerprint": fingerprint(ood, foreign),
             "n_id": len(sets.id.scores),
-            "n_ood": len(found.scores),
+            "n_ood": len(foreign.scores),
         }
         singles.append(with_columns(row, figures))
     order = {group: i for i, group in enumerate(benchmark.group_names)}
     singles.sort(key=lambda row: order[row["group"]])
-    of_sets = {ood: found.scores for (_, ood), found in sets.ood.items()}
+    of_sets = {ood: foreign.scores for (_, ood), foreign in sets.ood.items()}
 
     def intervals(members: list[int]) -> Mapping[str, float]:
         own = [of_sets[singles[i]["ood"]] for i in members]
@@ -158,9 +158,9 @@ def _about(
     seed: int,
     command: str | None,
 ) -> Row:
-    of_sets = {ood: fingerprint(ood, found) for (_, ood), found in sets.ood.items()}
+    of_sets = {ood: fingerprint(ood, foreign) for (_, ood), foreign in sets.ood.items()}
     own = fingerprint(benchmark.id.name, sets.id)
-    given = [sets.id.scores.tolist(), *(found.scores.tolist() for found in sets.ood.values())]
+    given = [sets.id.scores.tolist(), *(foreign.scores.tolist() for foreign in sets.ood.values())]
     about: Row = {
         "detector": detector,
         "detector_options": {},
@@ -194,11 +194,11 @@ def _about(
     return with_columns(about, accuracy)
 
 
-def fingerprint(name: str, found: Foreign) -> str:
+def fingerprint(name: str, foreign: Foreign) -> str:
     """What tells the samples of a set from others: their paths, or else only how many they are."""
-    if found.paths is not None:
-        return f"paths:{files.digest(list(found.paths))}"
-    return f"positions:{files.digest([name, len(found.scores)])}"
+    if foreign.paths is not None:
+        return f"paths:{files.digest(list(foreign.paths))}"
+    return f"positions:{files.digest([name, len(foreign.scores)])}"
 
 
 def keep(results: Results, sets: ForeignSets, folder: str | Path) -> Path:
@@ -211,7 +211,7 @@ def keep(results: Results, sets: ForeignSets, folder: str | Path) -> Path:
         StorageError: the folder cannot be written to.
     """
     kept: dict[str, np.ndarray] = {scores.ID: sets.id.scores}
-    kept |= {scores.of_ood(ood): found.scores for (_, ood), found in sets.ood.items()}
+    kept |= {scores.of_ood(ood): foreign.scores for (_, ood), foreign in sets.ood.items()}
     if sets.id.correct is not None:
         kept[scores.correct(scores.ID)] = np.asarray(sets.id.correct)
     store = ResultStore(folder)
@@ -259,7 +259,7 @@ def side_of(results: Results, sets: ForeignSets, other: StoredResult) -> Side:
             f"none of your OOD sets has the name of one of {other.path.name}: {names}. Name them "
             "alike, NAME=FILE."
         )
-    of_sets = {ood: found.scores for (_, ood), found in sets.ood.items()}
+    of_sets = {ood: foreign.scores for (_, ood), foreign in sets.ood.items()}
     for ood in shared:
         counts = len(sets.id.scores), len(of_sets[ood])
         if counts != (own[ood]["n_id"], own[ood]["n_ood"]):

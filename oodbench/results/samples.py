@@ -87,11 +87,11 @@ class SampleScores:
         Raises:
             OptionError: there is no such set or group; the nearest are named.
         """
-        found = [one.scores for one in self.sets[1:] if ood in (one.name, one.group)]
-        if not found:
+        of_sets = [one.scores for one in self.sets[1:] if ood in (one.name, one.group)]
+        if not of_sets:
             known = [name for one in self.sets[1:] for name in (one.name, one.group)]
             raise OptionError(f"there are no scores of {ood!r}.{did_you_mean(ood, known)}")
-        return np.concatenate(found)
+        return np.concatenate(of_sets)
 
     def to_pandas(self) -> pd.DataFrame:
         """A table: ``set``, ``group``, ``path``, ``label`` and ``score`` of each sample."""

@@ -87,13 +87,13 @@ def sampled(result: StoredResult) -> Sampled | None:
     own = len(kept[scores.ID])
     is_spectrum = is_spectrum or any(n > own for n in by_set.values())
     shifted = tuple(row["ood"] for row in singles if row["group"] == SHIFTED)
-    found = Sampled(kept, shifted if is_spectrum else ())
-    if any(len(found.of(row)[0]) != row["n_id"] for row in singles):
+    samples = Sampled(kept, shifted if is_spectrum else ())
+    if any(len(samples.of(row)[0]) != row["n_id"] for row in singles):
         raise OODBenchError(
             f"{path} holds another number of ID scores than {result.path} has rows of. Restore the "
             "file, or evaluate again."
         )
-    return found
+    return samples
 
 
 def samples_of(results: Sequence[StoredResult]) -> Callable[[Row], Sampled | None]:
@@ -103,15 +103,15 @@ def samples_of(results: Sequence[StoredResult]) -> Callable[[Row], Sampled | Non
     travel, is one without.
     """
     by_row = {row["row_id"]: result for result in results for row in result.rows}
-    found: dict[Path, Sampled | None] = {}
+    by_path: dict[Path, Sampled | None] = {}
 
     def of(row: Row) -> Sampled | None:
         result = by_row.get(row["row_id"])
         if result is None or result.scores_path is None or not result.scores_path.is_file():
             return None
-        if result.path not in found:
-            found[result.path] = sampled(result)
-        return found[result.path]
+        if result.path not in by_path:
+            by_path[result.path] = sampled(result)
+        return by_path[result.path]
 
     return of
 
@@ -147,15 +147,15 @@ def sides_of(results: Sequence[StoredResult]) -> list[Side]:
         OODBenchError: scores that are missing or changed.
     """
     by_row = {row["row_id"]: result for result in results for row in result.rows}
-    found: dict[Path, Sampled | None] = {}
+    by_path: dict[Path, Sampled | None] = {}
     sides = []
     for entry in entries_of([row for result in results for row in result.rows]):
         side = Side(entry.name, entry)
         for row in entry.rows.values():
             result = by_row[row["row_id"]]
-            if result.path not in found:
-                found[result.path] = sampled(result)
-            own = found[result.path]
+            if result.path not in by_path:
+                by_path[result.path] = sampled(result)
+            own = by_path[result.path]
             if own is not None:
                 side.samples[row["row_id"]] = own
         sides.append(side)
@@ -256,7 +256,7 @@ def compare_sides(
             "same fingerprints. Evaluate both on one benchmark."
         )
     same, alone = one.networks == other.networks, differ_by_seed_alone(one, other)
-    found: list[Compared] = []
+    compared: list[Compared] = []
     for rows, other_rows in pairs:
         for metric in metrics:
             a = paired.mean_of([one.samples[r["row_id"]].measured(r, metric, draws) for r in rows])
@@ -271,20 +271,20 @@ def compare_sides(
             counts = row["n_id"], row["n_ood"]
             seeds = len(rows), len(other_rows)
             values = a.value, b.value, d.value, d.low, d.high, d.p, d.p
-            found.append(
+            compared.append(
                 Compared(row["ood"], row["is_mean"], metric, *values, *counts, seeds, same, alone)
             )
-    return _corrected(found)
+    return _corrected(compared)
 
 
-def _corrected(found: Sequence[Compared]) -> list[Compared]:
+def _corrected(compared: Sequence[Compared]) -> list[Compared]:
     """The p-values of each metric corrected for the number of its sets and groups."""
     adjusted = {}
-    for metric in {one.metric for one in found}:
-        own = [one for one in found if one.metric == metric]
+    for metric in {one.metric for one in compared}:
+        own = [one for one in compared if one.metric == metric]
         for one, p in zip(own, paired.holm([one.p for one in own]), strict=True):
             adjusted[one.ood, metric] = float(p)
-    return [one.corrected(adjusted[one.ood, one.metric]) for one in found]
+    return [one.corrected(adjusted[one.ood, one.metric]) for one in compared]
 
 
 def _on_same_images(one: Side, other: Side) -> list[tuple[list[Row], list[Row]]]:
@@ -307,11 +307,11 @@ def _images(row: Row) -> tuple[Any, ...]:
     return (row["id_fingerprint"], row["ood_fingerprint"], row["n_id"], row["n_ood"])
 
 
-def ranking_of(found: Sequence[Compared], benchmark: Benchmark | None) -> Compared:
+def ranking_of(compared: Sequence[Compared], benchmark: Benchmark | None) -> Compared:
     """The figure by which the benchmark ranks; the first group's, or set's, AUROC elsewhere."""
     metric = benchmark.protocol.rank_by if benchmark else "auroc"
     group = benchmark.protocol.rank_group if benchmark else ""
-    own = [one for one in found if one.metric == metric] or list(found)
+    own = [one for one in compared if one.metric == metric] or list(compared)
     whole = [one for one in own if one.ood == group or one.ood.startswith(f"{group}(")]
     return (whole or [one for one in own if one.is_mean] or own)[0]
 
@@ -379,7 +379,7 @@ def p_text(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def as_json(one: Side, other: Side, found: Sequence[Compared]) -> list[Mapping[str, Any]]:
+def as_json(one: Side, other: Side, compared: Sequence[Compared]) -> list[Mapping[str, Any]]:
     """Figures that were compared, as ``--json`` prints them."""
     about = {"one": one.name, "other": other.name}
-    return [{**about, **vars(c), "told_apart": c.is_told_apart} for c in found]
+    return [{**about, **vars(c), "told_apart": c.is_told_apart} for c in compared]

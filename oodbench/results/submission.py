@@ -240,8 +240,8 @@ def _benchmark(result: StoredResult, one: Checked) -> Benchmark | None:
 
 def _others(boards: Path, benchmark: Benchmark, path: Path) -> list[StoredResult]:
     """Results that are there, but for the one that is checked."""
-    found = ResultStore(boards).results(benchmark.name)
-    return [other for other in found if other.path.resolve() != path.resolve()]
+    results = ResultStore(boards).results(benchmark.name)
+    return [other for other in results if other.path.resolve() != path.resolve()]
 
 
 def _check_images(
@@ -260,9 +260,11 @@ def _check_images(
                 "right ones. Whoever has seen to that adds it with `first`."
             )
         return
-    found = {"ID": result.rows[0]["id_fingerprint"]}
-    found |= {row["ood"]: row["ood_fingerprint"] for row in result.rows if not row["is_mean"]}
-    for name, fingerprint in found.items():
+    fingerprints = {"ID": result.rows[0]["id_fingerprint"]}
+    fingerprints |= {
+        row["ood"]: row["ood_fingerprint"] for row in result.rows if not row["is_mean"]
+    }
+    for name, fingerprint in fingerprints.items():
         if fingerprint not in known.get(name, set()):
             what = "the ID test set" if name == "ID" else f"the OOD set {name}"
             one.faults.append(
@@ -371,10 +373,10 @@ def _compared(
 def _difference(result: StoredResult, other: StoredResult, benchmark: Benchmark) -> list[str]:
     try:
         sides = [sides_of([one])[0] for one in (result, other)]
-        found = compare_sides(sides[0], sides[1], (benchmark.protocol.rank_by,), draws=200)
+        compared = compare_sides(sides[0], sides[1], (benchmark.protocol.rank_by,), draws=200)
     except OODBenchError:
         return []
-    return [sentence(sides[0], sides[1], ranking_of(found, benchmark))]
+    return [sentence(sides[0], sides[1], ranking_of(compared, benchmark))]
 
 
 def changed_since(base: str, boards: Path) -> list[str]:

@@ -54,15 +54,15 @@ def verdicts(
         yield of_page(path)
         return
     is_one = path.is_dir() or (path.is_file() and path.suffix in (".json", ".gz"))
-    found, faults = results_at(path) if is_one else ([], [])
+    results, faults = results_at(path) if is_one else ([], [])
     whole = _of_folder(path) if path.is_dir() else []
-    if not found and not faults and not whole:
+    if not results and not faults and not whole:
         raise OODBenchError(
             f"there is nothing to verify at {path}: name a result (.json), a page (.md), or a "
             "folder of leaderboards."
         )
     yield from faults
-    yield from of_results(found, level, means or Means(Hardware()), [path, *path.parents[:3]])
+    yield from of_results(results, level, means or Means(Hardware()), [path, *path.parents[:3]])
     yield from whole
 
 
@@ -70,8 +70,8 @@ def results_at(path: Path) -> tuple[list[StoredResult], list[Verdict]]:
     """The results of a file or a folder, and what is none although it should be."""
     results: list[StoredResult] = []
     faults: list[Verdict] = []
-    found = [path] if path.is_file() else [*path.rglob("*.json"), *path.rglob(PACK)]
-    for one in sorted(found):
+    paths = [path] if path.is_file() else [*path.rglob("*.json"), *path.rglob(PACK)]
+    for one in sorted(paths):
         if one.name == zoo.INDEX:
             continue
         try:
@@ -118,8 +118,8 @@ def of_scores(result: StoredResult) -> Verdict:
         benchmark = _benchmark_of(result)
     except OODBenchError as error:
         return verdict.refuse(str(error))
-    if found := changed_code(result.rows[0]):
-        verdict.remarks.append(found)
+    if remark := changed_code(result.rows[0]):
+        verdict.remarks.append(remark)
     if kept is None:
         return verdict.leave("its scores were not kept")
     try:
@@ -223,10 +223,10 @@ def _other_data(result: StoredResult, made: Made) -> str | None:
 
 def _of_folder(path: Path) -> list[Verdict]:
     """What else must hold of a folder: scores, networks and pages."""
-    found = [of_kept(kept) for kept in sorted(path.rglob("*.scores.safetensors"))]
-    found += [of_network(one) for index in path.rglob(zoo.INDEX) for one in _networks(index)]
-    found += [of_page(page) for page in sorted(path.glob("*.md")) if _is_page(page)]
-    return found + list(_pages_that_are_missing(path))
+    verdicts = [of_kept(kept) for kept in sorted(path.rglob("*.scores.safetensors"))]
+    verdicts += [of_network(one) for index in path.rglob(zoo.INDEX) for one in _networks(index)]
+    verdicts += [of_page(page) for page in sorted(path.glob("*.md")) if _is_page(page)]
+    return verdicts + list(_pages_that_are_missing(path))
 
 
 def of_kept(path: Path) -> Verdict:
