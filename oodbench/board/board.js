@@ -6,6 +6,7 @@
   const said = document.getElementById("said");
   const collator = new Intl.Collator("en", { numeric: true });
   const states = new Map();
+  const WIDE = new Set(["settings", "tags"]);
   const SVG = "http://www.w3.org/2000/svg";
   const MOST_POINTS = 1000;
 
@@ -63,6 +64,9 @@
 
   // --- columns ----------------------------------------------------------------------------------
 
+  // how far the rows of an entry's seeds are checked, each word once
+  const wordsOf = (e) => [...new Set(e.runs.map((run) => run.checked))];
+
   function columnsOf(benchmark, part) {
     const text = (id, title, of) => ({ id, title, text: of });
     const columns = [
@@ -73,7 +77,8 @@
       text("backbone", "Backbone", (e) => e.backbone),
     ];
     if (part.entries.some((e) => e.modality)) columns.push(text("modality", "Modality", (e) => e.modality || "fused"));
-    columns.push(text("checked", "Checked", (e) => [...new Set(e.runs.map((run) => run.checked))].join(", ")));
+    if (part.entries.some((e) => e.tags.length)) columns.push(text("tags", "Tags", (e) => e.tags.join(", ")));
+    columns.push(text("checked", "Checked", (e) => wordsOf(e).join(", ")));
     columns.push({ id: "seeds", title: "Seeds", value: (e) => e.seeds.length, whole: true });
     part.sets.forEach((set, i) => benchmark.figures.forEach((figure, k) => columns.push({
       id: `f.${i}.${k}`, title: `${set.name} ${figure.title}`, set: i, figure: k, low: figure.low,
@@ -82,6 +87,13 @@
     part.extras.forEach((extra, i) => columns.push({
       id: `x.${i}`, title: extra.title, low: extra.low, extra: i, of: (e) => e.extras[i], value: (e) => mean(e.extras[i]),
     }));
+    const [set, figure] = part.ranked;
+    if (part.entries.some((e) => e.published.length)) {
+      const title = `${part.sets[set].name} ${benchmark.figures[figure].title}`;
+      const of = (e) => e.published.find((p) => p.where === part.sets[set].name && p.figure === benchmark.figures[figure].title);
+      columns.push(text("published", "Published " + title, (e) => of(e)?.printed || ""),
+        { id: "difference", title: "Here less published", low: true, signed: true, value: (e) => of(e)?.difference ?? null });
+    }
     return columns;
   }
 
@@ -92,18 +104,18 @@
     const columns = columnsOf(benchmark, part);
     const means = part.sets.map((set, i) => (set.mean ? i : -1)).filter((i) => i >= 0);
     const sets = means.length ? means : part.sets.map((_, i) => i);
-    const shown = new Set(["rank", "name", "settings", "method", "backbone", "modality", "seeds"]);
+    const shown = new Set(["rank", "name", "settings", "method", "backbone", "modality", "checked", "seeds", "published", "difference"]);
     // what is the same in all lines takes no room until it is asked for
-    for (const [id, of] of [["method", (e) => e.method + e.recipe], ["backbone", (e) => e.backbone]]) {
+    for (const [id, of] of [["method", (e) => e.method + e.recipe], ["backbone", (e) => e.backbone], ["checked", (e) => wordsOf(e).join()]]) {
       if (new Set(part.entries.map(of)).size < 2) shown.delete(id);
     }
     if (part.entries.some((e) => e.modality) && part.entries.some((e) => !e.modality)) shown.delete("modality");
-    if (innerWidth < 640) ["settings", "backbone", "seeds"].forEach((id) => shown.delete(id));
+    if (innerWidth < 640) ["settings", "backbone", "checked", "seeds"].forEach((id) => shown.delete(id));
     part.extras.forEach((_, i) => { if (i < 2) shown.add(`x.${i}`); });
     const hasJoint = part.entries.some((e) => e.modality) && part.entries.some((e) => !e.modality);
     const state = {
       benchmark, number, part, columns, shown, sets: new Set(sets), figures: new Set([0, 1, 2]), ends: true,
-      query: "", method: "*", backbone: "*", modality: hasJoint ? "=" : "*", start: hasJoint ? "=" : "*", sort: "rank", reverse: false, page: 0, per: 50,
+      query: "", method: "*", backbone: "*", tag: "*", checked: "*", modality: hasJoint ? "=" : "*", start: hasJoint ? "=" : "*", sort: "rank", reverse: false, page: 0, per: 50,
       x: null, y: null, last: null, orders: new Map(),
     };
     const value = (i, k) => `f.${i}.${k}`;
@@ -112,7 +124,7 @@
       : ["x.0", value(part.ranked[0], part.ranked[1])];
     if (!columns.some((c) => c.id === state.x)) state.x = value(part.ranked[0], 1);
     part.entries.forEach((e) => {
-      e.hay = [e.detector, e.settings, e.method, e.recipe, e.backbone, e.modality || "", e.id].join(" ").toLowerCase();
+      e.hay = [e.detector, e.settings, e.method, e.recipe, e.backbone, e.modality || "", ...e.tags, e.id].join(" ").toLowerCase();
     });
     states.set(name, state);
     return state;
@@ -136,14 +148,15 @@
     return keys;
   }
 
-  const passes = (wanted, value) => wanted === "*" || wanted === "=" + value;
+  const has = (wanted, values) => wanted === "*" || values.includes(wanted.slice(1));
+  const passes = (wanted, value) => wanted === "*" || wanted.slice(1) === value;
 
   function chosen(state) {
     const words = state.query.toLowerCase().split(/\s+/).filter(Boolean);
     const found = [];
     state.part.entries.forEach((e, i) => {
       if (passes(state.method, e.method) && passes(state.backbone, e.backbone) && passes(state.modality, e.modality)
-        && words.every((word) => e.hay.includes(word))) found.push(i);
+        && has(state.tag, e.tags) && (state.checked === "*" || has(state.checked, wordsOf(e))) && words.every((word) => e.hay.includes(word))) found.push(i);
     });
     const column = state.columns.find((c) => c.id === state.sort) || state.columns[0];
     const keys = order(state, column);
@@ -221,12 +234,13 @@
     const part = state.part;
     const body = h("tbody");
     const head = h("thead");
+    const group = h("colgroup");
     const pager = h("div", { class: "pager" });
-    const plot = h("div");
+    const plot = h("div", { class: "far" });
     const caption = h("caption", { class: "unseen" });
     let waiting = 0;
 
-    const values = (of) => [...new Set(part.entries.map(of))].sort(collator.compare);
+    const values = (of) => [...new Set(part.entries.flatMap(of))].sort(collator.compare);
     const filter = (label, name, of, title) => {
       const options = values(of);
       if (options.length < 2) return null;
@@ -273,21 +287,62 @@
       cell.querySelector(".arrow").textContent = isSorted ? (rises ? "▲" : "▼") : "";
     }
 
-    function line(entry, columns, best) {
-      const cells = columns.map((column) => {
+    // a line is a copy of an empty one, which is filled: that is quicker than to make its parts
+    function emptyLine(columns) {
+      return h("tr", {}, columns.map((column) => {
+        if (column.id === "name") return h("th", { scope: "row", class: "name" }, h("a", {}, h("bdi")));
+        if (column.text) return h("td", { class: WIDE.has(column.id) ? "wide" : null }, h("bdi"));
+        return h("td", { class: "num" }, " ");
+      }));
+    }
+
+    function line(empty, entry, columns, best) {
+      const row = empty.cloneNode(true);
+      let cell = row.firstChild;
+      for (const column of columns) {
         if (column.id === "name") {
-          return h("th", { scope: "row", class: "name" },
-            h("a", { href: link(benchmark.key, entry.id), id: "to-" + entry.id }, bdi(entry.detector)),
-            entry.tuned ? h("span", { class: "chip" }, "tuned") : null,
-            entry.word ? h("span", { class: "chip" }, entry.word) : null,
-            entry.notes.length ? h("span", { class: "chip" }, "note") : null);
+          const to = cell.firstChild;
+          to.href = link(benchmark.key, entry.id);
+          to.id = "to-" + entry.id;
+          to.firstChild.textContent = entry.detector;
+          for (const word of [entry.tuned && "tuned", entry.word, entry.notes.length && "note"]) {
+            if (word) cell.append(h("span", { class: "chip" }, word));
+          }
+        } else if (column.text) {
+          cell.firstChild.textContent = column.text(entry);
+        } else if (column.whole) {
+          cell.firstChild.data = String(column.value(entry));
+        } else if (column.signed) {
+          const value = column.value(entry);
+          cell.firstChild.data = value === null ? "–" : (value > 0 ? "+" : "") + value.toFixed(2);
+        } else {
+          const figure = column.of(entry);
+          cell.firstChild.data = figure ? figure[0].toFixed(2) : "–";
+          if (figure && figure[0] === best.get(column.id)) cell.className = "num best";
+          const texts = figure && state.ends ? parts(figure) : [];
+          if (texts.length) cell.append(h("span", { class: "ends" }, texts.join("\n")));
         }
-        if (column.text) return h("td", { class: column.id === "settings" ? "wide" : null }, bdi(column.text(entry)));
-        if (column.whole) return h("td", { class: "num" }, String(column.value(entry)));
-        const figure = column.of(entry);
-        return figureCell(figure, figure !== null && figure[0] === best.get(column.id), state.ends);
-      });
-      return h("tr", {}, cells);
+        cell = cell.nextSibling;
+      }
+      return row;
+    }
+
+    /** Widths are set, not measured from all cells: the table is there sooner and does not jump. */
+    function measure(columns) {
+      const narrow = innerWidth < 640;
+      const wide = (column) => {
+        if (column.id === "name") return narrow ? 8 : 11;
+        if (column.text) return WIDE.has(column.id) ? 15 : 9;
+        if (column.whole) return 4.5;
+        return state.ends && !column.signed ? 7.5 : 6;
+      };
+      const widths = columns.map(wide);
+      group.replaceChildren(...widths.map((width) => {
+        const one = h("col");
+        one.style.width = width + "rem";
+        return one;
+      }));
+      group.parentElement.style.width = widths.reduce((sum, width) => sum + width, 0) + "rem";
     }
 
     function update(all) {
@@ -310,7 +365,11 @@
       state.page = Math.min(state.page, pages - 1);
       const from = all ? 0 : state.page * per;
       const rows = found.slice(from, from + per);
-      body.replaceChildren(...rows.map((i) => line(part.entries[i], columns, best)));
+      measure(columns);
+      const empty = emptyLine(columns);
+      const lines = document.createDocumentFragment();
+      for (const i of rows) lines.append(line(empty, part.entries[i], columns, best));
+      body.replaceChildren(lines);
       if (!rows.length) body.append(h("tr", {}, h("td", { colspan: columns.length }, "Nothing passes the filters.")));
       const sorted = state.columns.find((c) => c.id === state.sort);
       const range = rows.length ? `${count(from + 1)} to ${count(from + rows.length)} of ${count(found.length)} entries` : "no entries";
@@ -354,14 +413,16 @@
         filter("Method", "method", (e) => e.method),
         filter("Backbone", "backbone", (e) => e.backbone),
         filter("Modality", "modality", (e) => e.modality, (v) => v || "fused"),
+        filter("Tag", "tag", (e) => e.tags),
+        filter("Checked", "checked", wordsOf),
         h("label", { class: "tick" }, h("input", { type: "checkbox", checked: state.ends, onchange: (event) => { state.ends = event.target.checked; update(); } }), "intervals, ± seeds")),
-      h("details", { class: "choose" }, h("summary", {}, "Columns: sets, figures, settings"),
+      h("details", { class: "choose columns" }, h("summary", {}, "Columns: sets, figures, settings"),
         part.sets.some((set) => set.mean) ? h("fieldset", { class: "ticks" }, h("legend", {}, "Means of groups"), only(true)) : null,
         h("fieldset", { class: "ticks" }, h("legend", {}, "OOD sets"), only(false)),
         h("fieldset", { class: "ticks" }, h("legend", {}, "Figures of each"), benchmark.figures.map((figure, k) => tick(figure.title, state.figures.has(k), toggle(state.figures, k)))),
         h("fieldset", { class: "ticks" }, h("legend", {}, "Others"), others.map((c) => tick(c.title, state.shown.has(c.id), toggle(state.shown, c.id))))),
       h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Entries of " + benchmark.name },
-        h("table", { class: "board" }, caption, head, body)),
+        h("table", { class: "board" }, caption, group, head, body)),
       pager,
       h("h2", {}, "Two figures of each entry"),
       h("div", { class: "tools" }, axisChoice("Across", "x"), axisChoice("Up", "y")),
@@ -490,14 +551,20 @@
       };
       histogram.svg.append(step(one.id, "ids"), step(one.out, "oods"));
       box.replaceChildren(
-        h("figure", {}, roc.svg, h("figcaption", {}, "ROC, OOD being positive, ID test set against ", bdi(one.ood), drawn.seed === null ? "" : `, seed ${drawn.seed}`, auroc && entry.seeds.length === 1 ? `: AUROC ${auroc[0].toFixed(2)}.` : ".")),
+        h("figure", {}, roc.svg, h("figcaption", {}, "ROC, OOD being positive, ID against ", bdi(one.ood), drawn.seed === null ? "" : `, seed ${drawn.seed}`, auroc && entry.seeds.length === 1 ? `: AUROC ${auroc[0].toFixed(2)}.` : ".")),
         h("figure", {}, histogram.svg, h("ul", { class: "legend" },
           ["ids", "oods"].map((kind) => h("li", {}, s("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, s("rect", { class: kind, x: 1, y: 1, width: 12, height: 12 })), kind === "ids" ? "ID (solid)" : bdi(one.ood + " (dashed)")))),
         h("figcaption", {}, "Shares of each set's scores. The first and the last cell hold what lies beyond, too.")));
     };
     draw(0);
+    let last = 0;
+    const printed = [() => {
+      const all = drawn.sets.flatMap((_, i) => { draw(i); return [...box.childNodes]; });
+      box.replaceChildren(...all);
+    }, () => draw(last)];
+    [window.onbeforeprint, window.onafterprint] = printed;
     return [
-      h("div", { class: "tools" }, select("OOD set", "0", drawn.sets.map((one, i) => [String(i), one.ood]), (v) => draw(Number(v)))),
+      h("div", { class: "tools" }, select("OOD set", "0", drawn.sets.map((one, i) => [String(i), one.ood]), (v) => { last = Number(v); draw(last); })),
       box,
     ];
   }
@@ -555,6 +622,7 @@
         term("Settings", bdi(entry.settings)),
         term("Method", bdi(entry.method), entry.recipe ? [", recipe ", bdi(entry.recipe)] : ""),
         term("Backbone", bdi(entry.backbone)),
+        entry.tags.length ? term("Tags", entry.tags.join(", ")) : [],
         entry.modality ? term("Modality", bdi(entry.modality)) : [],
         term(several ? "Seeds" : "Seed", entry.seeds.join(", ")),
         part.extras.map((extra, i) => (entry.extras[i] ? term(extra.title, entry.extras[i][0].toFixed(2), " ", h("span", { class: "soft" }, parts(entry.extras[i]).join(" "))) : [])),

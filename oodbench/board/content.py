@@ -11,7 +11,9 @@ from typing import Any
 from oodbench import files
 from oodbench.benchmark import SHIFTED, Benchmark
 from oodbench.board.curves import curves_of
-from oodbench.registry import MEASURES, TASKS
+from oodbench.detector import Detector
+from oodbench.errors import OODBenchError
+from oodbench.registry import DETECTORS, MEASURES, STANDARD_METHOD, TASKS
 from oodbench.results import leaderboard, published
 from oodbench.results.disputes import Submitted, submitted
 from oodbench.results.entries import Entry, key_of
@@ -256,6 +258,7 @@ def _entry(
         "recipe": visible(row["recipe"] or ""),
         "backbone": visible(backbone),
         "modality": visible(row.get("modality") or ""),
+        "tags": [visible(tag) for tag in tags_of(row["detector"])],
         "seeds": entry.seeds,
         "older": entry.is_older,
         "figures": [[_numbers(entry.figure(name, m)) for m in METRICS] for name in sets],
@@ -270,6 +273,31 @@ def _entry(
         "bibtex": [texts.number(visible(one, keep="\n")) for one in bibtex_of([entry])],
         "published": [_published(one) for one in published.beside(entry)],
     }
+
+
+def tags_of(detector: str) -> list[str]:
+    """What kind of detector it is, in words to filter by; none if its name is not known here.
+
+    What its score reads (``reads logits``; ``runs the network`` if it wants more than outputs),
+    whether it learns from ID data, and whether it is made for a training of its own.
+    """
+    try:
+        kind = DETECTORS.get(detector)
+    except OODBenchError:  # a plug-in's that is not installed, or an object of somebody's own class
+        return []
+    learns = kind.fit is not Detector.fit or kind.fit_batches is not Detector.fit_batches
+    needs = kind.needs if isinstance(kind.needs, frozenset) else frozenset()  # else of its options
+    return [
+        *(_reading(need) for need in sorted(needs)),
+        "learns from ID data" if learns else "learns nothing",
+        *(["own training"] if kind.method != STANDARD_METHOD else []),
+    ]
+
+
+def _reading(need: str) -> str:
+    if need == "model":
+        return "runs the network"
+    return f"reads {need[:-2]} of each modality" if need.endswith("/*") else f"reads {need}"
 
 
 def _of_seeds(entry: Entry, sets: Sequence[str]) -> list[list[list[float | None]]]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from oodbench.board.content import content_of, entry_id
+from oodbench.board.content import content_of, entry_id, tags_of
+from oodbench.registry import DETECTORS
 from oodbench.results import leaderboard
 from oodbench.results.entries import entries_of
 from oodbench.results.leaderboard import render
@@ -119,6 +120,16 @@ def test_modalities_are_entries_of_their_own() -> None:
     rows = entry(0.8) + entry(0.7, modality="audio")
     (part,) = shown(rows)["parts"]
     assert [e["modality"] for e in part["entries"]] == ["", "audio"]
+
+
+def test_tags_are_what_a_detector_is() -> None:
+    assert tags_of("msp") == ["reads logits", "learns nothing"]
+    assert tags_of("knn") == ["reads features", "learns from ID data"]
+    assert tags_of("odin") == ["runs the network", "learns nothing"]
+    assert "own training" in tags_of("palm")
+    assert tags_of("of-a-plug-in-that-is-not-here") == []
+    for name in DETECTORS.names():
+        assert tags_of(name), name
 
 
 def test_no_rows_no_parts() -> None:
