@@ -19,6 +19,7 @@ from oodbench.networks.door import (
     at_door,
 )
 from oodbench.networks.heads import checked_head
+from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.networks.models import (
     copied,
     outputs_of,
@@ -39,21 +40,28 @@ def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: H
     network.preprocess = preprocess
     device = hardware.trainer(logger=False).strategy.root_device
     network.to(device)
+    is_last = prefer_channels_last(network)
     at_door(network)
     loader = DataLoader(
         Preprocessed(samples, preprocess),
         batch_size=hardware.batch_size,
         num_workers=hardware.workers_for(samples, preprocess),
+        pin_memory=device.type == "cuda",
     )
-    return _Loaded(network, _with_checked_head(network, loader, device))
+    return _Loaded(network, _with_checked_head(network, loader, device, is_last))
 
 
 def _with_checked_head(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    is_channels_last: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on the device, once a network's own head was compared with what it gives."""
     for number, (images, rows) in enumerate(batches):
-        images = images.to(device)
+        images = images.to(device, non_blocking=True)
+        if is_channels_last and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
         if number == 0 and not isinstance(network, Classifier):
             with torch.no_grad():
                 if checked_head(network, outputs_of(network)(images[:8]))[0] is None:
