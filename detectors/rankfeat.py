@@ -50,7 +50,8 @@ def remove_rank_one(maps: Tensor) -> Tensor:
     is_wide = x.shape[1] < x.shape[2]
     m = x @ x.mT if is_wide else x.mT @ x  # [B, M, M], M = min(C, HW)
     for _ in range(SQUARINGS):
-        m = m / m.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+        # the largest value of a matrix without negative eigenvalues is on its diagonal
+        m /= m.diagonal(dim1=1, dim2=2).amax(dim=1)[:, None, None].clamp(min=1e-30)
         m = m @ m
     # not orthogonal to any direction that matters, and never the same in two places
     start = torch.linspace(1.0, 1.5, m.shape[1], dtype=x.dtype, device=x.device)

@@ -147,20 +147,7 @@ class Networks(NetworkSettings):
             return
         self._check_trained_here(benchmark, detectors)
         with warnings_to(warn or (lambda text: report(f"warning: {text}"))):
-            runs = [
-                plan(
-                    benchmark,
-                    name,
-                    recipe=self.recipe,
-                    backbone=self.backbone and self.backbone.removeprefix("timm/"),
-                    seed=seed,
-                    overrides=self.recipe_options,
-                    checkpoint=self.checkpoint,
-                    precision=hardware.precision,
-                )
-                for seed in self.seeds
-                for name in self._methods(benchmark, detectors)
-            ]
+            runs = self.runs(benchmark, detectors, hardware)
         for run in runs:
             check_classes(run.samples, reference)
         for run in runs:
@@ -177,6 +164,29 @@ class Networks(NetworkSettings):
                 d for d in detectors if method_of(benchmark, self.method or d.method) == run.method
             ]
             yield contender, its_detectors
+
+    def runs(
+        self, benchmark: Benchmark, detectors: Sequence[Detector], hardware: Hardware
+    ) -> list[Run]:
+        """The trainings of the networks that are trained here, done or not.
+
+        Raises:
+            OODBenchError: what planning raises.
+        """
+        return [
+            plan(
+                benchmark,
+                name,
+                recipe=self.recipe,
+                backbone=self.backbone and self.backbone.removeprefix("timm/"),
+                seed=seed,
+                overrides=self.recipe_options,
+                checkpoint=self.checkpoint,
+                precision=hardware.precision,
+            )
+            for seed in self.seeds
+            for name in self._methods(benchmark, detectors)
+        ]
 
     @property
     def asked(self) -> Asked:

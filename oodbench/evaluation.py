@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from oodbench import files
+from oodbench import ahead, files
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.contenders import Networks
 from oodbench.data.transforms import Transform
 from oodbench.detector import Detector
+from oodbench.errors import OptionError
 from oodbench.evaluator import Evaluator, Keep
 from oodbench.hardware import Hardware, is_first_process
 from oodbench.needed import check_id, needed, obtainable
 from oodbench.needed import download as get
 from oodbench.registry import STANDARD_DETECTOR
-from oodbench.reporting import Report
+from oodbench.reporting import Report, reason_of
 from oodbench.results.rows import Results
 from oodbench.results.store import ResultStore
 from oodbench.runtime.process import undisturbed
@@ -39,7 +41,7 @@ def evaluate(
     method: str | None = None,
     recipe: str | None = None,
     recipe_options: dict[str, Any] | None = None,
-    backbone: str | None = None,
+    backbone: str | Sequence[str] | None = None,
     checkpoint: str | Path | None = None,
     seed: int | Sequence[int] = 0,
     retrain: bool = False,
@@ -81,7 +83,9 @@ def evaluate(
         method: how to train; None for the method that each detector was designed for.
         recipe: the method's recipe; None for the published one where the paper has this ID set.
         recipe_options: fields of the recipe to change.
-        backbone: network to train, or of the checkpoint (a name), or a name for ``model``.
+        backbone: network to train, or of the checkpoint (a name), or a name for ``model``. Several
+            names, ``NAME@FILE`` for one with a checkpoint, are evaluated each; those that share a
+            preprocessing and are trained already see each image in one pass.
         checkpoint: a trained classifier's weights, safetensors or ``.pt``.
         seed: one, or several for a mean with an interval over seeds and images on the page.
         retrain: train although a finished run is there.
@@ -131,6 +135,9 @@ def evaluate(
     Returns:
         Rows; ``to_pandas()`` makes a table.
     """
+    given = dict(locals())
+    if not (backbone is None or isinstance(backbone, str)):
+        return evaluate_each(backbone, **{n: v for n, v in given.items() if n != "backbone"})
     chosen = get_benchmark(id, benchmark, task)
     left_out = left_out_of(detectors, method, chosen)
     created = create_detectors(detectors, method, chosen, preset)
@@ -190,6 +197,66 @@ def evaluate(
         for one in results.scores:
             evaluator.report(f"scores: {one.to_csv(scores)}")
     return results
+
+
+def evaluate_each(backbones: Sequence[str], **options: Any) -> Results:
+    """:func:`evaluate` for each of several networks, which see what they can in one pass.
+
+    A network that cannot be had (its weights are out of reach) or that no detector can be put on is
+    named in ``failures``, and the others are evaluated without it.
+
+    Args:
+        backbones: names of the networks; ``NAME@FILE`` for one whose weights are in a checkpoint.
+        options: of :func:`evaluate`.
+
+    Raises:
+        OptionError: no network, one twice, or an option that is of one network alone.
+        Exception: no network could be evaluated; what the first one raised.
+    """
+    if not backbones or len(set(backbones)) < len(backbones):
+        raise OptionError("name the networks, each once: `backbone=NAME,NAME`.")
+    alone = [name for name in ("model", "network", "checkpoint") if options.get(name) is not None]
+    if alone:
+        raise OptionError(
+            f"`{alone[0]}` is of one network, and there are {len(backbones)}. Give NAME@FILE for a "
+            "network with a checkpoint, or evaluate one after the other."
+        )
+    each = [(backbone, *backbone.partition("@")[::2]) for backbone in backbones]
+    _look_ahead([(name, file or None) for _, name, file in each], options)
+    results = Results()
+    failed: list[Exception] = []
+    for backbone, name, file in each:
+        try:
+            of_one = evaluate(**{**options, "backbone": name, "checkpoint": file or None})
+        except Exception as error:  # one network's must not lose the others' results
+            failed.append(error)
+            results.failures[backbone] = reason_of(error)
+            continue
+        of_one.failures = {f"{backbone}, {name}": text for name, text in of_one.failures.items()}
+        results += of_one
+    if failed and not results.rows:
+        raise failed[0]
+    return results
+
+
+def _look_ahead(backbones: Sequence[tuple[str, str | None]], options: Mapping[str, Any]) -> None:
+    """Have the networks see in one pass what they are asked of afterwards, where they can."""
+    if len(backbones) < 2:
+        return
+    method, task_options = options.get("method"), options.get("task_options")
+    chosen = get_benchmark(*(options.get(name) for name in ("id", "benchmark", "task")))
+    detectors = options.get("detectors", STANDARD_DETECTOR)
+    named = {f.name for f in dataclasses.fields(Networks)} - {"_loaded", "_reported", "seeds"}
+    seed = options.get("seed", 0)
+    same = {name: options[name] for name in named & set(options)}
+    same["seeds"] = (seed,) if isinstance(seed, int) else tuple(seed)
+    ahead.look_ahead(
+        [Networks(**{**same, "backbone": name, "checkpoint": file}) for name, file in backbones],
+        chosen,
+        create_detectors(detectors, method, chosen, options.get("preset")),
+        **{name: options.get(name) for name in ("ood", "fit_on", "hardware", "report")},
+        task_options={"modality": options.get("modality"), **(task_options or {})},
+    )
 
 
 def _keeper(store: ResultStore, benchmark: Benchmark, hardware: Hardware | None) -> Keep | None:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from torch import nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
 
 from oodbench import files
 from oodbench.caching import kept, probe
@@ -48,7 +47,7 @@ from oodbench.networks.models import (
 )
 from oodbench.networks.rows import AT_ONCE
 from oodbench.outputs import Outputs
-from oodbench.passes import Pass, Preprocessed, Shards, apart
+from oodbench.passes import Pass, Shards, loader_of
 from oodbench.runtime.process import undisturbed
 
 CLIPS = 2**26
@@ -117,7 +116,7 @@ def extract(
         return headed(below, network_of(network).head())
     about = describe(network)
     key = cache_key(network, samples, preprocess, hardware.precision, about)
-    job = _Job(network, network is model, samples, preprocess, hardware, on_forward)
+    job = Job(network, network is model, samples, preprocess, hardware, on_forward)
     if key is None:
         reason = unknown(network, about) or (
             f"the preprocessing {preprocess!r} cannot be told apart by its content, so the outputs "
@@ -127,7 +126,7 @@ def extract(
         warnings.warn(reason, OODBenchWarning, stacklevel=2)
         return _uncached(job, reason)
     with contextlib.ExitStack() as held:
-        cached = _lookup(key, job, held)
+        cached = lookup(key, job, held)
         folder = folder_of(key)
         if cached is not None and _believed(job, about, folder, cached):
             return cached
@@ -137,23 +136,18 @@ def extract(
             files.writable_cache()
             probe.drop(folder)
             barrier()
-            cached = _lookup(key, job, held)
+            cached = lookup(key, job, held)
         if cached is not None:
             return cached
         folder = folder_of(key)
         store = job.store(folder)
         held.callback(store.close)
         job.fill(store)
-        if is_first_process(hardware):
-            kept.note(folder, called(network), samples.name)  # before it is whole
-            store.finish(samples.labels, key)
-            if not is_new:
-                (folder / probe.VARIES).touch()
-        barrier()
+        job.finish(store, key, varies=not is_new)
         return Outputs.load(folder, key=key)
 
 
-def _lookup(key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+def lookup(key: str, job: Job, held: contextlib.ExitStack) -> Outputs | None:
     """What is cached; or None, and the folder is this run's to fill until ``held`` ends."""
     first = is_first_process(job.hardware)
     cached = _claim(key, job, held) if first else None
@@ -161,7 +155,7 @@ def _lookup(key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
     return cached if first else stored(folder_of(key), key)[0]
 
 
-def _claim(key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
+def _claim(key: str, job: Job, held: contextlib.ExitStack) -> Outputs | None:
     folder = folder_of(key)
     cached, damage = stored(folder, key)
     if cached is not None:
@@ -189,7 +183,7 @@ def _claim(key: str, job: _Job, held: contextlib.ExitStack) -> Outputs | None:
     return cached
 
 
-def _uncached(job: _Job, reason: str) -> Outputs:
+def _uncached(job: Job, reason: str) -> Outputs:
     folder = files.writable_cache() / "outputs" / leftovers.temporary_name("uncached")
     store = job.store(folder)
     try:
@@ -203,7 +197,7 @@ def _uncached(job: _Job, reason: str) -> Outputs:
 
 
 @dataclass
-class _Job:
+class Job:
     """One pass of a network over all samples.
 
     Args:
@@ -273,16 +267,31 @@ class _Job:
                 "disk failing, or does another program write there?"
             )
 
-    def _predict(self, store: Unfinished, missing: list[int], unshared: str | None) -> int:
+    def finish(self, store: Unfinished, key: str, *, varies: bool = False) -> None:
+        """Make outputs complete, and readable under their key.
+
+        Args:
+            store: where they lie.
+            key: of the cache.
+            varies: whether the network was seen to say something else before.
+        """
+        if is_first_process(self.hardware):
+            kept.note(store.folder, called(self.network), self.samples.name)  # before it is whole
+            store.finish(self.samples.labels, key)
+            if varies:
+                (store.folder / probe.VARIES).touch()
+        barrier()
+
+    def a_pass(self, store: Unfinished) -> Pass:
+        """The network's pass over samples, in evaluation mode."""
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
         network = copied(self.network) if self.borrowed else self.network
-        run = Pass(network.eval(), store, self.samples.name)
-        loader = DataLoader(
-            Preprocessed(self.samples, self.preprocess),
-            batch_sampler=Shards(len(self.samples), store.size, missing),
-            num_workers=self.hardware.workers_for(self.samples, self.preprocess),
-            collate_fn=None if sample_column_of(network) is None else apart,
-        )
+        return Pass(network.eval(), store, self.samples.name)
+
+    def _predict(self, store: Unfinished, missing: list[int], unshared: str | None) -> int:
+        run = self.a_pass(store)
+        shards = Shards(len(self.samples), store.size, missing)
+        loader = loader_of(run.network, self.samples, self.preprocess, shards, self.hardware)
         with quiet_lightning():
             trainer = self.hardware.trainer(
                 what=f"outputs of {self.samples.name}", logger=False, inference_mode=True
@@ -296,7 +305,7 @@ class _Job:
         return run.count
 
 
-def _believed(job: _Job, about: Description, folder: Path, cached: Outputs) -> bool:
+def _believed(job: Job, about: Description, folder: Path, cached: Outputs) -> bool:
     """Whether the network gives the cached outputs of a few samples today, too.
 
     A network without a user's code is not asked.

@@ -26,6 +26,7 @@ from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
 from oodbench.errors import OODBenchError
 from oodbench.runtime import launchers, signals
+from oodbench.runtime.machine import free_memory
 from oodbench.runtime.process import ProcessState
 from oodbench.runtime.progress import WorkProgress, has_terminal
 from oodbench.runtime.restore import NetworkState
@@ -34,8 +35,17 @@ from oodbench.settings import HardwareSettings
 
 
 def spare_cores() -> int:
-    """How many data workers this machine has cores for beside the main process; at most four."""
-    return min(4, max((os.cpu_count() or 1) - 1, 0))
+    """How many cores this process may use beside the one that it runs on."""
+    own = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    return max(len(own) - 1, 0)
+
+
+MANY = 4
+"""Spare cores of which a CPU that runs the network as well gives all to reading."""
+AHEAD = 3
+"""Batches that a data worker holds: two that wait, and the one that it makes."""
 
 
 _PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -73,16 +83,41 @@ class Hardware(HardwareSettings):
         return {name: value for name, value in asked.items() if value != "auto"}
 
     def workers_for(self, samples: Samples, preprocess: Transform | None = None) -> int:
-        """Data workers: none for images in memory or few, else one per spare core, at most four.
+        """Data workers: none for images in memory or few, else by cores and by what they hold.
 
         Few are 2,000 that are preprocessed to 32 x 32 pixels, and as many pixels of larger ones.
+        Of many, this process's share of the spare cores where an accelerator computes, and half of
+        them where the CPU does; no more than there are batches, nor than a quarter of the free
+        memory holds the batches of.
         """
         if self.workers is not None:
             return self.workers
         size = getattr(preprocess, "size", 32)
         if (samples.in_memory and size <= 64) or len(samples) * max(size / 32, 1) ** 2 < 2000:
             return 0
-        return spare_cores()
+        share = self.cores_for_data
+        batches = -(-len(samples) // self.batch_size)
+        batch_bytes = self.batch_size * 3 * size**2 * 4
+        room = free_memory(torch.device("cpu")) // 4 // (AHEAD * batch_bytes)
+        return min(share, batches, max(room, 1))
+
+    @property
+    def cores_for_data(self) -> int:
+        """Cores of this process that may read and augment data: at least one, if one is spare."""
+        spare = spare_cores()
+        if self.is_accelerated:
+            return max(spare // max(self._processes, 1), min(spare, 1))
+        return max((spare + 1) // 2, min(spare, 1)) if spare > MANY else spare
+
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether networks run on another device than the CPU."""
+        return self._plan[1] != "cpu"
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether networks run on CUDA, whose copies from pinned memory overlap with its work."""
+        return self._plan[1] == "cuda"
 
     def trainer_options(self) -> dict[str, Any]:
         """Arguments of ``pytorch_lightning.Trainer``.
@@ -146,11 +181,17 @@ class Hardware(HardwareSettings):
             cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
         return trainer
 
-    @cached_property
+    @property
     def _processes(self) -> int:
         """The number of processes that it asks for."""
+        return self._plan[0]
+
+    @cached_property
+    def _plan(self) -> tuple[int, str]:
+        """The number of processes that it asks for, and the kind of device that they run on."""
         with quiet_lightning(), launchers.without_defaults():
-            return pl.Trainer(**self._place, plugins=[launchers.Alone()], logger=False).world_size
+            alone = pl.Trainer(**self._place, plugins=[launchers.Alone()], logger=False)
+        return alone.world_size, alone.strategy.root_device.type
 
     @cached_property
     def _is_first(self) -> bool:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oodbench.caching.unfinished import Unfinished
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
-from oodbench.errors import BadScoresError
-from oodbench.hardware import rank_and_world
+from oodbench.errors import BadScoresError, OODBenchError, StorageError
+from oodbench.hardware import Hardware, rank_and_world
 from oodbench.networks.door import (
     explained,
     fed,
@@ -30,6 +31,7 @@ from oodbench.networks.models import (
     withheld_by,
 )
 from oodbench.networks.rows import rows_of
+from oodbench.outputs import Head
 
 PIECE = 2**19
 """Pixels that a CPU takes at a time, over all images of a piece: 10 of 224 x 224, 512 of 32 x 32.
@@ -75,6 +77,47 @@ class Shards(Sampler[list[int]]):
         return len(self._own())
 
 
+@dataclass
+class _Shard:
+    """What a network said of some samples, on its way to memory that the CPU reads.
+
+    Args:
+        rows: positions of the samples, on the CPU.
+        outputs: named tensors.
+        head: of the network, where it is one.
+        notes: what is to be said of outputs that are not there.
+        arrives: what CUDA has done by then; None of outputs that are there.
+    """
+
+    rows: Tensor
+    outputs: dict[str, Tensor]
+    head: Head | None
+    notes: dict[str, str]
+    arrives: torch.cuda.Event | None = None
+
+    def leave(self) -> _Shard:
+        """The same, with its outputs on their way: of CUDA, without waiting for them.
+
+        To wait in each step would leave the device without work while the shard is written.
+        """
+        if not any(value.is_cuda for value in self.outputs.values()):
+            there = {name: value.cpu() for name, value in self.outputs.items()}
+            return replace(self, outputs=there)
+        on_way = {}
+        for name, value in self.outputs.items():
+            pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            on_way[name] = pinned.copy_(value, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return replace(self, outputs=on_way, arrives=event)
+
+    def arrived(self) -> dict[str, Tensor]:
+        """The outputs, once they are there."""
+        if self.arrives is not None:
+            self.arrives.synchronize()
+        return self.outputs
+
+
 class Pass(pl.LightningModule):
     """A network that sees samples once, and a store that keeps what it says.
 
@@ -98,6 +141,14 @@ class Pass(pl.LightningModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
         self.owner = sample_column_of(network)
+        self._waiting: _Shard | None = None
+
+    def transfer_batch_to_device(
+        self, batch: tuple[Any, Tensor], device: torch.device, dataloader_idx: int
+    ) -> tuple[Any, Tensor]:
+        """Move the samples; their positions are read here, where they would have to come back."""
+        images, rows = batch
+        return super().transfer_batch_to_device(images, device, dataloader_idx), rows
 
     def on_predict_start(self) -> None:
         """Have convolutions keep their weights as they run quickest."""
@@ -113,8 +164,31 @@ class Pass(pl.LightningModule):
         images, rows = batch
         network = self.network
         outputs = self._rows_of(images, rows)
+        head, notes = checked_head(network, outputs)
+        shard = _Shard(rows, outputs, kept_head(head), {**notes, **withheld_by(network)})
+        before, self._waiting = self._waiting, shard.leave()
+        if before is not None:
+            self._write(before)
+        if self._waiting.arrives is None:
+            self.finish()
+
+    def on_predict_end(self) -> None:
+        """Write the last shard."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Write the shard that is still on its way from the device, if there is one."""
+        last, self._waiting = self._waiting, None
+        if last is not None:
+            self._write(last)
+
+    def _write(self, shard: _Shard) -> None:
+        outputs, rows = shard.arrived(), shard.rows
         of = rows if self.owner is None else outputs[self.owner]
         for name, value in outputs.items():
+            # a sum that is finite has finite terms, and is quicker than a look at each
+            if not value.is_floating_point() or value.sum().isfinite():
+                continue
             if not value.isfinite().all():
                 bad = (~value.isfinite()).flatten(1).any(dim=1).nonzero()[0]
                 raise BadScoresError(
@@ -122,9 +196,7 @@ class Pass(pl.LightningModule):
                     f"index {int(of[bad])}). Has its training diverged? Train again with a "
                     "smaller learning rate (`lr`), or check the checkpoint."
                 )
-        head, notes = checked_head(network, outputs)
-        notes = {**notes, **withheld_by(network)}
-        self.store.write(rows.cpu().numpy(), outputs, kept_head(head), notes)
+        self.store.write(rows.numpy(), outputs, shard.head, shard.notes)
         self.count += len(rows)
 
     def _rows_of(self, images: Any, rows: Tensor) -> dict[str, Tensor]:
@@ -142,6 +214,81 @@ class Pass(pl.LightningModule):
                 lambda piece: kept(network, outputs_of(network)(piece), len(tree_leaves(piece)[0])),
                 fed(network, images),
             )
+
+
+class JointPass(pl.LightningModule):
+    """Several networks that see the same samples, each of which is read and decoded once.
+
+    Args:
+        passes: each network's own pass.
+        missing: the shards that each is to do.
+
+    Attributes:
+        failures: what a network raised, by its position; it sees no further samples.
+    """
+
+    def __init__(self, passes: Sequence[Pass], missing: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.passes = nn.ModuleList(passes)
+        self.missing = [frozenset(shards) for shards in missing]
+        self.failures: dict[int, Exception] = {}
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def transfer_batch_to_device(
+        self, batch: tuple[Any, Tensor], device: torch.device, dataloader_idx: int
+    ) -> tuple[Any, Tensor]:
+        """Move the samples; see :meth:`Pass.transfer_batch_to_device`."""
+        images, rows = batch
+        return super().transfer_batch_to_device(images, device, dataloader_idx), rows
+
+    def on_predict_start(self) -> None:
+        """As each network's own pass starts."""
+        self._each(lambda one: one.on_predict_start())
+
+    def predict_step(self, batch: tuple[Any, Tensor]) -> None:
+        """Each network's own step, of those that have not done the shard."""
+        size = self._own(0).store.size
+        shard = int(batch[1][0]) // size
+        self._each(lambda one: one.predict_step(batch), shard)
+
+    def on_predict_end(self) -> None:
+        """Write each network's last shard."""
+        self._each(lambda one: one.finish())
+
+    def count_of(self, number: int) -> int:
+        """How many samples a network has seen in this process."""
+        return self._own(number).count
+
+    def _own(self, number: int) -> Pass:
+        return cast(Pass, self.passes[number])
+
+    def _each(self, do: Callable[[Pass], None], shard: int | None = None) -> None:
+        for number, missing in enumerate(self.missing):
+            if number in self.failures or (shard is not None and shard not in missing):
+                continue
+            try:
+                do(self._own(number))
+            except StorageError:  # the others' outputs would find no room either
+                raise
+            except OODBenchError as error:  # one network's must not lose the others' outputs
+                self.failures[number] = error
+
+
+def loader_of(
+    network: nn.Module,
+    samples: Samples,
+    preprocess: Transform,
+    shards: Shards,
+    hardware: Hardware,
+) -> DataLoader[Any]:
+    """What reads, decodes and preprocesses the shards of samples for a network."""
+    return DataLoader(
+        Preprocessed(samples, preprocess),
+        batch_sampler=shards,
+        num_workers=hardware.workers_for(samples, preprocess),
+        collate_fn=None if sample_column_of(network) is None else apart,
+        pin_memory=hardware.is_cuda,
+    )
 
 
 def apart(batch: Sequence[tuple[Any, int]]) -> tuple[list[Any], Tensor]:

@@ -171,7 +171,7 @@ class NetworkSettings:
     backbone: str | None = setting(
         None,
         "Network: resnet20, resnet34-cifar … or any timm name. With its published weights and "
-        "classes: timm/NAME, torchvision/NAME.WEIGHTS.",
+        "classes: timm/NAME, torchvision/NAME.WEIGHTS. eval takes several: NAME,NAME.",
     )
     network: str | None = setting(
         None,

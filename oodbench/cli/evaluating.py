@@ -68,17 +68,32 @@ def eval_command(
     if left is not None:
         say(f"warning: {left}")
     made = create_detectors(detectors, networks.method, benchmark, scoring.preset)
-    asked = Networks(**values(networks))
+    backbones = split_networks([networks.backbone]) if networks.backbone else []
+    several = len(backbones) > 1
+    every = [
+        Networks(**{**values(networks), **(_named(one) if several else {})})
+        for one in (backbones if several else [""])
+    ]
+    asked = every[0]
     task_of(benchmark, selection.task_options).check(benchmark, made)  # before data is fetched
-    asked.check(benchmark, made)
-    wanted = needed(benchmark, made, asked, ood=selection.ood, tune=scoring.tune)
+    for one in every:
+        one.check(benchmark, made)
+    # of several, some may be trained here, so all that could be learned from is wanted
+    wanted = needed(
+        benchmark, made, None if several else asked, ood=selection.ood, tune=scoring.tune
+    )
+
+    def check_inputs() -> None:
+        for one in every:
+            one.check_inputs(benchmark, made, say, selection.task_options)
+
     bring(
         wanted,
         benchmark,
         selection.download,
         say,
         may_ask=not reporting.json,
-        check=lambda: asked.check_inputs(benchmark, made, say, selection.task_options),
+        check=check_inputs,
     )
     with page_of_kept(benchmark, leaderboards, machine):
         results = evaluate(
@@ -89,7 +104,7 @@ def eval_command(
             fit_on=scoring.fit_on,
             ood=selection.ood,
             task_options=selection.task_options,
-            **keywords(networks),
+            **{**keywords(networks), **({"backbone": backbones} if several else {})},
             hardware=machine,
             leaderboards=leaderboards,
             pictures=reporting.pictures,
@@ -108,6 +123,12 @@ def eval_command(
         say(f"results: {ResultStore(leaderboards).path(benchmark.name)}; page: {page}")
         say(f"again: {command_line()}")
     leave_if_failed(results.failures)
+
+
+def _named(backbone: str) -> dict[str, str | None]:
+    """The settings that a network of several is named by: ``NAME`` or ``NAME@CHECKPOINT``."""
+    name, _, checkpoint = backbone.partition("@")
+    return {"backbone": name, "checkpoint": checkpoint or None}
 
 
 def compare_command(

@@ -14,9 +14,9 @@ from oodbench import files
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.detector import Detector
 from oodbench.errors import OptionError
-from oodbench.evaluation import evaluate
+from oodbench.evaluation import evaluate_each
 from oodbench.registry import MEASURES, METHODS, STANDARD_DETECTOR, STANDARD_METHOD, TASKS
-from oodbench.reporting import Report, reason_of
+from oodbench.reporting import Report
 from oodbench.results.plots import new_figure
 from oodbench.results.rows import Results, Row, cell
 from oodbench.results.seeds import Figure
@@ -69,31 +69,9 @@ def compare(
     chosen = get_benchmark(id, benchmark, options.pop("task", None))
     method = method or standard_method(chosen)
     made = create_detectors(detectors, method, chosen, options.get("preset"))
-    results = Results()
-    failed: list[Exception] = []
-    for backbone in backbones:
-        name, _, checkpoint = backbone.partition("@")
-        try:
-            network_results = evaluate(
-                benchmark=chosen,
-                detectors=made,
-                method=method,
-                backbone=name,
-                checkpoint=checkpoint or None,
-                report=report,
-                **options,
-            )
-        except Exception as error:  # one network's must not lose the others' results
-            failed.append(error)
-            results.failures[backbone] = reason_of(error)
-            continue
-        network_results.failures = {
-            f"{backbone}, {name}": text for name, text in network_results.failures.items()
-        }
-        results += network_results
-    if failed and not results.rows:
-        raise failed[0]
-    return results
+    return evaluate_each(
+        backbones, benchmark=chosen, detectors=made, method=method, report=report, **options
+    )
 
 
 @dataclass

@@ -221,7 +221,7 @@ class NetworkRunner:
         outputs = extract(
             self.reader,
             samples,
-            self._transform_of(samples),
+            self.transform_of(samples),
             hardware=self.hardware,
             on_forward=self.on_forward,
         )
@@ -230,11 +230,12 @@ class NetworkRunner:
     def is_cached(self, samples: Samples) -> bool:
         """Whether the cache has what the network outputs for these samples."""
         scored = self.task.samples(samples)
-        shown = self._transform_of(scored)
+        shown = self.transform_of(scored)
         outputs = extracted(self.reader, scored, shown, hardware=self.hardware)
         return outputs is not None
 
-    def _transform_of(self, samples: Samples) -> Transform:
+    def transform_of(self, samples: Samples) -> Transform:
+        """What makes of these samples what the reader is given; less of those that are prepared."""
         return of_prepared(self.transform, samples.is_prepared)
 
     # --- the network itself -------------------------------------------------------------------

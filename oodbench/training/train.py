@@ -31,7 +31,7 @@ from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
 from oodbench.errors import MissingDataError, OODBenchError, StorageError
 from oodbench.extract import extract
-from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning, spare_cores
+from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning
 from oodbench.method import Method, of_training
 from oodbench.networks.door import single_precision, size_errors_explained
 from oodbench.networks.inputs import INPUTS, as_metadata
@@ -173,7 +173,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
     workers = hardware.workers
     if workers is None:  # augmentation keeps a core busy even where no image is read from disk
         small = recipe.epochs * len(run.samples) < 5000
-        workers = 0 if small else spare_cores()
+        workers = 0 if small else hardware.cores_for_data
     preprocess: Any = run.benchmark.preprocess
     best = None
     if run.validation is not None:

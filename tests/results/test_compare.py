@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import oodbench
-from oodbench import Benchmark, DatasetSpec, Preprocess, Protocol, Results, cli
+from oodbench import Benchmark, DatasetSpec, Preprocess, Protocol, Results, cli, evaluation
 from oodbench.cli.evaluated import show_rows
 from oodbench.data.samples import ImageArrays
 from oodbench.errors import OODBenchError, OptionError
@@ -86,7 +86,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made = rows(name, "msp", 0.6 + better, 0.8) + rows(name, "ptood", 0.65 + better, 0.7)
         return Results(made, failures={"gram": "too deep"})
 
-    monkeypatch.setattr(compare, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     return asked
 
 
