@@ -13,6 +13,7 @@ from oodbench.cli.parsing import chosen_detectors, split_networks
 from oodbench.cli.session import (
     check_names,
     command_line,
+    command_of_rows,
     hardware_of,
     leaderboards_of,
     page_of_kept,
@@ -110,7 +111,7 @@ def eval_command(
             pictures=reporting.pictures,
             scores=reporting.scores,
             report=say,
-            command=command_line(),
+            command=command_of_rows(),
         )
     results.warnings += [] if left is None else [left]
     if not is_first_process(machine):
@@ -236,7 +237,7 @@ def compare_command(
             hardware=machine,
             leaderboards=leaderboards,
             report=say,
-            command=command_line(),
+            command=command_of_rows(),
         )
     if not is_first_process(machine):
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodbench.cli.flags import as_flags
-from oodbench.cli.session import command_line
+from oodbench.cli.session import command_of_rows
 from oodbench.cli.terminal import printable
 from oodbench.errors import OptionError
 
@@ -126,7 +126,7 @@ def rate_command(
         own = with_labels(sets.id, files.user_path(labels), files.user_path(predictions))
         sets = replace(sets, id=own)
     options = {"name": board, "id_name": id_name, "backbone": backbone, "seed": seed}
-    results = rated.rows_of(sets, detector, **options, command=command_line())  # type: ignore[arg-type]
+    results = rated.rows_of(sets, detector, **options, command=command_of_rows())  # type: ignore[arg-type]
     sentences = [
         text for name in against or () for text in _against(results, sets, files.user_path(name))
     ]

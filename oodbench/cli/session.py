@@ -13,7 +13,7 @@ import typer
 from oodbench.cli import terminal
 from oodbench.errors import OODBenchError
 from oodbench.registry import BENCHMARKS, DETECTORS, METHODS
-from oodbench.settings import HardwareSettings, Reporting, Scoring, Selection, values
+from oodbench.settings import HardwareSettings, Reporting, Scoring, Selection, settings_of, values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,26 @@ def check_names(
 def command_line() -> str:
     """The command that runs, as it would be typed."""
     return shlex.join(["oodbench", *sys.argv[1:]])
+
+
+def command_of_rows() -> str:
+    """The command that runs, but for where it writes and what it prints.
+
+    Rows keep it for whoever makes them again elsewhere: a folder of this machine means nothing
+    there, and may be nobody's business.
+    """
+    takes_value = {"--plot": True}
+    for name, asked in settings_of(Reporting).items():
+        option = f"--{asked.flag or name.replace('_', '-')}"
+        takes_value[option] = getattr(Reporting, name) is not False
+    words, rest = [], iter(sys.argv[1:])
+    for word in rest:
+        option, _, value = word.partition("=")
+        if option not in takes_value:
+            words.append(word)
+        elif takes_value[option] and not value:
+            next(rest, None)
+    return shlex.join(["oodbench", *words])
 
 
 def typed(context: typer.Context, without: Collection[str] = ()) -> list[str]:
