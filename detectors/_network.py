@@ -60,10 +60,21 @@ def modules_of(model: nn.Module, names: Sequence[str], who: str) -> dict[str, nn
 
 
 def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
-    """Names of the modules that end the last two stages.
+    """Names of the modules that end the last two stages; see :func:`stage_maps`.
 
     Their outputs are the last map ``[C, H, W]`` of the network, and the last map of another shape
-    before it. Stages are looked for among the children of the backbone, and inside one of them
+    before it.
+
+    Raises:
+        MissingOutputError: no module gives maps.
+    """
+    return stage_maps(model, batch, who)[-2:]
+
+
+def stage_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
+    """Names of the modules that end the stages: the last one of each shape of map ``[C, H, W]``.
+
+    Stages are looked for among the children of the backbone, and inside one of them
     where it gives the only map. Neither pooled features ``[C, 1, 1]`` nor tokens ``[N, D]`` are
     maps, and what gives tokens is not looked into: a convolution there cuts the image into patches.
 
@@ -101,6 +112,5 @@ def last_maps(model: nn.Module, batch: Tensor, who: str) -> tuple[str, ...]:
                 f"{who} needs a network with feature maps [C, H, W]; none of its layers gives one. "
                 "Name its layers (its option `layers`), or choose another detector."
             )
-        names = list(shapes)
-        before = [name for name in names if shapes[name] != shapes[names[-1]]]
-        return (*before[-1:], names[-1])
+        ends = {shape: name for name, shape in shapes.items()}  # the last name of each shape
+        return tuple(name for name, shape in shapes.items() if ends[shape] == name)

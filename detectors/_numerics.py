@@ -84,34 +84,45 @@ def moments(
     Raises:
         BadScoresError: a class without a sample.
     """
-    means = scatter = counts = None
-    g = groups or 1
+    stats: Moments | None = None
     for batch in blocks(outputs, "features"):
         z = at_work(batch.features, exact)  # [B, D]
         z = transform(z) if transform else z
-        if means is None or counts is None or scatter is None:
-            means = torch.zeros(g, z.shape[1], dtype=precise(z.device), device=z.device)
-            scatter = means.new_zeros(z.shape[1], z.shape[1])
-            counts = means.new_zeros(g)
-        if groups:
-            y = batch.labels
-            n = torch.bincount(y, minlength=g).to(means)  # [G]
-            m = z.new_zeros(means.shape).index_add_(0, y, z) / n.clamp(min=1)[:, None].to(z)
-            centred = z - m[y]
-        else:
-            n, m = counts.new_full((1,), len(z)), z.mean(dim=0, keepdim=True)
-            centred = z - m
-        total = counts + n
-        delta = m.to(means) - means  # [G, D]
-        weight = counts * n / total.clamp(min=1)  # [G]
-        scatter += centred.T @ centred
-        scatter += delta.T @ (weight[:, None] * delta)
-        means += delta * (n / total.clamp(min=1))[:, None]
-        counts = total
-    if means is None or counts is None or scatter is None:
+        stats = merged(stats, z, batch.labels if groups else None, groups or 1)
+    if stats is None:
         raise BadScoresError(f"{who}: fit got no training samples.")
-    require_all_classes(counts, who)
-    return Moments(counts, means, scatter)
+    require_all_classes(stats.counts, who)
+    return stats
+
+
+def merged(stats: Moments | None, z: Tensor, y: Tensor | None, groups: int = 1) -> Moments:
+    """Moments of what was seen before and of a further block, as :func:`moments` says.
+
+    Args:
+        stats: of what was seen before, changed in place; None at the beginning.
+        z: the block, ``[B, D]``.
+        y: its groups, ``[B]``; None where there is one.
+        groups: how many there are.
+    """
+    if stats is None:
+        means = torch.zeros(groups, z.shape[1], dtype=precise(z.device), device=z.device)
+        scatter = means.new_zeros(z.shape[1], z.shape[1])
+        stats = Moments(means.new_zeros(groups), means, scatter)
+    means, scatter, counts = stats.means, stats.scatter, stats.counts
+    if y is not None:
+        n = torch.bincount(y, minlength=groups).to(means)  # [G]
+        m = z.new_zeros(means.shape).index_add_(0, y, z) / n.clamp(min=1)[:, None].to(z)
+        centred = z - m[y]
+    else:
+        n, m = counts.new_full((1,), len(z)), z.mean(dim=0, keepdim=True)
+        centred = z - m
+    total = counts + n
+    delta = m.to(means) - means  # [G, D]
+    weight = counts * n / total.clamp(min=1)  # [G]
+    scatter += centred.T @ centred
+    scatter += delta.T @ (weight[:, None] * delta)
+    means += delta * (n / total.clamp(min=1))[:, None]
+    return Moments(total, means, scatter)
 
 
 def feature_mean(outputs: Outputs) -> Tensor:

@@ -66,9 +66,15 @@ class ODIN(Detector):
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise OptionError(f"odin: temperature must be positive, not {self.temperature}.")
+            raise OptionError(
+                f"{self.label}: temperature must be positive, not {self.temperature}."
+            )
         if not self.noise >= 0:
-            raise OptionError(f"odin: noise must not be negative, but is {self.noise}.")
+            raise OptionError(f"{self.label}: noise must not be negative, but is {self.noise}.")
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        """Where the step goes, of the gradient ``[B, C, H, W]`` of the loss."""
+        return gradient.sign()
 
     def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
         """OOD scores ``[B]`` of inputs ``[B, C, H, W]``."""
@@ -84,6 +90,6 @@ class ODIN(Detector):
             loss = F.cross_entropy(logits / self.temperature, logits.argmax(dim=1), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x)
         with torch.no_grad():
-            stepped = batch - self.noise * gradient.sign() / input_std(model, batch)
+            stepped = batch - self.noise * self._direction(gradient) / input_std(model, batch)
             logits = outputs_of(model)(stepped)["logits"].double()
             return -(logits / self.temperature).log_softmax(dim=1).amax(dim=1)
