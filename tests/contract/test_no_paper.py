@@ -39,6 +39,7 @@ NAMES = {name for kind in KINDS for name in POINTS[f"oodbench.{kind}"]}
 
 DEFAULTS = "oodbench/registry.py"
 WORDS = {
+    "core": "of a processor",
     "digits": "what a number is written with",
     "energy": "that of a sound",
     "ensemble": "networks that are asked together",
