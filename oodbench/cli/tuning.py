@@ -50,18 +50,30 @@ def tune_command(
     from oodbench.contenders import Networks
     from oodbench.hardware import is_first_process
     from oodbench.needed import needed
+    from oodbench.selection import create_detectors
+    from oodbench.tasks.task import task_of
     from oodbench.tune import tune
 
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     detectors, fixed = chosen_detectors(scoring, benchmark, networks.method)
     machine = hardware_of(hardware, quiet=reporting.json)
     say = reporter(machine, quiet=reporting.json)
-    wanted = needed(benchmark, tune=True, test=False)
-    bring(wanted, benchmark, selection.download, say, may_ask=not reporting.json)
+    made = create_detectors(detectors, networks.method, benchmark, scoring.preset)
+    asked = Networks(**values(networks))
+    task_of(benchmark, selection.task_options).check(benchmark, made)  # before data is fetched
+    asked.check(benchmark, made)
+    bring(
+        needed(benchmark, tune=True, test=False),
+        benchmark,
+        selection.download,
+        say,
+        may_ask=not reporting.json,
+        check=lambda: asked.check_inputs(benchmark, made, say, selection.task_options),
+    )
     tuning = tune(
         benchmark,
         detectors,
-        Networks(**values(networks)),
+        asked,
         fixed=fixed,
         hardware=machine,
         report=say,

@@ -120,6 +120,8 @@ def test_a_network_that_cannot_be_used_is_refused_before_anything_is_fetched(
     words = ["eval", "--detector", "msp", "--id", "cifar10", "--ood", "mnist"]
     for more in (["--download"], [], ["--download", "--mean", "0.5,0.5,0.5"]):
         assert "nobody says how images are made" in run.refuses(*words, *unsaid, *more)
+        tune = ["tune", "--detector", "knn", "--id", "cifar10"]
+        assert "nobody says how images are made" in run.refuses(*tune, *unsaid, *more)
     (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
     damaged = ["--backbone", "resnet20", "--checkpoint", str(tmp_path / "damaged.safetensors")]
     assert "damaged.safetensors" in run.refuses(*words, *damaged, "--download")
