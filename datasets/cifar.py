@@ -49,6 +49,7 @@ from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError
 
 from . import _sources
+from ._bounds import bounded
 from ._find import find, folders, parquet, torchvision_arrays
 from .images import ISUN, LSUN_C, MNIST, PLACES365, SVHN, TEXTURES, TIN
 from .validation import held_out, synthetic_ood
@@ -181,7 +182,7 @@ def cifar10() -> Benchmark:
         near=(CIFAR100, TIN),
         far=FAR,
         preprocess=CIFAR10_PREPROCESS,
-        protocol=Protocol(fpr="fpr95_ood"),
+        protocol=bounded(Protocol(fpr="fpr95_ood"), "cifar10"),
         citation=OPENOOD,
         validation=(synthetic_ood(CIFAR10, CIFAR10_PREPROCESS),),
     )
@@ -208,7 +209,7 @@ def cifar100() -> Benchmark:
         near=(CIFAR10, TIN),
         far=FAR,
         preprocess=CIFAR100_PREPROCESS,
-        protocol=Protocol(fpr="fpr95_ood"),
+        protocol=bounded(Protocol(fpr="fpr95_ood"), "cifar100"),
         citation=OPENOOD,
         validation=(synthetic_ood(CIFAR100, CIFAR100_PREPROCESS),),
     )
@@ -244,7 +245,7 @@ def _palm(id_set: DatasetSpec, preprocess: Preprocess) -> Benchmark:
         near=(),
         far=(SVHN, PLACES365, LSUN_C, ISUN, TEXTURES),
         preprocess=preprocess,
-        protocol=Protocol(rank_group="far", fpr="fpr95_id"),
+        protocol=bounded(Protocol(rank_group="far", fpr="fpr95_id"), id_set.name),
         citation=PALM,
         validation=(synthetic_ood(id_set, preprocess),),
     )

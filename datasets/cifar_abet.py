@@ -32,6 +32,7 @@ from oodbench.dataset import DatasetSpec
 from oodbench.errors import DataError, MissingDataError
 
 from . import _sources
+from ._bounds import bounded
 from ._find import Reader, find, folders, parquet, torchvision_arrays
 from .cifar import CIFAR10, CIFAR100
 from .images import PLACES365, SVHN, TEXTURES, build_svhn
@@ -128,7 +129,9 @@ def _benchmark(name: str, id_set: DatasetSpec) -> Benchmark:
         near=(),
         far=(SVHN_TRAIN, LSUN_256, PLACES365, TEXTURES_TRAIN1),
         preprocess=CROPPED,
-        protocol=Protocol(rank_by="fpr95_id", rank_group="far", fpr="fpr95_id"),
+        protocol=bounded(
+            Protocol(rank_by="fpr95_id", rank_group="far", fpr="fpr95_id"), id_set.name
+        ),
         citation=ABET,
         validation=(synthetic_ood(id_set, CROPPED),),
     )

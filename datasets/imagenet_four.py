@@ -21,6 +21,7 @@ from oodbench.data.samples import Samples
 from oodbench.dataset import DatasetSpec
 
 from . import _sources
+from ._bounds import bounded
 from ._find import find, folders
 from .cifar_abet import ABET, TEXTURES_TRAIN1
 from .images import TEXTURES
@@ -109,7 +110,7 @@ def imagenet1k_four() -> Benchmark:
         near=(),
         far=(INATURALIST, SUN, PLACES, TEXTURES),
         preprocess=IMAGENET_PREPROCESS,
-        protocol=Protocol(rank_group="far", fpr="fpr95_id"),
+        protocol=bounded(Protocol(rank_group="far", fpr="fpr95_id"), _ID.name),
         backbone="resnet18",
         citation=MOS,
         own_inputs=True,
@@ -124,6 +125,6 @@ def imagenet1k_abet() -> Benchmark:
         name="imagenet1k/abet",
         groups={"near": (), "far": (INATURALIST, SUN, PLACES, TEXTURES_TRAIN1)},
         preprocess=replace(IMAGENET_PREPROCESS, pre_size=232),
-        protocol=Protocol(rank_by="fpr95_id", rank_group="far", fpr="fpr95_id"),
+        protocol=bounded(Protocol(rank_by="fpr95_id", rank_group="far", fpr="fpr95_id"), _ID.name),
         citation=ABET,
     )

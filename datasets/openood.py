@@ -40,6 +40,7 @@ from oodbench.download.described import Download
 from oodbench.errors import MissingDataError
 
 from . import _sources
+from ._bounds import bounded
 from .cifar import CIFAR10, CIFAR10_CROPPED, CIFAR100, CIFAR100_CROPPED, OPENOOD
 from .images import MNIST, PLACES365, SVHN, TEXTURES, TIN
 from .imglists import LISTS, ImageList, Listed, listed_cifar, listed_files, own_list, published
@@ -179,7 +180,7 @@ def _cifar(id_set: DatasetSpec, other: DatasetSpec, preprocess: Preprocess) -> B
             of(PLACES365, "places365", "places365"),
         ),
         preprocess=preprocess,
-        protocol=Protocol(fpr="fpr95_ood", seeds=3),
+        protocol=bounded(Protocol(fpr="fpr95_ood", seeds=3), id_set.name),
         citation=OPENOOD,
         validation=(
             _like(
@@ -488,7 +489,7 @@ def _imagenet(id_set: DatasetSpec, *, own_inputs: bool) -> Benchmark:
         near=(SSB_HARD, NINCO),
         far=(INATURALIST, TEXTURES_5160, OPENIMAGE_O),
         preprocess=IMAGENET_PREPROCESS,
-        protocol=Protocol(fpr="fpr95_ood", seeds=1 if own_inputs else 3),
+        protocol=bounded(Protocol(fpr="fpr95_ood", seeds=1 if own_inputs else 3), id_set.name),
         backbone="resnet18",
         citation=OPENOOD,
         validation=(OPENIMAGE_O_VALIDATION,),

@@ -91,14 +91,15 @@ def rooms() -> str:
 def headlines() -> str:
     """The best lines of two leaderboards, each with what it is of."""
     from oodbench.benchmark import get_benchmark
-    from oodbench.results.leaderboard import sections
+    from oodbench.results.arranged import sections, without_short_runs
     from oodbench.results.papertable import paper_table
     from oodbench.results.store import ResultStore
 
     parts = [HEADLINE[0]]
     for name, groups in HEADLINES.items():
         benchmark = get_benchmark(benchmark=name)
-        rows = sections(benchmark, ResultStore(ROOT / "leaderboards").rows(name))[0]
+        part = sections(benchmark, ResultStore(ROOT / "leaderboards").rows(name))[0]
+        rows = without_short_runs(benchmark, part)
         table = paper_table(benchmark, rows, sets=groups).to_markdown().splitlines()
         head, lines = table[:2], [line for line in table[2:] if line.startswith("|")]
         backbones = ", ".join(dict.fromkeys(row["backbone"] for row in rows))

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from oodbench.registry import register_need as register_need
     from oodbench.registry import register_preparation as register_preparation
     from oodbench.registry import register_task as register_task
-    from oodbench.results.rows import Results as Results
+    from oodbench.results.outcome import Results as Results
     from oodbench.results.store import ResultStore as ResultStore
     from oodbench.tasks.contender import Contender as Contender
     from oodbench.zoo import load_network as load_network
@@ -104,7 +104,7 @@ _HOME = {
         "register_preparation",
         "register_task",
     ),
-    "results.rows": ("Results",),
+    "results.outcome": ("Results",),
     "results.store": ("ResultStore",),
     "data.samples": ("Samples",),
     "data.transforms": ("Preprocess",),

@@ -40,6 +40,13 @@ class Protocol:
         full_spectrum: whether ``shifted`` sets count as ID: every OOD set is compared with the ID
             test set and all shifted sets together (Yang et al. 2023, full-spectrum OOD detection).
         seeds: how many trained networks its papers average over; pages say so.
+        least_accuracy: the ID accuracy that networks of the literature have at least, of whatever
+            the task calls the network's quality. Networks below it are *short runs*, which pages
+            list apart from what they rank first; None for no bound.
+        least_accuracy_source: whose networks the bound was taken from, with their accuracies.
+
+    Raises:
+        OptionError: a bound that is no share, or without its source.
     """
 
     rank_by: str = "auroc"
@@ -50,6 +57,17 @@ class Protocol:
     group_of_others: str = "far"
     full_spectrum: bool = False
     seeds: int = 1
+    least_accuracy: float | None = None
+    least_accuracy_source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.least_accuracy is None:
+            return
+        if not 0.0 < self.least_accuracy < 1.0 or not self.least_accuracy_source:
+            raise OptionError(
+                f"`least_accuracy` is a share between 0 and 1 with its source, not "
+                f"{self.least_accuracy!r} from {self.least_accuracy_source!r}."
+            )
 
 
 @dataclass(frozen=True)

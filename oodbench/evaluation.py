@@ -21,7 +21,7 @@ from oodbench.needed import check_id, needed, obtainable
 from oodbench.needed import download as get
 from oodbench.registry import STANDARD_DETECTOR
 from oodbench.reporting import Report, reason_of
-from oodbench.results.rows import Results
+from oodbench.results.outcome import Results
 from oodbench.results.store import ResultStore
 from oodbench.runtime.process import undisturbed
 from oodbench.selection import create_detectors, left_out_of

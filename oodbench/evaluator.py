@@ -19,8 +19,9 @@ from oodbench.preprocessing import BENCHMARK
 from oodbench.reporting import Report, reason_of, track, warnings_to
 from oodbench.results import scores
 from oodbench.results.means import rows_of_means
+from oodbench.results.outcome import Results
 from oodbench.results.provenance import provenance
-from oodbench.results.rows import COLUMNS, Results, Row, cell, row_id, with_columns
+from oodbench.results.rows import COLUMNS, Row, cell, row_id, with_columns
 from oodbench.results.samples import SampleScores, sample_set
 from oodbench.results.scores import Scores
 from oodbench.runtime.process import undisturbed

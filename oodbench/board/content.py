@@ -14,14 +14,14 @@ from oodbench.board.curves import curves_of
 from oodbench.detector import Detector
 from oodbench.errors import OODBenchError
 from oodbench.registry import DETECTORS, MEASURES, STANDARD_METHOD, TASKS
-from oodbench.results import leaderboard, published
+from oodbench.results import arranged, published, wording
+from oodbench.results.arranged import Arranged
 from oodbench.results.disputes import Submitted, submitted
 from oodbench.results.entries import Entry, key_of
 from oodbench.results.head import intervals_of
-from oodbench.results.leaderboard import Arranged
 from oodbench.results.papertable import bibtex_of
 from oodbench.results.plain import visible
-from oodbench.results.ranking import SamplesOf, ranking_of
+from oodbench.results.ranking import SamplesOf
 from oodbench.results.rows import METRICS, NAMES, Row, cell
 from oodbench.results.seeds import Figure
 from oodbench.results.significance import samples_of
@@ -75,7 +75,7 @@ def content_of(
         OODBenchError: scores or cards that are damaged.
     """
     about, standing = submitted(results), standing_of(results)
-    parts = leaderboard.sections(
+    parts = arranged.sections(
         benchmark, [row for row in rows if row["row_id"] not in about.outside]
     )
     samples = samples_of(results)
@@ -103,7 +103,7 @@ def entry_id(entry: Entry, benchmark: Benchmark) -> str:
     entry is measured again, when seeds are added, and when others pass it.
     """
     row = entry.first
-    digest = files.digest([key_of(row), leaderboard.selection_of(row, benchmark)])
+    digest = files.digest([key_of(row), arranged.selection_of(row, benchmark)])
     return f"{files.file_name(row['detector'])}-{digest[:10]}"
 
 
@@ -134,8 +134,8 @@ def _part(
     texts: Texts,
 ) -> dict[str, Any]:
     """Entries on the same images."""
-    section = leaderboard.arranged(benchmark, rows, about, standing)
-    ranking = ranking_of(benchmark, section.entries, section.ranking, samples)
+    section = arranged.arranged(benchmark, rows, about, standing)
+    ranking = arranged.ranks_of(benchmark, section, samples)
     extras = _extras(benchmark, section)
     sets = [row["ood"] for row in section.rows]
     ids = [entry_id(entry, benchmark) for entry in section.entries]
@@ -145,6 +145,7 @@ def _part(
         shown |= {"id": name, "rank": rank, "runs": _runs(entry, standing, made, texts)}
         shown |= _drawn(entry, samples)
         shown["twins"] = [ids[int(twin.split()[0]) - 1] for twin in entry.twins]
+        shown["notes"] += _short_run(benchmark, entry)
         shown["word"] = about.word(entry.first, benchmark.protocol.rank_by)
         entries.append(shown)
     means = [row["ood"] for row in section.rows if row["is_mean"]]
@@ -156,6 +157,15 @@ def _part(
         "ranked": [sets.index(section.ranking), METRICS.index(benchmark.protocol.rank_by)],
         "entries": entries,
     }
+
+
+def _short_run(benchmark: Benchmark, entry: Entry) -> list[str]:
+    """What is said of networks that classify worse than those of the literature do."""
+    if not arranged.is_short_run(benchmark, entry.one_each()):
+        return []
+    least = 100 * (benchmark.protocol.least_accuracy or 0.0)
+    source = benchmark.protocol.least_accuracy_source
+    return [visible(f"Short run: the ID accuracy is below {least:g} % ({source}).")]
 
 
 def _set(row: Row) -> dict[str, Any]:
@@ -173,14 +183,14 @@ def _about_part(benchmark: Benchmark, section: Arranged, remark: str) -> list[st
     first = section.entries[0].first
     singles = [row for row in section.rows if not row["is_mean"]]
     texts = []
-    version = leaderboard.version_of(first)
+    version = arranged.version_of(first)
     if version != benchmark.version:
         texts.append(
             f"These rows are of version {version} of the benchmark, whose images or figures were "
             f"others. This is version {benchmark.version}."
         )
     inputs = "each network's own" if benchmark.own_inputs else _input(first)
-    texts.append(f"{leaderboard.id_text(benchmark, first, singles)}. Input: {inputs}.")
+    texts.append(f"{wording.id_text(benchmark, first, singles)}. Input: {inputs}.")
     means = {row["group"]: row["ood"] for row in section.rows if row["is_mean"]}
     contrast = benchmark.protocol.contrast
     if contrast and all(group in means for group in contrast):
@@ -188,13 +198,11 @@ def _about_part(benchmark: Benchmark, section: Arranged, remark: str) -> list[st
         texts.append(
             f"Gap: AUROC of the {easier} sets' mean minus that of the {harder} sets' mean; above "
             f"zero the {harder} sets have the lower one. {benchmark.protocol.contrast_remark} "
-            + leaderboard.gaps_text(section.entries, means[harder])
+            + wording.gaps_text(section.entries, means[harder])
         )
     if SHIFTED in means:
         is_spectrum = benchmark.protocol.full_spectrum
-        texts.append(
-            leaderboard.FULL_SPECTRUM_REMARK if is_spectrum else leaderboard.SHIFTED_REMARK
-        )
+        texts.append(wording.FULL_SPECTRUM_REMARK if is_spectrum else wording.SHIFTED_REMARK)
     return [*texts, *([remark] if remark else [])]
 
 
@@ -253,7 +261,7 @@ def _entry(
         backbone += f", {_input(row)}"
     return {
         "detector": visible(row["detector"]),
-        "settings": visible(leaderboard.settings_text(row)),
+        "settings": visible(wording.settings_text(row)),
         "method": visible(row["method"]),
         "recipe": visible(row["recipe"] or ""),
         "backbone": visible(backbone),
@@ -348,7 +356,7 @@ def _runs(
             {
                 "seed": row["seed"],
                 "command": texts.number(visible(row["command"] or "")),
-                "with": texts.number(visible(leaderboard.made_with(row))),
+                "with": texts.number(visible(wording.made_with(row))),
                 "weights": visible(row["weights"]),
                 "when": row["created"],
                 "seconds": round(row["seconds"], 2),
@@ -372,7 +380,7 @@ def _drawn(entry: Entry, samples: SamplesOf) -> dict[str, Any]:
 
 
 def _input(row: Row) -> str:
-    return leaderboard.input_text(row["preprocess"])
+    return wording.input_text(row["preprocess"])
 
 
 def _json(value: object) -> str:

@@ -18,7 +18,7 @@ from oodbench.results.seeds import Figure
 
 if TYPE_CHECKING:
     from oodbench.benchmark import Benchmark
-    from oodbench.results.rows import Results
+    from oodbench.results.outcome import Results
 
 FPR = {"fpr95_id": "FPR@95 ID+", "fpr95_ood": "FPR@95 OOD+"}
 FIGURES = {"auroc": "AUROC %", **FPR, "aupr_out": "AUPR out", "aupr_in": "AUPR in"}

@@ -47,6 +47,14 @@ def leaderboard(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="Write NAME.whole.md instead, with every line and a table for each set.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     out: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +64,7 @@ def leaderboard(
         ),
     ] = None,
 ) -> None:
-    """Write a benchmark's page from the stored rows, or one html page of all benchmarks."""
+    """Write a benchmark's page and the csv of its lines, or one html page of all benchmarks."""
     check_names(selection)
     from oodbench import files
     from oodbench.benchmark import get_benchmark
@@ -68,8 +76,10 @@ def leaderboard(
     folder = files.user_path(reporting.leaderboards or "leaderboards")
     asked = (selection.id, selection.benchmark, selection.task)
     if html:
-        if pack or release is not None:
-            raise OptionError("--html writes a page and nothing else: leave --pack, --release out.")
+        if pack or whole or release is not None:
+            raise OptionError(
+                "--html writes a page and nothing else: leave --pack, --release, --whole out."
+            )
         _write_board(folder, out, asked)
         return
     if out is not None:
@@ -81,7 +91,7 @@ def leaderboard(
             typer.echo(name)
     if pack:
         typer.echo(store.pack(benchmark.name))
-    typer.echo(pages.write(benchmark, folder))
+    typer.echo(pages.write(benchmark, folder, whole=whole))
 
 
 def _write_board(
@@ -130,7 +140,7 @@ def table(
     check_names(selection)
     from oodbench import files
     from oodbench.benchmark import get_benchmark
-    from oodbench.results.leaderboard import sections
+    from oodbench.results.arranged import sections
     from oodbench.results.papertable import paper_table
     from oodbench.results.store import ResultStore
 

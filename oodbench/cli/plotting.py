@@ -76,7 +76,7 @@ def plot_near_far(
     BENCHMARKS.require(benchmark)
     from oodbench.benchmark import get_benchmark
     from oodbench.results import plots
-    from oodbench.results.leaderboard import sections
+    from oodbench.results.arranged import sections
     from oodbench.results.store import ResultStore
 
     plots.check_path(out)

@@ -14,7 +14,7 @@ from oodbench.errors import OptionError
 
 if TYPE_CHECKING:
     from oodbench.results.foreign import Direction, ForeignSets
-    from oodbench.results.rows import Results
+    from oodbench.results.outcome import Results
 
 _SCORES, _ABOUT, _OUT = "Scores", "What they are of", "Output"
 

@@ -17,8 +17,9 @@ from oodbench.errors import OptionError
 from oodbench.evaluation import evaluate_each
 from oodbench.registry import MEASURES, METHODS, STANDARD_DETECTOR, STANDARD_METHOD, TASKS
 from oodbench.reporting import Report
+from oodbench.results.outcome import Results
 from oodbench.results.plots import new_figure
-from oodbench.results.rows import Results, Row, cell
+from oodbench.results.rows import Row, cell
 from oodbench.results.seeds import Figure
 from oodbench.selection import create_detectors
 from oodbench.tasks.task import task_of

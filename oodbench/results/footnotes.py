@@ -121,8 +121,9 @@ def _is_wide_by_seeds(figure: Figure) -> bool:
     return figure.of_images <= WIDE < figure.width and len(figure.values) > 1
 
 
-def of_names(entries: Sequence[Entry]) -> list[str]:
+def of_names(numbered: Sequence[tuple[int, Entry]]) -> list[str]:
     """What the marks on names send to, below the section's first table."""
+    entries = [entry for _, entry in numbered]
     lines: list[str] = []
     tuned = (row.get("tuned") or {} for entry in entries for row in entry.rows.values())
     sets = {ood for choice in tuned for ood in choice.get("ood", ())}
@@ -157,13 +158,13 @@ def of_names(entries: Sequence[Entry]) -> list[str]:
             "still gives these figures, `--rescore` makes the rows again.",
             "",
         ]
-    return lines + _of_twins(entries)
+    return lines + _of_twins(numbered)
 
 
-def _of_twins(entries: Sequence[Entry]) -> list[str]:
+def _of_twins(numbered: Sequence[tuple[int, Entry]]) -> list[str]:
     """Which lines have the same figures, each group of them once."""
     groups: dict[tuple[str, ...], None] = {}
-    for number, entry in enumerate(entries, start=1):
+    for number, entry in numbered:
         if entry.twins:
             groups[tuple(sorted([f"{number} {entry.name}", *entry.twins], key=_number))] = None
     if not groups:

@@ -10,8 +10,16 @@ from oodbench.registry import TASKS
 from oodbench.results.rows import Row
 
 
-def intervals_of(benchmark: Benchmark, sections: Sequence[Sequence[Row]]) -> str:
-    """What the page says of its intervals: those that its rows have, over what is counted."""
+def intervals_of(
+    benchmark: Benchmark, sections: Sequence[Sequence[Row]], seeds: str = "under Seeds"
+) -> str:
+    """What the page says of its intervals: those that its rows have, over what is counted.
+
+    Args:
+        benchmark: that the rows are of.
+        sections: the page's rows.
+        seeds: where each seed's figures are.
+    """
     rows = [row for part in sections for row in part]
     has_intervals = any(row.get("auroc_low") is not None for row in rows)
     task = TASKS.get(benchmark.task)
@@ -21,7 +29,7 @@ def intervals_of(benchmark: Benchmark, sections: Sequence[Sequence[Row]]) -> str
             "AUROC, FPR@95 and AUPR have no confidence intervals"
             f"{because}; several seeds have mean ± sample standard deviation "
             "over seeds, which tells of other trainings and not of other images, and each seed's "
-            f"figures are under Seeds. {_AVERAGE_PRECISION}"
+            f"figures are {seeds}. {_AVERAGE_PRECISION}"
         )
     counted = task.unit
     older = any(
@@ -41,7 +49,7 @@ def intervals_of(benchmark: Benchmark, sections: Sequence[Sequence[Row]]) -> str
         "√(t² s²/S + w²) to each side, on the scale of arcsin √p, with the deviation s of S seeds, "
         "Student's t, and the mean distance w of their intervals' ends, as all see the same "
         f"{counted} (after Obuchowski & Rockette 1995, Zou & Donner 2008); ± the deviation over "
-        f"seeds where there is none over {counted}. Each seed's figures are under Seeds. "
+        f"seeds where there is none over {counted}. Each seed's figures are {seeds}. "
         f"{_AVERAGE_PRECISION}"
     )
 

@@ -1,32 +1,90 @@
-"""Result rows -> markdown. A pure function of the rows: the same rows give the same bytes."""
+"""The page of a benchmark, and its table of all lines: pure functions of the rows."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from oodbench import files
-from oodbench.benchmark import SHIFTED, Benchmark
-from oodbench.registry import MEASURES, STANDARD_DETECTOR, TASKS
-from oodbench.results import disputes, footnotes, published
-from oodbench.results.disputes import CONFIRMED, DISPUTED, Submitted, submitted
-from oodbench.results.entries import Entry, entries_of, note_twins
+from oodbench.benchmark import Benchmark
+from oodbench.registry import STANDARD_DETECTOR
+from oodbench.results import disputes, everyline, footnotes, modalities, pagetables, published
+from oodbench.results.arranged import Arranged, arranged, ranks_of, sections, version_of
+from oodbench.results.disputes import Submitted, submitted
+from oodbench.results.entries import Entry
 from oodbench.results.footnotes import Marks
 from oodbench.results.head import intervals_of
+from oodbench.results.pagetables import Numbered
 from oodbench.results.plain import code, markdown
-from oodbench.results.ranking import Ranking, SamplesOf, ranking_of
+from oodbench.results.ranking import Ranking, SamplesOf
 from oodbench.results.rows import NAMES, Row
 from oodbench.results.significance import samples_of
-from oodbench.results.standing import REPORTED, Standing, standing_of
+from oodbench.results.standing import Standing, standing_of
 from oodbench.results.store import ResultStore, page_name
+from oodbench.results.wording import id_text, input_of_all, method_text, unit_text
+
+MOST = 25
+"""Lines of a table on the page; the csv has all."""
 
 
 def _unknown(row: Row) -> None:
     """No scores, of a row that stands for itself."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """All that a page is made of.
+
+    Rows are compared only with rows on the same images: the same ID test set and the same OOD sets,
+    by content fingerprint, at the same size (but in a benchmark whose networks see images in their
+    own preprocessing). Each such selection is a section of its own, the most complete first. Seeds
+    of the same entry are one line, with their mean and an interval over seeds and images
+    (``oodbench.results.seeds``); of a measurement that was repeated the newest row counts. Lines
+    that cannot be told apart share a rank (``oodbench.results.ranking``). Networks below the
+    protocol's ``least_accuracy`` are short runs, which stand after all others.
+
+    Args:
+        benchmark: that the rows are of.
+        parts: rows that were measured on the same images, and what a page has of them.
+        about: what the cards of submissions say of the rows; a third party's measurement of a line
+            that is there has no line of its own.
+        checked: how far each row was checked, by its id; None to say nothing of that.
+    """
+
+    benchmark: Benchmark
+    parts: Sequence[tuple[Sequence[Row], Arranged, Ranking]]
+    about: Submitted
+    checked: dict[str, str] | None
+
+
+def board_of(
+    benchmark: Benchmark,
+    rows: Iterable[Row],
+    samples: SamplesOf = _unknown,
+    about: Submitted | None = None,
+    standing: Standing | None = None,
+) -> Board:
+    """What a page is made of.
+
+    Args:
+        benchmark: that the rows are of.
+        rows: in the order in which they were made.
+        samples: the scores behind a row, by which entries are compared; without them it is done by
+            their intervals.
+        about: what the cards of submissions say of the rows.
+        standing: how far rows were checked, and which are of older code; None to say nothing of it.
+    """
+    about = about or Submitted()
+    parts = []
+    checked: dict[str, str] | None = None if standing is None else {}
+    for part in sections(benchmark, [row for row in rows if row["row_id"] not in about.outside]):
+        section = arranged(benchmark, part, about, standing)
+        parts.append((part, section, ranks_of(benchmark, section, samples)))
+        if checked is not None:
+            checked |= pagetables.words(benchmark, section.entries, about, standing) or {}
+    return Board(benchmark, parts, about, checked)
 
 
 def render(
@@ -35,93 +93,64 @@ def render(
     samples: SamplesOf = _unknown,
     about: Submitted | None = None,
     standing: Standing | None = None,
+    *,
+    whole: bool = False,
 ) -> str:
     """The page of a benchmark.
-
-    Rows are compared only with rows on the same images: the same ID test set and the same OOD sets,
-    by content fingerprint, at the same size (but in a benchmark whose networks see images in their
-    own preprocessing). Each such selection has a section of its
-    own, the most complete first. Seeds of the same entry are one line, with their mean and an
-    interval over seeds and images (``oodbench.results.seeds``); of a measurement that was repeated
-    the newest row counts. Lines that cannot be told apart share a rank
-    (``oodbench.results.ranking``).
 
     Args:
         benchmark: that the rows are of.
         rows: in the order in which they were made.
-        samples: the scores behind a row, by which entries are compared; without them it is done by
-            their intervals.
-        about: what the cards of submissions say of the rows; a third party's measurement of a line
-            that is there has no line of its own.
-        standing: how far rows were checked, and which are of older code; None to say nothing of it.
+        samples: as :func:`board_of` has it, as the two below.
+        about: the same.
+        standing: the same.
+        whole: whether it has every line, and a table for each set; else the best line of each
+            detector and of each method, and their means.
     """
-    about = about or Submitted()
-    parts = sections(benchmark, [row for row in rows if row["row_id"] not in about.outside])
-    lines = [
-        f"# {markdown(benchmark.name)}",
-        "",
-        f"ID: {markdown(benchmark.id.name)} "
-        f"({markdown(benchmark.id.description or benchmark.id.source)}). "
-        f"Ranked by the {benchmark.protocol.rank_group}-OOD mean of "
-        f"{NAMES[benchmark.protocol.rank_by]}; the FPR@95 that its papers print is "
-        f"{NAMES[benchmark.protocol.fpr]}."
-        + (f" Defined by: {markdown(benchmark.citation)}." if benchmark.citation else ""),
-        "",
-        f"All figures in percent. {intervals_of(benchmark, parts)} Higher is better for AUROC, "
-        "AUPR and accuracy, lower for FPR@95. ID positive: the threshold keeps 95 % of ID, FPR is "
-        "the share of OOD accepted. OOD positive: it catches 95 % of OOD, FPR is the share of ID "
-        "rejected.",
-        "",
-    ]
-    if benchmark.protocol.seeds > 1:
-        lines += [
-            f"Its papers print means over {benchmark.protocol.seeds} trained networks; the column "
-            "Seeds says of how many a line is.",
-            "",
-        ]
-    if benchmark.superseded_by:
-        lines += [f"Superseded by {code(benchmark.superseded_by)}.", ""]
-    for remark in benchmark.remarks:
-        lines += [markdown(remark), ""]
-    if not parts:
+    return text_of(board_of(benchmark, rows, samples, about, standing), whole=whole)
+
+
+def text_of(board: Board, *, whole: bool = False) -> str:
+    """The page of a board, in Markdown; see :func:`render`."""
+    benchmark = board.benchmark
+    lines = _head(board, "under Seeds" if whole else "in the results")
+    if not board.parts:
         command = f"oodbench eval --detector {STANDARD_DETECTOR} --id {benchmark.name}"
         lines += [f"No results yet: {code(command)}.", ""]
-    for part in parts:
-        lines += _section(benchmark, part, samples, about, standing)
-    store = f"results/{page_name(benchmark.name)}"
+    for _, section, ranking in board.parts:
+        lines += _introduction(board, section)
+        lines += (_whole if whole else _short)(board, section, ranking)
+    store, name = f"results/{page_name(benchmark.name)}", page_name(benchmark.name)
     lines += [
         f"Generated by `oodbench leaderboard` from [{markdown(store)}]({quote(store)}), "
-        "where every result has its full settings, fingerprints and versions.",
+        "where every result has its full settings, fingerprints and versions."
+        + (
+            ""
+            if whole or not board.parts
+            else f" All lines on all sets: [{markdown(name)}.csv]({quote(name)}.csv); to sort, "
+            "filter and plot, with each row's details: `oodbench leaderboard --html --benchmark "
+            f"{markdown(benchmark.name)}`; as text: `--whole` in place of `--html`."
+        ),
         "",
     ]
     return "\n".join(lines)
 
 
-def sections(benchmark: Benchmark, rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows by what they were measured on: the benchmark's own version and the most complete first.
-
-    Rows of different sections are of different images, and share no table.
-    """
-    parts: dict[str, list[Row]] = {}
-    known: dict[tuple[Any, ...], str] = {}  # rows of one result share their objects
-    for row in rows:
-        data = (row["id_fingerprint"], row["selection"], id(row["preprocess"]), version_of(row))
-        if data not in known:
-            known[data] = selection_of(row, benchmark)
-        parts.setdefault(known[data], []).append(row)
-    return sorted(
-        parts.values(),
-        key=lambda part: (
-            version_of(part[0]) != benchmark.version,
-            -len({row["ood"] for row in part}),
-            -part[0]["n_id"],
-            selection_of(part[0], benchmark),
-        ),
-    )
+def csv_of(board: Board) -> str:
+    """All lines of a board; see :func:`oodbench.results.everyline.to_csv`."""
+    parts = [(section, ranking) for _, section, ranking in board.parts]
+    return everyline.to_csv(board.benchmark, parts, board.checked)
 
 
-def write(benchmark: Benchmark, folder: str | Path) -> Path:
-    """Render a benchmark's page from the store in ``folder`` and write it there, atomically.
+def write(benchmark: Benchmark, folder: str | Path, *, whole: bool = False) -> Path:
+    """Write a benchmark's page and the csv of all its lines, from the store in ``folder``.
+
+    Each is written atomically, beside the results.
+
+    Args:
+        benchmark: that the page is of.
+        folder: the leaderboards' folder.
+        whole: write ``NAME.whole.md`` instead, with every line and a table for each set.
 
     Raises:
         StorageError: the folder cannot be written to.
@@ -130,13 +159,38 @@ def write(benchmark: Benchmark, folder: str | Path) -> Path:
     root = files.writable_dir(
         files.user_path(folder), "Choose a folder that you may write with `leaderboards`."
     )
-    path = root / f"{page_name(benchmark.name)}.md"
-    files.write_text(path, page(benchmark, root))
-    return path
+    name = page_name(benchmark.name)
+    if whole:
+        files.write_text(root / f"{name}.whole.md", page(benchmark, root, whole=True))
+        return root / f"{name}.whole.md"
+    for place, text in pages(benchmark, root).items():
+        files.write_text(place, text)
+    return root / f"{name}.md"
 
 
-def page(benchmark: Benchmark, folder: str | Path) -> str:
+def pages(benchmark: Benchmark, folder: Path) -> dict[Path, str]:
+    """What belongs beside the store in ``folder``: the page, and where it has lines their csv.
+
+    Raises:
+        OODBenchError: a result that is damaged, or whose scores are.
+    """
+    board = stored_board(benchmark, folder)
+    name = page_name(benchmark.name)
+    texts = {folder / f"{name}.csv": csv_of(board)} if board.parts else {}
+    return {**texts, folder / f"{name}.md": text_of(board)}
+
+
+def page(benchmark: Benchmark, folder: str | Path, *, whole: bool = False) -> str:
     """A benchmark's page, as it follows from the store in ``folder`` and the scores in it.
+
+    Raises:
+        OODBenchError: a result that is damaged, or whose scores are.
+    """
+    return text_of(stored_board(benchmark, folder), whole=whole)
+
+
+def stored_board(benchmark: Benchmark, folder: str | Path) -> Board:
+    """What follows from the store in ``folder`` and the scores in it.
 
     Raises:
         OODBenchError: a result that is damaged, or whose scores are.
@@ -145,434 +199,162 @@ def page(benchmark: Benchmark, folder: str | Path) -> str:
     results = store.results(benchmark.name)
     rows = store.rows(benchmark.name, results)
     own = [row for row in rows if row["benchmark"] == benchmark.name]
-    return render(benchmark, own, samples_of(results), submitted(results), standing_of(results))
+    return board_of(benchmark, own, samples_of(results), submitted(results), standing_of(results))
 
 
-def selection_of(row: Row, benchmark: Benchmark) -> str:
-    """What the row was measured on; the normalisation belongs to the network, not to the data."""
-    shape = row["preprocess"]
-    if isinstance(shape, dict):
-        shape = {key: value for key, value in shape.items() if key not in ("mean", "std")}
-    if benchmark.own_inputs:  # but the size that all images were brought to belongs to the data
-        native = shape.get("native") if isinstance(shape, dict) else None
-        shape = native and {"native": native}
-    version = [version_of(row)] if version_of(row) > 1 else []
-    return json.dumps([row["id_fingerprint"], shape, row["selection"], *version], sort_keys=True)
+def _head(board: Board, seeds: str) -> list[str]:
+    benchmark = board.benchmark
+    protocol = benchmark.protocol
+    parts = [part for part, _, _ in board.parts]
+    lines = [
+        f"# {markdown(benchmark.name)}",
+        "",
+        f"ID: {markdown(benchmark.id.name)} "
+        f"({markdown(benchmark.id.description or benchmark.id.source)}). "
+        f"Ranked by the {protocol.rank_group}-OOD mean of "
+        f"{NAMES[protocol.rank_by]}; the FPR@95 that its papers print is "
+        f"{NAMES[protocol.fpr]}."
+        + (f" Defined by: {markdown(benchmark.citation)}." if benchmark.citation else ""),
+        "",
+        "All figures in percent. "
+        f"{intervals_of(benchmark, parts, seeds)} Higher is better for "
+        "AUROC, AUPR and accuracy, lower for FPR@95. ID positive: the threshold keeps 95 % of ID, "
+        "FPR is the share of OOD accepted. OOD positive: it catches 95 % of OOD, FPR is the share "
+        "of ID rejected.",
+        "",
+    ]
+    if protocol.seeds > 1:
+        lines += [
+            f"Its papers print means over {protocol.seeds} trained networks; the column "
+            "Seeds says of how many a line is.",
+            "",
+        ]
+    if benchmark.superseded_by:
+        lines += [f"Superseded by {code(benchmark.superseded_by)}.", ""]
+    for remark in benchmark.remarks:
+        lines += [markdown(remark), ""]
+    return lines
 
 
-def version_of(row: Row) -> int:
-    """The version of the benchmark that a row is of."""
-    return row.get("benchmark_version") or 1
-
-
-@dataclass(frozen=True)
-class Arranged:
-    """Rows that were measured on the same images, in the order of a page.
-
-    Args:
-        entries: the best first.
-        rows: one of each OOD set and group mean, for what is said of these.
-        ranking: the set or group that is ranked by.
-    """
-
-    entries: list[Entry]
-    rows: list[Row]
-    ranking: str
-
-
-def arranged(
-    benchmark: Benchmark, part: Sequence[Row], about: Submitted, standing: Standing | None = None
-) -> Arranged:
-    """The entries of a section, with what is known of each noted, and its sets.
-
-    Args:
-        benchmark: that the rows are of.
-        part: one of :func:`sections`.
-        about: what the cards of submissions say of the rows.
-        standing: what is known of the results' checks and code.
-    """
-    entries = entries_of(part)
-    # by name, from all entries: one whose writing was interrupted does not have every row
-    rows = {name: row for entry in entries for (_, name), row in entry.rows.items()}
-    own = [choice.spec.name for choice in benchmark.ood]
-    groups = benchmark.group_names
-    ordered = sorted(
-        rows.values(),
-        key=lambda r: (
-            (*groups, r["group"]).index(r["group"]),
-            (*own, r["ood"]).index(r["ood"]),
-            r["ood"],
-        ),
-    )
-    means = {row["group"]: row["ood"] for row in ordered if row["is_mean"]}
-    ranking = means.get(benchmark.protocol.rank_group)
-    ranking = ranking or [*means.values(), *(row["ood"] for row in ordered)][0]
-    entries = _ranked(benchmark, entries, ranking)
-    note_twins(entries)
-    for entry in entries:
-        entry.marks = about.marks(entry.rows.values())
-    if standing is not None:
-        for entry in entries:
-            entry.is_older = any(r["row_id"] in standing.older for r in entry.rows.values())
-    return Arranged(entries, ordered, ranking)
-
-
-def _section(
-    benchmark: Benchmark,
-    part: Sequence[Row],
-    samples: SamplesOf,
-    about: Submitted,
-    standing: Standing | None,
-) -> list[str]:
-    section = arranged(benchmark, part, about, standing)
-    entries, ordered, ranking = section.entries, section.rows, section.ranking
-    singles = [row for row in ordered if not row["is_mean"]]
-    means = {row["group"]: row["ood"] for row in ordered if row["is_mean"]}
-    ood_names = [row["ood"] for row in singles]
-    first = entries[0].first
-    lines = [f"## {markdown(', '.join(means.values()) or ', '.join(ood_names))}", ""]
+def _introduction(board: Board, section: Arranged) -> list[str]:
+    """What was compared on which images."""
+    benchmark, first = board.benchmark, section.entries[0].first
+    singles = [row for row in section.rows if not row["is_mean"]]
+    heading = ", ".join(section.means.values()) or ", ".join(section.sets)
+    lines = [f"## {markdown(heading)}", ""]
     if version_of(first) != benchmark.version:
         lines += [
             f"These rows are of version {version_of(first)} of the benchmark, whose images or "
             f"figures were others. This is version {benchmark.version}.",
             "",
         ]
-    lines += [
+    return [
+        *lines,
         f"{id_text(benchmark, first, singles)} ({code(first['id_fingerprint'][:12])}). OOD: "
         + ", ".join(
             f"{markdown(row['ood'])} ({row['group']}) {row['n_ood']:,} "
             f"({code(row['ood_fingerprint'][:12])})"
             for row in singles
         )
-        + f". Input: {markdown(_input_of_all(benchmark, first))}.",
+        + f". Input: {markdown(input_of_all(benchmark, first))}.",
         "",
     ]
-    lines += _overview(benchmark, entries, means, ranking_of(benchmark, entries, ranking, samples))
-    lines += _of_seeds(benchmark, entries, means or {"": ranking})
-    lines += _foreground(benchmark, entries, [*means.values()] or ood_names)
+
+
+def best_of(lines: Numbered, most: int = MOST) -> list[tuple[int, Entry]]:
+    """The best line of each detector and of each training method, in their order.
+
+    Args:
+        lines: entries with their numbers, the best first.
+        most: of so many; where there are more, the best of methods and then of detectors.
+    """
+    methods: dict[str, tuple[int, Entry]] = {}
+    detectors: dict[str, tuple[int, Entry]] = {}
+    for number, entry in lines:
+        methods.setdefault(method_text(entry.first), (number, entry))
+        detectors.setdefault(entry.first["detector"], (number, entry))
+    found = dict([*methods.values(), *detectors.values()])
+    return sorted(list(found.items())[:most], key=lambda line: line[0])
+
+
+def _short(board: Board, section: Arranged, ranking: Ranking) -> list[str]:
+    benchmark = board.benchmark
+    full, short = section.numbered[: section.full], section.numbered[section.full :]
+    shown = [best_of(full), best_of(short)]
+    sets = [*section.means.values()] or section.sets
+    answer = modalities.section(benchmark, section)
+    lines = [*answer, *(["### The best lines", ""] if answer else [])]
+    lines += pagetables.remarks(benchmark, section)
+    marks = Marks(unit_text(benchmark))
+    for own, of_kind in zip(shown, (full, short), strict=True):
+        if of_kind is short and short:
+            lines += ["### Short runs", "", _about_short_runs(benchmark), ""]
+        elif of_kind is full and short and not full:
+            lines += ["No network here classifies as those of the literature do.", ""]
+        if own:
+            lines += pagetables.overview(benchmark, section, own, ranking, marks)
+            lines += _left_out(own, of_kind)
+    every = [*shown[0], *shown[1]]
+    lines += [ranking.remark, ""] if ranking.remark else []
+    lines += [*marks.lines(), *footnotes.of_names(every)]
+    lines += pagetables.foreground(benchmark, every, sets)
     for measure in benchmark.measures:
-        lines += _measure(benchmark, entries, ordered, measure)
-    for name in [*means.values(), *ood_names]:
-        marks = Marks(_unit(benchmark))
-        lines += [f"### {markdown(name)}", ""]
-        table = [
-            [
-                str(number),
-                markdown(footnotes.name(entry)),
-                *(marks.cell(entry, entry.of(name), m) for m in NAMES),
-            ]
-            for number, entry in enumerate(entries, start=1)
+        lines += pagetables.measure(benchmark, section, measure)
+    lines += disputes.section(benchmark, _numbers(section), board.about)
+    lines += published.section(every)
+    return lines + pagetables.to_repeat(every, board.checked)
+
+
+def _left_out(shown: Numbered, lines: Numbered) -> list[str]:
+    """That a table does not have all lines."""
+    if len(shown) == len(lines):
+        return []
+    return [
+        f"{len(shown)} of {len(lines)} lines: of each detector and of each method the best, at "
+        f"most {MOST}. # is the place among all lines.",
+        "",
+    ]
+
+
+def _about_short_runs(benchmark: Benchmark) -> str:
+    protocol = benchmark.protocol
+    return (
+        f"Networks whose ID accuracy is below {100 * (protocol.least_accuracy or 0.0):g} %, on "
+        f"average over seeds: {markdown(protocol.least_accuracy_source)}. What is measured on them "
+        "tells of a training that was cut short as much as of detectors, so they have no place "
+        "above."
+    )
+
+
+def _whole(board: Board, section: Arranged, ranking: Ranking) -> list[str]:
+    benchmark, numbered = board.benchmark, section.numbered
+    means, sets = section.means, section.sets
+    marks = Marks(unit_text(benchmark))
+    lines = pagetables.remarks(benchmark, section)
+    lines += pagetables.overview(benchmark, section, numbered, ranking, marks)
+    if section.full < len(numbered):
+        lines += [
+            f"Lines from {section.full + 1} on are short runs. {_about_short_runs(benchmark)}",
+            "",
         ]
-        lines += [*_table(["#", "Detector", *NAMES.values()], table), *marks.lines()]
-    lines += disputes.section(benchmark, _numbers(entries), about)
-    lines += published.section(entries)
-    return lines + _made(entries, _words(benchmark, entries, about, standing))
+    lines += [ranking.remark, ""] if ranking.remark else []
+    lines += [*marks.lines(), *footnotes.of_names(numbered)]
+    lines += modalities.section(benchmark, section)
+    lines += pagetables.of_seeds(benchmark, numbered, means or {"": section.ranking})
+    lines += pagetables.foreground(benchmark, numbered, [*means.values()] or sets)
+    for measure in benchmark.measures:
+        lines += pagetables.measure(benchmark, section, measure)
+    for name in [*means.values(), *sets]:
+        lines += pagetables.of_set(benchmark, numbered, name)
+    lines += disputes.section(benchmark, _numbers(section), board.about)
+    lines += published.section(numbered)
+    return lines + pagetables.made(numbered, board.checked)
 
 
-def _numbers(entries: Sequence[Entry]) -> dict[str, tuple[int, str]]:
+def _numbers(section: Arranged) -> dict[str, tuple[int, str]]:
     """Number and name of the entry that each row is of."""
     return {
         row["row_id"]: (number, entry.name)
-        for number, entry in enumerate(entries, start=1)
+        for number, entry in section.numbered
         for row in entry.rows.values()
     }
-
-
-def id_text(benchmark: Benchmark, first: Row, singles: Sequence[Row]) -> str:
-    """What OOD sets are compared with, and how much of it there is."""
-    if not benchmark.protocol.full_spectrum:
-        return f"ID test: {_count(benchmark, first['n_id'])}"
-    return (
-        f"ID: {_count(benchmark, max(row['n_id'] for row in singles))}, of the test set and of all "
-        "shifted sets"
-    )
-
-
-def _ranked(benchmark: Benchmark, entries: Sequence[Entry], ranking: str) -> list[Entry]:
-    """The best first, by the mean over seeds of the protocol's metric on a set or group."""
-    metric = benchmark.protocol.rank_by
-
-    def rank(entry: Entry) -> tuple[float, str, str]:
-        what = json.dumps(entry.first, sort_keys=True)
-        return entry.place(ranking, metric), entry.first["detector"], what
-
-    return sorted(entries, key=rank)
-
-
-SHIFTED_REMARK = (
-    "Shifted: the ID classes under other conditions. They are not OOD, and nothing is ranked by "
-    "them: AUROC tells how much a detector flags the shift, 50 % that it does not, beside the "
-    "accuracy there."
-)
-FULL_SPECTRUM_REMARK = (
-    "Shifted: the ID classes under other conditions. They count as ID: each OOD set is compared "
-    "with the ID test set and all shifted sets together, and the full-spectrum accuracy is that "
-    "over all of them. In the shifted sets' own columns they are compared with the ID test set "
-    "alone: AUROC tells how much a detector flags the shift, 50 % that it does not, beside the "
-    "accuracy there."
-)
-
-
-def _overview(
-    benchmark: Benchmark, entries: Sequence[Entry], means: Mapping[str, str], ranking: Ranking
-) -> list[str]:
-    """The section's first table: settings, and the groups' means."""
-    lines: list[str] = []
-    first, second = benchmark.protocol.contrast or ("", "")
-    contrasted = means.get(second) if first in means else None
-    if contrasted:
-        remark = benchmark.protocol.contrast_remark
-        lines += [
-            f"Gap: AUROC of the {first} sets' mean minus that of the {second} sets' mean; above "
-            f"zero the {second} sets have the lower one. "
-            + (f"{markdown(remark)} " if remark else "")
-            + gaps_text(entries, contrasted),
-            "",
-        ]
-    shifted = means.get(SHIFTED)
-    if shifted:
-        lines += [FULL_SPECTRUM_REMARK if benchmark.protocol.full_spectrum else SHIFTED_REMARK, ""]
-    columns = [(name, m) for name in means.values() for m in ("auroc", "fpr95_id", "fpr95_ood")]
-    quality, quality_name = TASKS.get(benchmark.task).quality
-    header = ["#", "Rank", "Detector", "Settings", "Method", "Backbone"]
-    header += [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
-    header += [*(["Gap"] if contrasted else []), quality_name]
-    is_spectrum = bool(shifted) and benchmark.protocol.full_spectrum
-    header += ["Full-spectrum accuracy"] * is_spectrum
-    header += [*([f"{markdown(shifted)} accuracy"] if shifted else []), "Seeds"]
-    marks = Marks(_unit(benchmark))
-    table = []
-    for number, entry in enumerate(entries, start=1):
-        row = entry.first
-        backbone = row["backbone"]
-        if benchmark.own_inputs:
-            backbone += f", {input_text(row['preprocess'])}"
-        about = (footnotes.name(entry), settings_text(row), _method(row), backbone)
-        cells = [str(number), str(ranking.ranks[number - 1]), *map(markdown, about)]
-        cells += [marks.cell(entry, entry.of(name), metric) for name, metric in columns]
-        if contrasted:
-            cells.append(marks.cell(entry, entry.of(contrasted), "gap"))
-        cells.append(marks.cell(entry, entry.one_each(), quality))
-        if is_spectrum:
-            cells.append(marks.cell(entry, entry.one_each(), "spectrum_accuracy"))
-        if shifted:
-            cells.append(marks.cell(entry, entry.of(shifted), "shifted_accuracy"))
-        cells.append(", ".join(map(str, entry.seeds)))
-        table.append(cells)
-    lines += [*_table(header, table), *([ranking.remark, ""] if ranking.remark else [])]
-    return [*lines, *marks.lines(), *footnotes.of_names(entries)]
-
-
-def _of_seeds(
-    benchmark: Benchmark, entries: Sequence[Entry], means: Mapping[str, str]
-) -> list[str]:
-    """Each seed's own figures, so that one that is unlike the others is seen."""
-    if not any(len(entry.seeds) > 1 for entry in entries):
-        return []
-    shown = dict.fromkeys(["auroc", benchmark.protocol.rank_by])
-    columns = [(name, metric) for name in means.values() for metric in shown]
-    header = ["#", "Detector", "Seeds"]
-    header += [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
-    if SHIFTED in means:
-        columns.append((means[SHIFTED], "shifted_accuracy"))
-        header.append(f"{markdown(means[SHIFTED])} accuracy")
-    quality, quality_name = TASKS.get(benchmark.task).quality
-    marks = Marks(_unit(benchmark))
-    table = [
-        [
-            str(number),
-            markdown(footnotes.name(entry)),
-            ", ".join(map(str, entry.seeds)),
-            *(marks.values(entry, entry.of(name), column) for name, column in columns),
-            marks.values(entry, entry.one_each(), quality),
-        ]
-        for number, entry in enumerate(entries, start=1)
-        if len(entry.seeds) > 1
-    ]
-    return ["### Seeds", "", *_table([*header, quality_name], table), *marks.lines()]
-
-
-def _words(
-    benchmark: Benchmark, entries: Sequence[Entry], about: Submitted, standing: Standing | None
-) -> dict[str, str] | None:
-    """How far each row was checked, or what others found of it; None to say nothing of that."""
-    if standing is None:
-        return None
-    metric = benchmark.protocol.rank_by
-    return {
-        row["row_id"]: about.word(row, metric) or standing.words.get(row["row_id"], REPORTED)
-        for entry in entries
-        for row in entry.one_each()
-    }
-
-
-def _made(entries: Sequence[Entry], words: Mapping[str, str] | None) -> list[str]:
-    """What made the rows: seeds of an entry that one command made on one machine are one line."""
-    table = []
-    for number, entry in enumerate(entries, start=1):
-        runs: dict[tuple[str, str, str], list[Row]] = {}
-        for row in entry.one_each():
-            word = words[row["row_id"]] if words else ""
-            runs.setdefault((made_with(row), row["command"] or "", word), []).append(row)
-        for (versions, command, word), rows in runs.items():
-            table.append(
-                [
-                    str(number),
-                    markdown(footnotes.name(entry)),
-                    ", ".join(str(row["seed"]) for row in rows),
-                    markdown(", ".join(dict.fromkeys(row["created"] for row in rows))),
-                    markdown(versions),
-                    ", ".join(dict.fromkeys(code(row["weights"][:12]) for row in rows)),
-                    ", ".join(f"{row['seconds']:.2f}" for row in rows),
-                    code(command) if command else "Python",
-                    *([word] if words else []),
-                ]
-            )
-    header = [*"# Detector Seed When With Weights".split(), "Fit + score (s)", "Command"]
-    lines = ["### How the rows were made", ""]
-    if words:
-        header.append("Checked")
-        lines += [_CHECKED, ""]
-        others = [word for word in (DISPUTED, CONFIRMED) if word in words.values()]
-        lines += [f"{' or '.join(others).capitalize()}: see Measured by others.", ""] * bool(others)
-    return [*lines, *_table(header, table)]
-
-
-_CHECKED = (
-    "Checked: how far the figures can be derived again. *Reported*: they are what somebody "
-    "measured. *Scores checked*: the score of every sample is here, and `oodbench verify` derives "
-    "each figure from them. *Outputs checked*: the detector scored the same network's outputs "
-    "again. *Retrained*: the network was trained again from its recipe."
-)
-
-
-def made_with(row: Row) -> str:
-    """Versions, and what it was computed on; not the latter for rows from before that was noted."""
-    versions = (
-        f"oodbench {row['oodbench']} ({(row['git_commit'] or 'no commit')[:12]}), "
-        f"torch {row['torch']}, python {row['python']}, {row['precision']}"
-    )
-    if row.get("preprocess_source") is not None:
-        versions += f", preprocessing: {row['preprocess_source']}"
-    if row.get("fit_on") is not None:
-        versions += f", fitted on {row['fit_on']}"
-    if row.get("accelerator") is None:
-        return versions
-    return f"{versions}, {row['accelerator']}, {row['processor']}, {row['threads']} threads"
-
-
-def _measure(
-    benchmark: Benchmark, entries: Sequence[Entry], ordered: Sequence[Row], name: str
-) -> list[str]:
-    """A measure of each network on each OOD set and group, one line for each network."""
-    sets = [row["ood"] for row in ordered]
-    networks: dict[str, Entry] = {}
-    for entry in entries:
-        if any(row.get(name) is not None for row in entry.rows.values()):
-            # the outputs are those of the backbone, whatever was learned on them
-            networks.setdefault(entry.first["backbone"], entry)
-    if not networks:
-        return []
-    measure = MEASURES.get(name)
-    marks = Marks(_unit(benchmark), aurocs=(name,) if measure.is_auroc else ())
-    table = [
-        [markdown(backbone), *(marks.cell(entry, entry.of(ood), name) for ood in sets)]
-        for backbone, entry in sorted(networks.items())
-    ]
-    return [
-        f"### {markdown(measure.title)}",
-        "",
-        markdown(measure.about),
-        "",
-        *_table(["Backbone", *map(markdown, sets)], table),
-        *marks.lines(),
-    ]
-
-
-def _foreground(benchmark: Benchmark, entries: Sequence[Entry], sets: Sequence[str]) -> list[str]:
-    """OOD pixels against the pixels of ID objects alone, where a benchmark has a background."""
-    rows = [row for entry in entries for name in sets for row in entry.of(name)]
-    counts = [count for row in rows if (count := row.get("n_id_foreground")) is not None]
-    if not counts:
-        return []
-    marks = Marks(_unit(benchmark))
-    columns = [(name, metric) for name in sets for metric in ("auroc", benchmark.protocol.fpr)]
-    table = [
-        [
-            str(number),
-            markdown(footnotes.name(entry)),
-            *(
-                marks.cell(entry, entry.of(name), f"{metric}_foreground")
-                for name, metric in columns
-            ),
-        ]
-        for number, entry in enumerate(entries, start=1)
-    ]
-    header = [f"{markdown(name)} {NAMES[metric]}" for name, metric in columns]
-    background = benchmark.task_options.get("background", ())
-    return [
-        "### OOD pixels against ID objects",
-        "",
-        "All other figures compare OOD pixels with all ID pixels of their images, most of which "
-        f"are background ({markdown(', '.join(background))}): to tell objects from "
-        f"background goes far there. These compare them with the {max(counts):,} pixels of ID "
-        "objects.",
-        "",
-        *_table(["#", "Detector", *header], table),
-        *marks.lines(),
-    ]
-
-
-def gaps_text(entries: Sequence[Entry], mean: str) -> str:
-    """In how many measurements the group of that mean is surely harder, and in how many easier."""
-    rows = [row for entry in entries for row in entry.of(mean)]
-    harder = sum(low > 0 for row in rows if (low := row.get("gap_low")) is not None)
-    easier = sum(high < 0 for row in rows if (high := row.get("gap_high")) is not None)
-    return (
-        f"Its interval lies above zero in {harder} of {len(rows)} measurements here, below it in "
-        f"{easier}."
-    )
-
-
-def _count(benchmark: Benchmark, n: int) -> str:
-    return f"{n:,} {TASKS.get(benchmark.task).id_unit}"
-
-
-def _unit(benchmark: Benchmark) -> str:
-    return str(TASKS.get(benchmark.task).unit)
-
-
-def _method(row: Row) -> str:
-    return f"{row['method']} ({row['recipe']})" if row["recipe"] else row["method"]
-
-
-def settings_text(row: Row) -> str:
-    """The detector's options, as ``name=value`` in the order of names."""
-    return ", ".join(f"{k}={v}" for k, v in sorted(row["detector_options"].items())) or "–"
-
-
-def _input_of_all(benchmark: Benchmark, row: Row) -> str:
-    if benchmark.own_inputs:
-        return "each network's own, told beside it"
-    return input_text(row["preprocess"])
-
-
-def input_text(value: Any) -> str:
-    """A preprocessing in words, from its content key."""
-    if not isinstance(value, dict):
-        return str(value)
-    if "mode" not in value:
-        return "; ".join(f"{name}: {input_text(part)}" for name, part in value.items())
-    how = ", ".join(
-        [value["resize"], *([value["interpolation"]] if "interpolation" in value else [])]
-    )
-    if "native" in value:
-        how += f", from {value['native']} px"
-    return f"{value['mode']}, {value['size']} px ({how})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(header), line(["---"] * len(header)), *map(line, rows), ""]

@@ -224,11 +224,15 @@ def _has_usual_options(row: Row) -> bool:
     return dict(row["detector_options"]) == usual
 
 
-def section(entries: Sequence[Entry]) -> list[str]:
-    """The part of a page with published figures beside its own; none if there are none."""
+def section(numbered: Sequence[tuple[int, Entry]]) -> list[str]:
+    """The part of a page with published figures beside its own; none if there are none.
+
+    Args:
+        numbered: entries with their numbers on the page.
+    """
     table = []
     known = index()
-    for number, entry in enumerate(entries, start=1):
+    for number, entry in numbered:
         for one in beside(entry, known):
             figure = one.published
             where = figure.ood or "ID"

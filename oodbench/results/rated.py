@@ -20,7 +20,8 @@ from oodbench.results import leaderboard, scores, stored
 from oodbench.results.entries import entries_of
 from oodbench.results.foreign import Foreign, ForeignSets
 from oodbench.results.means import rows_of_means
-from oodbench.results.rows import COLUMNS, SCHEMA, Results, Row, cell, row_id, with_columns
+from oodbench.results.outcome import Results
+from oodbench.results.rows import COLUMNS, SCHEMA, Row, cell, row_id, with_columns
 from oodbench.results.significance import Sampled, Side
 from oodbench.results.store import ResultStore, page_name
 from oodbench.results.stored import StoredResult

@@ -1,18 +1,11 @@
-"""Result rows with provenance: their columns, what tells them apart, and a table of them."""
+"""Result rows with provenance: their columns, and what tells them apart."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
 
 from oodbench import files
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from oodbench.results.samples import SampleScores
 
 SCHEMA = 1
 """Version of the row; a reader takes older ones and refuses newer ones."""
@@ -207,56 +200,3 @@ def is_told(name: str, value: object) -> bool:
 def told(columns: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that a row's id tells."""
     return {name: value for name, value in columns.items() if is_told(name, value)}
-
-
-@dataclass
-class Results:
-    """Rows of an evaluation.
-
-    Args:
-        rows: one for each detector and OOD set (or group mean).
-        missing: OOD sets that were not found, with what was looked for, by name.
-        warnings: what a reader of the rows has to know.
-        failures: detectors that gave no rows, with the reason, by name.
-        scores: the scores of every sample, one entry for each detector and network; none where
-            scores were counted as they came, as those of pixels.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    scores: list[SampleScores] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __add__(self, other: Results) -> Results:
-        warnings = list(dict.fromkeys([*self.warnings, *other.warnings]))
-        return Results(
-            [*self.rows, *other.rows],
-            {**self.missing, **other.missing},
-            warnings,
-            {**self.failures, **other.failures},
-            [*self.scores, *other.scores],
-        )
-
-    def to_pandas(self) -> pd.DataFrame:
-        """A table with ``COLUMNS``, and those of the benchmarks' measures."""
-        import pandas as pd
-
-        columns = dict.fromkeys((*COLUMNS, *(name for row in self.rows for name in row)))
-        return pd.DataFrame(self.rows, columns=list(columns))
-
-    def to_json(self) -> str:
-        """``{"rows": [...], "missing": {...}, "warnings": [...], "failures": {...}}``."""
-        value = {
-            "rows": self.rows,
-            "missing": self.missing,
-            "warnings": self.warnings,
-            "failures": self.failures,
-        }
-        return json.dumps(value, indent=1, allow_nan=False)

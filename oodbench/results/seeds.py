@@ -7,6 +7,7 @@ of the images, which seeds share and which no number of them lessens.
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -58,20 +59,25 @@ def interval(
         raise ValueError(f"{len(values)} values need as many intervals, got {len(intervals)}")
     if len(values) == 1:
         return intervals[0]
-    mean = statistics.fmean(values)
+    n = len(values)
+    mean = math.fsum(values) / n
     scaled = [_scale(value, share) for value in values]
-    between = _quantile(len(values)) ** 2 * statistics.variance(scaled) / len(values)
+    centre = math.fsum(scaled) / n
+    variance = math.fsum([(value - centre) ** 2 for value in scaled]) / (n - 1)
+    between = _quantile(n) ** 2 * variance / n
+    middle = _scale(mean, share)
     ends = []
     for side, sign in ((0, -1), (1, 1)):
         distances = [
             (_scale(own[side], share) - value) ** 2
             for value, own in zip(scaled, intervals, strict=True)
         ]
-        half = math.sqrt(between + statistics.fmean(distances))
-        ends.append(_back(_scale(mean, share) + sign * half, share))
+        half = math.sqrt(between + math.fsum(distances) / n)
+        ends.append(_back(middle + sign * half, share))
     return min(ends[0], mean), max(ends[1], mean)  # rounding must not put the mean outside
 
 
+@functools.lru_cache(maxsize=128)
 def _quantile(seeds: int) -> float:
     return float(stdtrit(seeds - 1, 0.5 + LEVEL / 2))
 
@@ -104,21 +110,22 @@ class Figure:
     @classmethod
     def of(cls, rows: Sequence[Row], column: str) -> Figure | None:
         """A column of rows that differ by their seed; None where it is empty in all of them."""
-        there = [row for row in rows if cell(row, column) is not None]
+        there = [row for row in rows if row.get(column) is not None]
         if not there:
             return None
-        values = tuple(float(cell(row, column)) for row in there)
-        intervals = [(cell(row, f"{column}_low"), cell(row, f"{column}_high")) for row in there]
+        values = tuple([float(cell(row, column)) for row in there])
+        lower, upper = f"{column}_low", f"{column}_high"
+        intervals = [(cell(row, lower), cell(row, upper)) for row in there]
         own = [(low, high) for low, high in intervals if low is not None and high is not None]
         if len(own) < len(there):
             return cls(values, None)
-        width = statistics.fmean([high - low for low, high in own])
+        width = math.fsum([high - low for low, high in own]) / len(own)
         return cls(values, interval(values, own, share=column != "gap"), width)
 
     @property
     def mean(self) -> float:
         """The mean of the values over seeds."""
-        return statistics.fmean(self.values)
+        return math.fsum(self.values) / len(self.values)
 
     @property
     def width(self) -> float:

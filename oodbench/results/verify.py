@@ -35,7 +35,7 @@ def verify(path: str | Path, level: Level = "scores", means: Means | None = None
     :data:`oodbench.results.verdict.TOLERANCES`.
 
     Args:
-        path: a ``.json`` of a result, a ``.md`` of a page, or a folder.
+        path: a ``.json`` of a result, a ``.md`` of a page, the ``.csv`` of its lines, or a folder.
         level: how much is made again.
         means: with what; None for the defaults.
 
@@ -50,8 +50,8 @@ def verdicts(
 ) -> Iterator[Verdict]:
     """The same, one after the other as they are found."""
     path = files.user_path(path)
-    if path.suffix == ".md" and path.is_file():
-        yield of_page(path)
+    if path.suffix in (".md", ".csv") and path.is_file():
+        yield of_page(path.with_suffix(".md"))
         return
     is_one = path.is_dir() or (path.is_file() and path.suffix in (".json", ".gz"))
     results, faults = results_at(path) if is_one else ([], [])
@@ -264,23 +264,35 @@ def of_network(released: zoo.Released) -> Verdict:
 
 
 def of_page(path: Path) -> Verdict:
-    """A page must be what its results render to."""
+    """A page must be what its results render to, and so must the csv of its lines."""
     verdict = Verdict(path, checked=1)
+    whole = path.stem.endswith(WHOLE)
     benchmark = _benchmark_of_page(path)
+    if not path.is_file():
+        return verdict.refuse("there is no such page")
     if benchmark is None:
         return verdict.refuse("it is the page of no benchmark that is known here")
     try:
-        text = leaderboard.page(benchmark, path.parent)
+        board = leaderboard.stored_board(benchmark, path.parent)
+        text = leaderboard.text_of(board, whole=whole)
+        table = leaderboard.csv_of(board) if board.parts and not whole else None
     except OODBenchError as error:
         return verdict.refuse(f"its results cannot be read: {error}")
     except (KeyError, ValueError) as error:  # scores that are not of the rows' sets or samples
         return verdict.refuse(f"its results cannot be compared by their scores ({error})")
+    again = f"run `oodbench leaderboard --benchmark {benchmark.name}{' --whole' * whole}`"
     if path.read_bytes() != text.encode():
-        return verdict.refuse(
-            "it is not what its results render to: run "
-            f"`oodbench leaderboard --benchmark {benchmark.name}`"
-        )
+        return verdict.refuse(f"it is not what its results render to: {again}")
+    beside = path.with_suffix(".csv")
+    if table is not None and not beside.is_file():
+        return verdict.refuse(f"{beside.name}, which has all its lines, is missing: {again}")
+    if table is not None and beside.read_bytes() != table.encode():
+        return verdict.refuse(f"{beside.name} is not what its results render to: {again}")
     return verdict
+
+
+WHOLE = ".whole"
+"""How the names of pages end that have every line and a table for each set."""
 
 
 def _is_page(path: Path) -> bool:
@@ -292,6 +304,7 @@ def _is_page(path: Path) -> bool:
 
 
 def _benchmark_of_page(path: Path) -> Benchmark | None:
+    path = path.with_name(path.name.replace(f"{WHOLE}.md", ".md"))
     for name in BENCHMARKS.names():
         if name.replace("/", "-") == path.stem:
             return get_benchmark(benchmark=name)

@@ -25,7 +25,8 @@ from oodbench.errors import OODBenchError, OptionError
 from oodbench.evaluator import Evaluator
 from oodbench.options import build, option_fields
 from oodbench.registry import DETECTORS, METHODS, TASKS
-from oodbench.results.rows import METRICS, Results
+from oodbench.results.outcome import Results
+from oodbench.results.rows import METRICS
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.task import Task, task_of
 from oodbench.testing.drawn import own_folders

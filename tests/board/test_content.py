@@ -10,7 +10,7 @@ import pytest
 
 from oodbench.board.content import content_of, entry_id, tags_of
 from oodbench.registry import DETECTORS
-from oodbench.results import leaderboard
+from oodbench.results import arranged
 from oodbench.results.entries import entries_of
 from oodbench.results.leaderboard import render
 from oodbench.results.rows import METRICS, NAMES, cell
@@ -134,4 +134,4 @@ def test_tags_are_what_a_detector_is() -> None:
 
 def test_no_rows_no_parts() -> None:
     assert shown([])["parts"] == []
-    assert leaderboard.sections(PAGE, []) == []
+    assert arranged.sections(PAGE, []) == []

@@ -16,7 +16,7 @@ import oodbench
 from oodbench import metrics
 from oodbench.checks import overlap
 from oodbench.data.samples import ImageArrays, ImageFiles, Subset, image_folder
-from oodbench.results.rows import Results
+from oodbench.results.outcome import Results
 from tests.conftest import write_images
 
 

@@ -9,7 +9,8 @@ import pytest
 import oodbench
 from oodbench.cli import evaluated, tables
 from oodbench.cli.evaluated import show_rows
-from oodbench.results.rows import Results, Row
+from oodbench.results.outcome import Results
+from oodbench.results.rows import Row
 from tests.helpers.measured import measured
 
 SETS = {"near": ("cifar100", "tin"), "far": ("mnist",)}

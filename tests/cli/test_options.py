@@ -67,7 +67,7 @@ LEFT_OUT = {
 
 OWN = {
     "compare": {"--backbone", "--plot", "--posthoc", "stored"},
-    "leaderboard": {"--html", "--out", "--pack", "--release"},
+    "leaderboard": {"--html", "--out", "--pack", "--release", "--whole"},
 }
 """What a command takes besides."""
 

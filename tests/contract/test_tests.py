@@ -82,6 +82,10 @@ ELSEWHERE = {
     "oodbench/networks/runtimes.py": "networks/test_given.py",
     "oodbench/networks/": "networks/test_classifier.py",
     "oodbench/results/rowcheck.py": "results/test_store.py",
+    "oodbench/results/arranged.py": "results/test_leaderboard.py",
+    "oodbench/results/outcome.py": "results/test_papertable.py",
+    "oodbench/results/pagetables.py": "results/test_leaderboard.py",
+    "oodbench/results/wording.py": "results/test_leaderboard.py",
     "oodbench/results/": "results/test_rows.py",
     "detectors/_contrastive.py": "contract/test_methods.py",
     "detectors/_figures.py": "detectors/test_a2d.py",
@@ -89,6 +93,7 @@ ELSEWHERE = {
     "detectors/_multiood.py": "detectors/test_a2d_npmix.py",
     "detectors/_neighbours.py": "detectors/test_numerics.py",
     "detectors/multimodal_ce.py": "networks/test_modalities.py",
+    "datasets/_bounds.py": "datasets/test_cifar.py",
     "datasets/_find.py": "datasets/test_images.py",
     "datasets/multiood/": "datasets/test_multiood.py",
 }

@@ -120,3 +120,10 @@ def test_a_changed_torchvision_cifar_is_not_unpickled(
         DATASETS.get(name).load("test")
     assert str(files.data_dir() / folder) in str(error.value)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10/openood", "cifar100/palm", "cifar100/abet"])
+def test_networks_of_a_few_epochs_are_short_runs(name: str) -> None:
+    protocol = get_benchmark(benchmark=name).protocol
+    assert protocol.least_accuracy == {"cifar10": 0.90, "cifar100": 0.65}[name.split("/")[0]]
+    assert "arXiv" in protocol.least_accuracy_source

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
-from oodbench.results.rows import Results
+from oodbench.results.outcome import Results
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -25,7 +25,7 @@ def changed(rows: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:
 
 
 def page(*entries: list[dict[str, Any]], benchmark: Any = PAGE) -> str:
-    return leaderboard.render(benchmark, [row for rows in entries for row in rows])
+    return leaderboard.render(benchmark, [row for rows in entries for row in rows], whole=True)
 
 
 def names(text: str) -> list[str]:

@@ -21,6 +21,11 @@ from tests.helpers.pages import PAGE, entry, tables
 from tests.helpers.rows import CPU, NEAR_A, PREPROCESS, TOY, TUNED, absent, evaluate
 
 
+def whole(benchmark: oodbench.Benchmark, rows: Any) -> str:
+    """The page with every line and a table for each set."""
+    return leaderboard.render(benchmark, rows, whole=True)
+
+
 def test_regenerating_changes_no_byte(tmp_path: Path) -> None:
     evaluate(PAGE, detectors=["msp", "knn"], leaderboards=tmp_path)
     path = leaderboard.write(PAGE, tmp_path)
@@ -38,24 +43,24 @@ def test_regenerating_changes_no_byte(tmp_path: Path) -> None:
 
 def test_page_is_a_function_of_the_rows() -> None:
     rows = [*entry(0.7), *entry(0.8, detector="knn", detector_options={"k": 5})]
-    assert leaderboard.render(PAGE, rows) == leaderboard.render(PAGE, iter(list(rows)))
+    assert whole(PAGE, rows) == whole(PAGE, iter(list(rows)))
 
 
 def test_remarks_of_the_benchmark_stand_at_the_head() -> None:
     remarks = ("The ID set is *small*.", "Pixels are far from independent.")
-    page = leaderboard.render(dataclasses.replace(PAGE, remarks=remarks), entry(0.7))
+    page = whole(dataclasses.replace(PAGE, remarks=remarks), entry(0.7))
     head, _ = page.split("\n## ", 1)
     for text in ("\n\nThe ID set is &#42;small&#42;.\n", "\n\nPixels are far from independent.\n"):
         assert text in head
     without = page
     for text in ("The ID set is &#42;small&#42;.\n\n", "Pixels are far from independent.\n\n"):
         without = without.replace(text, "")
-    assert without == leaderboard.render(PAGE, entry(0.7))
+    assert without == whole(PAGE, entry(0.7))
 
 
 def test_every_set_and_figure_is_there() -> None:
     """AUROC, both FPR@95 by their names, AUPR, accuracy: averages and each set."""
-    page = leaderboard.render(PAGE, entry(0.7))
+    page = whole(PAGE, entry(0.7))
     main, *sets, made = tables(page)
     (line,) = main
     assert line["near AUROC"] == "70.00 [69.00, 71.00]"
@@ -98,7 +103,7 @@ def test_ranked_by_the_protocols_metric(protocol: Protocol, order: list[str]) ->
     # fpr95_ood is turned round, so that a page that ranks by something else would show
     for name, value in (("fair", 0.7), ("poor", 0.5), ("good", 0.9)):
         rows += entry(value, detector=name, fpr95_ood=value)
-    page = leaderboard.render(dataclasses.replace(PAGE, protocol=protocol), rows)
+    page = whole(dataclasses.replace(PAGE, protocol=protocol), rows)
     for table in tables(page)[:5]:
         assert [line["Detector"] for line in table] == order
         assert [line["#"] for line in table] == ["1", "2", "3"]
@@ -110,7 +115,7 @@ def test_seeds_are_one_line_with_mean_and_deviation() -> None:
     values = [0.70, 0.73, 0.79]
     bare = dict.fromkeys(("auroc_low", "auroc_high"))
     rows = [r for seed, value in enumerate(values) for r in entry(value, seed, **bare)]
-    (line,) = tables(leaderboard.render(PAGE, rows))[0]
+    (line,) = tables(whole(PAGE, rows))[0]
     # mean 0.74; deviations -0.04, -0.01, 0.05; sample variance 0.0042 / 2
     assert line["near AUROC"] == "74.00 ± 4.58"
     assert line["near AUROC"] == f"74.00 ± {100 * statistics.stdev(values):.2f}"
@@ -121,7 +126,7 @@ def test_seeds_are_one_line_with_mean_and_deviation() -> None:
 
 def test_a_repeated_measurement_counts_once_and_the_newest() -> None:
     rows = [*entry(0.6), *entry(0.8, created="2026-02-01T00:00:00+00:00", torch="3")]
-    page = leaderboard.render(PAGE, rows)
+    page = whole(PAGE, rows)
     (line,) = tables(page)[0]
     assert line["near AUROC"] == "80.00 [79.00, 81.00]"
     assert "2026-01-01" not in page
@@ -141,11 +146,11 @@ def test_a_repeated_measurement_counts_once_and_the_newest() -> None:
 )
 def test_other_settings_are_another_line(other: dict[str, Any]) -> None:
     rows = [*entry(0.6), *entry(0.8, **other)]
-    assert len(tables(leaderboard.render(PAGE, rows))[0]) == 2
+    assert len(tables(whole(PAGE, rows))[0]) == 2
 
 
 def test_settings_are_shown() -> None:
-    (line,) = tables(leaderboard.render(PAGE, entry(0.6, detector_options={"k": 3, "b": "x|y"})))[0]
+    (line,) = tables(whole(PAGE, entry(0.6, detector_options={"k": 3, "b": "x|y"})))[0]
     assert line["Settings"] == "b=x\\|y, k=3"
 
 
@@ -156,7 +161,7 @@ def test_tuned_entries_are_marked() -> None:
         *entry(0.8, detector="knn", detector_options=options, tuned=None),
         *entry(0.6),
     ]
-    page = leaderboard.render(PAGE, rows)
+    page = whole(PAGE, rows)
     for table in tables(page):
         assert sorted(line["Detector"] for line in table) == ["knn", "knn †", "msp"]
     assert page.count("\n† ") == 1
@@ -164,25 +169,25 @@ def test_tuned_entries_are_marked() -> None:
     # a section without them says nothing of it
     for row in rows[:4]:
         row["id_fingerprint"] = "2" * 64
-    whole, other = leaderboard.render(PAGE, rows).split("\n## ")[1:]
-    assert ("†" in whole) != ("†" in other)
-    assert "†" not in leaderboard.render(PAGE, rows[4:])
+    complete, other = whole(PAGE, rows).split("\n## ")[1:]
+    assert ("†" in complete) != ("†" in other)
+    assert "†" not in whole(PAGE, rows[4:])
 
 
 def test_rows_without_the_column_are_those_with_nothing_in_it() -> None:
     old, new = entry(0.8), entry(0.8, tuned=None)
     assert [row["row_id"] for row in old] == [row["row_id"] for row in new]
-    assert leaderboard.render(PAGE, old) == leaderboard.render(PAGE, new)
-    assert len(tables(leaderboard.render(PAGE, [*old, *entry(0.7, 1, tuned=None)]))[0]) == 1
+    assert whole(PAGE, old) == whole(PAGE, new)
+    assert len(tables(whole(PAGE, [*old, *entry(0.7, 1, tuned=None)]))[0]) == 1
 
 
 def test_seeds_that_were_tuned_one_by_one_are_one_line() -> None:
     rows = [*entry(0.7, tuned=TUNED), *entry(0.8, 1, tuned={**TUNED, "auroc": 0.8, "tried": 3})]
-    (line,) = tables(leaderboard.render(PAGE, rows))[0]
+    (line,) = tables(whole(PAGE, rows))[0]
     assert line["Detector"] == "msp †"
     assert line["Seeds"] == "0, 1"
     other = entry(0.8, 1, tuned={**TUNED, "fingerprint": "e" * 64})
-    assert len(tables(leaderboard.render(PAGE, [*rows[:4], *other]))[0]) == 2
+    assert len(tables(whole(PAGE, [*rows[:4], *other]))[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,7 @@ def test_seeds_that_were_tuned_one_by_one_are_one_line() -> None:
     ids=["ID images", "OOD images", "size", "resize"],
 )
 def test_rows_on_other_data_never_share_a_table(other: dict[str, Any]) -> None:
-    page = leaderboard.render(PAGE, [*entry(0.6), *entry(0.8, detector="knn", **other)])
+    page = whole(PAGE, [*entry(0.6), *entry(0.8, detector="knn", **other)])
     for table in tables(page):
         assert len({line["Detector"] for line in table}) == 1
     assert page.count("\n## ") == 2
@@ -204,14 +209,14 @@ def test_rows_on_other_data_never_share_a_table(other: dict[str, Any]) -> None:
 
 def test_a_networks_own_normalisation_is_not_other_data() -> None:
     shape = {"size": 4, "mode": "L", "resize": "stretch", "mean": [0.3], "std": [2]}
-    page = leaderboard.render(PAGE, [*entry(0.6), *entry(0.8, detector="knn", preprocess=shape)])
+    page = whole(PAGE, [*entry(0.6), *entry(0.8, detector="knn", preprocess=shape)])
     assert page.count("\n## ") == 1
 
 
 def test_other_selections_of_sets_never_share_a_table(tmp_path: Path) -> None:
     evaluate(detectors="msp", leaderboards=tmp_path)
     evaluate(detectors="energy", ood=["near-a", "far-a"], leaderboards=tmp_path)
-    page = leaderboard.write(TOY, tmp_path).read_text()
+    page = leaderboard.write(TOY, tmp_path, whole=True).read_text()
     for table in tables(page):
         assert len({line["Detector"] for line in table}) == 1
     assert "## near, far\n" in page
@@ -225,7 +230,7 @@ def test_a_set_measured_in_two_selections_is_in_both(whole_first: bool, tmp_path
     selections: list[list[str] | None] = [None, ["far-a"]]
     for ood in selections if whole_first else reversed(selections):
         evaluate(ood=ood, leaderboards=tmp_path)
-    page = leaderboard.write(TOY, tmp_path).read_text()
+    page = leaderboard.write(TOY, tmp_path, whole=True).read_text()
     whole, part = (page.partition("\n## far(far-a)")[i] for i in (0, 2))
     assert "### far-a\n" in whole
     assert "### near-b\n" in whole
@@ -239,20 +244,20 @@ def test_a_set_measured_in_two_selections_is_in_both(whole_first: bool, tmp_path
 
 def test_rows_written_in_two_parts_are_one_evaluation(tmp_path: Path) -> None:
     """A crash cut the first part short; the rest came later, with another time."""
-    whole = entry(0.7)
+    first = entry(0.7)
     later = entry(0.7, created="2026-03-01T00:00:00+00:00")
-    expected = tables(leaderboard.render(PAGE, whole))[:-1]
-    for cut in range(len(whole) + 1):
-        page = leaderboard.render(PAGE, [*whole[:cut], *later[cut:]])
+    expected = tables(whole(PAGE, first))[:-1]
+    for cut in range(len(first) + 1):
+        page = whole(PAGE, [*first[:cut], *later[cut:]])
         assert tables(page)[:-1] == expected
         assert page.count("\n## ") == 1
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3])
 def test_an_evaluation_cut_short_does_not_break_the_page(kept: int) -> None:
-    page = leaderboard.render(PAGE, entry(0.9, detector="cut")[:kept])
+    page = whole(PAGE, entry(0.9, detector="cut")[:kept])
     assert "cut" in page
-    page = leaderboard.render(PAGE, [*entry(0.9, detector="cut")[:kept], *entry(0.6)])
+    page = whole(PAGE, [*entry(0.9, detector="cut")[:kept], *entry(0.6)])
     first = tables(page)[0]
     if kept < 3:
         assert [line["Detector"] for line in first] == ["msp", "cut"], "nothing to rank it by"
@@ -260,7 +265,7 @@ def test_an_evaluation_cut_short_does_not_break_the_page(kept: int) -> None:
 
 
 def test_no_rows_say_how_to_get_some() -> None:
-    page = leaderboard.render(PAGE, [])
+    page = whole(PAGE, [])
     assert "No results yet" in page
     assert "oodbench eval" in page
 
@@ -286,9 +291,10 @@ def test_seeds_of_trained_networks_end_on_one_line(tmp_path: Path) -> None:
     )
     assert [row["seed"] for row in results] == [0] * 14 + [1] * 14
     near = [r for r in results if r["detector"] == "msp" and r["ood"] == "near"]
-    line = {r["Detector"]: r for r in tables(leaderboard.write(TOY, tmp_path).read_text())[0]}[
-        "msp"
-    ]
+    line = {
+        r["Detector"]: r
+        for r in tables(leaderboard.write(TOY, tmp_path, whole=True).read_text())[0]
+    }["msp"]
     for metric, name in (("auroc", "AUROC"), ("fpr95_ood", "FPR@95 (OOD positive)")):
         ends = [(r[f"{metric}_low"], r[f"{metric}_high"]) for r in near]
         low, high = seeds.interval([r[metric] for r in near], ends)
@@ -317,18 +323,96 @@ def test_committed_pages_are_made_of_the_committed_rows(page: Path, tmp_path: Pa
     made = leaderboard.write(oodbench.get_benchmark(benchmark=name), folder)
     assert made.name == page.name
     assert made.read_bytes() == page.read_bytes()
+    table = page.with_suffix(".csv")
+    assert made.with_suffix(".csv").is_file() == table.is_file()
+    if table.is_file():
+        assert made.with_suffix(".csv").read_bytes() == table.read_bytes()
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def many_lines() -> list[dict[str, Any]]:
+    """Forty detectors, of which three have other settings as well, with two methods."""
+    rows = []
+    for number in range(40):
+        rows += entry(0.80 - number / 100, detector=f"d{number:02d}", weights=f"{number:064d}")
+    for number in range(3):
+        rows += entry(0.79 - number / 100, detector=f"d{number:02d}", detector_options={"k": 5})
+    return rows + entry(0.30, detector="late", method="other")
+
+
+def test_a_page_has_the_best_line_of_each_detector_and_method() -> None:
+    page = leaderboard.render(PAGE, many_lines())
+    main, *_ = tables(page)
+    names = [line["Detector"].removesuffix(" ¶") for line in main]
+    assert len(main) == leaderboard.MOST == 25
+    assert names == [*(f"d{number:02d}" for number in range(24)), "late"]
+    assert all(line["Settings"] == "–" for line in main)
+    assert main[-1]["#"] == "44", "its place among all lines"
+    assert "25 of 44 lines" in page
+    assert "25 of 44 lines" not in whole(PAGE, many_lines())
+    assert len(tables(whole(PAGE, many_lines()))[0]) == 44
+    few = leaderboard.render(PAGE, entry(0.7))
+    assert " lines: of each detector" not in few
+
+
+def test_a_page_says_how_to_repeat_it_in_few_lines() -> None:
+    command = "oodbench eval --id toy --seed {} --detector msp,knn"
+    rows = []
+    for seed in range(3):
+        for detector in ("msp", "knn"):
+            rows += entry(0.7 + seed / 50, seed, detector=detector, command=command.format(seed))
+    rows += entry(0.6, 0, detector="energy", command=None)
+    first, second = tables(leaderboard.render(PAGE, rows))[-1]
+    assert first["Command"] == "`oodbench eval --id toy --seed 0,1,2 --detector msp,knn`"
+    assert (first["#"], first["Seeds"]) == ("1, 2", "0–2")
+    assert (second["#"], second["Seeds"], second["Command"]) == ("3", "0", "Python")
+
+
+def bounded(least: float) -> oodbench.Benchmark:
+    protocol = Protocol(least_accuracy=least, least_accuracy_source="A. Author has 95 %")
+    return dataclasses.replace(PAGE, protocol=protocol)
+
+
+def test_short_runs_stand_below_and_are_not_ranked_among_the_others() -> None:
+    rows = [
+        *entry(0.9, detector="short", id_accuracy=0.89),
+        *entry(0.8, detector="full", id_accuracy=0.91),
+        *entry(0.7, 0, detector="mixed", id_accuracy=0.88),
+        *entry(0.7, 1, detector="mixed", id_accuracy=0.93),
+    ]
+    page = leaderboard.render(bounded(0.9), rows)
+    main, short = tables(page)[:2]
+    assert [line["Detector"] for line in main] == ["full", "mixed"], "the mean over seeds counts"
+    assert [line["Detector"] for line in short] == ["short"]
+    assert [line["#"] for line in (*main, *short)] == ["1", "2", "3"]
+    assert short[0]["Rank"] == "3"
+    assert "below 90 %" in page.partition("### Short runs")[2]
+    assert "A. Author has 95 %" in page
+    assert "Short runs" not in leaderboard.render(PAGE, rows)
+    assert "Lines from 3 on are short runs." in whole(bounded(0.9), rows)
+    none = leaderboard.render(bounded(0.99), rows)
+    assert "No network here classifies as those of the literature do." in none
+    assert [line["Detector"] for line in tables(none)[0]] == ["short", "full", "mixed"]
+
+
+@pytest.mark.parametrize("least", [0.0, 1.0, -1.0])
+def test_a_bound_that_is_none_is_refused(least: float) -> None:
+    with pytest.raises(oodbench.errors.OptionError, match="least_accuracy"):
+        bounded(least)
+    with pytest.raises(oodbench.errors.OptionError, match="source"):
+        Protocol(least_accuracy=0.5)
 
 
 def test_rows_of_another_version_have_a_table_of_their_own_and_say_so() -> None:
     second = dataclasses.replace(PAGE, version=2)
     rows = [*entry(0.9), *entry(0.7, benchmark_version=2, detector="knn")]
-    page = leaderboard.render(second, rows)
+    page = whole(second, rows)
     first, other = page.split("\n## ")[1:]
     assert "These rows are of version" not in first
     assert "| 1 | knn |" in first, "those of this version come first, whatever their figures"
     assert "These rows are of version 1 of the benchmark" in other
     assert "This is version 2." in other
-    assert leaderboard.render(PAGE, entry(0.9)).count("\n## ") == 1
+    assert whole(PAGE, entry(0.9)).count("\n## ") == 1
     results = evaluate(dataclasses.replace(TOY, version=2))
     assert {row["benchmark_version"] for row in results} == {2}
     assert {row["benchmark_version"] for row in evaluate(TOY)} == {None}
@@ -337,10 +421,10 @@ def test_rows_of_another_version_have_a_table_of_their_own_and_say_so() -> None:
 def test_a_page_says_what_supersedes_it_and_over_how_many_networks_papers_average() -> None:
     protocol = dataclasses.replace(PAGE.protocol, seeds=3)
     changed = dataclasses.replace(PAGE, superseded_by="toy/better", protocol=protocol)
-    page = leaderboard.render(changed, entry(0.9))
+    page = whole(changed, entry(0.9))
     assert "Superseded by `toy/better`." in page
     assert "means over 3 trained networks" in page
-    plain = leaderboard.render(PAGE, entry(0.9))
+    plain = whole(PAGE, entry(0.9))
     assert "Superseded" not in plain
     assert "trained networks" not in plain
 

@@ -13,6 +13,7 @@ import pytest
 import oodbench
 from oodbench import cli
 from oodbench.errors import OptionError, UnknownNameError
+from oodbench.results.outcome import Results
 from oodbench.results.papertable import FORMATS, PaperTable, latex, paper_table
 from oodbench.results.rows import Row
 from tests.helpers.measured import measured
@@ -140,3 +141,24 @@ def test_on_the_command_line(
     assert "palm" in text
     assert "98.29" in text, "the mean of the committed rows"
     assert "@inproceedings{palm," in papers.read_text(encoding="utf-8")
+
+
+def test_results_write_the_same_table() -> None:
+    named = {"benchmark": BENCHMARK}
+    parts = [("msp", 0.7, 0), ("knn", 0.9, 0), ("knn", 0.8, 1)]
+    measured = [r for name, auroc, n in parts for r in rows(name, auroc, 0.2, seed=n, **named)]
+    results = Results(measured)
+    assert results.to_latex() == table(measured).to_latex()
+    chosen = {"sets": ["near"], "metrics": ["aupr_in"]}
+    assert results.to_latex(**chosen) == table(measured, **chosen).to_latex()
+    assert "\\textbf{85.00}~$\\pm$~7.07" in results.to_latex()
+    other = oodbench.get_benchmark("cifar100")
+    assert results.to_latex(other) == paper_table(other, measured).to_latex()
+
+
+def test_a_table_is_of_one_benchmark() -> None:
+    other = rows("msp", 0.7, 0.5, benchmark="cifar100")
+    with pytest.raises(OptionError, match="cifar10, cifar100"):
+        Results([*rows("msp", 0.7, 0.5, benchmark=BENCHMARK), *other]).to_latex()
+    with pytest.raises(OptionError, match="no rows"):
+        Results().to_latex()

@@ -111,7 +111,7 @@ def test_other_endings_are_refused_before_anything_is_read(tmp_path: Path) -> No
 def test_near_far_needs_two_groups() -> None:
     benchmark = oodbench.get_benchmark("cifar10")
     rows = oodbench.ResultStore(ROOT).rows("cifar10")
-    from oodbench.results.leaderboard import sections
+    from oodbench.results.arranged import sections
 
     part = sections(benchmark, rows)[0]
     (axes,) = plots.near_far(benchmark, part).axes

@@ -186,7 +186,7 @@ def test_one_network_of_several_that_fails(monkeypatch: pytest.MonkeyPatch) -> N
     def evaluated(**options: Any) -> Any:
         if options["backbone"] == "bad":
             raise RuntimeError("mat1 and mat2")
-        return oodbench.results.rows.Results([{"backbone": options["backbone"]}])
+        return oodbench.results.outcome.Results([{"backbone": options["backbone"]}])
 
     monkeypatch.setattr(module, "evaluate", evaluated)
     found = compare(benchmark=toy(), backbones=["good", "bad", "fine"], detectors="msp")

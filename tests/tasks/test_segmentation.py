@@ -39,7 +39,8 @@ from oodbench.method import Recipe
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.pixels import PixelReader, enlarged
 from oodbench.results import leaderboard
-from oodbench.results.rows import METRICS, Results, row_id
+from oodbench.results.outcome import Results
+from oodbench.results.rows import METRICS, row_id
 from oodbench.tasks import segmentation
 from oodbench.tasks.pictures import MOST_BYTES, SIDE, class_colours, heat, save_picture
 from oodbench.tasks.pixels import PixelOutputs, Quality, picture, remembered, segment
