@@ -52,8 +52,10 @@ def main() -> None:
         rows = store.rows("digits", results)
         print(f"{len(results):,} results, {len(rows):,} rows read", _since(began, used))
         began, used = time.perf_counter(), time.process_time()
-        page = leaderboard.render(benchmark, rows)
-        print(f"page of {len(page) / 2**20:.1f} MiB made", _since(began, used))
+        page = leaderboard.write(benchmark, name)
+        sizes = [path.stat().st_size / 2**20 for path in (page, page.with_suffix(".csv"))]
+        print("read again, page of {:.2f} and csv of {:.1f} MiB written".format(*sizes), end=" ")
+        print(_since(began, used))
 
 
 def _since(began: float, used: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from oodbench.benchmark import Benchmark
@@ -90,8 +89,7 @@ def _cells(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:
             cells += [""] * 4
             continue
         low, high = figure.ends or (None, None)
-        spread = statistics.stdev(figure.values) if len(figure.values) > 1 else None
-        values = (figure.mean, low, high, spread)
+        values = (figure.mean, low, high, figure.deviation)
         cells += ["" if value is None else f"{100 * value:.2f}" for value in values]
     return cells
 

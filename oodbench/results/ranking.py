@@ -116,10 +116,11 @@ def _apart(lines: Sequence[_Line]) -> np.ndarray:
     apart = np.zeros((len(lines), len(lines)), dtype=bool)
     if not pairs:
         return apart
+    means = [math.fsum(line.values) / len(line.values) for line in lines]
     differences, variances, between, df = (np.empty(len(pairs)) for _ in range(4))
     for k, (i, j) in enumerate(pairs):
         one, other = lines[i], lines[j]
-        differences[k] = np.mean(one.values) - np.mean(other.values)
+        differences[k] = means[i] - means[j]
         variances[k] = _variance(one, other)
         between[k], df[k] = paired.between_networks(
             one.values, other.values, same=one.networks == other.networks

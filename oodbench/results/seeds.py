@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -128,6 +127,14 @@ class Figure:
         return math.fsum(self.values) / len(self.values)
 
     @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation over seeds; None of one seed."""
+        n, mean = len(self.values), self.mean
+        if n == 1:
+            return None
+        return math.sqrt(math.fsum([(value - mean) ** 2 for value in self.values]) / (n - 1))
+
+    @property
     def width(self) -> float:
         """From end to end of the interval; 0 if there is none."""
         return self.ends[1] - self.ends[0] if self.ends else 0.0
@@ -144,4 +151,4 @@ class Figure:
         mean = f"{100 * self.mean:.2f}"
         if len(self.values) == 1:
             return mean
-        return f"{mean} ± {100 * statistics.stdev(self.values):.2f}"
+        return f"{mean} ± {100 * (self.deviation or 0.0):.2f}"
