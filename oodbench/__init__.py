@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,9 @@ _HOME = {
     "data.transforms": ("Preprocess",),
     "zoo": ("load_network",),
 }
+# a library says nothing by itself: whoever wants to read its log adds a handler
+logging.getLogger("oodbench").addHandler(logging.NullHandler())
+
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from oodbench import notebook
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import MultimodalPreprocess, Preprocess
 from oodbench.dataset import DatasetSpec, names_a_folder, resolve_dataset
@@ -240,6 +241,27 @@ class Benchmark:
                 f"benchmark {self.name}: {', '.join(both)} is among the sets that hyper-parameters "
                 "are chosen on and among those that are tested on. Leave it out of one."
             )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sets of each group, the task, how results are ranked."""
+        protocol = self.protocol
+        sets = [(f"{name} OOD", ", ".join(spec.name for spec in members))
+                for name, members in self.groups.items()]  # fmt: skip
+        facts = [
+            (
+                "ID",
+                f"{self.id.name}: {self.id.description}" if self.id.description else self.id.name,
+            ),
+            *sets,
+            (SHIFTED, ", ".join(spec.name for spec in self.shifted)),
+            ("validation", ", ".join(spec.name for spec in self.validation)),
+            ("task", self.task),
+            ("preprocess", str(self.preprocess)),
+            ("ranked by", f"{protocol.rank_group} OOD, {protocol.rank_by}"),
+            ("defined by", self.citation),
+            ("superseded by", self.superseded_by),
+        ]
+        return notebook.sheet(self.name, facts)
 
     @property
     def near(self) -> tuple[DatasetSpec, ...]:

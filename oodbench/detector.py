@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from oodbench import notebook
 from oodbench.checks import level
 from oodbench.errors import BadScoresError, ChangedInputsError, NotFittedError
 from oodbench.networks.door import single_precision
@@ -77,6 +78,22 @@ class Detector:
         such logits are refused; see ``oodbench.checks.level``.
         """
         return False
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its options, what it reads, whether it is fitted, its paper."""
+        learns = self.needs_fit or self.needs_fit_batches
+        state = "fitted" if self._is_fitted else f"not fitted; fit() reads {self.fit_split}"
+        paper = self.paper
+        facts = [
+            *((name, str(value)) for name, value in self.options().items()),
+            ("reads", ", ".join(sorted(self.needs))),
+            ("state", state if learns else "learns nothing"),
+            ("method", self.method),
+            ("formula", paper.formula if paper else ""),
+            ("paper", f"{paper.title}, {paper.venue} {paper.year}" if paper else ""),
+        ]
+        about = (type(self).__doc__ or "").strip().partition("\n\n")[0]
+        return notebook.sheet(self.label, facts, " ".join(about.split()))
 
     @property
     def needs_fit(self) -> bool:

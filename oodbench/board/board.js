@@ -110,19 +110,27 @@
       if (new Set(part.entries.map(of)).size < 2) shown.delete(id);
     }
     if (part.entries.some((e) => e.modality) && part.entries.some((e) => !e.modality)) shown.delete("modality");
-    if (innerWidth < 640) ["settings", "backbone", "checked", "seeds"].forEach((id) => shown.delete(id));
+    const isNarrow = innerWidth < 640;
+    const isTrained = shown.has("method"); // what tells entries of one detector apart stands under it on a phone
+    if (isNarrow) ["settings", "method", "backbone", "checked", "seeds"].forEach((id) => shown.delete(id));
     part.extras.forEach((_, i) => { if (i < 2) shown.add(`x.${i}`); });
     const hasJoint = part.entries.some((e) => e.modality) && part.entries.some((e) => !e.modality);
     const state = {
-      benchmark, number, part, columns, shown, sets: new Set(sets), figures: new Set([0, 1, 2]), ends: true,
+      benchmark, number, part, columns, shown, sets: new Set(sets), figures: new Set([0, 1, 2]), ends: !isNarrow, below: isNarrow && isTrained,
       query: "", method: "*", backbone: "*", tag: "*", checked: "*", modality: hasJoint ? "=" : "*", start: hasJoint ? "=" : "*", sort: "rank", reverse: false, page: 0, per: 50,
       x: null, y: null, last: null, orders: new Map(),
     };
+    // a note that all lines have marks none of them
+    const [first] = part.entries;
+    const common = new Set(first ? first.notes.filter((note) => part.entries.every((e) => e.notes.includes(note))) : []);
+    part.entries.forEach((e) => { e.isNoted = e.notes.some((note) => !common.has(note)); });
     const value = (i, k) => `f.${i}.${k}`;
     [state.x, state.y] = sets.length > 1
       ? [value(sets[0], 0), value(sets[1], 0)]
       : ["x.0", value(part.ranked[0], part.ranked[1])];
-    if (!columns.some((c) => c.id === state.x)) state.x = value(part.ranked[0], 1);
+    // one network has one accuracy: figures of the ranking then, against each other
+    const across = columns.find((c) => c.id === state.x);
+    if (!across || new Set(part.entries.map(across.value)).size < 2) state.x = value(part.ranked[0], benchmark.fpr);
     part.entries.forEach((e) => {
       e.hay = [e.detector, e.settings, e.method, e.recipe, e.backbone, e.modality || "", ...e.tags, e.id].join(" ").toLowerCase();
     });
@@ -305,7 +313,8 @@
           to.href = link(benchmark.key, entry.id);
           to.id = "to-" + entry.id;
           to.firstChild.textContent = entry.detector;
-          for (const word of [entry.tuned && "tuned", entry.word, entry.notes.length && "note"]) {
+          if (state.below) cell.append(h("span", { class: "ends" }, bdi(entry.method)));
+          for (const word of [entry.tuned && "tuned", entry.word, entry.isNoted && "note"]) {
             if (word) cell.append(h("span", { class: "chip" }, word));
           }
         } else if (column.text) {
@@ -331,9 +340,9 @@
     function measure(columns) {
       const narrow = innerWidth < 640;
       const wide = (column) => {
-        if (column.id === "name") return narrow ? 8 : 11;
+        if (column.id === "name") return narrow ? 9 : 11;
         if (column.text) return WIDE.has(column.id) ? 15 : 9;
-        if (column.whole) return 4.5;
+        if (column.whole) return narrow ? 3.9 : 4.5;
         return state.ends && !column.signed ? 7.5 : 6;
       };
       const widths = columns.map(wide);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
@@ -24,9 +25,20 @@ def show_traceback(asked: bool) -> None:
 
 
 def start() -> None:
-    """A command line begins: no traceback was asked for, and warnings are lines for people."""
+    """A command line begins: no traceback was asked for; warnings and log are lines for people."""
     _state["debug"] = False
     warnings.formatwarning = _warning_line
+    logging.getLogger("oodbench").addHandler(_TO_PEOPLE)  # once, however often
+
+
+class _Lines(logging.Handler):
+    """The library's log on standard error, whatever that is when a line comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(terminal.printable(record.getMessage()), err=True)
+
+
+_TO_PEOPLE = _Lines(logging.WARNING)
 
 
 def leave_if_failed(failures: dict[str, str]) -> None:

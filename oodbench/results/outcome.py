@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from oodbench import notebook
 from oodbench.benchmark import Benchmark, get_benchmark
 from oodbench.errors import OptionError
 from oodbench.results.papertable import paper_table
@@ -51,6 +52,15 @@ class Results:
             warnings,
             {**self.failures, **other.failures},
             [*self.scores, *other.scores],
+        )
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows, with what is absent and what went wrong below it."""
+        return (
+            notebook.figures(self.rows)
+            + notebook.items("Missing:", (f"{n}: {why}" for n, why in self.missing.items()))
+            + notebook.items("Failed:", (f"{n}: {why}" for n, why in self.failures.items()))
+            + notebook.items("Warnings:", self.warnings)
         )
 
     def to_pandas(self) -> pd.DataFrame:
