@@ -204,7 +204,9 @@ class ExportedNetwork(nn.Module):
         shape = [dim if isinstance(dim, int) else None for dim in images.meta["val"].shape]
         self.batch = shape[0]
         self.size = shape[2] if len(shape) == 4 and shape[2] == shape[3] else None
-        self.layer = _last_linear(graph)
+        last = _last_linear(graph)
+        # by its name, which a copy of the program keeps: its nodes are others
+        self.layer: str | None = None if last is None else last.name
         self.digest: str | None = None
 
     def train(self, mode: bool = True) -> ExportedNetwork:
@@ -215,11 +217,11 @@ class ExportedNetwork(nn.Module):
         if self.layer is None:
             return [_tensor(self.module(images))]
         inputs: list[Tensor] = []
-        node = self.layer
+        layer = self.layer
 
         class Watch(torch.fx.Interpreter):
             def run_node(self, n: Any) -> Any:
-                if n is node:
+                if n.name == layer:
                     arguments: Any = self.map_nodes_to_values(n.args, n)
                     inputs.append(arguments[0])
                 return super().run_node(n)
@@ -236,9 +238,11 @@ class ExportedNetwork(nn.Module):
         """The last layer, where it is linear."""
         if self.layer is None:
             return None
+        graph: Any = self.module.graph
+        layer = next(node for node in graph.nodes if node.name == self.layer)
         weight, bias = (
             None if arg is None else _reached(self.module, str(arg.target))
-            for arg in (self.layer.args[1], (*self.layer.args, None, None)[2])
+            for arg in (layer.args[1], (*layer.args, None, None)[2])
         )
         assert weight is not None  # noqa: S101 - a linear layer has weights
         return Head(weight, weight.new_zeros(len(weight)) if bias is None else bias)

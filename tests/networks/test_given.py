@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,17 @@ def test_the_same_outputs_by_every_way_in(kind: str, files: dict[str, Path], sma
     parts = {name: value for said in given.said for name, value in said.parts.items()}
     assert parts["mean"] == (0.1, 0.2, 0.3)
     assert parts.get("size") == (None if kind == "pt" else 24)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_copy_says_as_much(kind: str, files: dict[str, Path]) -> None:
+    """A network is copied before a detector is fitted: its features must not be lost by that."""
+    network = as_network(load_network(str(files[kind])).network)
+    images = torch.rand(5, 3, 24, 24)
+    whole, of_copy = (outputs_of(one)(images) for one in (network, copy.deepcopy(network)))
+    assert whole.keys() == of_copy.keys() >= {"features", "logits"}
+    for name, value in whole.items():
+        assert torch.equal(value, of_copy[name])
 
 
 def test_programs_for_one_size_of_batch() -> None:
