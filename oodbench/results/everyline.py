@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from oodbench.benchmark import Benchmark
 from oodbench.registry import TASKS
+from oodbench.results import seeds
 from oodbench.results.arranged import Arranged
 from oodbench.results.entries import Entry
 from oodbench.results.plain import visible
 from oodbench.results.ranking import Ranking
 from oodbench.results.rows import FOREGROUND, METRICS, Row
-from oodbench.results.seeds import Figure
 from oodbench.results.wording import settings_text
 
 _SETTINGS = (
@@ -44,23 +46,23 @@ def to_csv(
     ends = ("", "_low", "_high", "_std")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    lines = []
+    lines: list[list[object]] = []
+    measured: list[list[Row]] = []
     for part, (section, ranking) in enumerate(parts, start=1):
         names = [*section.means.values(), *section.sets]
         for number, entry in section.numbered:
             about = _about(entry, checked)
             place = [part, number, ranking.ranks[number - 1], _yes(number > section.full)]
-            lines += [
-                [*place, *about, *_measured(rows[0]), *_cells(rows, figures)]
-                for name in names
-                if (rows := entry.of(name))
-            ]
+            of_names = [rows for name in names if (rows := entry.of(name))]
+            lines += [[*place, *about, *_measured(rows[0])] for rows in of_names]
+            measured += of_names
+    columns = [column for name in figures for column in _columns(measured, name)]
     heads = [f"{name}{end}" for name in figures for end in ends]
-    offset = len(_SETTINGS) + len(_MEASURED)
     # columns that no line has anything in are those of other tasks and protocols
-    kept = [n for n in range(offset + len(heads)) if n < offset or any(line[n] for line in lines)]
-    writer.writerow([(*_SETTINGS, *_MEASURED, *heads)[n] for n in kept])
-    writer.writerows([line[n] for n in kept] for line in lines)
+    kept = [(head, cells) for head, cells in zip(heads, columns, strict=True) if any(cells)]
+    writer.writerow([*_SETTINGS, *_MEASURED, *(head for head, _ in kept)])
+    cells_of_lines = zip(*(cells for _, cells in kept), strict=True)
+    writer.writerows([*line, *cells] for line, cells in zip(lines, cells_of_lines, strict=True))
     return out.getvalue()
 
 
@@ -81,17 +83,12 @@ def _measured(row: Row) -> list[object]:
     return [visible(row["ood"]), visible(row["group"]), is_mean, row["n_id"], row["n_ood"]]
 
 
-def _cells(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:
-    cells = []
-    for name in figures:
-        figure = Figure.of(rows, name)
-        if figure is None:
-            cells += [""] * 4
-            continue
-        low, high = figure.ends or (None, None)
-        values = (figure.mean, low, high, figure.deviation)
-        cells += ["" if value is None else f"{100 * value:.2f}" for value in values]
-    return cells
+def _columns(lines: Sequence[Sequence[Row]], figure: str) -> Iterator[list[str]]:
+    """A figure of all lines: its mean, the ends of its interval, its deviation over seeds."""
+    found = seeds.figures(lines, figure)
+    for values in (found.mean, found.low, found.high, found.deviation):
+        shown = np.char.mod("%.2f", 100.0 * values)
+        yield np.where(np.isnan(values), "", shown).tolist()
 
 
 def _yes(value: object) -> str:

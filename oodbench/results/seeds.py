@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 from scipy.special import stdtrit
 
 from oodbench.results.rows import Row, cell
@@ -152,3 +153,68 @@ class Figure:
         if len(self.values) == 1:
             return mean
         return f"{mean} ± {100 * (self.deviation or 0.0):.2f}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A figure of N lines, each over its seeds; NaN where there is none.
+
+    Args:
+        mean: over seeds, ``[N]``.
+        low: the lower ends of the intervals over seeds and images, ``[N]``.
+        high: the upper ends.
+        deviation: the sample standard deviation over seeds, ``[N]``.
+    """
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    deviation: np.ndarray
+
+
+def figures(lines: Sequence[Sequence[Row]], column: str) -> Figures:
+    """What :meth:`Figure.of` gives of each of N lines, for many of them at once.
+
+    Args:
+        lines: rows of one OOD set or group that differ by their seed.
+        column: the figure.
+    """
+    found = Figures(*(np.full(len(lines), np.nan) for _ in range(4)))
+    ends = column, f"{column}_low", f"{column}_high"
+    by_seeds: dict[int, list[tuple[int, list[tuple[float, ...]]]]] = {}
+    for place, rows in enumerate(lines):
+        own = [tuple(map(row.get, ends)) for row in rows]
+        there = [values for values in own if values[0] is not None]
+        if there:
+            by_seeds.setdefault(len(there), []).append((place, there))  # type: ignore[arg-type]
+    for n, own_lines in by_seeds.items():
+        places = np.array([place for place, _ in own_lines])
+        numbers = np.array([values for _, values in own_lines], dtype=np.float64)  # [K, n, 3]
+        _fill(found, places, numbers, n, share=column != "gap")
+    return found
+
+
+def _fill(found: Figures, places: np.ndarray, numbers: np.ndarray, n: int, *, share: bool) -> None:
+    """Write the figures of K lines of ``n`` seeds each, ``[K, n, 3]``: value, low, high."""
+    # an end that a seed lacks is an interval that the line lacks
+    numbers[np.isnan(numbers).any(axis=(1, 2)), :, 1:] = np.nan
+    values = numbers[:, :, 0]
+    # rates of so many images lie halfway between two digits now and then: as Figure.mean rounds
+    mean = np.array([math.fsum(own) / n for own in values.tolist()])
+    found.mean[places] = mean
+    if n == 1:
+        found.low[places], found.high[places] = numbers[:, 0, 1], numbers[:, 0, 2]
+        return
+    found.deviation[places] = values.std(axis=1, ddof=1)
+    scaled = np.arcsin(np.sqrt(np.clip(numbers, 0.0, 1.0))) if share else numbers
+    middle = np.arcsin(np.sqrt(np.clip(mean, 0.0, 1.0))) if share else mean
+    between = _quantile(n) ** 2 * scaled[:, :, 0].var(axis=1, ddof=1) / n
+    distances = np.square(scaled[:, :, 1:] - scaled[:, :, :1]).mean(axis=1)  # [K, 2]
+    half = np.sqrt(between[:, None] + distances)
+    low, high = middle - half[:, 0], middle + half[:, 1]
+    if share:
+        low, high = (np.square(np.sin(np.clip(end, 0.0, np.pi / 2))) for end in (low, high))
+    else:
+        low, high = np.clip(low, -1.0, 1.0), np.clip(high, -1.0, 1.0)
+    # rounding must not put the mean outside
+    found.low[places], found.high[places] = np.minimum(low, mean), np.maximum(high, mean)

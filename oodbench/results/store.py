@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from oodbench import files
@@ -101,7 +103,8 @@ class ResultStore:
         folder = self.path(benchmark)
         if benchmark in _page_names() and not folder.is_dir():
             folder = folder.with_name(benchmark)  # asked for by the page's name
-        found = [stored.read(path) for path in stored.paths_in(folder)]
+        with uncollected():
+            found = [stored.read(path) for path in stored.paths_in(folder)]
         # by name where the time is the same, which a file and a pack have in another order
         return sorted(found, key=lambda r: (r.rows[0]["created"], r.path.stem))
 
@@ -203,6 +206,18 @@ class ResultStore:
             if len(own) == len(rows):
                 path.unlink(missing_ok=True)
         return ids
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is looked for in the block: thousands of rows are made in it, and all are kept."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _write(folder: Path, rows: Sequence[Row], samples: Scores | None) -> int:

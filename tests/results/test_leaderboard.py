@@ -352,7 +352,7 @@ def test_a_page_has_the_best_line_of_each_detector_and_method() -> None:
     assert "25 of 44 lines" not in whole(PAGE, many_lines())
     assert len(tables(whole(PAGE, many_lines()))[0]) == 44
     few = leaderboard.render(PAGE, entry(0.7))
-    assert " lines: of each detector" not in few
+    assert " lines: of each detector," not in few
 
 
 def test_a_page_says_how_to_repeat_it_in_few_lines() -> None:

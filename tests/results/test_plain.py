@@ -94,8 +94,10 @@ def test_a_page_shows_every_field_as_it_is(payload: str) -> None:
         count = sum(token.type == kind for token in expected)
         assert sum(token.type == kind for token in found) == count, kind
     links = [token.attrs["href"] for token in found if token.type == "link_open"]
-    assert len(links) == 1
+    assert len(links) == 2
     assert links[0].startswith("results/")
+    assert links[1].endswith(".csv")
+    assert "/" not in links[1]
     for kind in ("tr_open", "td_open", "th_open"):
         count = sum(token.type == kind for token in expected)
         assert sum(token.type == kind for token in found) == count, kind

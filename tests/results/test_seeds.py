@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from oodbench import metrics
-from oodbench.results.seeds import Figure, interval
+from oodbench.results.seeds import Figure, figures, interval
 
 T2, T1 = 4.302652729911275, 12.706204736432095  # Student's 97.5 % quantiles of 2 and 1
 Z = 1.959963984540054
@@ -131,3 +131,46 @@ def test_coverage(seeds: int, spread: float) -> None:
         low, high = interval(values, own)
         kept += low <= truth <= high
     assert kept / repeats >= 0.93
+
+
+def test_many_lines_at_once_have_the_figures_of_each() -> None:
+    generator = np.random.default_rng(0)
+    lines: list[list[Any]] = [[], [{"seed": 0, "auroc": None}]]
+    for n in (1, 2, 3, 5, 1, 2):
+        values = generator.uniform(size=n)
+        ends = values + generator.uniform(0, 0.05, n), values - generator.uniform(0, 0.05, n)
+        lines.append(
+            [
+                {"seed": seed, "auroc": v, "auroc_low": max(low, 0), "auroc_high": min(high, 1)}
+                for seed, (v, high, low) in enumerate(zip(values, *ends, strict=True))
+            ]
+        )
+    lines.append([{**row, "auroc_low": None, "auroc_high": None} for row in lines[3]])
+    lines.append([lines[4][0], {**lines[4][1], "auroc_low": None}])
+    lines.append(
+        [
+            {"seed": seed, "auroc": v, "auroc_low": v, "auroc_high": v}
+            for seed, v in ((0, 1.0), (1, 1.0))
+        ]
+    )
+    found = figures(lines, "auroc")
+    for place, rows in enumerate(lines):
+        one = Figure.of(rows, "auroc")
+        got = [x[place] for x in (found.mean, found.low, found.high, found.deviation)]
+        if one is None:
+            assert np.isnan(got).all()
+            continue
+        low, high = one.ends or (None, None)
+        expected = [np.nan if v is None else v for v in (one.mean, low, high, one.deviation)]
+        assert got == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert got[0] == one.mean
+
+
+def test_many_differences_at_once() -> None:
+    rows: list[Any] = [
+        {"seed": seed, "gap": v, "gap_low": v - 0.1, "gap_high": min(v + 0.2, 1.0)}
+        for seed, v in enumerate((-0.5, 0.9, 0.2))
+    ]
+    one, many = Figure.of(rows, "gap"), figures([rows], "gap")
+    assert one is not None
+    assert (many.low[0], many.high[0]) == pytest.approx(one.ends)
