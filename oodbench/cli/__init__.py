@@ -18,6 +18,7 @@ from oodbench.cli import (
     failures,
     fitting,
     listing,
+    matrix,
     pages,
     plotting,
     publishing,
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.add_typer(listing.list_app, name="list")
 app.add_typer(data.data_app, name="data")
 app.add_typer(caches.cache_app, name="cache")
+app.add_typer(matrix.matrix_app, name="matrix")
 app.add_typer(plotting.plot_app, name="plot")
 app.command("eval", epilog=examples("eval"))(spelled_out(evaluating.eval_command))
 app.command("compare", epilog=examples("compare"))(spelled_out(evaluating.compare_command))

@@ -43,6 +43,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "oodbench rate --scores knn.pkl --leaderboards own",
     ),
     "published": ("oodbench published --id cifar10 --detector knn",),
+    "matrix plan": ("oodbench matrix plan matrix.toml",),
+    "matrix run": (
+        "oodbench matrix run matrix.toml --device 0,1",
+        "oodbench matrix run matrix.toml --engine slurm --engine-set gpus_per_node=1 --jobs 8",
+    ),
+    "matrix status": ("oodbench matrix status matrix.toml",),
+    "matrix merge": ("oodbench matrix merge matrix.toml other-machine",),
     "info": ("oodbench info palm", "oodbench info cifar10/openood"),
 }
 """By command."""

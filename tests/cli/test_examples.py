@@ -17,10 +17,13 @@ LINES = [line for lines in EXAMPLES.values() for line in lines]
 
 
 def test_every_command_has_some() -> None:
-    groups = {"list", "data", "plot", "cache"}
-    assert set(EXAMPLES) == set(COMMANDS) - groups
+    groups = {"list", "data", "plot", "cache", "matrix"}
+    of_matrix = {f"matrix {name}" for name in COMMANDS["matrix"].commands}
+    assert set(EXAMPLES) == set(COMMANDS) - groups | of_matrix
     for name in EXAMPLES:
-        assert COMMANDS[name].epilog == examples(name)
+        group, _, inner = name.partition(" ")
+        command = COMMANDS[group].commands[inner] if inner else COMMANDS[name]
+        assert command.epilog == examples(name)
         assert examples(name).startswith("Example")
 
 
@@ -29,7 +32,10 @@ def test_an_example_is_read_and_fits_a_terminal(line: str) -> None:
     assert len(line) <= 92
     program, command, *words = shlex.split(line.rpartition("| ")[2])
     assert program == "oodbench"
-    context = COMMANDS[command].make_context(command, words, resilient_parsing=False)
+    asked = COMMANDS[command]
+    if command == "matrix":
+        asked, words = asked.commands[words[0]], words[1:]
+    context = asked.make_context(command, words, resilient_parsing=False)
     chosen = context.params
     for name in chosen.get("detectors") or ():
         for detector in name.split(","):

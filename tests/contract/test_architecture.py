@@ -45,7 +45,8 @@ USUALLY = 16
 DENSE = {"_dense", "ce_segmentation", "ce_detection"}
 
 UPSTAIRS = set(
-    "cli contenders evaluation evaluator extract looking passes selection tested tune".split()
+    "ahead cli contenders evaluation evaluator extract looking passes scale selection tested "
+    "together tune".split()
 )
 """Who asks for networks and scores; those below are asked."""
 
@@ -132,7 +133,7 @@ def test_who_is_asked_knows_not_who_asks() -> None:
             assert not reached & above, f"{name} -> {sorted(reached & above)}"
         if folder(name) != "cli":
             assert "cli" not in reached, name
-            asks = name in AGAIN or folder(name) in ("testing", "evaluation")
+            asks = name in AGAIN or folder(name) in ("testing", "evaluation", "scale")
             assert "evaluator" not in reached or asks, name  # the checks of a task evaluate on it
 
 

@@ -18,6 +18,9 @@ FOLDERS = {"oodbench": "", "detectors": "detectors", "datasets": "datasets"}
 ELSEWHERE = {
     # the parts of what is one thing to whoever uses it: the key of a network and of its outputs
     "oodbench/caching/": "caching/test_fingerprint.py",
+    # what several networks see together is seen beforehand for their evaluations
+    "oodbench/ahead.py": "core/test_together.py",
+    "oodbench/scale/": "scale/test_driver.py",
     # the command line is tested as a user runs it
     "oodbench/cli/": "cli/test_cli.py",
     # a task is tested with the networks, the training and the pictures that only it has

@@ -1,0 +1,1 @@
+"""The matrix of evaluations, and the engines that it runs on."""
