@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.peers import PEERS
+from tests.helpers.peers import PEERS
 
 import oodbench
 from oodbench import Outputs, metrics
