@@ -17,6 +17,7 @@ def class_means(
     classes: int,
     labels_of: Callable[[Outputs], Tensor],
     transform: Callable[[Tensor], Tensor] | None = None,
+    exact: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Counts ``[C]`` and mean features ``[C, D]`` of each class, in one pass and float64.
 
@@ -27,13 +28,14 @@ def class_means(
         classes: C.
         labels_of: the classes ``[B]`` of a block: its labels, or what is predicted.
         transform: applied to the features ``[B, D]`` of a block first.
+        exact: whether it sees them in float64; sums are in float64 either way.
     """
     dtype, device = precise(outputs.features.device), outputs.features.device
     counts = torch.zeros(classes, dtype=dtype, device=device)
     sums: Tensor | None = None
     for batch in blocks(outputs, "features"):
-        z = at_work(batch.features, exact=True)
-        z = transform(z) if transform else z
+        z = at_work(batch.features, exact)
+        z = (transform(z) if transform else z).to(dtype)
         y = labels_of(batch).to(device)
         sums = z.new_zeros(classes, z.shape[1]) if sums is None else sums
         sums.index_add_(0, y, z)

@@ -37,8 +37,8 @@ from oodbench.registry import register_detector
 
 from ._numerics import at_work, blocks, in_blocks, normalize
 
-AT_ONCE = 2**22
-"""Distances to reference samples at a time."""
+AT_ONCE = 2**19
+"""Distances to reference samples at a time: few enough to stay in the cache between two passes."""
 
 
 def grid_of_shares(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -111,10 +111,11 @@ class CORE(Detector):
                 stacklevel=2,
             )
         classes = train.logits.shape[1]
-        counts, means = class_means(train, classes, labelled, self._residual)
+        counts, means = class_means(train, classes, labelled, self._residual, exact=False)
         require_all_classes(counts, "core")
         self.directions_ = normalize(means)
-        both = in_blocks(train, self._both, "features", "logits", exact=True)
+        both = in_blocks(train, self._both, "features", "logits")
+        both = both.to(precise(both.device))
         self.means_ = both.mean(dim=0)
         deviations = both.std(dim=0, correction=0)
         self.deviations_ = torch.where(deviations > FLAT, deviations, 1.0)

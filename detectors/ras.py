@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,13 @@ from oodbench.registry import register_detector
 
 from ._numerics import at_work, blocks, precise
 from .activation_shaping import _Shaping
+
+
+def _sorted(z: Tensor) -> Tensor:
+    """Rows of ``[N, D]``, rising: on a CPU NumPy's vectorised sort is several times as fast."""
+    if z.device.type != "cpu":
+        return z.sort(dim=1).values
+    return torch.from_numpy(np.sort(z.numpy(), axis=1))
 
 
 @register_detector("ras")
@@ -60,7 +68,7 @@ class RAS(_Shaping):
     def _learn(self, train: Outputs) -> None:
         total: Tensor | None = None
         for batch in blocks(train, "features"):
-            ranked = at_work(batch.features).sort(dim=1).values
+            ranked = _sorted(at_work(batch.features))
             part = ranked.sum(dim=0, dtype=precise(ranked.device))
             total = part if total is None else total + part
         assert total is not None  # noqa: S101 - an empty training set is refused before
