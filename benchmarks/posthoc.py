@@ -30,8 +30,6 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.helpers.peers import PEERS
-
 import oodbench
 from oodbench import Outputs, metrics
 from oodbench.benchmark import get_benchmark
@@ -41,6 +39,7 @@ from oodbench.extract import extract
 from oodbench.hardware import Hardware
 from oodbench.networks.headed import load_classifier
 from oodbench.outputs import Head
+from tests.helpers.peers import PEERS
 
 warnings.filterwarnings("ignore")
 
