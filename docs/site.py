@@ -7,6 +7,7 @@ of it can be out of date.
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def on_files(files: Files, config: Any) -> Files:
     made |= {
         "reference/cli.md": command_line(),
         "reference/api.md": api(),
-        "reference/detectors.md": registered("detectors"),
+        **detectors(),
         "reference/methods.md": registered("methods"),
         "reference/benchmarks.md": registered("benchmarks"),
     }
@@ -98,6 +99,64 @@ def registered(kind: str) -> str:
             continue
         lines += [f"## {name}", "", names.summary(name), "", "```text", describe(name), "```", ""]
     return "\n".join(lines)
+
+
+def detectors() -> dict[str, str]:
+    """A page for each detector, with its rows in the leaderboards, and one that leads to them."""
+    from oodbench.info import describe
+    from oodbench.registry import DETECTORS
+
+    names = [name for name in DETECTORS.names() if ":" not in name]
+    rows = measured()
+    pages = {}
+    index = [
+        "# Detectors",
+        "",
+        "Higher = more OOD, always.",
+        "",
+        "| detector | | reads | rows in |",
+    ]
+    index += ["| --- | --- | --- | --- |"]
+    for name in names:
+        own = rows.get(name, [])
+        boards = ", ".join(dict.fromkeys(row["board"] for row in own)) or "–"
+        needs = DETECTORS.get(name).needs
+        reads = ", ".join(sorted(needs)) if isinstance(needs, frozenset) else "as its options say"
+        summary = DETECTORS.summary(name).replace("|", "\\|")
+        index.append(f"| [{name}](detectors/{name}.md) | {summary} | {reads} | {boards} |")
+        text = [f"# {name}", "", DETECTORS.summary(name), "", "```text", describe(name), "```", ""]
+        pages[f"reference/detectors/{name}.md"] = "\n".join([*text, *_rows_of(name, own), ""])
+    return {"reference/detectors.md": "\n".join([*index, ""]), **pages}
+
+
+def measured() -> dict[str, list[dict[str, str]]]:
+    """The lines of group means in leaderboards/*.csv, by detector."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for path in sorted((ROOT / "leaderboards").glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                if row["is_mean"] == "yes":
+                    row["board"] = path.stem
+                    found.setdefault(row["detector"], []).append(row)
+    return found
+
+
+def _rows_of(name: str, rows: list[dict[str, str]]) -> list[str]:
+    """Its lines: of each benchmark, network and set of options the mean of each group."""
+    command = f"oodbench eval --detector {name} --id digits"
+    if not rows:
+        return ["## Its rows", "", f"None is in the leaderboards yet: `{command}`."]
+    head = ["leaderboard", "rank", "settings", "training", "network", "OOD", "AUROC"]
+    head += ["FPR@95, ID positive", "FPR@95, OOD positive", "seeds"]
+    lines = ["## Its rows", "", "Group means in percent; rank: the place on its page.", ""]
+    lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for row in rows:
+        training = f"{row['method']} ({row['recipe']})" if row["recipe"] else row["method"]
+        network = ", ".join(filter(None, [row["backbone"], row["modality"]]))
+        cells = [row["board"], row["rank"], row["settings"], training, network, row["ood"]]
+        cells += [row["auroc"], row["fpr95_id"], row["fpr95_ood"], row["seeds"]]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return lines
 
 
 def command_line() -> str:
