@@ -346,6 +346,28 @@ def test_a_page_follows_from_its_results(tmp_path: Path) -> None:
     assert not of_page(page).holds, "a result was taken away"
 
 
+def test_the_csv_beside_a_page_follows_too(tmp_path: Path) -> None:
+    page = page_of_digits(tmp_path)
+    table = page.with_suffix(".csv")
+    text = table.read_text()
+    assert verify(table)[0].word == "identical"
+    table.write_text(text.replace("99.", "98.", 1))
+    assert "digits.csv is not what its results render to" in of_page(page).reasons[0]
+    assert not verify(table)[0].holds
+    table.unlink()
+    assert "digits.csv, which has all its lines, is missing" in of_page(page).reasons[0]
+
+
+def test_a_page_with_every_table_follows_too(tmp_path: Path) -> None:
+    page_of_digits(tmp_path)
+    whole = leaderboard.write(get_benchmark("digits"), tmp_path, whole=True)
+    assert whole.name == "digits.whole.md"
+    assert of_page(whole).word == "identical"
+    assert all(verdict.holds for verdict in verify(tmp_path))
+    whole.write_text(whole.read_text().replace("99.", "98.", 1))
+    assert "--whole" in of_page(whole).reasons[0]
+
+
 def test_a_page_that_is_missing_or_of_nothing(tmp_path: Path) -> None:
     page = page_of_digits(tmp_path)
     text = page.read_text()
