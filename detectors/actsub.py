@@ -21,7 +21,8 @@ Differs from the reference code: (1) k is at most the rank of W, which C bounds.
 D; beyond the rank V is an arbitrary basis of the null space, of which another moves the AUROC by
 ten points; (2) r is held in [-50, 50] and 1 where its denominator vanishes, so that no logit
 overflows: h may be negative; (3) 1 - c is made of differences of unit vectors, which keeps its
-digits; a batch of one sample works. K is of the D units, as theirs.
+digits; a batch of one sample works. K is of the D units,
+as theirs, and at least one.
 Checked against: the definition, sample by sample in NumPy, and a case by hand
 (tests/detectors/test_actsub.py).
 """
@@ -41,7 +42,7 @@ from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._neighbours import MANY, check_k, most_similar
-from ._numerics import at_work, blocks, kept_units, log_sum_exp, normalize, precise
+from ._numerics import at_work, blocks, log_sum_exp, normalize, precise
 
 STEEPEST = 50.0
 """What r is held within: exp(50) times a logit is finite in single precision."""
@@ -81,8 +82,8 @@ class ActSub(Detector):
         neighbours: cosines that are averaged; 10 in the authors' code.
 
     Raises:
-        OptionError: a percentile outside [0, 100] or that leaves no unit, a power that is not
-            positive, or neighbours below 1 or above the number of training samples.
+        OptionError: a percentile outside [0, 100], a power that is not positive, or neighbours
+            below 1 or above the number of training samples.
         BadScoresError: NaN features.
     """
 
@@ -118,7 +119,6 @@ class ActSub(Detector):
     def fit(self, train: Outputs) -> Self:
         """The two subspaces, and the insignificant part of features ``[N, D]``, in two passes."""
         check_k(self.neighbours, train.labels, "actsub")
-        kept_units(train.features.shape[1], self.percentile / 100, "actsub")
         weight = train.linear_head().weight
         weight = weight.to(precise(weight.device))
         _, values, axes = torch.linalg.svd(weight, full_matrices=True)
@@ -139,7 +139,7 @@ class ActSub(Detector):
     def _energy(self, z: Tensor, head: Head) -> Tensor:
         axes = self.decisive_.to(z)
         h = (z @ axes) @ axes.T
-        kept = kept_units(h.shape[1], self.percentile / 100, "actsub")
+        kept = max(1, h.shape[1] - round(h.shape[1] * self.percentile / 100))
         top = h.topk(kept, dim=1, sorted=False).values.sum(dim=1)
         r = (h.sum(dim=1) / top).nan_to_num(nan=1.0).clamp(-STEEPEST, STEEPEST)
         # W (h e^r) + b, with the factor taken on C logits instead of D features

@@ -62,7 +62,8 @@ def squared_distances(u: Tensor, bank: Tensor) -> Tensor:
 class CFOOD(Detector):
     """Least share of neighbours at which enough reference samples reach. Higher = more OOD; (0, 1].
 
-    Keeps n reference samples ``[n, D]`` and 230 radii for each.
+    Keeps n reference samples ``[n, D]`` and 230 radii for each. They are drawn by position, so
+    scores depend on the order of the training samples; with ``share=1`` they do not.
 
     Args:
         share: of the training samples that are the reference, in (0, 1]; 0.1 in OpenOOD, which also

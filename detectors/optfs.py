@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from oodbench.detector import Detector, learned
-from oodbench.errors import BadScoresError, OptionError
+from oodbench.errors import OptionError
 from oodbench.outputs import Outputs
 from oodbench.papers import Paper
 from oodbench.registry import register_detector
@@ -54,7 +54,7 @@ class OptFS(Detector):
 
     Raises:
         OptionError: bins below 1, or a tail outside [0, 50).
-        BadScoresError: NaN features, or training features that are all the same.
+        BadScoresError: NaN features.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "logits", "head"})
@@ -90,9 +90,8 @@ class OptFS(Detector):
     def fit(self, train: Outputs) -> Self:
         """The bins and their factors, of features ``[N, D]`` and logits ``[N, C]``."""
         low, high = percentiles(train, [self.tail / 100, 1 - self.tail / 100])
-        if not high > low:
-            raise BadScoresError("optfs: the training features are all the same; is that right?")
-        self.low_, self.width_ = low, (high - low) / self.bins
+        # features that are all the same are in the first bin, as there is no range to cut
+        self.low_, self.width_ = low, (high - low or 1.0) / self.bins
         weight = train.linear_head().weight
         importance = torch.zeros(self.bins + 1, dtype=torch.float64, device=weight.device)
         for batch in blocks(train, "features"):

@@ -99,6 +99,7 @@ class WeiPer(Detector):
     """Divergences of a sample's histograms, minus the perturbed MSP. Higher = more OOD; unbounded.
 
     Keeps the perturbed heads, ``[R, C, D]``; of perturbed logits there are never more than 2^21.
+    Directions are drawn row by row, so scores depend on the order of the classes.
 
     Args:
         repeats: R; 100 in the paper.

@@ -24,6 +24,7 @@ ZERO += ["ash-p", "ash-b", "ash-s", "scale", "lts", "gradnorm"]
 
 # Detectors whose scores depend on the order of training samples, and what they say of it.
 ORDERED = {"nnguide": "order of the samples", "gram": "samples' order", "ensemble": "another order"}
+ORDERED |= {"cfood": "order of the training samples", "weiper": "order of the classes"}
 
 
 def _in_order(outputs: Outputs, order: Tensor, classes: Tensor) -> Outputs:

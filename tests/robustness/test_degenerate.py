@@ -24,9 +24,12 @@ from oodbench.errors import BadScoresError, OODBenchError, OODBenchWarning, Opti
 from oodbench.outputs import Head
 from tests.helpers.problems import OF_OUTPUTS, Problem, problem
 
+SIZED = ("actsub", "cfood", "knn", "kpca", "nnguide")
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in OF_OUTPUTS if name not in ("knn", "nnguide", "kpca")),
+    *((name, {}) for name in OF_OUTPUTS if name not in SIZED),
     # the toy problem is smaller than what these detectors' defaults are for
+    ("actsub", {"neighbours": 1}),
+    ("cfood", {"share": 1.0}),
     ("knn", {"k": 5}),
     ("nnguide", {"k": 5, "share": 0.1}),
     ("kpca", {"kernel": "cosine"}),
@@ -136,7 +139,8 @@ DEGENERATE: dict[str, Callable[[Problem], tuple[Outputs, Outputs]]] = {
     "nothing to learn from": lambda p: (p.train[:0], p.test),
 }
 
-BY_CLASS = {"ensemble", "gmm", "mahalanobis", "rmds", "she", "ssd"}
+BY_CLASS = {"core", "ensemble", "gmm", "grood", "mahalanobis", "mahalanobis-pp", "rmds", "rmds-pp"}
+BY_CLASS |= {"she", "ssd"}
 """These read each class's own samples, and say so where it has none."""
 
 
@@ -145,10 +149,10 @@ def may_refuse(detector: Detector, case: str) -> bool:
     if case == "nothing to learn from":
         return type(detector).fit is not Detector.fit
     if case == "one sample":
-        return name in ("knn", "nnguide", "ptood", "she")
+        return name in ("cfood", "core", "grood", "knn", "nnguide", "ptood", "she")
     if case == "a class without a sample":
         return name in BY_CLASS
-    return case == "the last class without a sample" and name == "she"
+    return case == "the last class without a sample" and name in ("core", "grood", "she")
 
 
 @every_detector
