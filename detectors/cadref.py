@@ -159,21 +159,24 @@ class CADRef(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``, logits ``[N, C]`` and the head."""
+        scores = self.graph_score(outputs)
+        if self.reads_level:  # a probability is positive, and so is GEN's inverse
+            own = in_blocks(outputs, self._confidence, "logits")
+            if bad := int((own <= 0).sum()):
+                self._say_signs(bad, len(outputs))
+        return scores
+
+    def graph_score(self, outputs: Outputs) -> Tensor:
+        """The scores, without a word on confidences that are not positive."""
         sign = outputs.linear_head().weight.sign()
-        bad = 0
 
         def error(f: Tensor, z: Tensor) -> Tensor:
-            nonlocal bad
             y = z.argmax(dim=1)
             towards = (f - self.means_.to(f)[y]) * sign.to(f)[y]
             norm = f.abs().sum(dim=1).clamp(min=LEAST)
             own = self._confidence(z)
-            bad += int((own <= 0).sum())
             own = torch.where(own.abs() < LEAST, LEAST, own)
             plus, minus = towards.relu().sum(dim=1), (-towards).relu().sum(dim=1)
             return (plus / own + minus / self.mean_confidence_) / norm
 
-        scores = in_blocks(outputs, error, "features", "logits")
-        if bad:
-            self._say_signs(bad, len(outputs))
-        return scores
+        return in_blocks(outputs, error, "features", "logits")

@@ -144,7 +144,7 @@ class CFOOD(Detector):
         radii = self.radii_.to(u)
         low = torch.zeros(len(u), dtype=torch.int64, device=u.device)
         high = torch.full_like(low, len(radii))  # the first that is enough, or none
-        while bool((low < high).any()):
+        for _ in range(len(radii).bit_length()):  # as many steps as a bisection may take
             middle = ((low + high) // 2).clamp(max=len(radii) - 1)
             enough = (radii[middle] >= distances).sum(dim=1) >= need
             active = low < high
