@@ -64,10 +64,10 @@ INSIDE = {
 
 
 ONE_THING = {
+    "oodbench.benchmark": "a benchmark and its protocol, as frozen data",
     "oodbench.caching.description": "what a function's code depends on",
     "oodbench.checking": "the trial of a network on ID images",
     "oodbench.deploy.state": "what a fitted detector holds, written and read",
-    "oodbench.results.leaderboard": "the page of a benchmark",
     "oodbench.training.train": "a training run",
     "oodbench.tune": "the search for options on validation sets",
 }
