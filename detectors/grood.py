@@ -113,6 +113,14 @@ class GROOD(Detector):
     def _gradient(self, f: Tensor) -> Tensor:
         return prototype_gradient(f, self.means_.to(f), self.outlier_.to(f))
 
+    def graph_score(self, outputs: Outputs) -> Tensor:
+        """The score, with the nearest of all training gradients found in one product."""
+        if self.variant != "neighbour":
+            return super().graph_score(outputs)
+        g = self._gradient(at_work(outputs.features))
+        nearest = (g @ self.bank_.to(g).T + self.half_.to(g)).argmax(dim=1)
+        return (g - self.bank_.to(g)[nearest]).square().sum(dim=1)
+
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
         if self.variant == "norm":

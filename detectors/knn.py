@@ -90,7 +90,7 @@ class KNN(Detector):
     def graph_score(self, outputs: Outputs) -> Tensor:
         """The distance to the k-th nearest of all training features, in one product."""
         z = self._prepare(outputs.features)
-        nearest = (z @ self.bank_.T - self.half_).topk(self.k, dim=1).indices[:, -1]
+        nearest = (z @ self.bank_.T + self.half_).topk(self.k, dim=1).indices[:, -1]
         return (z - self.bank_[nearest]).norm(dim=1)
 
     def score(self, outputs: Outputs) -> Tensor:

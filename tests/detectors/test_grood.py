@@ -79,3 +79,11 @@ def test_no_sample_that_is_right_is_refused() -> None:
         oodbench.create_detector("grood").fit(
             Outputs(p.train.features, p.train.logits, wrong, p.train.head)
         )
+
+
+@pytest.mark.parametrize("name", ["grood", "knn"])
+def test_the_graph_gives_the_same(name: str) -> None:
+    p = problem(rectified=False)
+    options = {"normalize": False, "k": 1} if name == "knn" else {}
+    detector = oodbench.create_detector(name, **options).fit(p.train)
+    torch.testing.assert_close(detector.graph_score(p.test), detector.score(p.test))
