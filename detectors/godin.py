@@ -156,19 +156,11 @@ class GODINMethod(Method):
         features = self.backbone(images)
         return {"features": features, **self.decomposed(features)}
 
-    def configure_optimizers(self) -> Any:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         """As every method's, but without weight decay on h."""
-        configured = super().configure_optimizers()
         h = list(self.decomposed.h.parameters())
         others = [p for p in self.parameters() if all(p is not own for own in h)]
-        groups: list[dict[str, Any]] = [{"params": others}, {"params": h, "weight_decay": 0.0}]
-        optimizer = torch.optim.SGD(groups, **configured["optimizer"].defaults)
-        factor = configured["lr_scheduler"]["scheduler"].lr_lambdas[0]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {**configured["lr_scheduler"], "scheduler": schedule},
-        }
+        return [{"params": others}, {"params": h, "weight_decay": 0.0}]
 
 
 @register_detector("godin")

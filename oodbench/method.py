@@ -271,11 +271,15 @@ class Method(pl.LightningModule):
         )
         return losses["loss"]
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, in groups as ``torch.optim.SGD`` takes them: all parameters alike."""
+        return [{"params": list(self.parameters())}]
+
     def configure_optimizers(self) -> Any:
         """SGD and a learning rate that changes every step, both as the recipe says."""
         recipe = of_training(self.recipe)
         optimizer = torch.optim.SGD(
-            self.parameters(),
+            self.parameter_groups(),
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov and recipe.momentum > 0,

@@ -11,9 +11,12 @@ import torch
 import oodbench
 from oodbench import metrics
 from oodbench.detectors.deep_ensemble import DeepEnsembleRecipe
+from oodbench.detectors.ish import ISHRecipe
 from oodbench.detectors.logitnorm import LogitNormRecipe
 from oodbench.detectors.mixup import MixupRecipe
+from oodbench.detectors.regmixup import RegMixupRecipe
 from oodbench.detectors.supcon import SupConRecipe
+from oodbench.detectors.t2fnorm import T2FNormRecipe
 from oodbench.errors import DataError, OptionError
 from oodbench.extract import extract
 from oodbench.registry import METHODS
@@ -22,7 +25,9 @@ from oodbench.training.train import train
 from tests.helpers.methods import CPU
 from tests.helpers.training import assert_same_weights, short, tiny
 
-NAMES = ["cider", "deep-ensemble", "godin", "logitnorm", "mixup", "supcon"]
+NAMES = [
+    "cider", "deep-ensemble", "godin", "ish", "logitnorm", "mixup", "regmixup", "supcon", "t2fnorm",
+]  # fmt: skip
 
 
 # What they say of themselves
@@ -49,6 +54,10 @@ def test_recipes_and_paper(name: str) -> None:
         (LogitNormRecipe, {"tau": 0.0}),
         (SupConRecipe, {"temperature": -1.0}),
         (MixupRecipe, {"alpha": -0.1}),
+        (RegMixupRecipe, {"alpha": -0.1}),
+        (T2FNormRecipe, {"tau": 0.0}),
+        (ISHRecipe, {"p": 1.0}),
+        (ISHRecipe, {"head_weight_decay": -1.0}),
         (DeepEnsembleRecipe, {"members": 0}),
     ],
 )
