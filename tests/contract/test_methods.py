@@ -81,7 +81,10 @@ def test_interrupted_training_gives_the_same_bits(name: str, new_cache: Callable
     assert_same_weights(resumed, whole)
 
 
-EPOCHS = {"cider": 6, "deep-ensemble": 4, "godin": 5, "logitnorm": 10, "mixup": 5, "supcon": 4}
+EPOCHS = {
+    "cider": 6, "deep-ensemble": 4, "godin": 5, "ish": 6, "logitnorm": 10, "mixup": 5,
+    "regmixup": 4, "supcon": 4, "t2fnorm": 4,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
