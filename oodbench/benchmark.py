@@ -66,7 +66,7 @@ class Protocol:
             return
         if not 0.0 < self.least_accuracy < 1.0 or not self.least_accuracy_source:
             raise OptionError(
-                f"`least_accuracy` is a share between 0 and 1 with its source, not "
+                "least_accuracy is a share between 0 and 1 with its source, not "
                 f"{self.least_accuracy!r} from {self.least_accuracy_source!r}."
             )
 
