@@ -280,7 +280,7 @@ def of_page(path: Path) -> Verdict:
         return verdict.refuse(f"its results cannot be read: {error}")
     except (KeyError, ValueError) as error:  # scores that are not of the rows' sets or samples
         return verdict.refuse(f"its results cannot be compared by their scores ({error})")
-    again = f"run `oodbench leaderboard{' --whole' * whole} --benchmark {benchmark.name}`"
+    again = f"run `oodbench leaderboard --benchmark {benchmark.name}{' --whole' * whole}`"
     if path.read_bytes() != text.encode():
         return verdict.refuse(f"it is not what its results render to: {again}")
     beside = path.with_suffix(".csv")
