@@ -286,7 +286,7 @@ def percentiles(outputs: Outputs, shares: Sequence[float]) -> list[float]:
     A float32 has the order of an integer made of its bits. The first pass counts the activations
     by the upper 16 of them, the second those in the bins that matter by the lower 16; that gives
     the order statistics themselves. Between two of them it interpolates linearly, as
-    ``numpy.percentile`` does. (Wider floats are rounded to float32 first: 6e-8 of the value.)
+    ``numpy.percentile`` does. Of wider floats, a third pass tells apart those that are one float32.
 
     Args:
         outputs: features ``[N, D]``.
@@ -311,16 +311,41 @@ def percentiles(outputs: Outputs, shares: Sequence[float]) -> list[float]:
         for wanted in fine:  # one or two bins a percentile
             lower = key[high == wanted] & 0xFFFF
             fine[wanted] += torch.bincount(lower, minlength=2**16).cpu()
-    values = {}
+    values, places = {}, {}
     for rank, high in zip(ranks, bins.tolist(), strict=True):
         inside = rank - int(ends[high] - coarse[high])
-        low = int(torch.searchsorted(fine[high].cumsum(0), inside, right=True))
-        bits = _ordered(torch.tensor(((high - 2**15) << 16) | low, dtype=torch.int32))
-        values[rank] = float(bits.view(torch.float32))
+        below = fine[high].cumsum(0)
+        low = int(torch.searchsorted(below, inside, right=True))
+        key = torch.tensor(((high - 2**15) << 16) | low, dtype=torch.int32)
+        places[rank] = int(key), inside - int(below[low] - fine[high][low])
+        values[rank] = float(_ordered(key).view(torch.float32))
+    if outputs.features.dtype == torch.float64:
+        values = _unrounded(outputs, places)
     return [
         values[math.floor(p)] + (p - math.floor(p)) * (values[math.ceil(p)] - values[math.floor(p)])
         for p in positions
     ]
+
+
+def _unrounded(outputs: Outputs, places: dict[int, tuple[int, int]]) -> dict[int, float]:
+    """The float64 activations that are order statistics, by their rank.
+
+    Args:
+        outputs: features ``[N, D]``.
+        places: by rank, the key of the activation in float32, and its rank among those of that key.
+    """
+    parts: dict[int, list[tuple[Tensor, Tensor]]] = {key: [] for key, _ in places.values()}
+    for batch in blocks(outputs, "features"):
+        keys = _ordered(batch.features.float().contiguous().view(torch.int32))
+        for key, found in parts.items():
+            # zeros, behind a ReLU, are one value with its number
+            found.append(batch.features[keys == key].unique(return_counts=True))
+    values = {}
+    for rank, (key, inside) in places.items():
+        several, counts = (torch.cat(columns) for columns in zip(*parts[key], strict=True))
+        order = several.argsort()
+        values[rank] = float(several[order][int((counts[order].cumsum(0) <= inside).sum())])
+    return values
 
 
 def _ordered(bits: Tensor) -> Tensor:

@@ -58,9 +58,20 @@ def test_percentiles_are_numpys(features: np.ndarray, shares: list[float]) -> No
     found = _numerics.percentiles(rows_of(features), shares)
     expected = np.percentile(features.astype(np.float64), [100 * share for share in shares])
     scale = np.abs(features.astype(np.float64)).max()
-    # float64 features are rounded to float32; the others are exact but for the interpolation
-    relative = 1e-7 if features.dtype == np.float64 else 1e-12
-    np.testing.assert_allclose(found, expected, rtol=0, atol=relative * scale + 1e-45)
+    # exact but for the interpolation
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * scale + 1e-45)
+
+
+def test_percentiles_of_double_precision_are_not_rounded() -> None:
+    """Activations closer than single precision tells apart, over several blocks."""
+    rng = np.random.default_rng(0)
+    features = 1 + 1e-12 * rng.integers(0, 5000, (1000, 3))
+    features[::2] = 0
+    with pieces():
+        found = _numerics.percentiles(rows_of(features), [0.3, 0.6, 0.999])
+    expected = np.percentile(features, [30, 60, 99.9])
+    assert expected[1] < expected[2]
+    np.testing.assert_allclose(found, expected, rtol=1e-15)
 
 
 def test_percentiles_over_blocks_are_those_of_the_whole() -> None:
