@@ -14,8 +14,9 @@ on the grid of shares 0.001 … 0.1 (100), 0.105 … 0.5 (81), 0.51 … 0.99 (49
 position is not above that of the one before.
 
 Differs from the reference code: (1) reference samples are drawn by a seed, in ``fit``; (2) the
-share is found by bisection, as c rises with k. Positions below 0 are 0, as there. There are few
-distinct scores, so many are tied.
+share is found by bisection, as c rises with k; (3) distances are made of products, and radii are
+16 roundings longer, so that a sample that is in the reference itself has one score in any batch.
+Positions below 0 are 0, as there. There are few distinct scores, so many are tied.
 Checked against: the definition, sample by sample in NumPy, and a case by hand
 (tests/detectors/test_cfood.py).
 """
@@ -36,6 +37,9 @@ from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._numerics import at_work, blocks, in_blocks, normalize
+
+SLACK = 16
+"""Roundings by which a radius is longer, so that it reaches the neighbour that it is made of."""
 
 AT_ONCE = 2**19
 """Distances to reference samples at a time: few enough to stay in the cache between two passes."""
@@ -126,6 +130,8 @@ class CFOOD(Detector):
             for some in self.bank_.split(max(1, AT_ONCE // n))
         ]
         self.radii_ = torch.cat(radii).T.contiguous()
+        # a product's last digits hang on how many rows it has, and would break such ties
+        self.radii_ += SLACK * torch.finfo(self.radii_.dtype).eps
         self.shares_ = torch.from_numpy(np.append(k, 1.0)).to(self.bank_.device)
         return self
 

@@ -83,3 +83,20 @@ def test_refusals() -> None:
             oodbench.create_detector("cfood", **options)
     with pytest.raises(OptionError, match="leaves 0 reference samples"):
         oodbench.create_detector("cfood", share=0.01).fit(problem(n=50).train)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reference_sample_has_one_score_in_any_batch(dtype: torch.dtype) -> None:
+    """Its distance to another one is a radius of that one."""
+    features = torch.randn(200, 24, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    train = Outputs(features, labels=torch.arange(200) % 5)
+    detector = oodbench.create_detector("cfood", share=1.0, k=0.02).fit(train)
+    u = features / (features.norm(dim=1, keepdim=True) + 1e-10)
+    squares = (u[:, None] - u).square().sum(dim=2)
+    k, position = cfood.grid_of_shares(200)
+    radii = squares.sort(dim=1).values[:, torch.from_numpy(position) + 1]
+    count = (radii >= squares[:, :, None]).sum(dim=1)
+    expected = k[(count >= 4).int().argmax(dim=1).numpy()]
+    for size in (1, 7, 200):
+        parts = [detector.score(some) for some in train.batches(size)]
+        np.testing.assert_allclose(torch.cat(parts), expected, rtol=1e-12, err_msg=str(size))
