@@ -148,8 +148,11 @@ class _AdaScale(Detector):
         for images in batch.split(_at_once(batch)):
             z, statistic = self._statistic(model, images)
             head = network_of(model).head()  # known once a batch was seen
-            if head is None:
-                raise MissingOutputError(f"{self.label} needs a network with a linear head.")
+            if head is None or getattr(head, "norm_eps", None) is not None:
+                raise MissingOutputError(
+                    f"{self.label} needs a network with a linear head, and this one has "
+                    f"{'none' if head is None else 'one of cosines'}. Choose another detector."
+                )
             linear = Head(head.weight.detach(), head.bias.detach())
             parts.append(self._shaped(z, linear, ratios(z, self._percentile(statistic))))
         return torch.cat(parts)

@@ -10,7 +10,8 @@ from torch import nn
 
 import oodbench
 from oodbench.detectors import adascale
-from oodbench.errors import OptionError
+from oodbench.errors import MissingOutputError, OptionError
+from oodbench.outputs import Head
 from tests.helpers.scores import Network, images, same
 
 
@@ -99,3 +100,14 @@ def test_refusals() -> None:
 
 def test_it_is_fitted_on_validation_data() -> None:
     assert oodbench.create_detector("adascale-a").fit_split == "val"
+
+
+def test_a_head_of_cosines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    weight, bias = model.linear.weight.detach(), model.linear.bias.detach()
+    detector = oodbench.create_detector("adascale-a")
+    detector.fit_batches(model, [(images(9), torch.zeros(9, dtype=torch.int64))])
+    for head, message in ((Head(weight, bias, 1e-8), "one of cosines"), (None, "none")):
+        monkeypatch.setattr(model, "head", lambda head=head: head)
+        with pytest.raises(MissingOutputError, match=f"a linear head, and this one has {message}"):
+            detector.score_batch(model, images(2))
