@@ -21,8 +21,9 @@ Differs from the reference code: (1) k is at most the rank of W, which C bounds.
 D; beyond the rank V is an arbitrary basis of the null space, of which another moves the AUROC by
 ten points; (2) r is held in [-50, 50] and 1 where its denominator vanishes, so that no logit
 overflows: h may be negative; (3) 1 - c is made of differences of unit vectors, which keeps its
-digits; a batch of one sample works. K is of the D units,
-as theirs, and at least one.
+digits, and is never 0; a batch of one sample works; (4) where c is negative, and with it I, the
+power is of the size of I and keeps its sign (theirs: an even power takes such a sample for a more
+similar one, a fractional one gives NaN). K is of the D units, as theirs, and at least one.
 Checked against: the definition, sample by sample in NumPy, and a case by hand
 (tests/detectors/test_actsub.py).
 """

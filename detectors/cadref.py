@@ -15,8 +15,9 @@ with a confidence S of the logits z and :math:`\bar S` its mean over training da
 the error that speaks for the predicted class is divided by the sample's own confidence.
 
 Differs from the reference code: (1) a class that no training sample is predicted as takes the mean
-feature of all (theirs is NaN); (2) a confidence that is not positive, as a log-sum-exp may be, is
-said: the score of such a sample has the wrong sign.
+feature of all (theirs fails on it); (2) a confidence that is not positive, as a log-sum-exp may be,
+is said: the score of such a sample has the wrong sign; (3) GEN's 1 - p keeps its digits where p
+rounds to 1 (theirs drops that term, which is still 0.02 at p = 1 - 1e-17).
 Checked against: the definition, sample by sample in NumPy, and a case by hand
 (tests/detectors/test_cadref.py).
 """

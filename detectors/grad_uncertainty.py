@@ -11,8 +11,8 @@ logits is :math:`C p - 1`:
 
 Differs from the paper: (1) no classifier of ID and OOD gradients is trained on the norms by layer:
 their sum is the score, with the sign that needs no OOD data (pytorch-ood does the same); (2) the
-last layer alone, where the gradient is an outer product and no backward pass is needed; OpenOOD
-takes that layer as well. ``bias=False`` leaves the bias out.
+last layer alone, where the gradient is an outer product and no backward pass is needed (pytorch-ood
+takes all layers, unless ``param_filter`` chooses). ``bias=False`` leaves the bias out.
 Differs from pytorch-ood: its binary cross-entropy clamps in float32, so that half of a confident
 network's scores are off by more than 1 %; ours is exact.
 Checked against: autograd, and pytorch-ood 0.4.0 in float64

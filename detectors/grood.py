@@ -12,9 +12,10 @@ of minus the distances to these C + 1, the gradient of :math:`-\log q_{\hat y}` 
 
 over the training samples i that the network classifies correctly.
 
-Differs from the reference code: (1) the prototype is the mean of the class means, or of
-outliers' features (:meth:`GROOD.with_outliers`); theirs may also mix ID samples inside the
-network; (2) all training samples are indexed, exactly (theirs crashes at the end of its set-up and
+Differs from the reference code: (1) the prototype is the mean of the class means, which sees no OOD
+data, or of outliers' features (:meth:`GROOD.with_outliers`); theirs is that of OOD validation
+samples by default, and may also be made of noise images or of ID samples mixed inside the network;
+(2) all training samples are indexed, exactly (theirs crashes at the end of its set-up and
 loses a batch); its ``use_direct_grad``, whose gradient always has norm 1, is not offered.
 Checked against: autograd, sample by sample, and a case by hand (tests/detectors/test_grood.py).
 """

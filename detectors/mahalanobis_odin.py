@@ -14,7 +14,8 @@ with :math:`\sigma` the deviation that each channel was divided by, where the pr
 and the step taken towards the nearest mean of x; that of :math:`\tilde x` may be another.
 
 Differs from the paper: (1) penultimate features alone (``multi-mahalanobis`` sums layers); (2) the
-scatter is not divided by N, which alters no order.
+scatter is not divided by N, which alters no order, and has 1e-6 on its diagonal, where the paper's
+code takes a pseudo-inverse.
 Checked against: pytorch-ood 0.4.0, and the formula on a linear network by hand
 (tests/detectors/test_mahalanobis_odin.py).
 """

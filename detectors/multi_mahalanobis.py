@@ -11,7 +11,8 @@ scatter within classes (not divided by N, as in pytorch-ood):
 
 Differs from the paper: (1) no input perturbation (``mahalanobis-odin`` has it); (2) the weights
 :math:`\alpha_l` are 1 unless given: the paper fits them by logistic regression on OOD samples; (3)
-the scatter is not divided by N, which alters no order, as it is the same in all layers.
+the scatter is not divided by N, which alters no order, as it is the same in all layers; (4) it has
+1e-6 on its diagonal, where the paper's code takes a pseudo-inverse.
 Checked against: pytorch-ood 0.4.0, and the formula sample by sample in NumPy
 (tests/detectors/test_multi_mahalanobis.py).
 """

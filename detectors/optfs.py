@@ -17,7 +17,9 @@ bins; with :math:`\hat y` the predicted class, on ID training data alone:
 with :math:`\hat y` of the logits before shaping, and no bias in V, the paper's own score.
 
 Differs from the reference code: (1) all training samples count, of any number (theirs needs 10,000
-to print a ratio that nothing reads). As there, features above the last bin become 0.
+to print a ratio that nothing reads); (2) there are always B bins (theirs has one more above the
+last where ``numpy.arange`` rounds that way, for about one range in sixteen). As there, features
+above the last bin become 0.
 Checked against: the definition, sample by sample in NumPy, and a case by hand
 (tests/detectors/test_optfs.py).
 """

@@ -21,7 +21,8 @@ values in ``bins`` equal bins; entries beyond it are in none, but count. With th
 Differs from the reference code: (1) the directions are drawn once, in ``fit``, from ``seed``:
 theirs passes them under a wrong keyword, so that each call scores with other heads; (2) the largest
 training value is in the last bin in single precision too, where the 1e-8 that theirs adds to the
-range is lost.
+range is lost; (3) all training samples count alike in the mean (theirs: all batches, so that those
+of a last, smaller one count more).
 Checked against: the definition, sample by sample in NumPy with the same heads, and a case by hand
 (tests/detectors/test_weiper.py).
 """

@@ -87,3 +87,16 @@ def test_options() -> None:
     ):
         with pytest.raises(OptionError, match=f"actsub: {message}"):
             oodbench.create_detector("actsub", **options)
+
+
+@pytest.mark.parametrize("power", [2.0, 0.5])
+def test_a_sample_that_points_away_from_all_is_the_most_ood(power: float) -> None:
+    """c = -1, so I = -log 2: its power keeps the sign, and a fractional one is no NaN."""
+    head = Head(np.array([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]]))  # type: ignore[arg-type]
+    f = torch.tensor([[3.0, 3.0, 0.0], [3.0, 3.0, 0.0]], dtype=torch.float64)
+    actsub = oodbench.create_detector("actsub", neighbours=1, percentile=50.0, power=power)
+    actsub.fit(Outputs(f, head(f), torch.tensor([0, 1]), head))
+    x = torch.tensor([[1.0, -3.0, 0.0]], dtype=torch.float64)
+    e = np.exp(1)
+    found = actsub.score(Outputs(x, head(x), torch.tensor([0]), head))
+    np.testing.assert_allclose(found, [logsumexp([2 * e, -2 * e]) * np.log(2) ** power], rtol=1e-8)
