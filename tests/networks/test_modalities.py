@@ -279,7 +279,7 @@ def test_an_evaluation(toy: Benchmark, tmp_path: Path) -> None:
         row = next(r for r in one if r["detector"] == "msp")
         assert row["auroc"] == pytest.approx(expected)
         assert row["modality"] == name
-    page = leaderboard.write(toy, tmp_path).read_text()
+    page = leaderboard.page(toy, tmp_path, whole=True)
     assert "| msp (left) |" in page
     assert "| msp |" in page
     with pytest.raises(OptionError, match="has left, right, fused, not 'audio'"):

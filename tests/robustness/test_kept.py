@@ -181,7 +181,7 @@ def test_one_that_ends_the_program_in_a_search() -> None:
 
 
 def test_one_network_of_several_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    from oodbench.results import compare as module
+    from oodbench import evaluation as module
 
     def evaluated(**options: Any) -> Any:
         if options["backbone"] == "bad":

@@ -502,7 +502,7 @@ def test_detectors_that_need_the_network_are_told_before_data_is_read(
         raise AssertionError("read")
 
     unread = replace(small, id=DatasetSpec("small", load, ("train", "test")))
-    with pytest.raises(OptionError, match=r"network itself.* Boxes are scored by: .*knn"):
+    with pytest.raises(OptionError, match=r"network itself.* Boxes are scored by: .*energy"):
         oodbench.evaluate(benchmark=unread, detectors=["msp", detector], hardware=CPU)
 
 
