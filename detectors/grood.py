@@ -36,7 +36,7 @@ from oodbench.registry import register_detector
 
 from ._classes import class_means, labelled
 from ._neighbours import MANY, half_squares, kth_neighbour_distance
-from ._numerics import at_work, blocks, in_blocks, require_all_classes
+from ._numerics import at_work, blocks, in_blocks, precise, require_all_classes
 
 NEAR = 1e-12
 """A feature that lies on a prototype has no direction from it."""
@@ -88,7 +88,7 @@ class GROOD(Detector):
 
     def with_outliers(self, features: Tensor) -> Self:
         """Take the mean of outliers' features ``[M, D]`` for the prototype that ``fit`` uses."""
-        self.given_ = features.double().mean(dim=0)
+        self.given_ = features.to(precise(features.device)).mean(dim=0)
         return self
 
     def fit(self, train: Outputs) -> Self:

@@ -29,6 +29,7 @@ from oodbench.registry import register_detector
 
 from ._figures import openood
 from ._network import input_std
+from ._numerics import precise
 
 AT_ONCE = 2**22
 """Values of inputs that have a gradient at a time, as of 27 images of 224 x 224 pixels."""
@@ -91,5 +92,6 @@ class ODIN(Detector):
             (gradient,) = torch.autograd.grad(loss, x)
         with torch.no_grad():
             stepped = batch - self.noise * self._direction(gradient) / input_std(model, batch)
-            logits = outputs_of(model)(stepped)["logits"].double()
+            logits = outputs_of(model)(stepped)["logits"]
+            logits = logits.to(precise(logits.device))
             return -(logits / self.temperature).log_softmax(dim=1).amax(dim=1)

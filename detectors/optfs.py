@@ -38,7 +38,7 @@ from oodbench.outputs import Outputs
 from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
-from ._numerics import blocks, in_blocks, percentiles
+from ._numerics import at_work, blocks, in_blocks, percentiles, precise
 
 SIZE = 1000.0
 """Norm of theta, in the authors' code; it is the energy's temperature, and no matter for V."""
@@ -95,16 +95,20 @@ class OptFS(Detector):
         # features that are all the same are in the first bin, as there is no range to cut
         self.low_, self.width_ = low, (high - low or 1.0) / self.bins
         weight = train.linear_head().weight
-        importance = torch.zeros(self.bins + 1, dtype=torch.float64, device=weight.device)
+        device = train.features.device
+        importance = torch.zeros(self.bins + 1, dtype=precise(device), device=device)
         for batch in blocks(train, "features"):
-            f = batch.features if batch.features.dtype == torch.float64 else batch.features.float()
+            f = at_work(batch.features)
             part = f * weight.to(f)[batch.logits.argmax(dim=1)]
-            place = self._bin(f).flatten()
-            importance = importance.to(f.device) + torch.bincount(
-                place, weights=part.flatten().double(), minlength=self.bins + 1
+            importance += torch.bincount(
+                self._bin(f).flatten(),
+                weights=part.flatten().to(importance),
+                minlength=self.bins + 1,
             )
         importance[-1] = 0.0
-        self.theta_ = SIZE * importance / importance.norm().clamp(min=1e-300)
+        self.theta_ = (
+            SIZE * importance / importance.norm().clamp(min=torch.finfo(importance.dtype).tiny)
+        )
         return self
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -42,7 +42,7 @@ from oodbench.outputs import Head, Outputs
 from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
-from ._numerics import at_work
+from ._numerics import at_work, precise
 
 EPS_F, EPS_W = 0.01, 0.025
 """What is added to the shares in the bins of features and of perturbed logits."""
@@ -181,7 +181,9 @@ class WeiPer(Detector):
         total_w: Tensor | float = 0.0
         for f, w in self._both(train, head):
             q_f, q_w = self._shares(f, w)
-            total_f, total_w = total_f + q_f.double().sum(dim=0), total_w + q_w.double().sum(dim=0)
+            wide = precise(f.device)
+            total_f = total_f + q_f.sum(dim=0, dtype=wide)
+            total_w = total_w + q_w.sum(dim=0, dtype=wide)
         self.p_f_, self.p_w_ = (torch.as_tensor(t) / len(train) for t in (total_f, total_w))
         return self
 
