@@ -1,7 +1,7 @@
 r"""RAS: the sorted features of every sample replaced by one profile of ID features.
 
 Paper: G. Guglielmo, M. Masana, "Ranked Activation Shift for Post-Hoc Out-of-Distribution
-Detection", 2026. arXiv:2604.08572
+Detection", ECCV 2026. arXiv:2604.08572
 Code:  gigug/RAS, written anew from the paper
 
 With :math:`f_{(j)}` the j-th smallest of a sample's D features and :math:`\pi` its rank of each:
@@ -57,7 +57,7 @@ class RAS(_Shaping):
     paper: ClassVar[Paper | None] = Paper(
         title="Ranked Activation Shift for Post-Hoc Out-of-Distribution Detection",
         authors="Guglielmo, Gianluca and Masana, Marc",
-        venue="arXiv",
+        venue="ECCV",
         year=2026,
         url="https://arxiv.org/abs/2604.08572",
         formula="s(x) = energy(W m_rank(f) + b), m the mean of sorted training features",
