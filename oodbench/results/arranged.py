@@ -10,7 +10,7 @@ from typing import Any
 from oodbench.benchmark import Benchmark
 from oodbench.registry import TASKS
 from oodbench.results.disputes import Submitted
-from oodbench.results.entries import Entry, entries_of, note_twins
+from oodbench.results.entries import Entry, entries_of, note_twins, text_of
 from oodbench.results.ranking import Ranking, SamplesOf, ranking_of
 from oodbench.results.rows import Row
 from oodbench.results.seeds import Figure
@@ -131,8 +131,8 @@ def _ranked(benchmark: Benchmark, entries: Sequence[Entry], ranking: str) -> lis
     """The best first, by the mean over seeds of the protocol's metric; short runs last."""
     metric = benchmark.protocol.rank_by
 
-    def rank(entry: Entry) -> tuple[bool, float, str, str]:
-        what = json.dumps(entry.first, sort_keys=True)
+    def rank(entry: Entry) -> tuple[bool, float, str, bytes]:
+        what = text_of(entry.first)
         is_short = is_short_run(benchmark, entry.one_each())
         return is_short, entry.place(ranking, metric), entry.first["detector"], what
 

@@ -6,7 +6,10 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
+
+import orjson
 
 from oodbench.results.rows import METRICS, Row, cell
 from oodbench.results.seeds import Figure
@@ -15,6 +18,8 @@ _ENTRY = tuple(
     "detector detector_options method recipe recipe_options backbone id_train_fingerprint "
     "preprocess precision modality".split()
 )
+
+_OF_WEIGHTS = (*_ENTRY, "weights")
 
 SAME = 5e-5
 """By how much figures may differ that a page prints as the same."""
@@ -82,23 +87,41 @@ class Entry:
 def entries_of(rows: Sequence[Row]) -> list[Entry]:
     """Entries of rows that were measured on the same images; of the same measurement the newest."""
     entries: dict[tuple[Any, ...], Entry] = {}
-    texts: dict[int, str] = {}  # rows of one result share their objects
+    texts: dict[int, bytes] = {}  # rows of one result share their objects
+    before: tuple[Any, ...] = ()
+    entry = Entry({})
     for row in rows:
-        names = _ENTRY if row["recipe"] else (*_ENTRY, "weights")
-        values = [*(row.get(name) for name in names), _chosen_on(row)]
-        key = tuple(_hashable(value, texts) for value in values)
-        entry = entries.setdefault(key, Entry({}))
+        names = _ENTRY if row["recipe"] else _OF_WEIGHTS
+        values = (*map(row.get, names), row.get("tuned"))
+        if len(values) != len(before) or not all(map(is_, values, before)):
+            key = (*(_hashable(value, texts) for value in values[:-1]), _of_choice(row))
+            entry = entries.setdefault(key, Entry({}))
+            before = values
         entry.rows[row["seed"], row["ood"]] = row
     return list(entries.values())
 
 
-def _hashable(value: Any, texts: dict[int, str]) -> Any:
+def _of_choice(row: Row) -> bytes | None:
+    chosen = _chosen_on(row)
+    return None if chosen is None else text_of(chosen)
+
+
+def _hashable(value: Any, texts: dict[int, bytes]) -> Any:
     if not isinstance(value, dict):
-        return value if value is None or isinstance(value, str) else json.dumps(value)
+        return value if value is None or isinstance(value, str) else text_of(value)
     text = texts.get(id(value))
     if text is None:
-        text = texts[id(value)] = json.dumps(value, sort_keys=True)
+        text = texts[id(value)] = text_of(value)
     return text
+
+
+def text_of(value: Any) -> bytes:
+    """A value as JSON, its keys sorted: equal for equal values, whatever read or made them."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # a number of NumPy's, a key that is no text, half a character
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=lambda x: x.item())
+        return text.encode()
 
 
 def key_of(row: Row) -> str:
@@ -107,7 +130,7 @@ def key_of(row: Row) -> str:
     Rows on the same images are of one entry if detector, network and training are the same but
     for the seed; of a network that was not trained here, if its weights are.
     """
-    names = _ENTRY if row["recipe"] else (*_ENTRY, "weights")
+    names = _ENTRY if row["recipe"] else _OF_WEIGHTS
     return json.dumps([*(row.get(name) for name in names), _chosen_on(row)], sort_keys=True)
 
 

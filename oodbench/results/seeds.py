@@ -180,17 +180,16 @@ def figures(lines: Sequence[Sequence[Row]], column: str) -> Figures:
         column: the figure.
     """
     found = Figures(*(np.full(len(lines), np.nan) for _ in range(4)))
+    rows = [row for own in lines for row in own]
     ends = column, f"{column}_low", f"{column}_high"
-    by_seeds: dict[int, list[tuple[int, list[tuple[float, ...]]]]] = {}
-    for place, rows in enumerate(lines):
-        own = [tuple(map(row.get, ends)) for row in rows]
-        there = [values for values in own if values[0] is not None]
-        if there:
-            by_seeds.setdefault(len(there), []).append((place, there))  # type: ignore[arg-type]
-    for n, own_lines in by_seeds.items():
-        places = np.array([place for place, _ in own_lines])
-        numbers = np.array([values for _, values in own_lines], dtype=np.float64)  # [K, n, 3]
-        _fill(found, places, numbers, n, share=column != "gap")
+    columns = [np.array([row.get(end) for row in rows], dtype=np.float64) for end in ends]
+    numbers = np.stack(columns, axis=1)  # [R, 3], NaN where a row has none
+    line = np.repeat(np.arange(len(lines)), [len(own) for own in lines])
+    there = ~np.isnan(numbers[:, 0])
+    counts = np.bincount(line[there], minlength=len(lines))
+    for n in np.unique(counts[counts > 0]).tolist():
+        own_numbers = numbers[there & (counts[line] == n)].reshape(-1, n, 3)
+        _fill(found, np.flatnonzero(counts == n), own_numbers, n, share=column != "gap")
     return found
 
 
