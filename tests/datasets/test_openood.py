@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from oodbench import DatasetSpec, files, get_benchmark
+from oodbench import DatasetSpec, create_detector, files, get_benchmark, list_detectors
 from oodbench.data.samples import Samples
 from oodbench.datasets.imglists import LISTS, listed_files, own_list, published
 from oodbench.datasets.openood import (
@@ -355,3 +356,27 @@ def test_detectors_are_fitted_on_a_part_of_imagenet(
         assert row["fit_on"] == (None if name == "msp" else part)
         assert row["id_accuracy"] == pytest.approx(0.8, abs=0.03)
     assert rows["react"]["auroc"] > rows["msp"]["auroc"] + 0.05
+
+
+@pytest.mark.slow
+def test_every_detector_that_reads_outputs_gives_a_row_or_says_why_not(
+    run: CLI, own_imagenet: Callable[..., list[str]]
+) -> None:
+    """Fitted on 250 of the photographs: 250 of 1,000 classes, two images of each."""
+    created = {name: create_detector(name) for name in list_detectors()}
+    names = {
+        name for name, one in created.items()
+        if one.needs <= {"logits", "features", "head"}
+    }  # fmt: skip
+    words = ("--fit-on", "250", *own_imagenet(train="odd", test="even"))
+    rows, failures = evaluated(run, ",".join(sorted(names)), *words)
+    assert set(rows).isdisjoint(failures)
+    assert set(rows) | set(failures) == names
+    for name, reason in failures.items():
+        print(f"{name}: {reason}")
+        assert re.search(r"class|sample|image", reason), (name, reason)
+    for row in rows.values():
+        print(f"{row['detector']}: {100 * row['auroc']:.1f}")
+        assert row["id_accuracy"] == pytest.approx(0.8, abs=0.03)
+        assert 0 <= row["auroc"] <= 1
+    assert len(rows) > 25
