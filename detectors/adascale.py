@@ -31,7 +31,7 @@ Checked against: the definition, sample by sample in NumPy and autograd
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -166,6 +166,16 @@ def _at_once(images: Tensor) -> int:
     return max(1, AT_ONCE * len(images) // images.numel())
 
 
+_PAPER = Paper(
+    title="AdaSCALE: Adaptive Scaling for OOD Detection",
+    authors="Regmi, Sudarshan",
+    venue="arXiv",
+    year=2025,
+    url="https://arxiv.org/abs/2503.08023",
+    formula="s(x) = energy(W z exp(r_p) + b), p by the shift of the features under a push",
+)
+
+
 @register_detector("adascale-a")
 @dataclass
 class AdaScaleA(_AdaScale):
@@ -187,14 +197,7 @@ class AdaScaleA(_AdaScale):
         MissingOutputError: the network gives no features, no logits or has no linear head.
     """
 
-    paper: ClassVar[Paper | None] = Paper(
-        title="AdaSCALE: Adaptive Scaling for OOD Detection",
-        authors="Regmi, Sudarshan",
-        venue="arXiv",
-        year=2025,
-        url="https://arxiv.org/abs/2503.08023",
-        formula="s(x) = energy(W z exp(r_p) + b), p by the shift of the features under a push",
-    )
+    paper: ClassVar[Paper | None] = _PAPER
 
     def _shaped(self, z: Tensor, head: Head, r: Tensor) -> Tensor:
         return -head(z * r.exp()[:, None]).logsumexp(dim=1)
@@ -221,12 +224,8 @@ class AdaScaleL(_AdaScale):
         MissingOutputError: the network gives no features, no logits or has no linear head.
     """
 
-    paper: ClassVar[Paper | None] = Paper(
-        title="AdaSCALE: Adaptive Scaling for OOD Detection",
-        authors="Regmi, Sudarshan",
-        venue="arXiv",
-        year=2025,
-        url="https://arxiv.org/abs/2503.08023",
+    paper: ClassVar[Paper | None] = replace(
+        _PAPER,
         formula="s(x) = energy((W z + b) r_p^2), p by the shift of the features under a push",
     )
 

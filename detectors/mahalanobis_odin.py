@@ -23,7 +23,7 @@ Checked against: pytorch-ood 0.4.0, and the formula on a linear network by hand
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -61,12 +61,9 @@ class MahalanobisODIN(Detector):
 
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
     grid: ClassVar = {"noise": (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01)}
-    paper: ClassVar[Paper | None] = Paper(
-        title=PAPER.title,
-        authors=PAPER.authors,
-        venue=PAPER.venue,
-        year=PAPER.year,
-        url=PAPER.url,
+    paper: ClassVar[Paper | None] = replace(
+        PAPER,
+        figures=(),  # those are of another score
         formula="s(x) = M(x - eps sign(grad M(x))), M = 1/2 min_c (f - mu_c)^T S^-1 (f - mu_c)",
     )
 

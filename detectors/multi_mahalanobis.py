@@ -20,7 +20,7 @@ Checked against: pytorch-ood 0.4.0, and the formula sample by sample in NumPy
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -64,12 +64,9 @@ class MultiMahalanobis(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
-    paper: ClassVar[Paper | None] = Paper(
-        title=PAPER.title,
-        authors=PAPER.authors,
-        venue=PAPER.venue,
-        year=PAPER.year,
-        url=PAPER.url,
+    paper: ClassVar[Paper | None] = replace(
+        PAPER,
+        figures=(),  # those are of another score
         formula="s(x) = sum_l alpha_l/2 min_c (f_l - mu_lc)^T (S_l + 1e-6 I)^-1 (f_l - mu_lc)",
     )
 
