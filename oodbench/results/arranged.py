@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,7 @@ from oodbench.registry import TASKS
 from oodbench.results.disputes import Submitted
 from oodbench.results.entries import Entry, entries_of, note_twins, text_of
 from oodbench.results.ranking import Ranking, SamplesOf, ranking_of
-from oodbench.results.rows import Row
-from oodbench.results.seeds import Figure
+from oodbench.results.rows import Row, cell
 from oodbench.results.standing import Standing
 
 
@@ -116,8 +116,7 @@ def arranged(
     means = {row["group"]: row["ood"] for row in ordered if row["is_mean"]}
     ranking = means.get(benchmark.protocol.rank_group)
     ranking = ranking or [*means.values(), *(row["ood"] for row in ordered)][0]
-    entries = _ranked(benchmark, entries, ranking)
-    full = sum(not is_short_run(benchmark, entry.one_each()) for entry in entries)
+    entries, full = _ranked(benchmark, entries, ranking)
     note_twins(entries)
     for entry in entries:
         entry.marks = about.marks(entry.rows.values())
@@ -127,16 +126,23 @@ def arranged(
     return Arranged(entries, full, ordered, ranking)
 
 
-def _ranked(benchmark: Benchmark, entries: Sequence[Entry], ranking: str) -> list[Entry]:
-    """The best first, by the mean over seeds of the protocol's metric; short runs last."""
+def _ranked(
+    benchmark: Benchmark, entries: Sequence[Entry], ranking: str
+) -> tuple[list[Entry], int]:
+    """The best first, by the mean over seeds of the protocol's metric, and how many are full runs.
+
+    Short runs are last.
+    """
     metric = benchmark.protocol.rank_by
 
-    def rank(entry: Entry) -> tuple[bool, float, str, bytes]:
-        what = text_of(entry.first)
-        is_short = is_short_run(benchmark, entry.one_each())
-        return is_short, entry.place(ranking, metric), entry.first["detector"], what
+    def rank(entry: Entry) -> tuple[float, str, bytes]:
+        return entry.place(ranking, metric), entry.first["detector"], text_of(entry.first)
 
-    return sorted(entries, key=rank)
+    kinds: tuple[list[Entry], list[Entry]] = ([], [])
+    for entry in sorted(entries, key=rank):
+        kinds[is_short_run(benchmark, entry.one_each())].append(entry)
+    full, short = kinds
+    return [*full, *short], len(full)
 
 
 def is_short_run(benchmark: Benchmark, rows: Sequence[Row]) -> bool:
@@ -149,8 +155,11 @@ def is_short_run(benchmark: Benchmark, rows: Sequence[Row]) -> bool:
         rows: one of each network.
     """
     least = benchmark.protocol.least_accuracy
-    quality = Figure.of(rows, TASKS.get(benchmark.task).quality[0])
-    return least is not None and quality is not None and quality.mean < least
+    if least is None:
+        return False
+    quality = TASKS.get(benchmark.task).quality[0]
+    values = [float(value) for row in rows if (value := cell(row, quality)) is not None]
+    return bool(values) and math.fsum(values) / len(values) < least
 
 
 def without_short_runs(benchmark: Benchmark, rows: Sequence[Row]) -> list[Row]:

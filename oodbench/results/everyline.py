@@ -7,6 +7,8 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from oodbench.benchmark import Benchmark
 from oodbench.registry import TASKS
 from oodbench.results import seeds
@@ -86,6 +88,9 @@ def _columns(lines: Sequence[Sequence[Row]], figure: str) -> Iterator[list[str]]
     """A figure of all lines: its mean, the ends of its interval, its deviation over seeds."""
     found = seeds.figures(lines, figure)
     for values in (found.mean, found.low, found.high, found.deviation):
+        if np.isnan(values).all():
+            yield [""] * len(values)
+            continue
         # formatted one by one: NumPy's own formatting of texts takes four times as long
         yield ["" if math.isnan(value) else f"{value:.2f}" for value in (100.0 * values).tolist()]
 

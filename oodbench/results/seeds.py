@@ -181,9 +181,11 @@ def figures(lines: Sequence[Sequence[Row]], column: str) -> Figures:
     """
     found = Figures(*(np.full(len(lines), np.nan) for _ in range(4)))
     rows = [row for own in lines for row in own]
-    ends = column, f"{column}_low", f"{column}_high"
-    columns = [np.array([row.get(end) for row in rows], dtype=np.float64) for end in ends]
-    numbers = np.stack(columns, axis=1)  # [R, 3], NaN where a row has none
+    values = _column(rows, column)
+    if np.isnan(values).all():
+        return found
+    ends = [_column(rows, f"{column}_low"), _column(rows, f"{column}_high")]
+    numbers = np.stack([values, *ends], axis=1)  # [R, 3], NaN where a row has none
     line = np.repeat(np.arange(len(lines)), [len(own) for own in lines])
     there = ~np.isnan(numbers[:, 0])
     counts = np.bincount(line[there], minlength=len(lines))
@@ -191,6 +193,10 @@ def figures(lines: Sequence[Sequence[Row]], column: str) -> Figures:
         own_numbers = numbers[there & (counts[line] == n)].reshape(-1, n, 3)
         _fill(found, np.flatnonzero(counts == n), own_numbers, n, share=column != "gap")
     return found
+
+
+def _column(rows: Sequence[Row], name: str) -> np.ndarray:
+    return np.array([row.get(name) for row in rows], dtype=np.float64)
 
 
 def _fill(found: Figures, places: np.ndarray, numbers: np.ndarray, n: int, *, share: bool) -> None:

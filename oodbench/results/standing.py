@@ -34,15 +34,17 @@ def standing_of(results: Iterable[StoredResult]) -> Standing:
     """What pages say of results besides their figures."""
     words: dict[str, str] = {}
     older: set[str] = set()
+    known: dict[tuple[str, str | None], bool] = {}  # many results are of the same code
     for result in results:
-        word = word_of(result)
-        # a detector that is not known here is not of older code: pages are the same everywhere
-        is_known = result.rows[0]["detector"] in DETECTORS
-        is_older = is_known and changed_code(result.rows[0]) is not None
-        for row in result.rows:
-            words[row["row_id"]] = word
-            if is_older:
-                older.add(row["row_id"])
+        first, word = result.rows[0], word_of(result)
+        code = first["detector"], first.get("detector_code")
+        if code not in known:
+            # a detector that is not known here is not of older code: pages are the same everywhere
+            known[code] = code[0] in DETECTORS and changed_code(first) is not None
+        ids = [row["row_id"] for row in result.rows]
+        words |= dict.fromkeys(ids, word)
+        if known[code]:
+            older.update(ids)
     return Standing(words, frozenset(older))
 
 
