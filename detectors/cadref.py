@@ -25,7 +25,7 @@ Checked against: the definition, sample by sample in NumPy, and a case by hand
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -72,12 +72,8 @@ class CARef(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "logits"})
-    paper: ClassVar[Paper | None] = Paper(
-        title=_PAPER.title,
-        authors=_PAPER.authors,
-        venue=_PAPER.venue,
-        year=_PAPER.year,
-        url=_PAPER.url,
+    paper: ClassVar[Paper | None] = replace(
+        _PAPER,
         formula="s(x) = |f - m_y|_1 / |f|_1, m_y the mean feature of the predicted class",
     )
 

@@ -26,7 +26,7 @@ Checked against: scikit-learn's ``EmpiricalCovariance`` and the formula, sample 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -105,12 +105,8 @@ class RMDSPP(Detector):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    paper: ClassVar[Paper | None] = Paper(
-        title=_PAPER.title,
-        authors=_PAPER.authors,
-        venue=_PAPER.venue,
-        year=_PAPER.year,
-        url=_PAPER.url,
+    paper: ClassVar[Paper | None] = replace(
+        _PAPER,
         formula="s(x) = min_c d_c(u) - d_0(u), u = f/|f|, by class and overall",
     )
 

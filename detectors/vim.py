@@ -26,7 +26,7 @@ Checked against: pytorch-ood 0.4.0 (tests/detectors/test_parity.py).
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -189,12 +189,9 @@ class Residual(Detector):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "head"})
     grid: ClassVar = {"dim": (None, 8, 16, 32, 64, 128, 256, 512, 1000)}
-    paper: ClassVar[Paper | None] = Paper(
-        title=_PAPER.title,
-        authors=_PAPER.authors,
-        venue=_PAPER.venue,
-        year=_PAPER.year,
-        url=_PAPER.url,
+    paper: ClassVar[Paper | None] = replace(
+        _PAPER,
+        figures=(),  # those are of another score
         formula="s(x) = |R^T (z - u)|, R the axes of least variance",
     )
 
