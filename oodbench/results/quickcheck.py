@@ -177,7 +177,7 @@ def ids_of(
     common = told(shared)
     ids = []
     for row in own:
-        whole = common | row
+        whole = {**common, **row}
         for name in optional:
             if row[name] is None:
                 del whole[name]
