@@ -24,6 +24,7 @@ from oodbench.networks.headed import classes_in, load_classifier
 from oodbench.networks.inputs import of_metadata, said_of_backbone
 from oodbench.networks.models import as_module
 from oodbench.networks.runtimes import ONNXNetwork
+from oodbench.networks.towers import Towers, ZeroShot, read_names, read_words, templates_of
 from oodbench.preprocessing import OWN_WORD, Asked
 from oodbench.registry import METHODS
 from oodbench.reporting import Report, warnings_to
@@ -73,6 +74,13 @@ class Networks(NetworkSettings):
             )
         if self.model is None and self.network is None:
             self._methods(benchmark, detectors)
+        reading = [d.label for d in detectors if "text" in d.needs]
+        if reading and not self.is_trained_elsewhere(benchmark, detectors):
+            raise OptionError(
+                f"{', '.join(reading)} needs a network that reads text, which is not trained "
+                "here. Give one: `backbone=openclip/NAME/TAG`, with `checkpoint=FILE` for weights "
+                "of your own, or `network=` the folder of a CLIP of Hugging Face's."
+            )
 
     def check_inputs(
         self,
@@ -142,7 +150,9 @@ class Networks(NetworkSettings):
             OODBenchError: what planning, training or loading raises.
         """
         if self.is_trained_elsewhere(benchmark, detectors):
-            contender = self._trained_elsewhere(benchmark, len(reference.classes), report)
+            contender = self._trained_elsewhere(
+                benchmark, len(reference.classes), report, reference.classes, detectors
+            )
             yield contender, list(detectors)
             return
         self._check_trained_here(benchmark, detectors)
@@ -212,8 +222,24 @@ class Networks(NetworkSettings):
             "network: `checkpoint=FILE` with `backbone=NAME`."
         )
 
-    def _trained_elsewhere(self, benchmark: Benchmark, classes: int, report: Report) -> Contender:
+    def _trained_elsewhere(
+        self,
+        benchmark: Benchmark,
+        classes: int,
+        report: Report,
+        names: Sequence[str] = (),
+        detectors: Sequence[Detector] = (),
+    ) -> Contender:
         external = self._given(benchmark, classes, report)
+        if isinstance(external.network, Towers):
+            patches = any("patches" in detector.needs for detector in detectors)
+            network = self._reading(external.network, names, patches)
+            external = dataclasses.replace(external, network=network)
+        elif any((self.prompts, self.class_names, self.words)):
+            raise OptionError(
+                "`prompts`, `class_names` and `words` are for networks that read text: "
+                "`backbone=openclip/NAME/TAG`, or the folder of a CLIP."
+            )
         is_named = self.network is not None and isinstance(external.network, ONNXNetwork)
         return Contender(
             external.network,
@@ -227,6 +253,22 @@ class Networks(NetworkSettings):
             arguments=self._arguments(),
         )
 
+    def _reading(self, towers: Towers, names: Sequence[str], patches: bool) -> ZeroShot:
+        """The classifier that names make of towers; of one name, before they are known."""
+        texts = templates_of(self.prompts)
+        named = (
+            list(names) if self.class_names is None else read_names(self.class_names, len(names))
+        )
+        words = None if self.words is None else read_words(self.words)
+        if not names:  # the towers alone are looked at
+            return ZeroShot(towers, ["class"], texts[:1])
+        key = f"text {texts} {named} {self.words} {patches}"
+        if key not in self._loaded:
+            self._loaded[key] = Given(ZeroShot(towers, named, texts, words, patches))
+        made = self._loaded[key].network
+        assert isinstance(made, ZeroShot)  # noqa: S101
+        return made
+
     def _arguments(self) -> dict[str, Any]:
         """What was asked for to get the network; of a model in Python, that it was one."""
         asked = {
@@ -234,9 +276,11 @@ class Networks(NetworkSettings):
             "network": self.file_name or None,
             "layer": self.layer,
             "digest": self.digest,
+            "prompts": self.prompts,
         }
         told = {name: value for name, value in asked.items() if value is not None}
-        return {**told, **_files(network=self.network, checkpoint=self.checkpoint)}
+        given = _files(network=self.network, checkpoint=self.checkpoint)
+        return {**told, **given, **_files(class_names=self.class_names, words=self.words)}
 
     @property
     def file_name(self) -> str:

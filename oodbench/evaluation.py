@@ -52,6 +52,9 @@ def evaluate(
     interpolation: str | None = None,
     crop: str | float | None = None,
     network: str | None = None,
+    prompts: str | None = None,
+    class_names: str | Path | None = None,
+    words: str | Path | None = None,
     layer: str | None = None,
     digest: str | None = None,
     tune: bool = False,
@@ -105,6 +108,13 @@ def evaluate(
         network: a network by a text, whose code is run: ``"package.module:function"``, a file
             (``.onnx``, ``.pt2``, TorchScript), the folder or name of a Hugging Face classifier; see
             :func:`oodbench.networks.given.load_network`.
+        prompts: of a network that reads text, prompts with ``{}`` for a class's name: one, several
+            with ``|`` between, ``"openai"``, ``"openai-simple"``, or a file; see
+            :func:`oodbench.networks.towers.templates_of`. None for ``"a photo of a {}"``.
+        class_names: of such a network, a file with the classes' names, one in each line; None for
+            those of the ID set.
+        words: of such a network, a file with further words, for detectors that compare the classes
+            with them; see :func:`oodbench.networks.towers.read_words`.
         layer: the name of the model's linear head, if it cannot be found; of an ONNX file, of the
             inner tensor that the features are.
         digest: what tells the model's weights where they cannot be read (a version, a hash), so
@@ -160,6 +170,9 @@ def evaluate(
         interpolation=interpolation,
         crop=crop,
         network=network,
+        prompts=prompts,
+        class_names=class_names,
+        words=words,
         layer=layer,
         digest=digest,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,16 @@ from torch import Tensor
 from oodbench.disk import mapped
 from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError
 from oodbench.registry import NEEDS
+from oodbench.text import Text
 
 _FIELDS = ("features", "logits", "labels")
 """Columns that are fields of :class:`Outputs`."""
+_OF_TEXT: Mapping[str, str] = {
+    "text": "Give a network that reads text: `backbone=openclip/NAME/TAG`, or `network=` the "
+    "folder of a CLIP of Hugging Face's.",
+    "words": "Give a network that reads text, and a file of words for it: `words=FILE`.",
+}
+"""What a head may have of a text tower, and how to get it."""
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -46,11 +53,14 @@ class Head:
         weight: ``[C, D]``.
         bias: ``[C]``; zeros if None.
         norm_eps: None for a linear layer.
+        text: what a network that reads text makes the layer of: features are unit vectors then, and
+            the weight is the embeddings of the classes' prompts times the scale.
     """
 
     weight: Tensor
     bias: Tensor = None  # type: ignore[assignment]
     norm_eps: float | None = None
+    text: Text | None = None
 
     def __post_init__(self) -> None:
         self.weight = as_tensor(self.weight)
@@ -62,6 +72,11 @@ class Head:
             raise OODBenchError(
                 f"Head.bias must be [{len(self.weight)}], not {list(self.bias.shape)}."
             )
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Head:
+        """The same with every tensor changed: moved, copied, in another precision."""
+        text = None if self.text is None else self.text.each(change)
+        return replace(self, weight=change(self.weight), bias=change(self.bias), text=text)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits ``[N, C]`` of features ``[N, D]``."""
@@ -173,6 +188,9 @@ class Outputs:
             return self.head is not None and self.head.norm_eps is None
         if need in _FIELDS:
             return getattr(self, need) is not None
+        if need in _OF_TEXT:
+            text = None if self.head is None else self.head.text
+            return text is not None and (need == "text" or text.words is not None)
         return need in self.extra or (need in NEEDS and NEEDS.get(need)(self))
 
     @property
@@ -230,7 +248,9 @@ class Outputs:
             there = [name for name in ("features", "logits", "labels", "head") if self.has(name)]
             there += self._registered()
             reasons = (
-                self.notes.get(need) for need in missing if not (need == "head" and self.head)
+                self.notes.get(need) or _OF_TEXT.get(need)
+                for need in missing
+                if not (need == "head" and self.head)
             )
             why = " ".join(
                 dict.fromkeys(f"{note[:1].upper()}{note[1:]}" for note in reasons if note)
@@ -298,6 +318,9 @@ class Outputs:
         if self.head is not None:
             yield "head.weight", self.head.weight
             yield "head.bias", self.head.bias
+            if self.head.text is not None:
+                for name, value in self.head.text.arrays():
+                    yield f"head.text.{name}", value
 
     def spill(self, folder: Path) -> None:
         """Move large columns from memory to nameless files.
@@ -314,8 +337,7 @@ class Outputs:
         """
         private = Outputs(
             **_by_field({name: mapped.private(value) for name, value in self._columns()}),
-            head=self.head
-            and replace(self.head, weight=self.head.weight.clone(), bias=self.head.bias.clone()),
+            head=self.head and self.head.each(Tensor.clone),
             notes=dict(self.notes),
         )
         private.looks_of(self)
@@ -357,9 +379,7 @@ class Outputs:
     def to(self, device: torch.device | str) -> Outputs:
         """The same on another device."""
         moved = {name: value.to(device) for name, value in self._columns()}
-        head = self.head and replace(
-            self.head, weight=self.head.weight.to(device), bias=self.head.bias.to(device)
-        )
+        head = self.head and self.head.each(lambda value: value.to(device))
         return Outputs(**_by_field(moved), head=head, notes=self.notes)
 
     def save(self, path: str | Path, key: str | None = None) -> None:
@@ -397,7 +417,7 @@ class Outputs:
             head = None
             if head_columns is not None:
                 weight, bias = (torch.from_numpy(head_columns[name]) for name in ("weight", "bias"))
-                head = Head(weight, bias, meta.get("head_norm_eps"))
+                head = Head(weight, bias, meta.get("head_norm_eps"), _text(head_columns, meta))
             extra = {
                 name.removeprefix("extra/"): columns.pop(name)
                 for name in list(columns)
@@ -422,10 +442,23 @@ def _state(value: Any) -> tuple[Any, ...]:
 
 
 def head_meta(head: Head | None) -> dict[str, Any]:
-    """What ``outputs.json`` says of the head, beside its two arrays."""
-    if head is None or head.norm_eps is None:
-        return {"head": head is not None}
-    return {"head": True, "head_norm_eps": head.norm_eps}
+    """What ``outputs.json`` says of the head, beside its arrays."""
+    about: dict[str, Any] = {"head": head is not None}
+    if head is not None and head.norm_eps is not None:
+        about["head_norm_eps"] = head.norm_eps
+    if head is not None and head.text is not None:
+        about["text_scale"] = head.text.scale
+        about["head_text"] = [f"text.{name}" for name, _ in head.text.arrays()]
+    return about
+
+
+def _text(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Text | None:
+    """The text of a head, of its arrays and what ``outputs.json`` says."""
+    if "text_scale" not in meta:
+        return None
+    there = {name.removeprefix("text."): torch.from_numpy(arrays[name]) for name in arrays
+             if name.startswith("text.")}  # fmt: skip
+    return Text(scale=float(meta["text_scale"]), **there)
 
 
 def to_numpy(value: Tensor) -> np.ndarray:
@@ -435,7 +468,12 @@ def to_numpy(value: Tensor) -> np.ndarray:
 
 
 def head_arrays(head: Head | None) -> dict[str, np.ndarray] | None:
-    """The two arrays of a head, by name, where there is one."""
+    """The arrays of a head, by name, where there is one: two, and those of its text."""
     if head is None:
         return None
-    return {"weight": to_numpy(head.weight), "bias": to_numpy(head.bias)}
+    text = {} if head.text is None else dict(head.text.arrays())
+    return {
+        "weight": to_numpy(head.weight),
+        "bias": to_numpy(head.bias),
+        **{f"text.{name}": to_numpy(value) for name, value in text.items()},
+    }

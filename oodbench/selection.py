@@ -84,7 +84,7 @@ def _all(method: str | None) -> list[str]:
 def _is_of_all(name: str, method: str | None) -> bool:
     try:
         detector: type[Detector] = DETECTORS.get(name)
-        if not _fits(detector, method):
+        if not _fits(detector, method) or "text" in detector.needs:  # few networks read text
             return False
         with contextlib.suppress(OptionError):  # it has options without a default
             create_detector(name)

@@ -171,12 +171,26 @@ class NetworkSettings:
     backbone: str | None = setting(
         None,
         "Network: resnet20, resnet34-cifar … or any timm name. With its published weights and "
-        "classes: timm/NAME, torchvision/NAME.WEIGHTS. eval takes several: NAME,NAME.",
+        "classes: timm/NAME, torchvision/NAME.WEIGHTS; that reads text: openclip/NAME/TAG. "
+        "eval takes several: NAME,NAME.",
     )
     network: str | None = setting(
         None,
         "A given network, whose code is run: package.module:function, a file (.onnx, .pt2, "
-        "TorchScript), the folder or name of a Hugging Face image classifier.",
+        "TorchScript), the folder or name of a Hugging Face image classifier or CLIP.",
+    )
+    prompts: str | None = setting(
+        None,
+        "Of a network that reads text: 'a photo of a {}', several with | between, openai (its 80), "
+        "openai-simple, or a file with one in each line.",
+    )
+    class_names: str | Path | None = setting(
+        None, "Of such a network: a file with the classes' names, one in each line."
+    )
+    words: str | Path | None = setting(
+        None,
+        "Of such a network: a file with words for detectors that compare classes with other words, "
+        "one in each line; behind a tabulator, noun or adjective.",
     )
     layer: str | None = setting(
         None,
@@ -258,6 +272,9 @@ class Reporting:
 
 PREPROCESSING = ("preprocess", "input_size", "mean", "std", "interpolation", "crop")
 """Settings of networks that say how images are made for one that is given."""
+
+OF_TEXT = ("prompts", "class_names", "words")
+"""Settings of networks that read text alone."""
 
 OF_TRAINING = ("method", "recipe", "recipe_options", "seeds", "retrain")
 """Settings of networks that are trained here alone."""

@@ -100,8 +100,13 @@ def read(
     columns = {name: load(folder / Path(file).name) for name, file in meta["columns"].items()}
     head = None
     if meta["head"]:
-        head = {name: np.load(folder / f"head.{name}.npy") for name in ("weight", "bias")}
+        head = {name: np.load(folder / f"head.{name}.npy") for name in head_names(meta)}
     return columns, head, meta
+
+
+def head_names(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a head's arrays: two, and those of its text where it has one."""
+    return ("weight", "bias", *(Path(name).name for name in about.get("head_text", ())))
 
 
 class _Sink:
@@ -133,7 +138,7 @@ def _into_place(temporary: Path, path: Path) -> None:
 
 
 def write_head(folder: Path, head: Mapping[str, np.ndarray] | None) -> None:
-    """Write a head's two arrays, ``weight`` and ``bias``, if there is one.
+    """Write a head's arrays, if there is one.
 
     Raises:
         StorageError: there is no room.
@@ -163,7 +168,8 @@ def write_description(
     Raises:
         StorageError: there is no room.
     """
-    names = [*columns.values(), *(["head.weight.npy", "head.bias.npy"] if about["head"] else [])]
+    of_head = [f"head.{name}.npy" for name in head_names(about)] if about["head"] else []
+    names = [*columns.values(), *of_head]
     meta = {"format": FORMAT, "columns": dict(columns), "key": key, **about}
     for name in names:
         with full.telling(folder / name), (folder / name).open("r+b") as handle:

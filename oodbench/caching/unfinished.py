@@ -11,13 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from oodbench import files
-from oodbench.caching.arrays import write_description, write_head
+from oodbench.caching.arrays import head_names, write_description, write_head
 from oodbench.disk import leftovers
 from oodbench.disk.digests import file_digest
 from oodbench.errors import OODBenchError, StorageError
 from oodbench.outputs import Head, head_arrays, head_meta
-
-_HEAD = ("head.weight.npy", "head.bias.npy")
 
 
 class Unfinished:
@@ -136,7 +134,10 @@ class Unfinished:
             write_head(self.folder, head_arrays(head))
             about = {"columns": self._files(columns), **head_meta(head)}
             about["notes"] = dict(notes or {})
-            about["digests"] = {f: file_digest(self.folder / f) for f in _HEAD if head is not None}
+            about["digests"] = {
+                f"head.{name}.npy": file_digest(self.folder / f"head.{name}.npy")
+                for name in (head_names(about) if head is not None else ())
+            }
             files.write_json(self._described, {**about, "seal": files.digest(about)})
         names = {name.removeprefix("extra/") for name in about["columns"]}
         if names != set(columns):

@@ -24,6 +24,7 @@ from oodbench.cli.tables import print_table
 from oodbench.errors import OptionError
 from oodbench.settings import (
     NETWORK,
+    OF_TEXT,
     OUTPUT,
     PREPROCESSING,
     HardwareSettings,
@@ -140,7 +141,7 @@ def compare_command(
         NetworkSettings,
         But(
             # Each network is named with its checkpoint, and sees images as it was trained to.
-            without=("backbone", "checkpoint", "network", "layer", *PREPROCESSING),
+            without=("backbone", "checkpoint", "network", "layer", *OF_TEXT, *PREPROCESSING),
             help={"method": "How to obtain the networks. Default: as they were pre-trained."},
         ),
     ],

@@ -7,7 +7,7 @@ from typing import Annotated
 from oodbench.cli.bringing import bring
 from oodbench.cli.options import But
 from oodbench.cli.session import check_names, hardware_of, reporter
-from oodbench.settings import PREPROCESSING, HardwareSettings, NetworkSettings, Selection
+from oodbench.settings import OF_TEXT, PREPROCESSING, HardwareSettings, NetworkSettings, Selection
 
 
 def train(
@@ -15,7 +15,7 @@ def train(
         NetworkSettings,
         But(
             # A checkpoint and its normalisation are of a network that was trained elsewhere.
-            without=("checkpoint", "network", "layer", *PREPROCESSING),
+            without=("checkpoint", "network", "layer", *OF_TEXT, *PREPROCESSING),
             required=("method",),
             help={"method": "How to train: ce, palm …"},
         ),

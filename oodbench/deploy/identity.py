@@ -33,6 +33,7 @@ from oodbench.networks.given import is_published, published
 from oodbench.networks.headed import load_classifier
 from oodbench.networks.inputs import of_preprocess
 from oodbench.networks.models import digest_of
+from oodbench.networks.towers import Towers, ZeroShot
 from oodbench.options import build
 from oodbench.preprocessing import Asked, choose
 from oodbench.registry import METHODS
@@ -178,6 +179,8 @@ def source_of(networks: Networks, contender: Contender, classes: int, shown: Any
         shown: the benchmark's preprocessing, whose channels it was made for.
     """
     channels = getattr(shown, "channels", None)
+    if isinstance(contender.network, ZeroShot):  # made of names and prompts, not of weights alone
+        return {"kind": "given"}
     if networks.model is None and networks.network is not None:
         return {"kind": "given", "network": networks.file_name}
     if not isinstance(channels, int):
@@ -232,7 +235,13 @@ def named(networks: Networks, classes: int, transform: Transform) -> nn.Module |
             "it out where the folder holds the network."
         )
     channels = getattr(transform, "channels", 3)
-    return networks.load(classes, channels, lambda _: None).network
+    network = networks.load(classes, channels, lambda _: None).network
+    if isinstance(network, Towers):
+        raise OptionError(
+            "a network that reads text is made of its classes' names as well. Give it in Python: "
+            "oodbench.load(path, oodbench.networks.towers.ZeroShot(towers, names, prompts))."
+        )
+    return network
 
 
 def check_asked(asked: Asked, network: nn.Module, transform: Transform) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -206,7 +205,7 @@ def kept_head(head: Head | None) -> Head | None:
     """A head whose weights detectors and files can hold: half precision becomes float32."""
     if head is None or head.weight.element_size() > 2:
         return head
-    return replace(head, weight=head.weight.float(), bias=head.bias.float())
+    return head.each(lambda value: value.float() if value.is_floating_point() else value)
 
 
 def at_door(network: nn.Module) -> None:

@@ -28,6 +28,7 @@ from oodbench.errors import (
     did_you_mean,
 )
 from oodbench.networks.checkpoints import read_checkpoint
+from oodbench.networks.clip import PREFIX, hugging_face, is_clip, openclip
 from oodbench.networks.door import single_precision
 from oodbench.networks.inputs import Said, of_metadata, of_torchvision
 from oodbench.networks.models import as_module
@@ -36,7 +37,7 @@ from oodbench.networks.projects import efficientnet_pytorch
 from oodbench.networks.runtimes import ExportedNetwork, ONNXNetwork
 from oodbench.networks.states import misfit
 
-_HUBS = ("timm/", "torchvision/")
+_HUBS = ("timm/", "torchvision/", PREFIX)
 _METADATA = ("preprocess", "mean", "std", "input_size", "interpolation", "resize", "pre_size")
 
 
@@ -60,11 +61,11 @@ def is_published(backbone: str | None) -> bool:
 
 @single_precision()
 def published(backbone: str, checkpoint: str | Path | None = None) -> Given:
-    """A classifier of timm's or torchvision's, with its published weights.
+    """A classifier of timm's or torchvision's, or towers of OpenCLIP's, with published weights.
 
     Args:
         backbone: ``"timm/resnet50.tv_in1k"`` or ``"torchvision/resnet50.IMAGENET1K_V1"``; of
-            torchvision, without weights for its default ones.
+            torchvision, without weights for its default ones; ``"openclip/ViT-B-16/openai"``.
         checkpoint: a file with weights for it instead.
 
     Raises:
@@ -72,6 +73,8 @@ def published(backbone: str, checkpoint: str | Path | None = None) -> Given:
         OODBenchError: the weights cannot be fetched.
         CheckpointError: the file does not fit.
     """
+    if backbone.startswith(PREFIX):
+        return Given(openclip(backbone, checkpoint))
     hub, _, name = backbone.partition("/")
     if hub == "timm":
         return Given(with_classifier(name, checkpoint))
@@ -145,7 +148,7 @@ def load_network(text: str, layer: str | None = None) -> Given:
     raise OptionError(
         f"`network={text}` is no network: no file or folder of that name. It is a file (.onnx, "
         ".pt2, TorchScript), package.module:function, the folder or the name of a Hugging Face "
-        "image classifier, timm/NAME or torchvision/NAME.WEIGHTS."
+        "image classifier or CLIP, timm/NAME, torchvision/NAME.WEIGHTS or openclip/NAME/TAG."
     )
 
 
@@ -205,6 +208,8 @@ def _hugging_face(name: str) -> Given:
         raise OODBenchError(
             f"the Hugging Face network {name} needs transformers: pip install 'oodbench[hf]'."
         ) from error
+    if is_clip(name):
+        return Given(hugging_face(name))
     try:
         network: Any = AutoModelForImageClassification.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -57,7 +57,7 @@ EXAMPLES = {
 }  # fmt: skip
 """Names that texts have as examples of what may be asked for."""
 SHAPES = ("cosine_head", "familiar", "numerator", "denominator", "linear-probe", "multimodal-ce")
-OF_THE_CORE = {"features", "logits", "labels", "head", "model"}
+OF_THE_CORE = {"text", "words", "patches", "features", "logits", "labels", "head", "model"}
 GIVEN_HERE = {("oodbench/networks/modalities.py", "logits/*")}
 """What a room of the core gives, so that it is no plug-in's there."""
 
