@@ -26,11 +26,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from oodbench.benchmark import get_benchmark
 from oodbench.data.content import pixel_digests
 from oodbench.data.images import in_mode
 from oodbench.data.samples import Samples, Subset, content_digest
 from oodbench.data.transforms import Preprocess
 from oodbench.dataset import DatasetSpec
+from oodbench.errors import OptionError
 
 VERSION = 1
 """Part of every digest; raised when the same sources would give other images."""
@@ -72,6 +74,40 @@ def held_out(samples: Samples, share: float) -> tuple[Subset, Subset]:
     return (
         Subset(samples, np.flatnonzero(~held), f"{samples.name}, the rest"),
         Subset(samples, np.flatnonzero(held), f"{samples.name}, held out"),
+    )
+
+
+def synthetic(id_name: str) -> DatasetSpec:
+    """Outliers to train with, made of an ID set's training images: synthetic:digits.
+
+    They are of the kinds that :func:`synthetic_ood` makes of validation images, so what is tuned
+    on those has seen their like.
+
+    Raises:
+        OptionError: no name after the colon.
+        UnknownNameError: no benchmark of that name.
+    """
+    if not id_name:
+        raise OptionError("name the ID set that they are made of: synthetic:digits.")
+    benchmark = get_benchmark(id_name)
+    preprocess = benchmark.preprocess
+    if not isinstance(preprocess, Preprocess):
+        raise OptionError(f"synthetic:{id_name}: its samples are no images.")
+    name = f"synthetic:{id_name}"
+
+    def load(split: str) -> Samples:
+        source = benchmark.id.load(split)
+        return Synthetic(f"{name}/{split}", source, preprocess)
+
+    return DatasetSpec(
+        name=name,
+        load=load,
+        splits=("train",),
+        description=f"outliers made of {benchmark.id.name}/train: "
+        + ", ".join(kinds_of(preprocess.mode)),
+        source=benchmark.id.source,
+        licence=benchmark.id.licence,
+        citation=PAPER,
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from oodbench import files, zoo
 from oodbench.benchmark import Benchmark
 from oodbench.checks.classes import check_classes
+from oodbench.checks.unseen import told_of
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Preprocess
 from oodbench.detector import Detector
@@ -122,6 +123,13 @@ class Networks(NetworkSettings):
         """The methods of the networks, each once."""
         names = (method_of(benchmark, self.method or d.method) for d in detectors)
         return list(dict.fromkeys(names))
+
+    def beside(self, detectors: Sequence[Detector]) -> list[str]:
+        """Names of the datasets that training sees beside the ID set, as its options say."""
+        methods = {self.method} if self.method else {detector.method for detector in detectors}
+        fields = {METHODS.get(name).auxiliary for name in methods if name in METHODS}
+        asked = self.recipe_options or {}
+        return [str(asked[field]) for field in sorted(fields) if field and asked.get(field)]
 
     def contenders(
         self,
@@ -347,6 +355,9 @@ def _announcement(run: Run, retrain: bool) -> str:
     """A line that says what is trained, or is trained already, and what it takes."""
     state = "trained already" if run.weights.is_file() and not retrain else "training"
     effort = run.recipe.effort(f"{len(run.samples)} images of {run.samples.name}")
+    if run.auxiliary is not None:
+        field = METHODS.get(run.method).auxiliary.replace("_", " ")
+        effort += f" beside {len(run.auxiliary)} of {run.auxiliary.name} ({field})"
     if run.start is not None:
         before = run.start
         first = "trained already" if before.weights.is_file() else "trained first"
@@ -379,5 +390,7 @@ def contender_of(run: Run, network: Method) -> Contender:
         seed=run.seed,
         trained_on=run.samples,
         notes=METHODS.get(run.method).caveats(run.recipe_name, run.checkpoint),
+        auxiliary=told_of(run.auxiliary, METHODS.get(run.method).auxiliary),
+        beside=run.auxiliary,
         arguments=_files(checkpoint=run.checkpoint),
     )

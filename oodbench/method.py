@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from oodbench.data.samples import Samples
 from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.errors import OptionError, UnknownNameError
 from oodbench.options import check_choices
@@ -155,6 +156,11 @@ class Method(pl.LightningModule):
     detectors do, and ``gives`` what its networks output where that is less than features, logits
     and a head.
 
+    ``auxiliary`` is the field of its recipes that names a further set of images, which training
+    sees beside the ID set, such as ``"outliers"``; ``""`` where there is none. The set itself is
+    ``beside`` while the network is trained. ``outliers_per_image`` of its images, drawn anew each
+    time, come with each ID image as further views, behind its own.
+
     Args:
         backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
         num_classes: ID classes C.
@@ -173,8 +179,10 @@ class Method(pl.LightningModule):
     fits_detectors_of: ClassVar[tuple[str, ...]] = ()
     gives: ClassVar[frozenset[str] | None] = None
     backbone_gives: ClassVar[str | None] = "features"
+    auxiliary: ClassVar[str] = ""
     names_backbones: ClassVar[bool] = False
     summary: str = ""
+    beside: Samples | None = None
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: BaseRecipe) -> None:
         super().__init__()
@@ -227,12 +235,20 @@ class Method(pl.LightningModule):
         """
         return ()
 
+    @property
+    def outliers_per_image(self) -> int:
+        """How many images of ``beside`` come with each ID image."""
+        return 0
+
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """What is done to a training image, for each view of it."""
         return lambda image, _: preprocess(image)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """``{"loss": scalar, ...}`` of images ``[B, views, C, H, W]`` and labels ``[B]``."""
+        """``{"loss": scalar, ...}`` of images ``[B, views, C, H, W]`` and labels ``[B]``.
+
+        Where outliers come with the images, theirs are views ``[:, views:]``.
+        """
         raise NotImplementedError
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:

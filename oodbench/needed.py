@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from oodbench.benchmark import Benchmark
 from oodbench.contenders import Networks
+from oodbench.dataset import DatasetSpec, resolve_dataset
 from oodbench.detector import Detector
 from oodbench.download.placing import Means, by_hand
 from oodbench.download.prepare import fetch_all, watching
@@ -40,7 +41,15 @@ def needed(
     splits |= {fit_split(detector) for detector in detectors if learns(detector)}
     splits |= {"val"} if tune else set()
     chosen = benchmark.choose(ood) if test else ()
-    return of_benchmark(benchmark, sorted(splits), chosen, is_tuned=tune)
+    wanted = of_benchmark(benchmark, sorted(splits), chosen, is_tuned=tune)
+    if networks is None or not is_trained:
+        return wanted
+    return wanted + [_beside(resolve_dataset(name)) for name in networks.beside(detectors)]
+
+
+def _beside(spec: DatasetSpec) -> Wanted:
+    """The split of a dataset that training sees beside the ID set."""
+    return Wanted(spec, ("train",) if "train" in spec.splits else spec.splits[-1:])
 
 
 def obtainable(wanted: Sequence[Wanted]) -> list[Lacking]:

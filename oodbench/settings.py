@@ -166,6 +166,10 @@ class NetworkSettings:
             "epochs": Short("Override the recipe's epochs.", int, minimum=1),
             "batch_size": Short("Override the recipe's batch size.", int, minimum=1),
             "lr": Short("Override the recipe's learning rate.", float),
+            "outliers": Short(
+                "Images that a method learns beside the ID set, as OOD, and that are not tested "
+                "on: a dataset, or folder:PATH."
+            ),
         },
     )
     backbone: str | None = setting(

@@ -11,6 +11,7 @@ from oodbench import files
 from oodbench.benchmark import Benchmark
 from oodbench.checks import overlap
 from oodbench.checks.classes import check_classes, id_samples
+from oodbench.checks.unseen import refuse_seen
 from oodbench.data.samples import Samples
 from oodbench.dataset import DatasetSpec
 from oodbench.errors import MissingDataError, OptionError
@@ -189,8 +190,14 @@ class Tested:
             contender: the network. Of one that was trained elsewhere nobody knows what it saw; the
                 ID training set stands for that, where it is at hand.
             learned: what detectors learn from, by split.
+
+        Raises:
+            DataError: its training saw images beside the ID set that are tested on.
         """
         sources = {samples.name: (samples, "detectors learn from") for samples in learned.values()}
+        if contender.beside is not None and contender.auxiliary is not None:
+            tested = [self.test, *(one.samples for one in self.ood)]
+            refuse_seen(contender.beside, tested, contender.auxiliary["as"])
         trained = contender.trained_on
         if trained is not None:
             sources[trained.name] = (trained, "the network was trained on")

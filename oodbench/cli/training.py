@@ -29,6 +29,7 @@ def train(
     """Train a method on an ID set; the run stays in the cache, where `eval` finds it."""
     check_names(selection, method=networks.method)
     from oodbench.benchmark import get_benchmark
+    from oodbench.contenders import Networks
     from oodbench.needed import needed
     from oodbench.training.run import plan
     from oodbench.training.train import train as fit
@@ -36,7 +37,9 @@ def train(
     benchmark = get_benchmark(selection.id, selection.benchmark, selection.task)
     machine = hardware_of(hardware, quiet=False)
     say = reporter(machine, quiet=False)
-    bring(needed(benchmark, test=False), benchmark, selection.download, say)
+    asked = Networks(method=networks.method, recipe_options=networks.recipe_options)
+    wanted = needed(benchmark, networks=asked, test=False)
+    bring(wanted, benchmark, selection.download, say)
     for seed in networks.seeds:
         run = plan(
             benchmark,

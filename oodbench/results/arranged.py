@@ -15,6 +15,7 @@ from oodbench.results.entries import Entry, entries_of, note_twins, text_of
 from oodbench.results.ranking import Ranking, SamplesOf, ranking_of
 from oodbench.results.rows import Row, cell
 from oodbench.results.standing import Standing
+from oodbench.results.wording import seen_beside
 
 
 def sections(benchmark: Benchmark, rows: Iterable[Row]) -> list[list[Row]]:
@@ -119,7 +120,9 @@ def arranged(
     entries, full = _ranked(benchmark, entries, ranking)
     note_twins(entries)
     for entry in entries:
-        entry.marks = about.marks(entry.rows.values())
+        beside = (seen_beside(row) for row in entry.rows.values())
+        of_training = dict.fromkeys(mark for mark in beside if mark is not None)
+        entry.marks = (*of_training, *about.marks(entry.rows.values()))
     if standing is not None:
         for entry in entries:
             entry.is_older = any(r["row_id"] in standing.older for r in entry.rows.values())

@@ -92,7 +92,7 @@ def entries_of(rows: Sequence[Row]) -> list[Entry]:
     entry = Entry({})
     for row in rows:
         names = _ENTRY if row["recipe"] else _OF_WEIGHTS
-        values = (*map(row.get, names), row.get("tuned"))
+        values = (*map(row.get, names), row.get("auxiliary"), row.get("tuned"))
         if len(values) != len(before) or not all(map(is_, values, before)):
             key = (*(_hashable(value, texts) for value in values[:-1]), _of_choice(row))
             entry = entries.setdefault(key, Entry({}))
@@ -131,7 +131,9 @@ def key_of(row: Row) -> str:
     for the seed; of a network that was not trained here, if its weights are.
     """
     names = _ENTRY if row["recipe"] else _OF_WEIGHTS
-    return json.dumps([*(row.get(name) for name in names), _chosen_on(row)], sort_keys=True)
+    told = [*(row.get(name) for name in names), _chosen_on(row)]
+    beside = row.get("auxiliary")  # added where there is some, so that other keys stay as they were
+    return json.dumps([*told, beside] if beside else told, sort_keys=True)
 
 
 def _chosen_on(row: Row) -> list[Any] | None:

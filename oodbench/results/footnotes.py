@@ -147,7 +147,7 @@ def of_names(numbered: Sequence[tuple[int, Entry]]) -> list[str]:
         lines.append("")
     apart = [entry for entry in entries if entry.marks]
     if apart:
-        lines += [f"{_APART} Not like the others, as those who submitted it say:", ""]
+        lines += [f"{_APART} Not like the others:", ""]
         for entry in apart:
             lines.append(f"- {markdown(entry.name)}: {markdown('; '.join(entry.marks))}")
         lines.append("")

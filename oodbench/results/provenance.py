@@ -40,6 +40,7 @@ def provenance(
         "seed": contender.seed,
         "recipe": contender.recipe,
         "recipe_options": contender.recipe_options,
+        "auxiliary": contender.auxiliary,
         "preprocess": content_key(runner.preprocess),
         "preprocess_source": runner.preprocess_source,
         "precision": hardware.precision,

@@ -60,6 +60,15 @@ def _is_choice(value: Any) -> bool:
     )
 
 
+def _is_auxiliary(value: Any) -> bool:
+    """What training saw beside the ID set; see ``auxiliary`` of ``oodbench.results.rows.Row``."""
+    return (
+        isinstance(value, dict)
+        and all(_is_text(value.get(name)) for name in ("as", "name", "fingerprint"))
+        and is_whole(value.get("count"), 1)
+    )
+
+
 # kinds of columns: what they must be in words, whether None will do, and the test
 Kind = tuple[str, bool, Callable[[Any], bool]]
 _SHARE: Kind = ("a number from 0 to 1", False, _is_share)
@@ -112,6 +121,7 @@ KINDS: dict[str, Kind] = {
     ),
     "notes": ("a list of sentences, or null", True, _is_names),
     "tuned": ("what was chosen on, or null", True, _is_choice),
+    "auxiliary": ("what training saw beside the ID set, or null", True, _is_auxiliary),
     "arguments": ("an object, or null", True, lambda value: isinstance(value, dict)),
 }
 

@@ -149,6 +149,9 @@ class Row(TypedDict, total=False):
     benchmark; None in rows from before that was noted."""
     detector_code: str | None
     """A digest of how the detector's code is written; that of another version of it differs."""
+    auxiliary: Mapping[str, Any] | None
+    """What training saw beside the ID set: ``as`` what (the recipe's field, such as ``outliers``),
+    the set's ``name``, how many images (``count``), and their ``fingerprint``. None for nothing."""
     arguments: Mapping[str, Any] | None
     """What was asked for that no other column tells, by the names of ``oodbench.evaluate``'s
     arguments: with the other columns it repeats the evaluation. A file is its name and sha256."""

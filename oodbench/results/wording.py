@@ -24,6 +24,15 @@ FULL_SPECTRUM_REMARK = (
 )
 
 
+def seen_beside(row: Row) -> str | None:
+    """What a row's network was trained with beside the ID set, a mark; None for nothing."""
+    beside = row.get("auxiliary")
+    if not beside:
+        return None
+    as_what = beside["as"].replace("_", " ")
+    return f"trained with {as_what}: {beside['count']:,} images of {beside['name']}"
+
+
 def id_text(benchmark: Benchmark, first: Row, singles: Sequence[Row]) -> str:
     """What OOD sets are compared with, and how much of it there is."""
     if not benchmark.protocol.full_spectrum:

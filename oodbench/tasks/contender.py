@@ -32,6 +32,8 @@ class Contender:
         claimed_method: the method that an external network's owner names.
         digest: what tells its weights, where they cannot be read.
         notes: what a reader of its rows has to know.
+        auxiliary: what training saw beside the ID set, as rows tell it; None for nothing.
+        beside: those images.
         arguments: what was asked for to get it, as far as nothing else here tells; see
             :class:`oodbench.results.rows.Row`.
     """
@@ -49,6 +51,8 @@ class Contender:
     claimed_method: str | None = None
     notes: tuple[str, ...] = ()
     digest: str | None = None
+    auxiliary: dict[str, Any] | None = None
+    beside: Samples | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
     @property

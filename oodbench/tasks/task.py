@@ -176,7 +176,14 @@ class Task:
         self, method: Method, samples: Samples, preprocess: Any, seed: int
     ) -> tuple[Dataset[Any], Callable[[Sequence[Any]], Any] | None]:
         """What a method is trained on, and what makes a batch of it (None for torch's own way)."""
-        views = Views(samples, method.augmentation(preprocess), method.views, seed)
+        views = Views(
+            samples,
+            method.augmentation(preprocess),
+            method.views,
+            seed,
+            method.beside,
+            method.outliers_per_image,
+        )
         return views, None
 
     # --- networks -------------------------------------------------------------------------------

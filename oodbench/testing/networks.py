@@ -61,6 +61,8 @@ def trained(
     samples = benchmark.id.load("train")
     task = task_of(benchmark)
     loss = method.loss
+    if cls.auxiliary:
+        method.beside = samples  # any images will do to take two steps
 
     def recorded(images: Any, labels: Any) -> dict[str, Tensor]:
         losses = loss(images, labels)

@@ -115,15 +115,36 @@ def _generators_kept() -> Iterator[None]:
 
 
 class Views(_Epochs):
-    """Augmented views ``[V, ...]`` of each image, and its label."""
+    """Augmented views ``[V, ...]`` of each image, and its label.
 
-    def __init__(self, samples: Samples, augmentation: Augmentation, views: int, seed: int) -> None:
+    Args:
+        samples: the images.
+        augmentation: of each view.
+        views: of an image.
+        seed: of augmentation, and of which outliers come with an image.
+        outliers: images that come with others; None for none.
+        per_image: how many of them, a view each, behind the views of the image itself.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        augmentation: Augmentation,
+        views: int,
+        seed: int,
+        outliers: Samples | None = None,
+        per_image: int = 0,
+    ) -> None:
         super().__init__(samples, seed)
         self.augmentation, self.views = augmentation, views
+        self.outliers, self.per_image = outliers, per_image
 
     def _example(self, index: int, rng: random.Random) -> tuple[Any, int]:
         image = self.samples[index]
         views = [self.augmentation(image, rng) for _ in range(self.views)]
+        if self.outliers is not None:
+            drawn = [rng.randrange(len(self.outliers)) for _ in range(self.per_image)]
+            views += [self.augmentation(self.outliers[position], rng) for position in drawn]
         return _stacked(views), int(self.samples.labels[index])
 
 

@@ -13,6 +13,7 @@ from oodbench import files
 from oodbench.benchmark import Benchmark
 from oodbench.caching.fingerprint import code_digest, weights_digest
 from oodbench.checks.classes import check_classes, id_samples
+from oodbench.checks.unseen import auxiliary_set, check_unseen
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import content_key
 from oodbench.errors import OptionError
@@ -63,7 +64,7 @@ class Run:
                 "version": VERSION,
                 "method": self.method,
                 "code": code_digest(METHODS.get(self.method)),
-                "recipe": asdict(self.recipe),
+                "recipe": self._recipe(),
                 "backbone": self.backbone,
                 "seed": self.seed,
                 "precision": self.precision,
@@ -72,6 +73,25 @@ class Run:
                 **self._after(),
             }
         )
+
+    def _recipe(self) -> dict[str, Any]:
+        """The recipe's fields; a set of images is told by its content, whatever it is called."""
+        fields = asdict(self.recipe)
+        if self.auxiliary is not None:
+            fields[METHODS.get(self.method).auxiliary] = self.auxiliary.fingerprint
+        return fields
+
+    @cached_property
+    def auxiliary(self) -> Samples | None:
+        """The further set of images that training sees beside the ID set; None for none.
+
+        Raises:
+            OptionError: the method wants one, and the recipe names none.
+            UnknownNameError: there is no dataset of the name.
+            MissingDataError: it is not on this machine.
+        """
+        field = METHODS.get(self.method).auxiliary
+        return auxiliary_set(self.method, self.recipe, field) if field else None
 
     def _after(self) -> dict[str, Any]:
         """The run before it, and what an epoch is chosen on; nothing where there is neither."""
@@ -224,7 +244,9 @@ def plan(
         OptionError: no such recipe field, or a value that it cannot take; or a backbone of other
             inputs, or one that gives something else than the method reads.
         DataError: fewer than two ID classes, or no training data.
-        MissingDataError: no validation data, where the recipe chooses an epoch on it.
+        MissingDataError: no validation data, where the recipe chooses an epoch on it; or no
+            further set of images, where the method sees one beside the ID set.
+        DataError: that set has images that the benchmark tests on.
     """
     method = method_of(benchmark, method)
     cls = METHODS.get(method)
@@ -249,6 +271,8 @@ def plan(
         precision_name(precision),
     )
     _ = run.validation  # what it lacks is told before anything is trained
+    if run.auxiliary is not None:
+        check_unseen(run.auxiliary, benchmark, cls.auxiliary)
     return run
 
 

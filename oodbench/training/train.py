@@ -186,6 +186,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
     with quiet_lightning():
         pl.seed_everything(run.seed, verbose=False)
         method = run.build()
+        method.beside = run.auxiliary
         if before is not None:
             method.backbone.load_state_dict(before.backbone.state_dict())
         trainer = hardware.trainer(

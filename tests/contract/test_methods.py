@@ -27,6 +27,7 @@ from tests.helpers.training import assert_same_weights, short, tiny
 
 NAMES = [
     "cider", "deep-ensemble", "godin", "ish", "logitnorm", "mixup", "regmixup", "supcon", "t2fnorm",
+    "vos",
 ]  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def test_interrupted_training_gives_the_same_bits(name: str, new_cache: Callable
 
 EPOCHS = {
     "cider": 6, "deep-ensemble": 4, "godin": 5, "ish": 6, "logitnorm": 10, "mixup": 5,
-    "regmixup": 4, "supcon": 4, "t2fnorm": 4,
+    "regmixup": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
 }  # fmt: skip
 
 
