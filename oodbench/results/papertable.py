@@ -17,6 +17,7 @@ from typing import Literal
 from oodbench.benchmark import Benchmark
 from oodbench.errors import OptionError, UnknownNameError, did_you_mean
 from oodbench.registry import DETECTORS, METHODS, TASKS
+from oodbench.results.arranged import is_short_run
 from oodbench.results.entries import Entry, entries_of
 from oodbench.results.plain import markdown
 from oodbench.results.rows import METRICS, Row
@@ -172,7 +173,9 @@ def paper_table(
 ) -> PaperTable:
     """The table of rows that were measured on the same images.
 
-    Lines are in the order of the benchmark's ranking, the best last, as papers have it.
+    Lines are in the order of the benchmark's ranking, the best last, as papers have it. Networks
+    below the protocol's ``least_accuracy`` are left out, as they have no place on pages, unless
+    there are no others; the caption says either.
 
     Args:
         benchmark: that the rows are of.
@@ -194,8 +197,11 @@ def paper_table(
     for metric in chosen:
         if metric not in METRICS:
             raise OptionError(f"a metric is one of {', '.join(METRICS)}, not {metric!r}.")
-    names = _sets(benchmark, measured, sets)
-    entries = _ordered(benchmark, entries_of(measured), names[-1])
+    every = entries_of(measured)
+    full = [one for one in every if not is_short_run(benchmark, one.one_each())]
+    kept = full or every
+    names = _sets(benchmark, [row for one in kept for row in one.rows.values()], sets)
+    entries = _ordered(benchmark, kept, names[-1])
     quality, quality_name = TASKS.get(benchmark.task).quality
     columns = [(name, metric) for name in names for metric in chosen]
     table = [
@@ -213,7 +219,9 @@ def paper_table(
         names=tuple(_names(entries)),
         cells=tuple(map(tuple, table)),
         quality=quality_name,
-        caption=_caption(benchmark, entries, chosen),
+        caption=_caption(
+            benchmark, entries, chosen, short=len(every) - len(full), are_all=not full
+        ),
         bibtex=tuple(bibtex_of(entries)),
     )
 
@@ -287,7 +295,15 @@ def _names(entries: Sequence[Entry]) -> list[str]:
     return names
 
 
-def _caption(benchmark: Benchmark, entries: Sequence[Entry], metrics: Sequence[str]) -> str:
+def _caption(
+    benchmark: Benchmark,
+    entries: Sequence[Entry],
+    metrics: Sequence[str],
+    short: int,
+    *,
+    are_all: bool,
+) -> str:
+    """The caption of some entries, of all of which or besides which some are short runs."""
     first = entries[0].first
     seeds = {len(entry.seeds) for entry in entries}
     task = TASKS.get(benchmark.task)
@@ -299,7 +315,16 @@ def _caption(benchmark: Benchmark, entries: Sequence[Entry], metrics: Sequence[s
         counts = f"{max(seeds)}" if len(seeds) == 1 else f"up to {max(seeds)}"
         sentences.append(f"Mean ± standard deviation over {counts} seeds")
     sentences.append("Best bold, second underlined")
+    if short:
+        sentences.append(_of_short_runs(benchmark, short, are_all=are_all))
     return ". ".join(sentences) + "."
+
+
+def _of_short_runs(benchmark: Benchmark, count: int, *, are_all: bool) -> str:
+    below = f"networks below {100 * (benchmark.protocol.least_accuracy or 0.0):g} % ID accuracy"
+    if are_all:
+        return f"All are of {below} (short runs)"
+    return f"Left out: {count} line{'s' * (count > 1)} of {below} (short runs)"
 
 
 def bibtex_of(entries: Sequence[Entry]) -> list[str]:

@@ -72,6 +72,18 @@ def test_seeds_are_one_line_of_mean_and_sample_deviation() -> None:
     assert "over 2 seeds" in made.caption
 
 
+def test_short_runs_are_left_out_and_the_caption_says_so() -> None:
+    short = rows("knn", 0.9, 0.2, weights="v", id_accuracy=0.5, method="palm")
+    made = table(rows("msp", 0.7, 0.5), short)
+    assert made.names == ("msp",)
+    assert "Left out: 1 line of networks below 90 % ID accuracy" in made.caption
+    assert not any("Mixture of Prototypes" in one for one in made.bibtex)
+    alone = table(short)
+    assert alone.names == ("knn",)
+    assert "All are of networks below 90 % ID accuracy" in alone.caption
+    assert "short runs" not in table(rows("msp", 0.7, 0.5)).caption
+
+
 def test_lines_of_one_detector_are_told_apart() -> None:
     other = rows("msp", 0.8, 0.4, method="logitnorm", weights="v")
     assert set(table(rows("msp", 0.7, 0.5), other).names) == {"msp, ce", "msp, logitnorm"}
