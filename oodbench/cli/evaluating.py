@@ -123,7 +123,7 @@ def eval_command(
     else:
         show_rows(results, benchmark, wide=reporting.wide, each_seed=reporting.each_seed)
         say(f"results: {ResultStore(leaderboards).path(benchmark.name)}; page: {page}")
-        say(f"again: {command_line()}")
+        say(f"again: {command_line('again: ')}")
     leave_if_failed(results.failures)
 
 
@@ -252,5 +252,5 @@ def compare_command(
         if left_out:
             say(f"--wide shows also: {', '.join(left_out)}")
         say(f"page: {page}" + (f"; plot: {plot}" if plot else ""))
-        say(f"again: {command_line()}")
+        say(f"again: {command_line('again: ')}")
     return leave_if_failed(results.failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -52,9 +53,27 @@ def check_names(
         BENCHMARKS.require(selection.id)
 
 
-def command_line() -> str:
-    """The command that runs, as it would be typed."""
-    return shlex.join(["oodbench", *sys.argv[1:]])
+def command_line(before: str = "") -> str:
+    """The command that runs, as it would be typed.
+
+    On a terminal that it does not fit, it goes on in further lines after a backslash, so that what
+    is copied from there can be pasted. Words stay whole, also those that are longer than a line.
+
+    Args:
+        before: what stands before it in the first line.
+    """
+    words = [shlex.quote(word) for word in ("oodbench", *sys.argv[1:])]
+    if not sys.stdout.isatty():
+        return " ".join(words)
+    width = shutil.get_terminal_size().columns
+    lines, line = [], before + words[0]
+    for word in words[1:]:
+        if len(line) + 1 + len(word) + len(" \\") > width:
+            lines.append(f"{line} \\")
+            line = f"    {word}"
+        else:
+            line += f" {word}"
+    return "\n".join([*lines, line]).removeprefix(before)
 
 
 def command_of_rows() -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 import pytest
 
-from oodbench.cli.session import command_of_rows
+from oodbench.cli.session import command_line, command_of_rows
 
 
 @pytest.mark.parametrize(
@@ -27,3 +30,22 @@ def test_rows_keep_no_folder_that_was_written_to(
     monkeypatch.setattr("sys.argv", ["oodbench", *typed.split()])
     expected = typed.replace(" --plot a.png", "") if kept is None else kept
     assert command_of_rows() == f"oodbench {expected}"
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_a_command_on_a_terminal_goes_on_after_a_backslash(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["eval", "--detector", "msp,energy", "--ood", "near=folder:my photos", "--id", "digits"]
+    monkeypatch.setattr("sys.argv", ["oodbench", *words])
+    whole = command_line("again: ")
+    assert "\n" not in whole, "what is no terminal gets one line"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    broken = command_line("again: ")
+    assert shlex.split(broken.replace("\\\n", " ")) == ["oodbench", *words]
+    lines = f"again: {broken}".split("\n")
+    assert (len(lines) == 1) == (width == 200)
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    longest = max(len(shlex.quote(word)) for word in words)
+    assert all(len(line) <= max(width, longest + 6) for line in lines)
