@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import oodbench
@@ -131,6 +135,36 @@ def test_an_option_that_did_not_make_the_figures(home: Path) -> None:
 def _options(home: Path) -> dict[str, object]:
     (result,) = [one for one in found(home) if one.rows[0]["detector"] == "knn"]
     return result.rows[0]["detector_options"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"),
+    reason="kernels without AVX are what this processor has",
+)
+def test_scores_of_another_kind_of_processor_are_within_tolerance(tmp_path: Path) -> None:
+    """Kernels without AVX stand in for the other processor, which also trains the network."""
+
+    def run(*words: str, **environment: str) -> str:
+        where = {"OODBENCH_CACHE": str(tmp_path / "cache"), **environment}
+        command = [sys.executable, "-m", "oodbench.cli", *words, "--accelerator", "cpu"]
+        ran = subprocess.run(
+            command, env={**os.environ, **where}, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    boards = str(tmp_path / "boards")
+    old = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    made = ["eval", "--detector", "msp,energy", "--id", "digits", "--leaderboards", boards]
+    run(*made, **old)
+    shutil.rmtree(tmp_path / "cache" / "outputs")  # the network stays; images are seen anew
+    told = run("verify", f"{boards}/results/digits", "--level", "outputs", "--json")
+    checked = {one["path"]: one for one in json.loads(told) if one["level"] == "outputs"}
+    assert len(checked) == 2, told
+    assert {one["outcome"] for one in checked.values()} <= {"identical", "within tolerance"}, told
+    remarks = [text for one in checked.values() for text in one["remarks"]]
+    assert any("scores differ by at most" in text for text in remarks), "it is another processor"
 
 
 def test_another_seed_is_another_network(home: Path) -> None:
