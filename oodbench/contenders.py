@@ -302,7 +302,9 @@ class Networks(NetworkSettings):
         if self.model is not None:
             return Given(self.model)
         shown = benchmark.preprocess
-        if not task_of(benchmark).is_classified or not isinstance(shown, Preprocess):
+        is_whole = self.network is not None and not task_of(benchmark).rows_are_samples
+        is_classified = task_of(benchmark).is_classified
+        if not (is_classified or is_whole) or not isinstance(shown, Preprocess):
             raise OptionError(
                 f"a checkpoint is one of an image classifier, which {benchmark.name} is not "
                 "for. Give the network itself in Python: oodbench.evaluate(model, ...)."
