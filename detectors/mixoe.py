@@ -45,6 +45,7 @@ from oodbench.method import Recipe
 from oodbench.papers import Paper
 from oodbench.registry import register_method
 
+from ._numerics import at_work
 from ._outliers import OutlierMethod, OutlierRecipe, check_positive
 from .oe import uniform_cross_entropy
 
@@ -137,7 +138,7 @@ class MixOE(OutlierMethod):
         """Both terms' sum, the mixtures' own, and the accuracy on the ID images."""
         x, outliers = self.parts(images)
         mixed, share = self.mixed(x, outliers[:: self.outliers_per_image])
-        logits = self.linear(self.backbone(torch.cat([x, mixed]))).float()
+        logits = at_work(self.linear(self.backbone(torch.cat([x, mixed]))))
         of_id, of_mixed = logits[: len(x)], logits[len(x) :]
         extra = share * F.cross_entropy(of_mixed, labels)
         extra = extra + (1 - share) * uniform_cross_entropy(of_mixed)

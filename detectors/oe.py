@@ -53,6 +53,7 @@ from oodbench.method import Recipe
 from oodbench.papers import Paper
 from oodbench.registry import register_method
 
+from ._numerics import at_work
 from ._outliers import OutlierMethod, OutlierRecipe, check_positive
 
 
@@ -136,7 +137,7 @@ class OutlierExposure(OutlierMethod):
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Both terms' sum, the outliers' own, and the accuracy on the ID images."""
         x, outliers = self.parts(images)
-        logits = self.linear(self.backbone(torch.cat([x, outliers]))).float()
+        logits = at_work(self.linear(self.backbone(torch.cat([x, outliers]))))
         of_id, of_outliers = logits[: len(x)], logits[len(x) :]
         extra = self.of_outliers(of_id, of_outliers)
         accuracy = (of_id.argmax(dim=1) == labels).float().mean()

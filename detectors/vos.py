@@ -52,7 +52,7 @@ from oodbench.method import Recipe, num_features_of
 from oodbench.papers import Paper
 from oodbench.registry import register_method
 
-from ._numerics import precise
+from ._numerics import at_work, precise
 from ._outliers import check_positive
 from ._queues import ClassQueues
 from .ce import CrossEntropy
@@ -159,7 +159,7 @@ class VOS(CrossEntropy):
         self.queues.push(*self.of_all_processes(h.detach(), labels))
         if self.current_epoch < self.recipe.start_epoch or not self.queues.full:
             return losses
-        told_apart = self.told_apart(logits.float(), self.linear(self.outliers().to(h)).float())
+        told_apart = self.told_apart(at_work(logits), at_work(self.linear(self.outliers().to(h))))
         losses["loss"] = losses["loss"] + self.recipe.loss_weight * told_apart
         losses["outliers"] = told_apart.detach()
         return losses

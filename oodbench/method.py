@@ -11,19 +11,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from oodbench.data.samples import Samples
 from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.errors import OptionError, UnknownNameError
 from oodbench.options import check_choices
 from oodbench.outputs import Head
 from oodbench.papers import Paper
+
+if TYPE_CHECKING:
+    from oodbench.data.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from tests.helpers.methods import CPU
 from tests.helpers.training import assert_same_weights, short, tiny
 
 NAMES = [
-    "cider", "deep-ensemble", "godin", "ish", "logitnorm", "mixup", "regmixup", "supcon", "t2fnorm",
+    "augmix", "cider", "deep-ensemble", "godin", "ish", "logitnorm", "mixup", "regmixup",
+    "reweightood", "rotpred", "supcon", "t2fnorm",
     "vos",
 ]  # fmt: skip
 
@@ -40,7 +41,7 @@ def test_recipes_and_paper(name: str) -> None:
     paper = cls.paper
     assert paper is not None
     assert all((paper.title, paper.authors, paper.venue, paper.year, paper.formula))
-    assert paper.url.startswith("https://arxiv.org/abs/")
+    assert paper.url.startswith(("https://arxiv.org/abs/", "https://github.com/"))
     assert {"published", "quick"} <= set(cls.recipes)
     assert cls.default_recipe("digits") == "quick"
     for id_name in ("cifar10", "cifar100"):
@@ -82,9 +83,10 @@ def test_interrupted_training_gives_the_same_bits(name: str, new_cache: Callable
     assert_same_weights(resumed, whole)
 
 
+WIDTHS = {"cider": 128, "reweightood": 128, "deep-ensemble": 768}
 EPOCHS = {
-    "cider": 6, "deep-ensemble": 4, "godin": 5, "ish": 6, "logitnorm": 10, "mixup": 5,
-    "regmixup": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
+    "augmix": 5, "cider": 6, "deep-ensemble": 4, "godin": 5, "ish": 6, "logitnorm": 10, "mixup": 5,
+    "regmixup": 4, "reweightood": 6, "rotpred": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
 }  # fmt: skip
 
 
@@ -94,7 +96,7 @@ def test_quick_training_learns_digits(name: str) -> None:
     network = train(plan(benchmark, name, overrides={"epochs": EPOCHS[name]}), CPU)
     outputs = extract(network, benchmark.id.load("test"), benchmark.preprocess, hardware=CPU)
     assert metrics.accuracy(outputs.logits, outputs.labels) > 0.75  # chance: 1 in 6
-    assert outputs.features.shape[1] == {"cider": 128, "deep-ensemble": 768}.get(name, 256)
+    assert outputs.features.shape[1] == WIDTHS.get(name, 256)
     assert (outputs.head is None) == (name in ("deep-ensemble", "godin"))
     if outputs.head is not None:
         torch.testing.assert_close(

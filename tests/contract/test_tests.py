@@ -16,6 +16,10 @@ from tests.helpers.cli import stopped_by_signals
 TESTS = REPOSITORY / "tests"
 FOLDERS = {"oodbench": "", "detectors": "detectors", "datasets": "datasets"}
 ELSEWHERE = {
+    # what outliers are refused for is told where training with them is
+    "oodbench/checks/unseen.py": "training/test_outliers.py",
+    "detectors/_outliers.py": "detectors/test_oe.py",
+    "detectors/_queues.py": "detectors/test_vos.py",
     # the parts of what is one thing to whoever uses it: the key of a network and of its outputs
     "oodbench/caching/": "caching/test_fingerprint.py",
     # what several networks see together is seen beforehand for their evaluations

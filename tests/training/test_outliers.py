@@ -125,10 +125,13 @@ def test_the_set_is_among_the_data_that_is_needed() -> None:
     assert ("cifar100", ("train",)) in [(one.name, one.splits) for one in wanted]
 
 
-@pytest.mark.parametrize(("method", "epochs"), [("oe", 5), ("oe-energy", 3), ("mixoe", 5)])
+@pytest.mark.parametrize(
+    ("method", "epochs"), [("oe", 5), ("oe-energy", 3), ("mixoe", 5), ("pixmix", 6)]
+)
 def test_quick_training_learns_digits(method: str, epochs: int) -> None:
     benchmark = oodbench.get_benchmark("digits")
-    options = {"outliers": "synthetic:digits", "epochs": epochs}
+    field = "mixing_set" if method == "pixmix" else "outliers"
+    options = {field: "synthetic:digits", "epochs": epochs}
     network = train(plan(benchmark, method, overrides=options), CPU)
     outputs = extract(network, benchmark.id.load("test"), benchmark.preprocess, hardware=CPU)
     assert metrics.accuracy(outputs.logits, outputs.labels) > 0.75  # chance: 1 in 6
