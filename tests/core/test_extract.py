@@ -33,7 +33,7 @@ from oodbench.errors import (
     OptionError,
 )
 from oodbench.evaluator import Contender, Evaluator
-from oodbench.extract import extract
+from oodbench.extract import as_network, extract
 from oodbench.looking import score_with_network
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.classifier import Classifier
@@ -850,3 +850,9 @@ def test_stored_description_is_plain_json() -> None:
     meta = json.loads((folder / "outputs.json").read_text())
     assert set(meta["columns"]) == {"features", "logits", "labels"}
     assert not list(folder.glob(".*")), "no temporary files are left"
+
+
+def test_a_network_without_weights_is_refused_before_it_is_wrapped() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(OODBenchError, match="layers without weights so far"):
+        as_network(network)

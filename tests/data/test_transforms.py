@@ -18,7 +18,16 @@ from torchvision.transforms import functional as tvf
 from torchvision.transforms import v2 as tv2
 
 from oodbench.data.augmentation import SimCLR
-from oodbench.data.transforms import CropFlip, Preprocess, as_shown, content_key, to_tensor
+from oodbench.data.transforms import (
+    CropFlip,
+    InMode,
+    MultimodalPreprocess,
+    Preprocess,
+    as_shown,
+    content_key,
+    of_prepared,
+    to_tensor,
+)
 from oodbench.errors import OptionError
 from tests.helpers.images import photograph
 
@@ -293,3 +302,41 @@ def test_what_must_not_be_mirrored_is_not(make) -> None:
         row = augmentation(ramp, rng)[0].amax(dim=0)
         inside = row[row > 0]
         assert (inside.diff() >= 0).all(), "a ramp that rises to the right still does"
+
+
+# What hands a transform on
+
+
+def test_the_key_leaves_out_what_rows_of_before_did_not_say() -> None:
+    assert "interpolation" not in content_key(RGB)
+    assert content_key(replace(RGB, interpolation="bicubic"))["interpolation"] == "bicubic"
+
+
+def test_a_prepared_image_is_brought_to_the_size_whole() -> None:
+    crop = replace(RGB, resize="crop", pre_size=40)
+    assert of_prepared(crop) == RGB
+    assert of_prepared(crop, is_prepared=False) is crop
+    assert of_prepared(RGB) is RGB
+    assert of_prepared(to_tensor) is to_tensor
+
+
+def test_an_own_transform_without_a_size_is_taken_for_one_of_32_pixels() -> None:
+    def own(image: Image.Image) -> torch.Tensor:
+        return to_tensor(image)
+
+    shown = as_shown(own, RGB)
+    assert isinstance(shown, InMode)
+    assert shown.size == 32
+    image = Image.new("L", (5, 5))
+    assert shown(image).shape == (3, 5, 5)
+    assert as_shown(RGB, RGB) is RGB
+
+
+def test_each_modality_is_augmented_by_itself() -> None:
+    both = MultimodalPreprocess({"colour": RGB, "grey": GREY})
+    sample = {"colour": photograph(32, 32), "grey": photograph(8, 8)}
+    found = both.augment(sample, random.Random(0))
+    assert list(found) == ["colour", "grey"]
+    rng = random.Random(0)
+    torch.testing.assert_close(found["colour"], both.parts["colour"].augment(sample["colour"], rng))
+    torch.testing.assert_close(found["grey"], both.parts["grey"].augment(sample["grey"], rng))
