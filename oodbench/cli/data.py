@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,15 +73,37 @@ def stock_of(name: str, check: bool) -> Stock:
     """What is here of a benchmark or a dataset: as it was counted, if nothing has changed since."""
     from oodbench import stock
 
-    known = stock.remembered(name, is_checked=check)
+    known = _remembered(name, check)
     if known is not None:
         return known
     from oodbench import stocktaking
 
     state = stock.look()  # before it is counted: what changes meanwhile is counted again next time
-    counted = stocktaking.take(name, is_checked=check)
+    with _counting() as say:
+        say(name)
+        counted = stocktaking.take(name, is_checked=check)
     stock.remember(counted, state, is_checked=check)
     return counted
+
+
+def _remembered(name: str, check: bool) -> Stock | None:
+    """What was counted; also where that was with more care than is asked for now."""
+    from oodbench import stock
+
+    checked = stock.remembered(name, is_checked=True)
+    return checked if checked is not None or check else stock.remembered(name, is_checked=False)
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[Callable[[str], None]]:
+    """Says on a terminal what is counted, which takes a while where it was not seen before."""
+    from rich.console import Console
+
+    with Console(stderr=True, highlight=False).status("") as status:
+        yield lambda name: status.update(
+            # a name may hold what rich takes for a style
+            terminal.printable(f"counting {name} (new, or changed)").replace("[", "\\[")
+        )
 
 
 def stocks_of(names: Sequence[str], check: bool) -> tuple[list[Stock], dict[str, str]]:
@@ -92,19 +115,23 @@ def stocks_of(names: Sequence[str], check: bool) -> tuple[list[Stock], dict[str,
     problems: dict[str, str] = {}
     state: dict[str, Any] | None = None
     counted: Counted = {}
-    for name in names:
-        known = stock.remembered(name, is_checked=check)
-        if known is None:
-            from oodbench import stocktaking
+    with contextlib.ExitStack() as stack:
+        say: Callable[[str], None] | None = None
+        for name in names:
+            known = _remembered(name, check)
+            if known is None:
+                from oodbench import stocktaking
 
-            state = stock.look() if state is None else state
-            try:
-                known = stocktaking.take(name, is_checked=check, counted=counted)
-            except OODBenchError as error:  # a factory that wants an argument, a damaged package
-                problems[name] = str(error)
-                continue
-            stock.remember(known, state, is_checked=check)
-        stocks.append(known)
+                state = stock.look() if state is None else state
+                say = stack.enter_context(_counting()) if say is None else say
+                say(name)
+                try:
+                    known = stocktaking.take(name, is_checked=check, counted=counted)
+                except OODBenchError as error:  # a factory wants an argument, a damaged package
+                    problems[name] = str(error)
+                    continue
+                stock.remember(known, state, is_checked=check)
+            stocks.append(known)
     return stocks, problems
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from oodbench import stock
 from oodbench.benchmark import get_benchmark
+from oodbench.cli import data
 from oodbench.cli.stocks import content_of, print_stock, print_stocks, sets_of
 from oodbench.errors import OODBenchError
 from oodbench.registry import BENCHMARKS
@@ -87,8 +90,22 @@ def test_all_benchmarks_fit_a_page() -> None:
     text = printed(print_stocks, stocks)
     assert max(map(len, text.splitlines())) <= 100
     assert len(text.splitlines()) <= 4 * len(stocks)
-    for stock in stocks:
-        assert f"\n{stock.name} " in f"\n{text}"
-        alone = printed(print_stock, stock)
-        assert len(alone.splitlines()) <= 24, stock.name
+    for one in stocks:
+        assert f"\n{one.name} " in f"\n{text}"
+        alone = printed(print_stock, one)
+        assert len(alone.splitlines()) <= 24, one.name
         assert max(map(len, alone.splitlines()[:-1])) <= 100
+
+
+def test_what_was_checked_with_care_is_told_where_less_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OODBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OODBENCH_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    fast, careful = Stock("digits", "fast"), Stock("digits", "careful")
+    stock.remember(fast, stock.look(), is_checked=False)
+    assert data.stock_of("digits", False) == fast
+    stock.remember(careful, stock.look(), is_checked=True)
+    assert data.stock_of("digits", False) == data.stock_of("digits", True) == careful
+    assert data.stocks_of(["digits"], False) == ([careful], {})

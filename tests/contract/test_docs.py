@@ -7,12 +7,14 @@ import re
 import runpy
 import tomllib
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 import oodbench
 from oodbench import registry
-from oodbench.registry import DETECTORS
+from oodbench.registry import DETECTORS, METHODS
 from oodbench.testing import detector_checks
 from tests.conftest import REPOSITORY
 from tests.helpers.attempts import Server
@@ -176,3 +178,53 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert found
     assert "pytest" in found.group(1)
     assert "test command" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+
+
+LINKED = frozenset({"keepachangelog.com"})
+PUBLISHERS = frozenset({"arxiv.org", "openaccess.thecvf.com", "openreview.net"})
+"""Sites that pages may link to, and those of papers: a new one is looked at before it is added."""
+
+
+def test_pages_link_to_known_sites_alone() -> None:
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    links = [
+        (page.name, link.rstrip(".,;"))
+        for page, text in texts.items()
+        for link in re.findall(r"https?://[^\s)>\]\"'`]+", text)
+        if "…" not in link  # the pattern of an address, no address
+    ]
+    assert links
+    assert [link for link in links if not is_sound(link[1], LINKED)] == []
+
+
+@pytest.mark.parametrize("registered", [DETECTORS, METHODS], ids=["detectors", "methods"])
+def test_papers_are_at_known_publishers(registered: registry.Registry[Any]) -> None:
+    papers = {name: getattr(registered.get(name), "paper", None) for name in registered.names()}
+    addresses = {name: paper.url for name, paper in papers.items() if paper is not None}
+    assert len(addresses) > 5
+    assert {n: url for n, url in addresses.items() if not is_sound(url, PUBLISHERS)} == {}
+
+
+def is_sound(address: str, sites: frozenset[str]) -> bool:
+    """Whether an address is of https, at one of some sites, and without what a browser mends."""
+    parts = urlsplit(address)
+    is_plain = address.isascii() and not re.search(r"[\s\\<>]", address) and parts.port is None
+    if parts.netloc == "arxiv.org" and not re.fullmatch(r"/abs/\d{4}\.\d{4,5}", parts.path):
+        return False
+    return parts.scheme == "https" and parts.netloc in sites and is_plain
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://arxiv.org/abs/2106.09022",
+        "https://arxiv.org/abs/21.1",
+        "https://arxiv.org.example/abs/2106.09022",
+        "https://user@arxiv.org/abs/2106.09022",
+        "arxiv.org/abs/2106.09022",
+    ],
+)
+def test_what_is_no_sound_address(address: str) -> None:
+    assert is_sound("https://arxiv.org/abs/2106.09022", PUBLISHERS)
+    assert not is_sound(address, PUBLISHERS)
