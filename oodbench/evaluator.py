@@ -182,6 +182,7 @@ class Evaluator:
             about: Row = {
                 **shared,
                 "seconds": round(scored.seconds, 3),
+                "scored_on": scored.device,
                 "notes": list(notes) or None,
                 "fit_on": self._fitted_on(scored.detector, learned_from),
             }

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
-from oodbench.errors import OODBenchError
+from oodbench.errors import OODBenchError, OptionError
 from oodbench.runtime import launchers, signals
 from oodbench.runtime.machine import free_memory
 from oodbench.runtime.process import ProcessState
@@ -44,6 +44,9 @@ def spare_cores() -> int:
 
 MANY = 4
 """Spare cores of which a CPU that runs the network as well gives all to reading."""
+MANY_VALUES = 2**24
+"""Numbers in outputs beyond which detectors are fitted and score at an accelerator by themselves:
+32,768 samples of 512 features. Of less, the CPU is done before they are copied."""
 AHEAD = 3
 """Batches that a data worker holds: two that wait, and the one that it makes."""
 
@@ -66,6 +69,8 @@ class Hardware(HardwareSettings):
         strategy: Lightning's.
         precision: Lightning's; its short names become the full ones (``16`` is ``16-mixed``).
         workers: processes that read images; None to choose by the dataset.
+        scoring_device: where detectors are fitted and score outputs: ``"cpu"``, ``"cuda"``,
+            ``"cuda:1"``, ``"mps"``; ``"auto"``, see :meth:`scoring_device_for`.
         batch_size: samples per forward pass in extraction.
         progress: whether work says how far it is: True with bars, False not at all; None with
             bars on a terminal or in a notebook, and a line a minute elsewhere.
@@ -81,6 +86,30 @@ class Hardware(HardwareSettings):
         """Arguments that may change what is trained, where they are not the default."""
         asked = {"devices": self.devices, "strategy": self.strategy}
         return {name: value for name, value in asked.items() if value != "auto"}
+
+    def scoring_device_for(self, values: int) -> torch.device:
+        """Where a detector is fitted and scores outputs.
+
+        With ``"auto"`` that is the accelerator that networks run on, if there is one and detectors
+        learn from, or score, more than ``MANY_VALUES``; the CPU else.
+
+        Args:
+            values: numbers in the largest outputs that it reads.
+
+        Raises:
+            OptionError: this machine has no such device.
+        """
+        if self.scoring_device == "auto":
+            at_device = values > MANY_VALUES and self.is_accelerated
+            return self.own_device if at_device else torch.device("cpu")
+        try:
+            return torch.empty(0, device=self.scoring_device).device  # with its number
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0][:200]
+            raise OptionError(
+                f"scoring_device={self.scoring_device!r} is no device of this machine ({reason}). "
+                "Choose auto, cpu, or one that it has (cuda, cuda:1, mps)."
+            ) from error
 
     def workers_for(self, samples: Samples, preprocess: Transform | None = None) -> int:
         """Data workers: none for images in memory or few, else by cores and by what they hold.

@@ -247,6 +247,11 @@ class HardwareSettings:
     workers: int | None = setting(
         None, "Processes that read images. Default: by dataset.", minimum=0
     )
+    scoring_device: str = setting(
+        "auto",
+        "Where detectors are fitted and score outputs: auto (an accelerator, if there is one and "
+        "there are many), cpu, cuda, mps, cuda:1.",
+    )
 
 
 @dataclass(frozen=True)

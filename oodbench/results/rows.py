@@ -152,6 +152,9 @@ class Row(TypedDict, total=False):
     auxiliary: Mapping[str, Any] | None
     """What training saw beside the ID set: ``as`` what (the recipe's field, such as ``outliers``),
     the set's ``name``, how many images (``count``), and their ``fingerprint``. None for nothing."""
+    scored_on: str | None
+    """The device at which the detector was fitted and scored outputs, where that was not the
+    CPU."""
     arguments: Mapping[str, Any] | None
     """What was asked for that no other column tells, by the names of ``oodbench.evaluate``'s
     arguments: with the other columns it repeats the evaluation. A file is its name and sha256."""
@@ -191,7 +194,7 @@ def row_id(row: Row) -> str:
 
 
 _VOLATILE = frozenset({"created", "seconds", "command", "row_id", "git_commit", *_MACHINE})
-_VOLATILE |= {"preprocess_source", "detector_code", "arguments"}
+_VOLATILE |= {"scored_on", "preprocess_source", "detector_code", "arguments"}
 _KEPT = frozenset(ALWAYS)
 
 

@@ -34,6 +34,7 @@ from oodbench.reporting import of_a_kind, own_failure, warnings_to
 from oodbench.results.rows import Row
 from oodbench.runtime import isolation
 from oodbench.runtime.process import undisturbed
+from oodbench.streaming import put, streamed
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.pictures import Drawing
 
@@ -90,6 +91,7 @@ class Scored:
     Args:
         detector: the detector.
         seconds: that it took to fit and score.
+        device: at which outputs were scored, where that was not the CPU.
         notes: what it said meanwhile, for the reader of its rows.
         failure: what it raised; the rest means nothing then.
         scores: OOD scores ``[N]`` of each set that was scored, the ID test set first; None of
@@ -100,6 +102,7 @@ class Scored:
 
     detector: Detector
     seconds: float = 0.0
+    device: str | None = None
     notes: list[str] = field(default_factory=list)
     failure: Exception | None = None
     scores: list[np.ndarray] | None = None
@@ -152,6 +155,7 @@ class NetworkRunner:
         self.benchmark = benchmark
         self.hardware = hardware
         self.on_forward = on_forward
+        self._most = 0  # numbers in the largest outputs that a detector was fitted on
         shown = benchmark.preprocess
         chosen = choose(
             as_asked(contender.preprocess),
@@ -323,8 +327,9 @@ class NetworkRunner:
         self.task.check_detector(detector)
         if detector.needs_fit:
             outputs = train.outputs  # not in the block: to run the network is none of its doing
+            self._most = max(self._most, _values(outputs))
             with isolation.kept(), isolation.lent(outputs, detector.label) as copy:
-                detector.fit(copy)
+                self._at_device(detector, copy, detector.fit)
         if detector.needs_fit_batches:
             with isolation.kept(self.network):
                 fit_with_network(
@@ -352,10 +357,38 @@ class NetworkRunner:
             else:
                 outputs = scored.outputs
                 with isolation.kept(), isolation.lent(outputs, detector.label) as copy:
-                    scores = detector.score(copy)
+                    scores = self._at_device(detector, copy, detector.score)
         except BadScoresError as error:
             raise BadScoresError(f"on {scored.samples.name}: {error}") from error
         return to_numpy(scores).astype(np.float64)
+
+    def scoring_device(self, outputs: Outputs | None = None) -> torch.device:
+        """Where detectors score outputs; see ``Hardware.scoring_device_for``."""
+        values = self._most if outputs is None else max(self._most, _values(outputs))
+        return self.hardware.scoring_device_for(values)
+
+    def _at_device(
+        self, detector: Detector, outputs: Outputs, work: Callable[[Outputs], Any]
+    ) -> Any:
+        """What a detector does with outputs, at the device where it does; it is back afterwards.
+
+        Raises:
+            OODBenchError: the device has not enough memory.
+        """
+        device = self.scoring_device(outputs)
+        if device.type == "cpu":
+            return work(outputs)
+        try:
+            put(detector, device)
+            result = work(streamed(outputs, device))
+            return result.cpu() if isinstance(result, Tensor) else result
+        except torch.OutOfMemoryError as error:
+            raise OODBenchError(
+                f"{device} has not enough memory for {detector.label} on {len(outputs):,} samples. "
+                "Score on the CPU: --scoring-device cpu (scoring_device='cpu')."
+            ) from error
+        finally:
+            put(detector, "cpu")
 
     def score(
         self,
@@ -396,6 +429,9 @@ class NetworkRunner:
                 continue
             result.seconds = time.perf_counter() - began
             result.notes = of_a_kind(said)
+            if "model" not in detector.needs:
+                devices = [self.scoring_device(one.outputs) for one in tested]
+                result.device = next((str(d) for d in devices if d.type != "cpu"), None)
             result.scores = scores
             known = [s for one, s in zip(tested[1:], scores[1:], strict=True) if one.counts_as_id]
             result.id_scores = np.concatenate([scores[0], *known]) if known else scores[0]
@@ -430,3 +466,8 @@ def fit_split(detector: Detector) -> str:
 def _like_weights(images: Tensor, network: nn.Module) -> Tensor:
     weight = next((p for p in network.parameters() if p.is_floating_point()), images)
     return images.to(weight.device, weight.dtype)
+
+
+def _values(outputs: Outputs) -> int:
+    """How many numbers there are in the columns of outputs."""
+    return sum(value.numel() for _, value in outputs.columns())

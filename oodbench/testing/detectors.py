@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
@@ -22,6 +23,8 @@ from oodbench.options import build
 from oodbench.outputs import Outputs, to_numpy
 from oodbench.registry import DETECTORS
 from oodbench.runtime.process import ProcessState
+from oodbench.streaming import put, streamed
+from oodbench.testing.accelerator import stand_in
 from oodbench.testing.problems import fit, images_of, network_of, problem, score
 from oodbench.testing.suite import checks_in
 
@@ -287,13 +290,30 @@ def check_one_sample(detector: Detector) -> None:
 
 
 def check_accelerator(detector: Detector) -> None:
-    """Scores on an accelerator equal those on the CPU (where there is one)."""
-    if not torch.cuda.is_available():
-        return
+    """Scores at an accelerator equal those on the CPU, of whole outputs and of streamed ones.
+
+    The accelerator is CUDA or Apple's MPS; on a machine without either, a stand-in on which
+    tensors in the wrong place are refused as CUDA refuses them.
+    """
     toy = problem(detector)
     expected = score(fit(copy.deepcopy(detector), toy.train), toy.test)
-    scores = score(fit(detector, toy.train.to("cuda")), toy.test.to("cuda"))
-    _close(scores, expected, detector.label, tolerance=1e-4)
+    ways = [Outputs.to] if "model" in detector.needs else [Outputs.to, streamed]
+    for way in ways:
+        fresh = copy.deepcopy(detector)
+        with _accelerator() as device:
+            scores = score(fit(fresh, way(toy.train, device)), way(toy.test, device)).cpu()
+            put(fresh, "cpu")
+        _close(scores, expected, f"{detector.label} at {device}", tolerance=1e-4)
+        back = score(fresh, toy.test)
+        _close(back, expected, f"{detector.label}, back from {device}", tolerance=1e-4)
+
+
+def _accelerator() -> contextlib.AbstractContextManager[torch.device]:
+    if torch.cuda.is_available():
+        return contextlib.nullcontext(torch.device("cuda"))
+    if torch.backends.mps.is_available():
+        return contextlib.nullcontext(torch.device("mps"))
+    return stand_in()
 
 
 def detector_checks() -> list[Check]:

@@ -98,7 +98,7 @@ class ToyNetwork(nn.Module):
 
 def images_of(outputs: Outputs) -> Tensor:
     """Maps ``[N, D, 2, 2]``: features times a pattern of mean 1 that turns with the channel."""
-    quarter = torch.tensor([[1.5, 0.5], [0.5, 1.5]])
+    quarter = torch.tensor([[1.5, 0.5], [0.5, 1.5]], device=outputs.features.device)
     pattern = torch.stack([quarter, 2 - quarter]).repeat(DIM // 2, 1, 1)
     return outputs.features.float()[:, :, None, None] * pattern
 
