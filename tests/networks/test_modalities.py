@@ -185,7 +185,9 @@ def test_the_loss_is_the_mean_cross_entropy(toy: Benchmark) -> None:
     assert apart.item() < 0
 
 
-@pytest.mark.parametrize("name", ["multimodal-ce", "a2d", "npmix", "a2d-npmix", "feature-mixing"])
+@pytest.mark.parametrize(
+    "name", ["multimodal-ce", "a2d", "npmix", "a2d-npmix", "feature-mixing", "dpu"]
+)
 def test_methods_learn(name: str, toy: Benchmark) -> None:
     options: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 0.01}
     if "npmix" in name:
