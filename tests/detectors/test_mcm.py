@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 import oodbench
-from oodbench import Head, Outputs
+from oodbench import Head, Outputs, get_benchmark
 from oodbench.detectors.mcm import GLMCM, MCM, CLIPEnergy, CLIPMaxLogit
-from oodbench.errors import MissingOutputError, OptionError
+from oodbench.errors import MissingOutputError, OODBenchError, OptionError
 from oodbench.networks.towers import ZeroShot
 from oodbench.text import Text
 from tests.helpers.towers import digit_towers
@@ -114,3 +115,15 @@ def test_prompts_of_another_network_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 6))
     with pytest.raises(OptionError, match="networks that read text"):
         oodbench.evaluate(model, id="digits", detectors=["msp"], preprocess="digits", prompts="{}")
+
+
+def test_fitted_saved_and_loaded_with_the_network(tmp_path: Path) -> None:
+    network = ZeroShot(digit_towers(), [f"{i}" for i in range(6)], patches=True)
+    images = [get_benchmark("digits").id.load("test")[i] for i in range(5)]
+    for name in ("mcm", "gl-mcm"):
+        fitted = oodbench.fit(name, network, id="digits")
+        fitted.save(tmp_path / name)
+        loaded = oodbench.load(tmp_path / name, network)
+        assert loaded.score(images).tolist() == fitted.score(images).tolist()
+    with pytest.raises(OODBenchError, match="Give it again"):
+        oodbench.load(tmp_path / "mcm")
