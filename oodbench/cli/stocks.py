@@ -45,15 +45,12 @@ def print_stock(stock: Stock, console: Console) -> None:
 
 
 def print_stocks(stocks: Sequence[Stock], console: Console) -> None:
-    """What is here of every benchmark: a few lines each."""
+    """What is here of every benchmark: a line with its sets' states below, in the whole width."""
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("benchmark", no_wrap=True, overflow="fold")
-    table.add_column("here", justify="right", no_wrap=True)
-    table.add_column("sets", overflow="fold")
-    table.add_column("to fetch", justify="right", no_wrap=True)
+    widest = max((len(stock.name) for stock in stocks), default=0)
     for stock in stocks:
         sets = sets_of(stock)
         here = [name for name, state in sets.items() if state == "here"]
@@ -62,19 +59,25 @@ def print_stocks(stocks: Sequence[Stock], console: Console) -> None:
             for state in ("here", "part", "another", "damaged", "not here")
             if state in sets.values()
         ]
-        cells = [stock.name, f"{len(here)} of {len(sets)}", "; ".join(words)]
-        cells.append(_to_fetch(stock))
+        head = Table.grid(padding=(0, 2, 0, 0))
+        head.add_column(width=widest, no_wrap=True, overflow="fold")
+        head.add_column(width=len("10 of 10"), justify="right", no_wrap=True)
+        head.add_column(no_wrap=True)
+        cells = [stock.name, f"{len(here)} of {len(sets)}", _to_fetch(stock)]
         style = "green" if len(here) == len(sets) else "yellow" if here else ""
-        table.add_row(*(Text(terminal.printable(cell)) for cell in cells), style=style)
-    console.print(table)
+        head.add_row(*(Text(terminal.printable(cell)) for cell in cells), style=style)
+        console.print(head)
+        console.print(
+            Padding(Text(terminal.printable("; ".join(words)), "dim"), (0, 0, 0, 2), expand=False)
+        )
 
 
 def _to_fetch(stock: Stock) -> str:
     """How much is fetched to have all, as far as publishers say how large their files are."""
     is_more = any(one.to_fetch == 0 for one in stock.splits)
     if not stock.to_fetch:
-        return "?" if is_more else ""
-    return f"{'> ' * is_more}{size_in_words(stock.to_fetch)}"
+        return "to fetch, of unknown size" if is_more else ""
+    return f"{'more than ' * is_more}{size_in_words(stock.to_fetch)} to fetch"
 
 
 def sets_of(stock: Stock) -> dict[str, str]:
