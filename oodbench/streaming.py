@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from oodbench.errors import ChangedInputsError
+from oodbench.errors import ChangedInputsError, OODBenchError
 from oodbench.outputs import Head, Outputs
 
 KEPT = 2**26
@@ -168,6 +168,35 @@ def streamed(outputs: Outputs, device: torch.device | str) -> Outputs:
     moved = Outputs.of_columns(columns, head, outputs.notes)
     moved.looks_of(outputs)
     return moved
+
+
+def at_device(
+    device: torch.device, detector: Any, outputs: Outputs, work: Callable[[Outputs], Any]
+) -> Any:
+    """What a detector does with outputs, at a device; what it holds is on the CPU afterwards.
+
+    Args:
+        device: where; on the CPU the outputs are what they are.
+        detector: whose work it is.
+        outputs: what it reads.
+        work: its ``fit`` or its ``score``.
+
+    Raises:
+        OODBenchError: the device has not enough memory.
+    """
+    if device.type == "cpu":
+        return work(outputs)
+    try:
+        put(detector, device)
+        result = work(streamed(outputs, device))
+        return result.cpu() if isinstance(result, Tensor) else result
+    except torch.OutOfMemoryError as error:
+        raise OODBenchError(
+            f"{device} has not enough memory for {detector.label} on {len(outputs):,} samples. "
+            "Score on the CPU: `scoring_device=cpu`."
+        ) from error
+    finally:
+        put(detector, "cpu")
 
 
 def put(holder: Any, device: torch.device | str) -> None:

@@ -128,6 +128,7 @@ def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
     try:
         with quiet_lightning():  # refused before data is read and folders are made
             hardware.trainer(logger=False)
+            hardware.scoring_device_for(0)
     except OODBenchError:
         raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:

@@ -30,7 +30,15 @@ OPTIONS = (
     "crop",
 )
 """Arguments of :func:`oodbench.evaluate` that all cells may share."""
-HARDWARE = ("accelerator", "devices", "strategy", "precision", "workers", "batch_size")
+HARDWARE = (
+    "accelerator",
+    "devices",
+    "strategy",
+    "precision",
+    "workers",
+    "batch_size",
+    "scoring_device",
+)
 
 
 @dataclass(frozen=True)

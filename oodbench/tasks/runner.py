@@ -34,7 +34,7 @@ from oodbench.reporting import of_a_kind, own_failure, warnings_to
 from oodbench.results.rows import Row
 from oodbench.runtime import isolation
 from oodbench.runtime.process import undisturbed
-from oodbench.streaming import put, streamed
+from oodbench.streaming import at_device
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.pictures import Drawing
 
@@ -329,7 +329,7 @@ class NetworkRunner:
             outputs = train.outputs  # not in the block: to run the network is none of its doing
             self._most = max(self._most, _values(outputs))
             with isolation.kept(), isolation.lent(outputs, detector.label) as copy:
-                self._at_device(detector, copy, detector.fit)
+                at_device(self.scoring_device(copy), detector, copy, detector.fit)
         if detector.needs_fit_batches:
             with isolation.kept(self.network):
                 fit_with_network(
@@ -357,38 +357,14 @@ class NetworkRunner:
             else:
                 outputs = scored.outputs
                 with isolation.kept(), isolation.lent(outputs, detector.label) as copy:
-                    scores = self._at_device(detector, copy, detector.score)
+                    scores = at_device(self.scoring_device(copy), detector, copy, detector.score)
         except BadScoresError as error:
             raise BadScoresError(f"on {scored.samples.name}: {error}") from error
         return to_numpy(scores).astype(np.float64)
 
-    def scoring_device(self, outputs: Outputs | None = None) -> torch.device:
+    def scoring_device(self, outputs: Outputs) -> torch.device:
         """Where detectors score outputs; see ``Hardware.scoring_device_for``."""
-        values = self._most if outputs is None else max(self._most, _values(outputs))
-        return self.hardware.scoring_device_for(values)
-
-    def _at_device(
-        self, detector: Detector, outputs: Outputs, work: Callable[[Outputs], Any]
-    ) -> Any:
-        """What a detector does with outputs, at the device where it does; it is back afterwards.
-
-        Raises:
-            OODBenchError: the device has not enough memory.
-        """
-        device = self.scoring_device(outputs)
-        if device.type == "cpu":
-            return work(outputs)
-        try:
-            put(detector, device)
-            result = work(streamed(outputs, device))
-            return result.cpu() if isinstance(result, Tensor) else result
-        except torch.OutOfMemoryError as error:
-            raise OODBenchError(
-                f"{device} has not enough memory for {detector.label} on {len(outputs):,} samples. "
-                "Score on the CPU: --scoring-device cpu (scoring_device='cpu')."
-            ) from error
-        finally:
-            put(detector, "cpu")
+        return self.hardware.scoring_device_for(max(self._most, _values(outputs)))
 
     def score(
         self,

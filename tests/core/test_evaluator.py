@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import oodbench
-from oodbench import Contender, DatasetSpec, Detector, Evaluator, Outputs, metrics
+from oodbench import Contender, DatasetSpec, Detector, Evaluator, Outputs, metrics, streaming
 from oodbench.data.samples import ImageArrays, Samples
 from oodbench.errors import (
     DataError,
@@ -26,6 +26,8 @@ from oodbench.errors import (
 from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS
+from oodbench.tasks import runner
+from oodbench.testing.accelerator import stand_in
 from tests.helpers.pages import tables
 from tests.helpers.rows import (
     CPU,
@@ -63,6 +65,23 @@ def test_figures_are_those_of_the_scores() -> None:
     with torch.no_grad():
         right = model()(x).argmax(dim=1).numpy() == test.labels
     assert all(row["id_accuracy"] == pytest.approx(right.mean()) for row in rows.values())
+
+
+def test_a_row_says_at_which_device_it_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for an accelerator; the figures, and so the rows' ids, are the CPU's."""
+
+    def there(*given: Any) -> Any:
+        with stand_in():
+            return streaming.at_device(*given)
+
+    monkeypatch.setattr(runner, "at_device", there)
+    at_device = evaluate(
+        detectors="mahalanobis", hardware=dataclasses.replace(CPU, scoring_device="meta")
+    )
+    plain = evaluate(detectors="mahalanobis", hardware=CPU)
+    assert {row["scored_on"] for row in at_device.rows} == {"meta"}
+    assert {row["scored_on"] for row in plain.rows} == {None}
+    assert [row["auroc"] for row in at_device.rows] == [row["auroc"] for row in plain.rows]
 
 
 # What is missing, and what was chosen

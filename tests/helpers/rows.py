@@ -63,8 +63,7 @@ def evaluate(benchmark: Benchmark = TOY, detectors: Any = "msp", **options: Any)
         network,
         benchmark=benchmark,
         detectors=detectors,
-        hardware=CPU,
-        **{"preprocess": "benchmark", **options},
+        **{"preprocess": "benchmark", "hardware": CPU, **options},
     )
 
 
