@@ -26,9 +26,8 @@ from tests.helpers.methods import CPU
 from tests.helpers.training import assert_same_weights, short, tiny
 
 NAMES = [
-    "augmix", "cider", "deep-ensemble", "godin", "ish", "logitnorm", "mixup", "regmixup",
-    "reweightood", "rotpred", "supcon", "t2fnorm",
-    "vos",
+    "augmix", "cider", "deep-ensemble", "godin", "ish", "logitnorm", "mixup", "npos", "regmixup",
+    "reweightood", "rotpred", "supcon", "t2fnorm", "vos",
 ]  # fmt: skip
 
 
@@ -83,10 +82,10 @@ def test_interrupted_training_gives_the_same_bits(name: str, new_cache: Callable
     assert_same_weights(resumed, whole)
 
 
-WIDTHS = {"cider": 128, "reweightood": 128, "deep-ensemble": 768}
+WIDTHS = {"cider": 128, "npos": 128, "reweightood": 128, "deep-ensemble": 768}
 EPOCHS = {
     "augmix": 5, "cider": 6, "deep-ensemble": 4, "godin": 5, "ish": 6, "logitnorm": 10, "mixup": 5,
-    "regmixup": 4, "reweightood": 6, "rotpred": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
+    "npos": 6,    "regmixup": 4, "reweightood": 6, "rotpred": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
 }  # fmt: skip
 
 
