@@ -85,7 +85,7 @@ def test_interrupted_training_gives_the_same_bits(name: str, new_cache: Callable
 WIDTHS = {"cider": 128, "npos": 128, "reweightood": 128, "deep-ensemble": 768}
 EPOCHS = {
     "augmix": 5, "cider": 6, "deep-ensemble": 4, "godin": 5, "ish": 6, "logitnorm": 10, "mixup": 5,
-    "npos": 6,    "regmixup": 4, "reweightood": 6, "rotpred": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
+    "npos": 6, "regmixup": 4, "reweightood": 6, "rotpred": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
 }  # fmt: skip
 
 
