@@ -9,7 +9,7 @@ Each class keeps its latest L penultimate features h in a queue. In a step and f
 (a) of the unit features :math:`h / \lVert h \rVert` the squared distance to the K-th nearest is
     taken (itself is the first); of the ``select`` farthest ``pick_nums`` are picked at random;
 (b) around each picked feature, as it is, ``sample_from`` candidates
-    :math:`h + \sigma \epsilon, \epsilon \sim \mathcal{N}(0, I)` are drawn, and the ``keep`` of them
+    :math:`h + \sigma \epsilon, \epsilon \sim \mathcal{N}(0, I)` are drawn, and the ``per_point`` of them
     whose directions are farthest from the K-th nearest unit feature are the outliers v.
 
 With :math:`\phi` a layer as wide as h, ReLU and a linear one, z the unit embeddings of two views
@@ -100,7 +100,7 @@ class NPOSRecipe(CIDERRecipe):
         select: how many of the farthest features of a class outliers may be drawn around.
         pick_nums: how many of them they are drawn around in a step.
         sample_from: candidates around each.
-        keep: how many of these become outliers.
+        per_point: how many of these become outliers.
         sigma: deviation of candidates from their feature.
         start_epoch: the first with outliers, from 0, if all queues are full by then.
         dispersion_weight: w_d.
@@ -113,7 +113,7 @@ class NPOSRecipe(CIDERRecipe):
     select: int = 200
     pick_nums: int = 2
     sample_from: int = 600
-    keep: int = 200
+    per_point: int = 200
     sigma: float = 0.1
     start_epoch: int = 40
     dispersion_weight: float = 0.5
@@ -122,11 +122,11 @@ class NPOSRecipe(CIDERRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        counts = ("queue_size", "k", "select", "pick_nums", "sample_from", "keep")
+        counts = ("queue_size", "k", "select", "pick_nums", "sample_from", "per_point")
         check_positive(self, *counts, "sigma")
         check_positive(self, "start_epoch", "dispersion_weight", "loss_weight", zero=True)
         bounds = (("k", "queue_size"), ("select", "queue_size"), ("pick_nums", "select"))
-        for name, most in (*bounds, ("keep", "sample_from")):
+        for name, most in (*bounds, ("per_point", "sample_from")):
             if getattr(self, name) > getattr(self, most):
                 raise OptionError(
                     f"recipe: {name} ({getattr(self, name)}) is at most {most} "
@@ -152,7 +152,7 @@ class NPOS(CIDER):
             k=20,
             select=16,
             sample_from=100,
-            keep=10,
+            per_point=10,
             start_epoch=3,
         ),
     }
@@ -198,7 +198,7 @@ class NPOS(CIDER):
 
     @torch.no_grad()
     def outliers(self) -> Tensor:
-        """Outliers of all classes, ``[C * pick_nums * keep, D]``."""
+        """Outliers of all classes, ``[C * pick_nums * per_point, D]``."""
         recipe, samples = self.recipe, self.queues.samples
         steps = torch.randn(recipe.sample_from, samples.shape[2], device=samples.device)
         steps = recipe.sigma * steps.to(precise(samples.device))
@@ -207,7 +207,7 @@ class NPOS(CIDER):
             h = queue.to(steps)
             farthest = boundary(h, recipe.k, recipe.select)
             order = torch.randperm(len(farthest))[: recipe.pick_nums].to(h.device)
-            drawn.append(around(h, farthest[order], steps, recipe.k, recipe.keep))
+            drawn.append(around(h, farthest[order], steps, recipe.k, recipe.per_point))
         return torch.cat(drawn)
 
     def told_apart(self, h: Tensor, outliers: Tensor) -> Tensor:

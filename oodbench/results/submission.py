@@ -143,10 +143,22 @@ def check(folder: Path, boards: Path, *, first: bool = False) -> list[Checked]:
         _check_code(result, card, one)
         _check_doubles(result, card, others, one)
         if card is not None:
+            _check_outliers(result, card, one)
             one.notes += [f"the page marks it: {mark}" for mark in card.marks]
         if benchmark is not None and not one.faults:
             one.comparison += _compared(result, card, others, benchmark)
     return checked
+
+
+def _check_outliers(result: StoredResult, card: Card, one: Checked) -> None:
+    """Refuse a card that says nothing of outliers which the network was trained with."""
+    seen = (row.get("auxiliary") or {} for row in result.rows)
+    names = dict.fromkeys(beside["name"] for beside in seen if beside.get("as") == "outliers")
+    if names and card.outlier_data.casefold() == "none":
+        one.faults.append(
+            f"its network was trained with outliers ({', '.join(names)}), but the card's "
+            "outlier_data is none. Name them there."
+        )
 
 
 def _strangers(folder: Path) -> Iterator[Checked]:

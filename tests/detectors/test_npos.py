@@ -54,7 +54,7 @@ def test_outliers_are_the_farthest_candidates_of_each_picked_feature() -> None:
 
 
 def recipe(**options: float) -> NPOSRecipe:
-    sizes = {"queue_size": 4, "k": 2, "select": 3, "pick_nums": 2, "sample_from": 6, "keep": 2}
+    sizes = {"queue_size": 4, "k": 2, "select": 3, "pick_nums": 2, "sample_from": 6, "per_point": 2}
     return NPOSRecipe(**{**sizes, "start_epoch": 0, "embedding_dim": 8, **options})  # type: ignore[arg-type]
 
 
@@ -96,7 +96,7 @@ def _moved(method: NPOS, z: Tensor, labels: Tensor) -> Tensor:
     return prototypes
 
 
-@pytest.mark.parametrize("bad", [{"k": 5}, {"select": 5}, {"keep": 7}, {"sigma": 0.0}])
+@pytest.mark.parametrize("bad", [{"k": 5}, {"select": 5}, {"per_point": 7}, {"sigma": 0.0}])
 def test_impossible_recipes_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(bad))):
         recipe(**bad)
