@@ -9,8 +9,8 @@ Each class keeps its latest L penultimate features h in a queue. In a step and f
 (a) of the unit features :math:`h / \lVert h \rVert` the squared distance to the K-th nearest is
     taken (itself is the first); of the ``select`` farthest ``pick_nums`` are picked at random;
 (b) around each picked feature, as it is, ``sample_from`` candidates
-    :math:`h + \sigma \epsilon, \epsilon \sim \mathcal{N}(0, I)` are drawn, and the ``per_point`` of them
-    whose directions are farthest from the K-th nearest unit feature are the outliers v.
+    :math:`h + \sigma \epsilon, \epsilon \sim \mathcal{N}(0, I)` are drawn. The ``per_point`` of
+    them whose directions are farthest from the K-th nearest unit feature are the outliers v.
 
 With :math:`\phi` a layer as wide as h, ReLU and a linear one, z the unit embeddings of two views
 and :math:`\mu` the class prototypes, which move as CIDER's do (:mod:`~oodbench.detectors.cider`),
