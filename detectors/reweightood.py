@@ -98,7 +98,7 @@ class ReweightOOD(ContrastiveMethod):
         "Stoyanov, Danail and Bhattarai, Binod",
         venue="CVPR Workshops",
         year=2024,
-        url="https://github.com/sudarshanregmi/ReweightOOD",
+        url="https://openaccess.thecvf.com/CVPR2024_workshops",
         formula="L = ELU(log sum_pos exp(-w s / T) + log sum_neg exp(w s / T)), w+ = "
         "sigma(1 - 2s), w- = sigma(5s - 4)",
         figures=(

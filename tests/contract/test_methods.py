@@ -40,7 +40,7 @@ def test_recipes_and_paper(name: str) -> None:
     paper = cls.paper
     assert paper is not None
     assert all((paper.title, paper.authors, paper.venue, paper.year, paper.formula))
-    assert paper.url.startswith(("https://arxiv.org/abs/", "https://github.com/"))
+    assert paper.url.startswith(("https://arxiv.org/abs/", "https://openaccess.thecvf.com/"))
     assert {"published", "quick"} <= set(cls.recipes)
     assert cls.default_recipe("digits") == "quick"
     for id_name in ("cifar10", "cifar100"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from oodbench.errors import OODBenchError, OptionError
 from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results import cards, derive, disputes, leaderboard, scores, stored, submission
 from oodbench.results.cards import Card
-from oodbench.results.rows import row_id
+from oodbench.results.rows import row_id, with_columns
 from oodbench.results.stored import StoredResult
+from oodbench.results.submission import Checked
 from tests.helpers.pages import tables
 from tests.helpers.results import drawn, stored_result
 from tests.helpers.rows import TOY, evaluate
@@ -444,3 +446,16 @@ def test_another_training_is_disputed_by_the_spread_of_the_seeds(tmp_path: Path)
         assert about.word(there[1].rows[0], "auroc") is None
         alone = disputes.submitted([there[0], moved])
         assert alone.word(there[0].rows[0], "auroc") == disputes.DISPUTED
+
+
+def test_a_card_names_the_outliers_that_were_trained_with(root: Path) -> None:
+    (result,) = results(root / "own")
+    beside = {"as": "outliers", "name": "mine/train", "count": 9, "fingerprint": "0" * 64}
+    rows = [with_columns(row, {"auxiliary": beside}) for row in result.rows]
+    found = [Checked(result.path), Checked(result.path)]
+    trained = dataclasses.replace(result, rows=rows)
+    submission._check_outliers(trained, CARD, found[0])
+    assert "mine/train" in " ".join(found[0].faults)
+    named = dataclasses.replace(CARD, outlier_data="mine")
+    submission._check_outliers(trained, named, found[1])
+    assert found[1].faults == []
