@@ -189,7 +189,11 @@ def _about_part(benchmark: Benchmark, section: Arranged, remark: str) -> list[st
             f"These rows are of version {version} of the benchmark, whose images or figures were "
             f"others. This is version {benchmark.version}."
         )
-    inputs = "each network's own" if benchmark.own_inputs else _input(first)
+    inputs = (
+        "each network's own"
+        if benchmark.own_inputs
+        else wording.input_to(benchmark, first["preprocess"])
+    )
     texts.append(f"{wording.id_text(benchmark, first, singles)}. Input: {inputs}.")
     means = {row["group"]: row["ood"] for row in section.rows if row["is_mean"]}
     contrast = benchmark.protocol.contrast

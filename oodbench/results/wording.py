@@ -76,7 +76,14 @@ def input_of_all(benchmark: Benchmark, row: Row) -> str:
     """How images were made for networks, where it was the same for all."""
     if benchmark.own_inputs:
         return "each network's own, told beside it"
-    return input_text(row["preprocess"])
+    return input_to(benchmark, row["preprocess"])
+
+
+def input_to(benchmark: Benchmark, value: Any) -> str:
+    """A preprocessing in words, of which some tasks take colours and normalisation alone."""
+    if TASKS.get(benchmark.task).keeps_size and isinstance(value, dict) and "mode" in value:
+        return f"{value['mode']}, each image in its own size"
+    return input_text(value)
 
 
 def input_text(value: Any) -> str:
