@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import pickle
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from oodbench.benchmark import get_benchmark
 from oodbench.data.samples import MultimodalSamples
 from oodbench.dataset import DatasetSpec
+from oodbench.detector import Detector
 from oodbench.errors import (
     MissingDataError,
     OODBenchError,
@@ -22,6 +25,8 @@ from oodbench.errors import (
     did_you_mean,
 )
 from oodbench.networks.backbones import feature_width
+from oodbench.options import build
+from oodbench.outputs import Outputs
 from oodbench.papers import Paper
 from oodbench.registry import (
     BACKBONES,
@@ -36,6 +41,8 @@ from oodbench.registry import (
     Registry,
     backbone_kind,
 )
+from oodbench.runtime.process import undisturbed
+from oodbench.testing.problems import problem
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,35 @@ def _detector(name: str, cls: Any) -> Sheet:
             Entry("method", (f"{cls.method} (trained by, if nothing else is asked for)",)),
             Entry("options", _options(cls), is_block=True),
             Entry("grid", tuple(grid)),
+            Entry("memory", _memory(name, cls)),
         ),
     )
+
+
+def _memory(name: str, cls: Any) -> tuple[str, ...]:
+    """Whether what a detector keeps grows with the samples that it is fitted on, as measured."""
+    if cls.fit is Detector.fit:
+        return ()
+    try:
+        with undisturbed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            toy = problem(build(cls, name, {})).train
+            # enough of them that a share is more than the least that is kept
+            few, many = (_bytes(name, cls, _repeated(toy, times)) for times in (8, 16))
+    except Exception:  # whatever a stranger's detector makes of the toy problem
+        return ()
+    if many - few < 8 * len(toy):  # a byte for each sample that is more
+        return ("fitted, it is as large for any number of training samples",)
+    return ("fitted, it grows with the training samples: it keeps them, or some of them",)
+
+
+def _repeated(outputs: Outputs, times: int) -> Outputs:
+    return outputs[torch.arange(len(outputs)).repeat(times)]
+
+
+def _bytes(name: str, cls: Any, train: Outputs) -> int:
+    """The size of what a detector keeps of outputs that it was fitted on."""
+    return len(pickle.dumps(build(cls, name, {}).fit(train).fitted_state()))
 
 
 def _method(name: str, cls: Any) -> Sheet:
