@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from oodbench.errors import ChangedInputsError, OODBenchError
-from oodbench.outputs import Head, Outputs
+from oodbench.outputs import Outputs
 
 KEPT = 2**26
 """Bytes of a piece whose values stay at the device as long as the piece lives."""
@@ -162,9 +162,7 @@ def streamed(outputs: Outputs, device: torch.device | str) -> Outputs:
     """
     device = torch.empty(0, device=device).device  # with its number
     columns = {name: Streamed(value, device) for name, value in outputs.columns()}
-    head = outputs.head
-    if head is not None:
-        head = Head(head.weight.to(device), head.bias.to(device), head.norm_eps)
+    head = outputs.head and outputs.head.each(lambda value: value.to(device))
     moved = Outputs.of_columns(columns, head, outputs.notes)
     moved.looks_of(outputs)
     return moved

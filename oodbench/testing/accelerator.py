@@ -202,9 +202,12 @@ class _Calls(TorchFunctionMode):
             return func(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
         if func in _PRODUCTS and args[0].ndim == 1 and args[1].ndim == 2:
             return torch.mv(args[1].T, args[0])  # theirs takes a dimension away in place
+        if func in _QUANTILES and isinstance(args[0], Elsewhere):  # theirs does so too
+            return Elsewhere(func(args[0]._held, *args[1:], **kwargs))
         return func(*args, **kwargs)
 
 
+_QUANTILES = (torch.quantile, Tensor.quantile)
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 
