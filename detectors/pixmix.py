@@ -182,5 +182,7 @@ class PixMix(CrossEntropy):
             OptionError: there is no mixing set.
         """
         if self.beside is None:
-            raise OptionError("pixmix mixes images with pictures of a set; name it, `mixing_set`.")
+            raise OptionError(
+                "pixmix mixes images with pictures of a set; the recipe names it: mixing_set."
+            )
         return PixMixed(preprocess, self.beside, self.recipe)

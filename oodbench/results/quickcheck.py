@@ -192,8 +192,19 @@ def _canonical(value: Any) -> bytes:
     # searched for one by one: a loop over them takes longer than the search
     is_plain = text.isascii() and b"0.0000" not in text and b"e-" not in text
     is_plain = is_plain and b"e+" not in text and b"\x7f" not in text
-    return text if is_plain or not _NUMBERS(text) else files.canonical(value).encode()
+    if is_plain or not _NUMBERS(text):
+        return text
+    if not text.isascii() or b"\\" in text or b"\x7f" in text:
+        return files.canonical(value).encode()
+    return _EXPONENTS.sub(_as_python_writes, text)
 
 
+def _as_python_writes(number: re.Match[bytes]) -> bytes:
+    """The number as Python has it; what looks like one within a text is left as it is."""
+    is_text = number.string.count(b'"', 0, number.start()) % 2
+    return number[0] if is_text else repr(float(number[0])).encode()
+
+
+_EXPONENTS = re.compile(rb"(?<=[:,\[])-?(?:[0-9.]+e[+-]?[0-9]+|0\.0000[0-9]*)")
 _NUMBERS = re.compile(rb"[:,\[]-?(?:0\.0000|[0-9.]+e)|\x7f|[\x80-\xff]").search
 """Numbers so small or large that Python writes another exponent, and characters that it escapes."""

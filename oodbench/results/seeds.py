@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TypeAlias
 
 import numpy as np
@@ -196,7 +197,11 @@ def figures(lines: Sequence[Sequence[Row]], column: str) -> Figures:
 
 
 def _column(rows: Sequence[Row], name: str) -> np.ndarray:
-    return np.array([row.get(name) for row in rows], dtype=np.float64)
+    try:
+        values = list(map(itemgetter(name), rows))
+    except KeyError:  # of rows from before there was such a column
+        values = [row.get(name) for row in rows]
+    return np.array(values, dtype=np.float64)
 
 
 def _fill(found: Figures, places: np.ndarray, numbers: np.ndarray, n: int, *, share: bool) -> None:
