@@ -33,7 +33,18 @@ def test_committed_results_are_seen_to_be_sound_at_once(page: str, monkeypatch) 
 
 def test_ids_are_those_of_rows() -> None:
     numbers = [0.0, -0.0, 1.0, 1e-4, 9.9e-5, 1e-5, 1e-7, 1e15, 1e16, 1e22, -3e-9, 5, 2**63, True]
-    texts = ["a-1e-5", ":0.00001", ",1e-5,", "[2e-7,", "a:3e+4 \\\" ,1e-9", "é", "\x7f", '\x01\n"\\/', "", "𝄞"]
+    texts = [
+        "a-1e-5",
+        ":0.00001",
+        ",1e-5,",
+        "[2e-7,",
+        'a:3e+4 \\" ,1e-9',
+        "é",
+        "\x7f",
+        '\x01\n"\\/',
+        "",
+        "𝄞",
+    ]
     generator = random.Random(0)
     for _ in range(300):
         numbers.append(generator.random() * 10.0 ** generator.randint(-12, 20))
