@@ -10,11 +10,11 @@ On the batch's embeddings x of each modality, with labels y and the margin m,
     A_{ij} = \exp\left(\frac{\cos(\arccos(\cos(x_i, x_j)) + m [y_i = y_j])}{\tau}\right), \quad
     P_{ij} = A_{ij} / \sum_k A_{kj}
 
-and :math:`r_i` the set of :math:`-\log P_{ij}` with :math:`y_j = y_i`, j = i included:
-:math:`L_{cl}` is the mean over modalities and rows of its sum, :math:`L_{var}` that of its biased
-variance. The prototype of a class moves to its mean in the batch, the slower the more samples vary.
-With v the embeddings of the first modality, :math:`\sigma^2` their biased variance and n their
-number in the class,
+and :math:`r_i` the set of :math:`P_{ij}` with :math:`y_j = y_i`, j = i included: :math:`L_{cl}` is
+the mean over modalities and rows of :math:`-\sum_{p \in r_i} \log p`, :math:`L_{var}` that of the
+biased variance of :math:`r_i`. The prototype of a class moves to its mean in the batch, the slower
+the more samples vary. With v the embeddings of the first modality, :math:`\sigma^2` their biased
+variance and n their number in the class,
 
 .. math::
     p \leftarrow \beta p + (1 - \beta) (\bar v - p) \, \mathrm{clamp}(1 / (\sigma^2 + 10^{-6}),
@@ -92,9 +92,10 @@ def margin_terms(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     surprise = -logits.log_softmax(dim=0)  # columns sum to one
     own = alike.to(surprise)
     count = own.sum(dim=1)
-    total = (surprise * own).sum(dim=1)
-    gaps = (surprise - (total / count)[:, None]).square() * own
-    return total.mean(), (gaps.sum(dim=1) / count).mean()
+    p = (-surprise).exp()
+    mean = (p * own).sum(dim=1) / count
+    gaps = (p - mean[:, None]).square() * own
+    return (surprise * own).sum(dim=1).mean(), (gaps.sum(dim=1) / count).mean()
 
 
 def moved(prototypes: Tensor, v: Tensor, labels: Tensor, beta: float) -> Tensor:

@@ -20,13 +20,15 @@ rectangle has the sides :math:`\lfloor \sqrt{1 - \lambda} H \rfloor` and
 The set is named by ``outliers`` (``--outliers NAME``); images that are tested on are refused, and
 rows are marked. The score that goes with it is MSP.
 
-Recipe ``published`` is OpenOOD v1.5's (cutmix, beta 1, Beta(0.1, 1), and for the rest that of
-cross-entropy); the paper fine-tunes with beta 5 and Beta(1, 1) for mixup, Beta(2, 1) for cutmix.
+Recipe ``published`` is OpenOOD v1.5's (cutmix, beta 1, Beta(0.1, 1), ten epochs of fine-tuning at
+a rate of 0.001, from the network that ``ce`` trains); the paper fine-tunes with beta 5 and
+Beta(1, 1) for mixup, Beta(2, 1) for cutmix.
 
 Differs from the reference code: (1) ID images and mixtures are one batch, so batch normalisation
 sees both, theirs are two passes; (2) outliers are drawn with replacement, each time anew; (3) what
 is drawn comes from torch's generator, theirs from NumPy's; (4) the cosine ends at 0, theirs at
-1e-6; (5) the last checkpoint is kept; (6) with several processes each draws for its own share.
+1e-6; (5) the last checkpoint is kept; (6) with several processes each draws for its own share; (7)
+a trained backbone is fine-tuned behind a head that is drawn anew, theirs is trained as well.
 Checked against: cross-entropy with soft labels, and pasted images pixel by pixel.
 """
 
@@ -82,12 +84,14 @@ class MixOERecipe(OutlierRecipe):
         alpha: a of the Beta distribution of lambda.
         beta: b of it.
         outliers_per_image: one, the one that an image is mixed with.
+        start_from: ``METHOD/RECIPE`` of the run whose network is fine-tuned; None for none.
     """
 
     mix: Literal["cutmix", "mixup"] = "cutmix"
     lambda_oe: float = 1.0
     alpha: float = 0.1
     beta: float = 1.0
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +105,9 @@ class MixOE(OutlierMethod):
 
     recipe: MixOERecipe
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "published": MixOERecipe(backbone="resnet18-cifar"),
+        "published": MixOERecipe(
+            backbone="resnet18-cifar", epochs=10, lr=0.001, start_from="ce/openood"
+        ),
         "quick": MixOERecipe(epochs=15, lr=0.1, warmup_epochs=1),
     }
     recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {"published": ("cifar10", "cifar100")}

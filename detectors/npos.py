@@ -30,7 +30,9 @@ OpenOOD's reshape mixes the candidates of several, and keeps others; (2) queues 
 features from the start; theirs lose all at each epoch's end; (3) :math:`\phi` learns at the rate of
 the rest, theirs at a tenth of it; (4) prototypes begin as random unit vectors, theirs as means;
 (5) all of a queue is searched, as theirs is with ``sampling_ratio`` 1; (6) the last checkpoint is
-kept; (7) with several processes queues hold the features of all.
+kept; (7) with several processes queues hold the features of all; (8) kNN is on the projected
+embeddings, OpenOOD's on unit penultimate features; (9) :math:`\phi` is D to D to 1, theirs D to 128
+to 1.
 Checked against: each step by loops over features, and the loss of a batch.
 """
 
@@ -92,7 +94,7 @@ def around(h: Tensor, picked: Tensor, steps: Tensor, k: int, keep: int) -> Tenso
 
 @dataclass(frozen=True)
 class NPOSRecipe(CIDERRecipe):
-    """How NPOS is trained; the defaults are OpenOOD's for CIFAR.
+    """How NPOS is trained; the defaults but for batch and rate are OpenOOD's for CIFAR.
 
     Args:
         queue_size: L, features kept of a class.
@@ -140,7 +142,7 @@ class NPOS(CIDER):
 
     recipe: NPOSRecipe
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "published": NPOSRecipe(),
+        "published": NPOSRecipe(batch_size=256, lr=0.1),
         "quick": NPOSRecipe(
             backbone=None,
             epochs=10,

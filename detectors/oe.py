@@ -27,14 +27,14 @@ refused, and rows are marked. The score that goes with ``oe`` is MSP, with ``oe-
 Recipe ``published`` of ``oe`` is OpenOOD v1.5's for CIFAR (lambda 0.5 as in the paper, and for the
 rest that of cross-entropy), with two outliers per ID image as the authors have it; that of
 ``oe-energy`` takes the authors' 10 epochs of fine-tuning for CIFAR-10 (lambda 0.1, m_in -23,
-m_out -5, rate 0.001), which starts from the network that ``ce`` trains; so does ``quick``. From
-nothing, with the rate of cross-entropy, the bounds cost accuracy: 75 % on ``digits``.
+m_out -5, rate 0.001; ``published-cifar100``: m_in -27), which starts from the network that ``ce``
+trains; so does ``quick``. From nothing, with the rate of cross-entropy, the bounds cost accuracy:
+75 % on ``digits``.
 
 Differs from the reference code: (1) outliers are drawn with replacement, each time anew, theirs are
-gone through in order from a random place; (2) OpenOOD has one outlier per ID image, the authors
-two; (3) the cosine ends at 0, theirs at 1e-6; (4) the last checkpoint is kept; (5) energies are
-taken by log-sum-exp in float32; (6) ``oe-energy`` fine-tunes a trained backbone behind a head that
-is drawn anew, theirs is trained as well.
+gone through in order from a random place; (2) the cosine ends at 0, theirs at 1e-6; (3) the last
+checkpoint is kept; (4) energies are taken by log-sum-exp in float32; (5) ``oe-energy`` fine-tunes a
+trained backbone behind a head that is drawn anew, theirs is trained as well.
 Checked against: both formulas, sample by sample (tests/detectors/test_oe.py).
 """
 
@@ -158,7 +158,14 @@ class EnergyOutlierExposure(OutlierExposure):
         "published": EnergyOERecipe(
             backbone="resnet18-cifar", epochs=10, lr=0.001, start_from="ce/openood"
         ),
+        "published-cifar100": EnergyOERecipe(
+            backbone="resnet18-cifar", epochs=10, lr=0.001, m_in=-27.0, start_from="ce/openood"
+        ),
         "quick": EnergyOERecipe(epochs=8, lr=0.01, warmup_epochs=1, start_from="ce/quick"),
+    }
+    recipe_ids: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "published": ("cifar10",),
+        "published-cifar100": ("cifar100",),
     }
     paper: ClassVar[Paper | None] = Paper(
         title="Energy-based Out-of-distribution Detection",

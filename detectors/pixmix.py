@@ -24,7 +24,8 @@ Recipe ``published`` is OpenOOD v1.5's (k 4, beta 3, severity 3, all operations,
 that of cross-entropy), as the paper's for CIFAR.
 
 Differs from the reference code: (1) an augmented copy is made by one operation of torchvision's
-AugMix space, at the same severity; (2) a picture of the mixing set is resized to 9/8 of the side
+AugMix space, whose strength is one of ``severity`` steps of a tenth from none on, theirs is uniform
+up to ``severity`` tenths; (2) a picture of the mixing set is resized to 9/8 of the side
 and cropped at random, as theirs are for CIFAR; (3) the last checkpoint is kept; (4) bases are at
 least 1e-37 under both powers, theirs under the second alone.
 Checked against: both mixings by hand, pixel by pixel, and the draws of a and b.
@@ -73,6 +74,16 @@ def weights(beta: float, rng: random.Random) -> tuple[float, float]:
     return 1 + rng.betavariate(1, beta), -rng.betavariate(1, beta)
 
 
+class OneOperation(Mixed):
+    """One operation of AugMix's, alone: none of the image as it was is mixed in."""
+
+    def _sample_dirichlet(self, params: Tensor) -> Tensor:
+        """All of the share for the last: the operation's chain, of the image and the chains."""
+        shares = torch.zeros(params.shape, dtype=params.dtype)
+        shares[:, -1] = 1
+        return shares
+
+
 class PixMixed(CropFlip):
     """Crop, flip, and mixing with augmented copies and pictures.
 
@@ -85,8 +96,7 @@ class PixMixed(CropFlip):
     def __init__(self, preprocess: Preprocess, pictures: Samples, recipe: PixMixRecipe) -> None:
         super().__init__(preprocess)
         self.pictures, self.recipe = pictures, recipe
-        # of width and depth 1 with all of the share, AugMix is one operation
-        self.one = Mixed(recipe.severity, 1, 1, all_ops=recipe.all_ops)
+        self.one = OneOperation(recipe.severity, 1, 1, all_ops=recipe.all_ops)
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
         """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""

@@ -54,7 +54,12 @@ def openclip(name: str, checkpoint: str | Path | None = None) -> Towers:
     try:
         fetched = tag if checkpoint is None else None
         with torch.random.fork_rng(devices=[]):
-            model: Any = open_clip.create_model(architecture, pretrained=fetched)
+            model: Any = open_clip.create_model(
+                architecture,
+                pretrained=fetched,
+                # OpenCLIP only warns where weights were trained with another activation
+                force_quick_gelu=_is_quick(open_clip, architecture, fetched),
+            )
     except Exception as error:  # what a hub client raises is no one's to list
         raise OODBenchError(
             f"the weights of {name} cannot be fetched ({_line(error)}). Fetch them where they can "
@@ -69,6 +74,13 @@ def openclip(name: str, checkpoint: str | Path | None = None) -> Towers:
                 f"{checkpoint} does not fit OpenCLIP's {architecture} ({_line(error)})."
             ) from error
     return of_openclip(model, open_clip.get_tokenizer(architecture))
+
+
+def _is_quick(open_clip: Any, architecture: str, tag: str | None) -> bool:
+    """Whether published weights are of a network with QuickGELU, as OpenAI's are."""
+    if tag is None:  # a file says nothing of it: there the architecture's name does, by -quickgelu
+        return False
+    return bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu", False))
 
 
 def of_openclip(model: Any, tokenizer: Any) -> Towers:

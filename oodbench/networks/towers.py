@@ -240,7 +240,7 @@ def check_templates(templates: Sequence[str]) -> None:
     if not templates:
         raise OptionError("`prompts` has no prompt. Give one: 'a photo of a {}'.")
     for template in templates:
-        if template.count("{}") != 1 or template.replace("{}", "").count("{"):
+        if template.count("{}") != 1 or set(template.replace("{}", "")) & {"{", "}"}:
             raise OptionError(
                 f"the prompt {template!r} must have {{}} once, where the class's name stands: "
                 "'a photo of a {}'."

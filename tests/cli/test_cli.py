@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -375,7 +376,9 @@ def test_data_status(run: CLI) -> None:
     assert str(files.data_dir()) in ran.out
     assert str(files.cache_dir()) in ran.out
     shown = " ".join(ran.out.split())
-    assert "cifar10 0 of 8 part: cifar10; damaged: mnist; not here: " in shown
+    assert re.search(
+        r"cifar10 0 of 8 \S+ GB to fetch part: cifar10; damaged: mnist; not here: ", shown
+    )
     # every dataset is in a benchmark, or told by itself
     for name in set(oodbench.list_datasets()) - {
         "folder",

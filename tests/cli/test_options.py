@@ -38,10 +38,13 @@ from oodbench.settings import (
 
 COMMANDS: Mapping[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
+TEXT = {"prompts", "class_names", "words"}
+"""Of networks that read text."""
+
 LEFT_OUT = {
     "eval": {},
     "compare": {
-        NetworkSettings: {"backbone", "checkpoint", "network", "layer", *PREPROCESSING},
+        NetworkSettings: {"backbone", "checkpoint", "network", "layer", *TEXT, *PREPROCESSING},
         Reporting: {"pictures", "scores", "each_seed"},
     },
     "tune": {
@@ -52,7 +55,7 @@ LEFT_OUT = {
     "train": {
         Scoring: None,
         Selection: {"ood", "task_options"},
-        NetworkSettings: {"checkpoint", "network", "layer", *PREPROCESSING},
+        NetworkSettings: {"checkpoint", "network", "layer", *TEXT, *PREPROCESSING},
         Reporting: None,
     },
     "leaderboard": {

@@ -41,13 +41,9 @@ def slow_margin(x: Tensor, labels: list[int]) -> tuple[float, float]:
             a[i][j] = math.exp(math.cos(math.acos(c) + margin) / 0.05)
     totals, variances = [], []
     for i in range(n):
-        own = [
-            -math.log(a[i][j] / sum(a[k][j] for k in range(n)))
-            for j in range(n)
-            if labels[i] == labels[j]
-        ]
+        own = [a[i][j] / sum(a[k][j] for k in range(n)) for j in range(n) if labels[i] == labels[j]]
         mean = sum(own) / len(own)
-        totals.append(sum(own))
+        totals.append(-sum(math.log(value) for value in own))
         variances.append(sum((value - mean) ** 2 for value in own) / len(own))
     return sum(totals) / n, sum(variances) / n
 

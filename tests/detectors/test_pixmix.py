@@ -8,11 +8,20 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import autoaugment
 
 import oodbench
 from oodbench import Preprocess
 from oodbench.data.samples import ImageArrays
-from oodbench.detectors.pixmix import PixMixed, PixMixRecipe, added, multiplied, weights
+from oodbench.detectors.pixmix import (
+    OneOperation,
+    PixMixed,
+    PixMixRecipe,
+    added,
+    multiplied,
+    weights,
+)
 from oodbench.errors import OptionError
 from oodbench.training.run import plan
 
@@ -64,3 +73,15 @@ def test_the_set_has_to_be_given() -> None:
         plan(oodbench.get_benchmark("digits"), "pixmix")
     with pytest.raises(OptionError, match="beta"):
         PixMixRecipe(beta=0.0)
+
+
+def test_an_augmented_copy_is_one_operation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the image as it was is mixed in: where the operation gives black, all is black."""
+    monkeypatch.setattr(
+        autoaugment, "_apply_op", lambda image, *_args, **_kept: torch.zeros_like(image)
+    )
+    one = OneOperation(3, 1, 1)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        changed = one(Image.new("RGB", (16, 16), (200, 40, 90)))
+        assert np.asarray(changed).max() == 0
