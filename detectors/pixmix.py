@@ -74,7 +74,7 @@ def weights(beta: float, rng: random.Random) -> tuple[float, float]:
     return 1 + rng.betavariate(1, beta), -rng.betavariate(1, beta)
 
 
-class OneOperation(Mixed):
+class OneOperation(Mixed):  # type: ignore[misc]  # torchvision has no types
     """One operation of AugMix's, alone: none of the image as it was is mixed in."""
 
     def _sample_dirichlet(self, params: Tensor) -> Tensor:
