@@ -79,9 +79,24 @@ Layout = tuple[str, str, str, str]
 
 
 def _load(
-    name: str, layouts: Sequence[Layout], table: object, how: str, n: int, split: str
+    name: str,
+    layouts: Sequence[Layout],
+    table: object,
+    how: str,
+    n: int,
+    split: str,
+    called: str | None = None,
 ) -> MaskFiles:
     """The images of the first layout that is there, all of them.
+
+    Args:
+        name: of the images, whichever layout they are in.
+        layouts: where they are looked for.
+        table: classes of the masks' values.
+        how: where they can be had.
+        n: how many there are.
+        split: ``"test"``.
+        called: the dataset's name, if it is another.
 
     Raises:
         OptionError: another split than ``"test"``.
@@ -103,7 +118,8 @@ def _load(
         return MaskFiles(f"{name}/test", root, pairs, table, classes)  # type: ignore[arg-type]
     first = layouts[0]
     raise MissingDataError(
-        f"{name}: no images below {files.data_dir() / first[0] / first[1]}. Get it: {how}"
+        f"{called or name}, {split}: no images below {files.data_dir() / first[0] / first[1]}. "
+        f"Get it: {how} Or set OODBENCH_DATA to the folder that has it."
     )
 
 
@@ -112,13 +128,13 @@ def _gathered(name: str) -> Layout:
 
 
 def _either(
-    official: DatasetSpec, name: str, table: object, how: str, n: int, split: str
+    official: DatasetSpec, called: str, name: str, table: object, how: str, n: int, split: str
 ) -> MaskFiles:
     """The publisher's own layout where it is there, else the gathered one."""
     try:
         own = official.load(split)
     except MissingDataError:
-        return _load(official.name, (_gathered(name),), table, how, n, split)
+        return _load(official.name, (_gathered(name),), table, how, n, split, called)
     assert isinstance(own, MaskFiles)  # noqa: S101
     return own
 
@@ -182,7 +198,7 @@ STATIC = _spec(
 )
 ROAD_ANOMALY_60 = DatasetSpec(
     "roadanomaly-60",
-    partial(_either, ROAD_ANOMALY, "RoadAnomaly", _ROAD_ANOMALY,
+    partial(_either, ROAD_ANOMALY, "roadanomaly-60", "RoadAnomaly", _ROAD_ANOMALY,
             f"RoadAnomaly.zip from epfl.ch/labs/cvlab/data/road-anomaly, or {WHERE}.", 60),
     ("test",),
     description="RoadAnomaly's 60 photographs, in the publisher's layout or in that of others",
@@ -192,7 +208,7 @@ ROAD_ANOMALY_60 = DatasetSpec(
 )  # fmt: skip
 FISHYSCAPES_100 = DatasetSpec(
     "fishyscapes-laf-100",
-    partial(_either, FISHYSCAPES, "FS_LostFound_full", _FISHYSCAPES,
+    partial(_either, FISHYSCAPES, "fishyscapes-laf-100", "FS_LostFound_full", _FISHYSCAPES,
             f"fishyscapes_lostandfound.zip from fishyscapes.com and LostAndFound, or {WHERE}.",
             100),
     ("test",),

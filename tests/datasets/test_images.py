@@ -19,7 +19,7 @@ from oodbench.registry import DATASETS
 from tests.conftest import write_images
 from tests.helpers.datasets import images_of
 
-FACTORIES = {"folder", "imagenet-without", "imagenet500-without"}
+FACTORIES = {"folder", "imagenet-without", "imagenet500-without", "synthetic"}
 """Datasets that are made of what stands behind a colon."""
 
 

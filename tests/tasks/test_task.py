@@ -52,8 +52,8 @@ def test_samples_of_several_modalities() -> None:
 @pytest.mark.parametrize(
     ("benchmark", "method", "task", "able"),
     [
-        ("avdigits", "palm", "classification", "a2d, a2d-npmix, multimodal-ce, npmix"),
-        ("digits", "npmix", "multimodal", "abet, ce, "),
+        ("avdigits", "palm", "classification", "a2d, a2d-npmix, .*multimodal-ce, npmix"),
+        ("digits", "npmix", "multimodal", "abet, .*ce, "),
         ("scenes/segmentation", "cider", "classification", "abet-segmentation, ce-segmentation"),
         ("scenes/detection", "abet-segmentation", "segmentation", "abet-detection, ce-detection"),
     ],
