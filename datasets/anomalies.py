@@ -46,6 +46,7 @@ from .roads import (
     MaskFiles,
     Pairs,
     _table,
+    _with_masks,
 )
 
 NOT_OOD = ("not OOD",)
@@ -65,13 +66,7 @@ def _pairs(root: Path, images: str, masks: str, tail: str) -> Pairs:
         (f"{images}/{path.name}", f"{masks}/{stem}{tail}")
         for path, stem in zip(found, stems, strict=True)
     ]
-    missing = [mask for _, mask in pairs if not (root / mask).is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(pairs)} images below {root / images} have no mask; the first "
-            f"that is looked for is {root / missing[0]}. Unpack the masks into the same folder."
-        )
-    return pairs
+    return _with_masks(root, pairs)
 
 
 Layout = tuple[str, str, str, str]

@@ -137,6 +137,15 @@ def _beside(root: Path, images: str, tail: str, mask: Callable[[str], str]) -> P
     """Images below ``root`` by a pattern, each with the mask that its path leads to."""
     names = sorted(p.relative_to(root).as_posix() for p in root.glob(images))
     pairs = [(image, mask(image.removesuffix(tail))) for image in names if image.endswith(tail)]
+    return _with_masks(root, pairs)
+
+
+def _with_masks(root: Path, pairs: Pairs) -> Pairs:
+    """The pairs, whose masks are all there.
+
+    Raises:
+        DataError: some are not; names the first.
+    """
     missing = [path for _, path in pairs if not (root / path).is_file()]
     if missing:
         raise DataError(
