@@ -59,7 +59,8 @@ class Networks(NetworkSettings):
             return True
         if self.checkpoint is None and not is_published(self.backbone):
             return False
-        return not all(map(is_frozen, self._methods(benchmark, detectors)))
+        methods = self._methods(benchmark, detectors)
+        return not all(METHODS.get(name).names_backbones for name in methods)
 
     def check(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> None:
         """Check, before data is read, that the methods train networks of the benchmark's task.
@@ -75,7 +76,7 @@ class Networks(NetworkSettings):
             )
         if self.model is None and self.network is None:
             self._methods(benchmark, detectors)
-        reading = [d.label for d in detectors if "text" in d.needs]
+        reading = [d.label for d in detectors if "text" in d.needs and not self._has_text(d)]
         if reading and not self.is_trained_elsewhere(benchmark, detectors):
             raise OptionError(
                 f"{', '.join(reading)} needs a network that reads text, which is not trained "
@@ -118,6 +119,11 @@ class Networks(NetworkSettings):
             classes = count
         contender = self._trained_elsewhere(benchmark, classes, report)
         task_of(benchmark, task_options or {}).start(contender, benchmark, Hardware())
+
+    def _has_text(self, detector: Detector) -> bool:
+        """Whether the network of a detector's method, or of the one asked for, reads text."""
+        name = self.method or detector.method
+        return name in METHODS and "text" in (METHODS.get(name).gives or ())
 
     def _methods(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> list[str]:
         """The methods of the networks, each once."""
@@ -177,10 +183,13 @@ class Networks(NetworkSettings):
             network = train(run, hardware, retrain=retrain, on_forward=on_forward)
             if is_new and network.summary:
                 report(f"{run.method}: {network.summary}")
-            contender = contender_of(run, network)
             its_detectors = [
                 d for d in detectors if method_of(benchmark, self.method or d.method) == run.method
             ]
+            asked = frozenset(need for d in its_detectors for need in d.needs)
+            if asked := asked & network.given_if_asked:
+                network.asked = asked
+            contender = contender_of(run, network)
             yield contender, its_detectors
 
     def runs(
@@ -212,7 +221,13 @@ class Networks(NetworkSettings):
         return Asked(**{name: getattr(self, name) for name in PREPROCESSING})
 
     def _check_trained_here(self, benchmark: Benchmark, detectors: Sequence[Detector]) -> None:
-        """Networks that are trained here see what they were trained in."""
+        """Networks that are trained here see what they were trained in, and have no prompts."""
+        if any((self.prompts, self.class_names, self.words)):
+            raise OptionError(
+                "`prompts`, `class_names` and `words` are for a network that reads text and is "
+                "given, not trained. A method that learns prompts has its own names: "
+                "`recipe_options` class_names."
+            )
         if not self.asked or self.asked == Asked(OWN_WORD):
             return
         said = self.asked.numbers()

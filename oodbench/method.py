@@ -8,10 +8,10 @@ the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import pytorch_lightning as pl
 import torch
@@ -50,6 +50,10 @@ class BaseRecipe:
     def start_from(self) -> str | None:
         """``"METHOD/RECIPE"`` of a run, made first, whose trained backbone training starts from."""
         return None
+
+    def for_classes(self, names: Sequence[str]) -> Self:
+        """The recipe with what it takes from the names of the ID classes; itself for nothing."""
+        return self
 
     def effort(self, samples: str) -> str:
         """What training takes, for messages, on that many samples of a split."""
@@ -163,6 +167,9 @@ class Method(pl.LightningModule):
     ``beside`` while the network is trained. ``outliers_per_image`` of its images, drawn anew each
     time, come with each ID image as further views, behind its own.
 
+    ``given_if_asked`` names what of ``gives`` is so large that it is given only where a detector
+    reads it, which ``asked`` says then.
+
     Args:
         backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
         num_classes: ID classes C.
@@ -185,6 +192,8 @@ class Method(pl.LightningModule):
     names_backbones: ClassVar[bool] = False
     summary: str = ""
     beside: Samples | None = None
+    given_if_asked: ClassVar[frozenset[str]] = frozenset()
+    asked: frozenset[str] = frozenset()
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: BaseRecipe) -> None:
         super().__init__()

@@ -84,7 +84,10 @@ def _all(method: str | None) -> list[str]:
 def _is_of_all(name: str, method: str | None) -> bool:
     try:
         detector: type[Detector] = DETECTORS.get(name)
-        if not _fits(detector, method) or "text" in detector.needs:  # few networks read text
+        if not _fits(detector, method):
+            return False
+        has_text = method is not None and "text" in (METHODS.get(method).gives or ())
+        if "text" in detector.needs and not has_text:  # few networks read text
             return False
         with contextlib.suppress(OptionError):  # it has options without a default
             create_detector(name)

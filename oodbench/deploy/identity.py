@@ -204,6 +204,7 @@ def source_of(networks: Networks, contender: Contender, classes: int, shown: Any
         "backbone": contender.recipe_options.get("backbone"),
         "classes": classes,
         "channels": channels,
+        "asked": sorted(getattr(contender.network, "asked", ())),
     }
 
 
@@ -308,5 +309,7 @@ def remade(source: Mapping[str, Any], weights: Path, state: Mapping[str, Tensor]
         method.load_state_dict(dict(state))
     except RuntimeError as error:
         raise OODBenchError(f"the weights do not fit {name}: {error}") from error
+    if asked := source.get("asked"):
+        method.asked = frozenset(asked)
     method.summary = str(source.get("summary", ""))  # a part of what it is made of
     return method.eval()

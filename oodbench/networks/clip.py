@@ -24,12 +24,14 @@ PREFIX = "openclip/"
 INSTALL = "pip install 'oodbench[clip]'"
 
 
-def openclip(name: str, checkpoint: str | Path | None = None) -> Towers:
+def openclip(name: str, checkpoint: str | Path | None = None, weightless: bool = False) -> Towers:
     """Towers of OpenCLIP.
 
     Args:
         name: ``"openclip/ViT-B-16/openai"``: the architecture and the tag of its weights.
         checkpoint: a file with weights for the architecture instead.
+        weightless: whether a name without a tag, and no file, gives random weights, for those that
+            are loaded later.
 
     Raises:
         OptionError: no such architecture or tag; the nearest are named.
@@ -46,13 +48,14 @@ def openclip(name: str, checkpoint: str | Path | None = None) -> Towers:
         guess = did_you_mean(architecture, known)
         raise OptionError(f"OpenCLIP has no architecture {architecture!r}.{guess}")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if checkpoint is None and tag not in tags:
+    is_bare = weightless and checkpoint is None and not tag
+    if checkpoint is None and tag not in tags and not is_bare:
         raise OptionError(
             f"name the weights of {architecture}: {PREFIX}{architecture}/TAG, with TAG one of "
             f"{', '.join(tags) or 'none'}; or give a file: `checkpoint=FILE`."
         )
     try:
-        fetched = tag if checkpoint is None else None
+        fetched = tag if checkpoint is None and not is_bare else None
         with torch.random.fork_rng(devices=[]):
             model: Any = open_clip.create_model(
                 architecture,
@@ -73,7 +76,9 @@ def openclip(name: str, checkpoint: str | Path | None = None) -> Towers:
             raise CheckpointError(
                 f"{checkpoint} does not fit OpenCLIP's {architecture} ({_line(error)})."
             ) from error
-    return of_openclip(model, open_clip.get_tokenizer(architecture))
+    towers = of_openclip(model, open_clip.get_tokenizer(architecture))
+    towers.weightless = is_bare
+    return towers
 
 
 def _is_quick(open_clip: Any, architecture: str, tag: str | None) -> bool:
@@ -110,12 +115,28 @@ def of_openclip(model: Any, tokenizer: Any) -> Towers:
         interpolation=config["interpolation"],
     )
     model = model.eval().requires_grad_(False)
+    texts = OpenCLIPTexts(model, tokenizer)
+    images, scale = OpenCLIPImages(model.visual), model.logit_scale.exp().item()
+    layer = getattr(getattr(model, "text", model), "token_embedding", None)
+    return Towers(images, texts, scale, model, shown, layer)
 
-    def texts(listed: Sequence[str]) -> Tensor:
-        embeddings: Tensor = model.encode_text(tokenizer(list(listed)))
+
+class OpenCLIPTexts:
+    """What OpenCLIP's text tower says of texts; copied with the model that it runs.
+
+    Args:
+        model: the whole model.
+        tokenizer: of its architecture.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[M, D]``."""
+        tokens = self.tokenizer(list(texts)).to(self.model.logit_scale.device)
+        embeddings: Tensor = self.model.encode_text(tokens)
         return embeddings
-
-    return Towers(OpenCLIPImages(model.visual), texts, model.logit_scale.exp().item(), model, shown)
 
 
 class OpenCLIPImages(nn.Module):
@@ -162,6 +183,31 @@ class OpenCLIPImages(nn.Module):
         v = v + block.ls_2(block.mlp(block.ln_2(v)))
         patches = ends[0](v)
         return whole, patches if ends[1] is None else patches @ ends[1]
+
+
+class HuggingFaceTexts:
+    """What the text tower of Hugging Face's CLIP says; copied with the model that it runs.
+
+    Args:
+        model: a ``transformers.CLIPModel``.
+        tokenizer: its own.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.most = model.config.text_config.max_position_embeddings
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[M, D]``."""
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.most,
+            return_tensors="pt",
+        ).to(self.model.logit_scale.device)  # fmt: skip
+        said = self.model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        )
+        embeddings: Tensor = self.model.text_projection(said.pooler_output)
+        return embeddings
 
 
 class HuggingFaceImages(nn.Module):
@@ -234,22 +280,12 @@ def hugging_face(name: str) -> Towers:
             f"cannot load the CLIP {name} of Hugging Face's ({_line(error)})."
         ) from error
     model.eval().requires_grad_(False)
-    most = model.config.text_config.max_position_embeddings
-
-    def texts(listed: Sequence[str]) -> Tensor:
-        tokens = tokenizer(
-            list(listed), padding="max_length", truncation=True, max_length=most,
-            return_tensors="pt",
-        )  # fmt: skip
-        said = model.text_model(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        )
-        embeddings: Tensor = model.text_projection(said.pooler_output)
-        return embeddings
-
     processor = processor_of(name)
     shown = None if processor is None else Preprocess(**processor.parts)
-    return Towers(HuggingFaceImages(model), texts, model.logit_scale.exp().item(), model, shown)
+    images, scale = HuggingFaceImages(model), model.logit_scale.exp().item()
+    layer = model.text_model.embeddings.token_embedding
+    texts = HuggingFaceTexts(model, tokenizer)
+    return Towers(images, texts, scale, model, shown, layer)
 
 
 def _line(error: Exception) -> str:

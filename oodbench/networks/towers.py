@@ -44,7 +44,13 @@ class Towers(nn.Module):
         text_tower: the module that ``texts`` runs, by which embeddings are cached; None to compute
             them each time.
         own_preprocess: what the image tower was trained to see.
+        tokens: the layer of ``text_tower`` that gives the tokens' vectors, ``[M, L]`` to
+            ``[M, L, W]``, for prompts with learned vectors; None where there is none such.
+        before: how many tokens stand before a text's first word (CLIP's start of text).
     """
+
+    weightless = False
+    """Whether the weights are random, as no one gave any: for weights that are loaded later."""
 
     def __init__(
         self,
@@ -53,13 +59,19 @@ class Towers(nn.Module):
         scale: float = 100.0,
         text_tower: nn.Module | None = None,
         own_preprocess: Preprocess | None = None,
+        tokens: nn.Embedding | None = None,
+        before: int = 1,
     ) -> None:
         super().__init__()
         self.images = images
         self.text_tower = text_tower
         self.scale = float(scale)
         self.own_preprocess = own_preprocess
-        self._texts = texts
+        self.before = before
+        # in a tuple, as they are parts of the text tower, which has their weights already
+        self._parts = texts, tokens
+        if text_tower is None and isinstance(texts, nn.Module):
+            self.add_module("texts", texts)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings ``[B, D]`` of images."""
@@ -72,10 +84,57 @@ class Towers(nn.Module):
         if self.text_tower is not None:
             self.text_tower.eval()
         parts = [
-            unit(self._texts(list(texts[start : start + at_once])).float().cpu())
+            unit(self._parts[0](list(texts[start : start + at_once])).float().cpu())
             for start in range(0, len(texts), at_once)
         ]
         return torch.cat(parts)
+
+    @property
+    def tokens(self) -> nn.Embedding:
+        """The layer that gives the tokens' vectors.
+
+        Raises:
+            OptionError: the text tower has none that is known.
+        """
+        found = self._parts[1]
+        if found is None:
+            raise OptionError(
+                "the text tower does not say which layer gives its tokens' vectors, so there are "
+                "none to learn. Give it: Towers(..., tokens=layer), an nn.Embedding."
+            )
+        return found
+
+    def with_context(self, context: Tensor, names: Sequence[str]) -> Tensor:
+        """Unit embeddings ``[C, D]`` of prompts that begin with vectors in the place of words.
+
+        A prompt is the vectors, the name and a full stop. Gradients reach the context.
+
+        Args:
+            context: ``[n, W]`` for all names, or ``[C, n, W]`` for each.
+            names: of the classes.
+
+        Raises:
+            OptionError: the text tower has no layer of tokens that is known, or reads no more
+                tokens than there are vectors.
+        """
+        count, start = context.shape[-2], self.before
+        shared = context if context.ndim == 3 else context.expand(len(names), *context.shape)
+
+        def put(_: nn.Module, __: Any, vectors: Tensor) -> Tensor:
+            if vectors.shape[1] <= start + count:
+                raise OptionError(
+                    f"the text tower reads {vectors.shape[1]} tokens: {count} vectors leave no "
+                    "room for a name behind them. Take fewer."
+                )
+            ends = vectors[:, :start], vectors[:, start + count :]
+            return torch.cat([ends[0], shared.to(vectors), ends[1]], dim=1)
+
+        handle = self.tokens.register_forward_hook(put)
+        try:
+            embeddings = self._parts[0]([" ".join([*"X" * count, f"{name}."]) for name in names])
+        finally:
+            handle.remove()
+        return unit(embeddings.float())
 
     def prompted(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Unit embeddings ``[C, D]`` of names: of each, the mean of its prompts', normalised.

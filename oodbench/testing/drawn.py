@@ -38,6 +38,7 @@ PAIR = MultimodalPreprocess({"left": GREY, "right": GREY})
 
 BACKBONES = {
     ("images", "features"): "digits-cnn",
+    ("images", "towers"): "digits-towers",
     ("images", MAPS): "scenes-unet",
     ("images", BOXES): "scenes-frcnn",
     ("modalities", "features"): "avdigits-cnn",
@@ -138,7 +139,9 @@ def _spec(kind: type[DrawnImages] | type[DrawnPairs], seed: int, is_ood: bool) -
 
 
 def drawn_benchmark(
-    task: str = Preprocess.task, task_options: Mapping[str, Any] | None = None
+    task: str = Preprocess.task,
+    task_options: Mapping[str, Any] | None = None,
+    gives: str | None = None,
 ) -> Benchmark:
     """A benchmark of a few drawn samples in memory: grey images of 32 x 32 pixels, or pairs.
 
@@ -149,12 +152,14 @@ def drawn_benchmark(
     Args:
         task: the task's name.
         task_options: those of its options that differ from its own.
+        gives: what the backbone gives; None for what the task's first method reads.
     """
     cls = TASKS.get(task)
     is_multimodal = issubclass(cls, TASKS.get(MultimodalPreprocess.task))
     kind = DrawnPairs if is_multimodal else DrawnImages
     methods = cls().methods()
-    gives = METHODS.get(methods[0]).backbone_gives if methods else None
+    if gives is None and methods:
+        gives = METHODS.get(methods[0]).backbone_gives
     takes = "modalities" if is_multimodal else "images"
     return Benchmark(
         name="drawn",

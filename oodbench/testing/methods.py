@@ -39,7 +39,8 @@ def _who(cls: Cls) -> str:
 
 def _benchmark(cls: Cls, benchmark: Benchmark | None) -> Benchmark:
     """The one that was given, or drawn samples of the method's task."""
-    chosen = benchmark or drawn_benchmark(cls.task)
+    is_usual = cls.backbone_gives in (None, "features")
+    chosen = benchmark or drawn_benchmark(cls.task, gives=None if is_usual else cls.backbone_gives)
     return dataclasses.replace(chosen, standard_method=cls.name or "")
 
 
@@ -165,8 +166,10 @@ def check_outputs(cls: Cls, benchmark: Benchmark | None = None) -> None:
     """``outputs`` has what the method promises, finite, with one logit per class."""
     chosen = _benchmark(cls, benchmark)
     method, inputs = untrained(cls, chosen), _test_inputs(chosen)
+    method.asked = cls.given_if_asked
     columns = _columns(method, inputs)
-    promised = {"features", "logits"} if cls.gives is None else set(cls.gives) - {"head"}
+    whole = {"head", "text"}  # of the network, not of a sample
+    promised = {"features", "logits"} if cls.gives is None else set(cls.gives) - whole
     missing = sorted(promised - set(columns))
     assert not missing, (
         f"{_who(cls)}: outputs() lacks {', '.join(missing)}. Give them, or say what there is in "

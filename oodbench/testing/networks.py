@@ -28,6 +28,8 @@ CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 def untrained(cls: type[Method], benchmark: Benchmark, seed: int = 0) -> Method:
     """A method's network on a benchmark's backbone, as it is before training."""
     recipe = cls.get_recipe(cls.default_recipe(benchmark.id.name))
+    classes = benchmark.id.load("train").classes
+    recipe = recipe.for_classes(classes)
     name, preprocess = benchmark.backbone, benchmark.preprocess
     with isolate_rng():
         pl.seed_everything(seed, verbose=False)
@@ -37,7 +39,7 @@ def untrained(cls: type[Method], benchmark: Benchmark, seed: int = 0) -> Method:
         else:
             backbone = cls.make_backbone(name, recipe, preprocess)
             backbone = backbone or create_backbone(name, preprocess.channels)
-        return cls(backbone, len(benchmark.id.load("train").classes), recipe)
+        return cls(backbone, len(classes), recipe)
 
 
 def trained(

@@ -19,7 +19,7 @@ from oodbench.data.transforms import content_key
 from oodbench.errors import OptionError
 from oodbench.hardware import precision_name
 from oodbench.method import BaseRecipe, Method
-from oodbench.networks.backbones import check_backbone, starting_backbone
+from oodbench.networks.backbones import check_backbone, is_registered, starting_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
 from oodbench.registry import METHODS, STANDARD_METHOD
@@ -140,16 +140,27 @@ class Run:
         """The weights that it starts from, and what they see."""
         encoder = self.encoder
         if encoder is None:
-            return {
+            parts = {
                 "preprocess": content_key(self.benchmark.preprocess),
                 "flip": self.benchmark.preprocess.flip,
                 "checkpoint": self.checkpoint and files.sha256(Path(self.checkpoint)),
             }
+            return parts if self._named is None else {**parts, "named": self._named}
         # a name on a hub does not pin the weights
         return {
             "preprocess": content_key(encoder.own_preprocess),
             "encoder": weights_digest(encoder),
         }
+
+    @cached_property
+    def _named(self) -> str | None:
+        """A digest of the weights that a method finds by a name of its own; None for others."""
+        cls = METHODS.get(self.method)
+        if not cls.names_backbones or is_registered(self.backbone):
+            return None
+        preprocess = self.benchmark.preprocess
+        found = cls.make_backbone(self.backbone, self.recipe, preprocess, self.checkpoint)
+        return None if found is None else weights_digest(found)
 
     @property
     def folder(self) -> Path:
@@ -262,7 +273,7 @@ def plan(
     run = Run(
         method,
         recipe_name,
-        replace(base, backbone=name),
+        replace(base, backbone=name).for_classes(samples.classes),
         name,
         seed,
         benchmark,

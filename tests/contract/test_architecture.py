@@ -32,11 +32,11 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-AT_MOST = {"msp": 13, "ce": 11, "palm": 17, "godin": 17, "abet": 38, "ptood": 34}
+AT_MOST = {"msp": 13, "ce": 11, "palm": 17, "godin": 17, "abet": 38, "ptood": 34, "locoop": 42}
 """Rooms of the core that are loaded with a file of ``detectors/``.
 
 All but ``ce`` have ``notebook`` among them, what a detector shows of itself. ``godin`` calls the
-network itself; the last two make networks.
+network itself; the last three make networks.
 """
 
 USUALLY = 17

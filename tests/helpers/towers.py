@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.benchmark import get_benchmark
+from oodbench.networks.small_towers import SmallTowers
 from oodbench.networks.towers import Towers
 
 DIM, LETTERS = 32, 27
@@ -64,11 +65,30 @@ class TextPart(nn.Module):
 @cache
 def digit_towers() -> Towers:
     """Towers trained by contrast on the embedded digits 0 to 5 and their names."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        images, texts = ImagePart(), TextPart()
+    _by_contrast(images, texts)
+    shown = get_benchmark("digits").preprocess
+    return Towers(images.eval(), texts.eval(), 20.0, texts.eval(), shown)
+
+
+@cache
+def trained_small_towers() -> SmallTowers:
+    """The package's own small towers, trained in the same way."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        towers = SmallTowers(1)
+    _by_contrast(towers.images, towers.text_tower)
+    return towers.eval()
+
+
+def _by_contrast(images: nn.Module, texts: Any) -> None:
+    """Train an image tower and a text tower on the digits and their names, in place."""
     benchmark = get_benchmark("digits")
     samples, shown = benchmark.id.load("train"), benchmark.preprocess
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        images, texts = ImagePart(), TextPart()
         x = torch.stack([shown(samples[i]) for i in range(len(samples))])
         y = torch.from_numpy(samples.labels)
         names = [f"a photo of a {name}" for name in samples.classes]
@@ -81,7 +101,6 @@ def digit_towers() -> Towers:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-    return Towers(images.eval(), texts.eval(), 20.0, texts.eval(), shown)
 
 
 def tiny_openclip(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from oodbench import Outputs, files
 from oodbench.benchmark import get_benchmark
@@ -21,7 +22,12 @@ from oodbench.networks.towers import (
     read_words,
     templates_of,
 )
-from tests.helpers.towers import digit_towers, tiny_hugging_face, tiny_openclip
+from tests.helpers.towers import (
+    digit_towers,
+    tiny_hugging_face,
+    tiny_openclip,
+    trained_small_towers,
+)
 
 NAMES = ["zero", "one", "two", "three", "four", "five"]
 
@@ -101,6 +107,32 @@ def test_a_head_with_text_is_saved_and_loaded(tmp_path: Path) -> None:
     assert outputs.private().has("words")
 
 
+def _learns(towers: Towers, words: str, count: int) -> None:
+    """Prompts whose vectors are those of words are the prompts of these words."""
+    own: list[Tensor] = []
+    handle = towers.tokens.register_forward_hook(lambda _, __, out: own.append(out))
+    said = [f"{words} {name}." for name in ("cat", "dog")]
+    with torch.no_grad():
+        expected = towers.embed(said)
+        handle.remove()
+        context = own[0][0, towers.before : towers.before + count]
+        torch.testing.assert_close(towers.with_context(context, ["cat", "dog"]), expected)
+        each = torch.stack([context, 0 * context])
+        made = towers.with_context(each, ["cat", "dog"])
+    torch.testing.assert_close(made[0], expected[0])
+    assert not torch.allclose(made[1], expected[1], atol=1e-3)
+    free = context.clone().requires_grad_()
+    towers.with_context(free, ["cat", "dog"])[0, 0].backward()
+    assert free.grad is not None
+    assert (free.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_vectors_in_the_place_of_words_in_small_towers() -> None:
+    _learns(trained_small_towers(), "a photo of a", 4)
+    with pytest.raises(OptionError, match="which layer"):
+        digit_towers().with_context(torch.zeros(2, 32), ["cat"])
+
+
 def _reads(towers: Towers) -> None:
     """What every pair of towers of CLIP's gives: unit vectors, logits, patches, text."""
     network = ZeroShot(towers, ["cat", "dog", "tree"], ["a photo of a {}", "a {}"], patches=True)
@@ -122,6 +154,7 @@ def test_openclip_from_weights_on_this_machine(tmp_path: Path) -> None:
     towers = given.network
     assert isinstance(towers, Towers)
     _reads(towers)
+    _learns(towers, "a photo of a", 4)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = model.encode_image(images)
@@ -142,6 +175,7 @@ def test_a_clip_of_hugging_face_from_a_folder(tmp_path: Path) -> None:
     towers = load_network(str(tmp_path)).network
     assert isinstance(towers, Towers)
     _reads(towers)
+    _learns(towers, "a b c", 3)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         said = model.get_image_features(pixel_values=images)
