@@ -137,27 +137,37 @@ class ActSub(Detector):
             rest = rest[len(z) :]
         return self
 
-    def _energy(self, z: Tensor, head: Head) -> Tensor:
+    def _logits(self, z: Tensor, head: Head) -> Tensor:
         axes = self.decisive_.to(z)
         h = (z @ axes) @ axes.T
         kept = max(1, h.shape[1] - round(h.shape[1] * self.percentile / 100))
         top = h.topk(kept, dim=1, sorted=False).values.sum(dim=1)
         r = (h.sum(dim=1) / top).nan_to_num(nan=1.0).clamp(-STEEPEST, STEEPEST)
         # W (h e^r) + b, with the factor taken on C logits instead of D features
-        logits = (h @ head.weight.to(z).T) * r.exp()[:, None] + head.bias.to(z)
-        return log_sum_exp(logits)
+        logits: Tensor = (h @ head.weight.to(z).T) * r.exp()[:, None] + head.bias.to(z)
+        return logits
 
-    def _insignificant(self, z: Tensor) -> Tensor:
-        g = normalize(z @ self.insignificant_.to(z))
-        rows = most_similar(g, self.bank_.to(z), self.neighbours)[1]
-        total = z.new_zeros(len(z))
+    def _insignificant(self, g: Tensor, rows: Tensor) -> Tensor:
+        """I of normalised parts ``[B, D - k]``, whose nearest are these rows of the bank."""
+        total = g.new_zeros(len(g))
         for row in rows.T:  # |a - b|^2 / 2 is 1 - cos for unit vectors, and 1 beside a zero one
-            near = self.bank_.to(z)[row]
+            near = self.bank_.to(g)[row]
             off = (g - near).square().sum(dim=1) / 2
             is_unit = (g.any(dim=1)) & (near.any(dim=1))
             total += torch.where(is_unit, off, 1.0)
-        distance = (total / self.neighbours).clamp(min=torch.finfo(z.dtype).tiny)
+        distance = (total / self.neighbours).clamp(min=torch.finfo(g.dtype).tiny)
         return -distance.log()
+
+    def _together(self, energy: Tensor, near: Tensor) -> Tensor:
+        return -energy * near.sign() * near.abs() ** self.power
+
+    def graph_score(self, outputs: Outputs) -> Tensor:
+        """The score, with the nearest of all training samples found in one product."""
+        z = at_work(outputs.features)
+        g = normalize(z @ self.insignificant_.to(z))
+        rows = (g @ self.bank_.to(z).T).topk(self.neighbours, dim=1).indices
+        energy = self._logits(z, outputs.linear_head()).logsumexp(dim=1)
+        return self._together(energy, self._insignificant(g, rows))
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]`` and the head."""
@@ -165,6 +175,8 @@ class ActSub(Detector):
         parts = [torch.empty(0)]
         for batch in blocks(outputs, "features", least=MANY):
             z = at_work(batch.features)
-            near = self._insignificant(z)
-            parts.append(-self._energy(z, head) * near.sign() * near.abs() ** self.power)
+            g = normalize(z @ self.insignificant_.to(z))
+            rows = most_similar(g, self.bank_.to(z), self.neighbours)[1]
+            energy = log_sum_exp(self._logits(z, head))
+            parts.append(self._together(energy, self._insignificant(g, rows)))
         return torch.cat(parts[1:] or parts)

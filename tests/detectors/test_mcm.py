@@ -73,6 +73,16 @@ def test_by_hand() -> None:
     assert MCM().score(outputs).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("t", [1.0, 0.01])
+def test_scores_of_pytorch_ood(t: float) -> None:
+    peer = pytest.importorskip("pytorch_ood.detector")
+    outputs = made(n=50)
+    text = outputs.any_head().text
+    assert text is not None
+    theirs = peer.MCM(None, 3 * text.classes, t).predict_features(2 * outputs.features)
+    torch.testing.assert_close(MCM(t).score(outputs).float(), theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_without_text_it_says_what_to_give() -> None:
     bare = Outputs(torch.ones(2, 3), head=Head(torch.ones(2, 3)))
     with pytest.raises(MissingOutputError, match=r"mcm needs text.*openclip/NAME/TAG"):
