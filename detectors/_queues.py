@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from oodbench.errors import OptionError
+from oodbench.method import Method
 
 
 class ClassQueues(nn.Module):
@@ -48,3 +51,25 @@ class ClassQueues(nn.Module):
     def full(self) -> bool:
         """Whether every class has as many samples as its queue holds."""
         return bool((self.counts == self.samples.shape[1]).all())
+
+
+def of_all_processes(method: Method, h: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Features ``[B, ...]`` and labels ``[B]`` of all processes, in the order of one process.
+
+    No gradients pass. Processes take samples in turn, so theirs are interleaved.
+    """
+    if method.trainer.world_size == 1:
+        return h, labels
+    everyone = cast(Tensor, method.all_gather(h.detach().contiguous()))
+    return everyone.transpose(0, 1).flatten(0, 1), cast(
+        Tensor, method.all_gather(labels)
+    ).T.flatten()
+
+
+def shared_mean(of_id: Tensor, of_outliers: Tensor, processes: int) -> Tensor:
+    """The mean over ID samples ``[N]`` of all processes and outliers ``[M]`` that all have alike.
+
+    Processes average their gradients, so each gives its ID samples the weight of all.
+    """
+    total = processes * of_id.sum() + of_outliers.sum()
+    return total / (processes * len(of_id) + len(of_outliers))

@@ -23,7 +23,7 @@ The last term comes from ``start_epoch`` on, once all queues are full. No set of
 The score is kNN on the embeddings.
 
 Recipe ``published`` is OpenOOD v1.5's for CIFAR (L 1000, K 300, select 200, two picked, 600
-candidates, 200 kept, sigma 0.1, beta 0.1, from epoch 40 of 100).
+candidates, 200 kept, sigma 0.1, beta 0.1, from the 40th epoch of 100 on).
 
 Differs from the reference code: (1) of each picked feature the farthest candidates are kept;
 OpenOOD's reshape mixes the candidates of several, and keeps others; (2) queues hold the latest
@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ from oodbench.registry import register_method
 from ._contrastive import mlp_head
 from ._numerics import precise
 from ._outliers import check_positive
-from ._queues import ClassQueues
+from ._queues import ClassQueues, of_all_processes, shared_mean
 from .cider import CIDER, CIDERRecipe
 
 BASE_TEMPERATURE = 0.07
@@ -104,7 +104,8 @@ class NPOSRecipe(CIDERRecipe):
         sample_from: candidates around each.
         per_point: how many of these become outliers.
         sigma: deviation of candidates from their feature.
-        start_epoch: the first with outliers, from 0, if all queues are full by then.
+        start_epoch: the first with outliers, from 0, if all queues are full by then. OpenOOD's
+            40 counts from 1.
         dispersion_weight: w_d.
         compactness_weight: w_c.
         loss_weight: beta.
@@ -117,7 +118,7 @@ class NPOSRecipe(CIDERRecipe):
     sample_from: int = 600
     per_point: int = 200
     sigma: float = 0.1
-    start_epoch: int = 40
+    start_epoch: int = 39
     dispersion_weight: float = 0.5
     compactness_weight: float = 1.0
     loss_weight: float = 0.1
@@ -140,6 +141,7 @@ class NPOSRecipe(CIDERRecipe):
 class NPOS(CIDER):
     """Samples close to their class prototype, and features told from outliers drawn around them."""
 
+    has_idle_parameters: ClassVar[bool] = True
     recipe: NPOSRecipe
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": NPOSRecipe(batch_size=256, lr=0.1),
@@ -182,9 +184,10 @@ class NPOS(CIDER):
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The three terms' sum, and each of them."""
         recipe = self.recipe
+        views = images.shape[1]
         h, z = self.embed(images.flatten(0, 1))  # [B * V, D]
-        own = labels.repeat_interleave(images.shape[1])
-        self.queues.push(*self.of_all_processes(h.detach(), own))
+        everyone, own = of_all_processes(self, h.unflatten(0, (-1, views)), labels)
+        self.queues.push(everyone.flatten(0, 1), own.repeat_interleave(views))
         z, labels = self.gathered(z.unflatten(0, images.shape[:2]), labels)
         losses = self.cider(z, labels)
         compactness = losses["compactness"] * recipe.temperature / BASE_TEMPERATURE
@@ -193,7 +196,8 @@ class NPOS(CIDER):
             + recipe.compactness_weight * compactness
         )
         if self.current_epoch >= recipe.start_epoch and self.queues.full:
-            told_apart = self.told_apart(h, self.outliers().to(h))
+            outliers = self.outliers().to(h)
+            told_apart = self.told_apart(h, outliers, self.trainer.world_size)
             losses["loss"] = losses["loss"] + recipe.loss_weight * told_apart
             losses["outliers"] = told_apart.detach()
         return losses
@@ -212,16 +216,13 @@ class NPOS(CIDER):
             drawn.append(around(h, farthest[order], steps, recipe.k, recipe.per_point))
         return torch.cat(drawn)
 
-    def told_apart(self, h: Tensor, outliers: Tensor) -> Tensor:
-        """Binary cross-entropy of ID features ``[N, D]`` (1) and outliers ``[M, D]`` (0)."""
+    def told_apart(self, h: Tensor, outliers: Tensor, processes: int = 1) -> Tensor:
+        """Binary cross-entropy of ID features ``[N, D]`` (1) and outliers ``[M, D]`` (0).
+
+        Of several processes each has ID features of its own, and the same outliers.
+        """
         logits = self.phi(torch.cat([h, outliers]))[:, 0]
         is_id = torch.zeros_like(logits)
         is_id[: len(h)] = 1
-        return F.binary_cross_entropy_with_logits(logits, is_id)
-
-    def of_all_processes(self, h: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and labels of all processes."""
-        if self.trainer.world_size == 1:
-            return h, labels
-        everyone = cast(Tensor, self.all_gather(h)).transpose(0, 1).flatten(0, 1)
-        return everyone, cast(Tensor, self.all_gather(labels)).T.flatten()
+        losses = F.binary_cross_entropy_with_logits(logits, is_id, reduction="none")
+        return shared_mean(losses[: len(h)], losses[len(h) :], processes)

@@ -33,7 +33,8 @@ Differs from the reference code: (1) queues hold the latest features from the st
 first L until all are full; (2) the sum in E is at least the smallest positive number, as all
 weights could become negative; (3) the weights start uniform in [0, 1) as the authors' do and are
 learned, OpenOOD draws them anew at every call, and gives energies no gradient; (4) the last
-checkpoint is kept; (5) with several processes queues hold the features of all.
+checkpoint is kept; (5) with several processes queues hold the features of all; (6) epochs count
+from 0; OpenOOD's from 1, so that its ``start_epoch`` 40 is 39 here.
 Checked against: torch's multivariate normal, and the loss term by term.
 """
 
@@ -41,7 +42,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ from oodbench.registry import register_method
 
 from ._numerics import at_work, precise
 from ._outliers import check_positive
-from ._queues import ClassQueues
+from ._queues import ClassQueues, of_all_processes, shared_mean
 from .ce import CrossEntropy
 
 RIDGE = 1e-4
@@ -122,6 +123,7 @@ class VOSRecipe(Recipe):
 class VOS(CrossEntropy):
     """Cross-entropy, and energies of ID images and of virtual outliers told apart."""
 
+    has_idle_parameters: ClassVar[bool] = True
     recipe: VOSRecipe
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": VOSRecipe(backbone="resnet18-cifar"),
@@ -156,10 +158,11 @@ class VOS(CrossEntropy):
         logits = self.linear(h)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         losses = {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy}
-        self.queues.push(*self.of_all_processes(h.detach(), labels))
+        self.queues.push(*of_all_processes(self, h, labels))
         if self.current_epoch < self.recipe.start_epoch or not self.queues.full:
             return losses
-        told_apart = self.told_apart(at_work(logits), at_work(self.linear(self.outliers().to(h))))
+        outliers = self.linear(self.outliers().to(h))
+        told_apart = self.told_apart(at_work(logits), at_work(outliers), self.trainer.world_size)
         losses["loss"] = losses["loss"] + self.recipe.loss_weight * told_apart
         losses["outliers"] = told_apart.detach()
         return losses
@@ -176,16 +179,14 @@ class VOS(CrossEntropy):
             drawn.append(least_likely(mean[None], covariance, noise, self.recipe.select))
         return torch.cat(drawn)
 
-    def told_apart(self, logits: Tensor, outliers: Tensor) -> Tensor:
-        """The logistic regression's loss, of ID logits ``[B, C]`` and outliers' ``[M, C]``."""
+    def told_apart(self, logits: Tensor, outliers: Tensor, processes: int = 1) -> Tensor:
+        """The logistic regression's loss, of ID logits ``[B, C]`` and outliers' ``[M, C]``.
+
+        Of several processes each has ID logits of its own, and the same outliers.
+        """
         both = torch.cat([logits, outliers])
         is_id = torch.ones(len(both), dtype=torch.int64, device=both.device)
         is_id[len(logits) :] = 0
-        return F.cross_entropy(self.logistic(negative_energy(both, self.weights)[:, None]), is_id)
-
-    def of_all_processes(self, h: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and labels of all processes, in the order that one process would have."""
-        if self.trainer.world_size == 1:
-            return h, labels
-        everyone = cast(Tensor, self.all_gather(h)).transpose(0, 1).flatten(0, 1)
-        return everyone, cast(Tensor, self.all_gather(labels)).T.flatten()
+        energies = negative_energy(both, self.weights)[:, None]
+        losses = F.cross_entropy(self.logistic(energies), is_id, reduction="none")
+        return shared_mean(losses[: len(logits)], losses[len(logits) :], processes)

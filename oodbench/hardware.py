@@ -71,6 +71,8 @@ class Hardware(HardwareSettings):
         workers: processes that read images; None to choose by the dataset.
         scoring_device: where detectors are fitted and score outputs: ``"cpu"``, ``"cuda"``,
             ``"cuda:1"``, ``"mps"``; ``"auto"``, see :meth:`scoring_device_for`.
+        nodes: machines that do one piece of work together, each with as many devices (Lightning's
+            ``num_nodes``). They share the folders of data, cache and leaderboards.
         batch_size: samples per forward pass in extraction.
         progress: whether work says how far it is: True with bars, False not at all; None with
             bars on a terminal or in a notebook, and a line a minute elsewhere.
@@ -85,7 +87,8 @@ class Hardware(HardwareSettings):
     def told(self) -> dict[str, Any]:
         """Arguments that may change what is trained, where they are not the default."""
         asked = {"devices": self.devices, "strategy": self.strategy}
-        return {name: value for name, value in asked.items() if value != "auto"}
+        told: dict[str, Any] = {name: value for name, value in asked.items() if value != "auto"}
+        return told | ({"nodes": self.nodes} if self.nodes > 1 else {})
 
     def scoring_device_for(self, values: int) -> torch.device:
         """Where a detector is fitted and scores outputs.
@@ -135,7 +138,8 @@ class Hardware(HardwareSettings):
         """Cores of this process that may read and augment data: at least one, if one is spare."""
         spare = spare_cores()
         if self.is_accelerated:
-            return max(spare // max(self._processes, 1), min(spare, 1))
+            here = self.processes // self.nodes
+            return max(spare // max(here, 1), min(spare, 1))
         return max((spare + 1) // 2, min(spare, 1)) if spare > MANY else spare
 
     @property
@@ -155,7 +159,7 @@ class Hardware(HardwareSettings):
             OptionError: SLURM started another number of processes than it asks for.
         """
         callbacks: list[pl.Callback] = [_Interruptions()]
-        environment = launchers.environment(self._processes)
+        environment = launchers.environment(self.processes, self.nodes)
         return {
             **self._place,
             "precision": self.precision,
@@ -171,11 +175,16 @@ class Hardware(HardwareSettings):
         devices: Any = self.devices
         if devices != "auto":
             devices = int(devices) if devices.lstrip("-").isdigit() else devices
-        return {"accelerator": self.accelerator, "devices": devices, "strategy": self.strategy}
+        return {
+            "accelerator": self.accelerator,
+            "devices": devices,
+            "num_nodes": self.nodes,
+            "strategy": self.strategy,
+        }
 
     def start_processes(self) -> None:
         """Start the processes that were asked for, unless they run, or one is enough."""
-        if self._processes > 1 and not is_distributed():
+        if self.processes > 1 and not is_distributed():
             with quiet_lightning():
                 nothing = DataLoader(TensorDataset(torch.zeros(1)))
                 self.trainer(logger=False).predict(_Idle(), nothing, return_predictions=False)
@@ -211,8 +220,8 @@ class Hardware(HardwareSettings):
         return trainer
 
     @property
-    def _processes(self) -> int:
-        """The number of processes that it asks for."""
+    def processes(self) -> int:
+        """The number of processes that it asks for, on all machines together."""
         return self._plan[0]
 
     @cached_property
@@ -225,7 +234,7 @@ class Hardware(HardwareSettings):
     @cached_property
     def _is_first(self) -> bool:
         """Whether this process will be the first of them."""
-        if self._processes == 1:
+        if self.processes == 1:
             return True
         with quiet_lightning():
             return self.trainer(logger=False).is_global_zero

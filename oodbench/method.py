@@ -170,6 +170,10 @@ class Method(pl.LightningModule):
     ``given_if_asked`` names what of ``gives`` is so large that it is given only where a detector
     reads it, which ``asked`` says then.
 
+    A class whose loss in some steps does not depend on some of its parameters, such as those of a
+    part that comes late, says ``has_idle_parameters = True``: several processes wait for the
+    gradients of all parameters else.
+
     Args:
         backbone: module from inputs to penultimate features ``[B, D]``, with ``num_features`` D.
         num_classes: ID classes C.

@@ -252,6 +252,12 @@ class HardwareSettings:
         "Where detectors are fitted and score outputs: auto (an accelerator, if there is one and "
         "there are many), cpu, cuda, mps, cuda:1.",
     )
+    nodes: int = setting(
+        1,
+        "Lightning's num_nodes: machines that do this together, each with as many devices. The "
+        "command is started on each.",
+        minimum=1,
+    )
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,9 @@ def hardware_of(asked: HardwareSettings, quiet: bool) -> Hardware:
         raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise OptionError(
-            f"--accelerator {asked.accelerator} --devices {asked.devices} --strategy "
-            f"{asked.strategy} --precision {asked.precision}: Lightning refuses them: {error}"
+            f"--accelerator {asked.accelerator} --devices {asked.devices} --nodes {asked.nodes} "
+            f"--strategy {asked.strategy} --precision {asked.precision}: Lightning refuses them: "
+            f"{error}"
         ) from error
     return hardware
 

@@ -79,28 +79,58 @@ class Slurm(SLURMEnvironment):
     def _validate_srun_variables() -> None: ...
 
 
-def environment(processes: int) -> ClusterEnvironment | None:
+def environment(processes: int, nodes: int = 1) -> ClusterEnvironment | None:
     """What tells the processes of a run which one they are; None for what Lightning finds.
 
     Args:
-        processes: how many the run asks for, on this machine.
+        processes: how many the run asks for, on all machines together.
+        nodes: how many machines it asks for.
 
     Raises:
-        OptionError: SLURM started another number of them.
+        OptionError: SLURM started another number of them, or nothing tells the machines of each
+            other.
     """
     if processes == 1:
         return Alone()
-    if TorchElasticEnvironment.detect() or "SLURM_NTASKS" not in os.environ:
+    if TorchElasticEnvironment.detect():
         return None
-    tasks = _slurm_tasks()
-    if tasks == 1:  # sbatch without srun, or an interactive shell: processes are started here
-        return LightningEnvironment()
-    if tasks != processes:
+    tasks = _slurm_tasks() if "SLURM_NTASKS" in os.environ else 0
+    if tasks > 1:
+        return _slurm(tasks, processes, nodes)
+    if nodes > 1:
+        _check_meeting(nodes)
+    # sbatch without srun, or an interactive shell: processes are started here
+    return LightningEnvironment() if tasks else None
+
+
+def _slurm(tasks: int, processes: int, nodes: int) -> Slurm:
+    if tasks == processes:
+        return Slurm(tasks)
+    if nodes == 1:
+        asked, fewer = f"`devices` asks for {processes}", f"`devices={tasks}`"
+        srun = f"srun --ntasks={processes}"
+    else:
+        each = processes // nodes
+        asked, fewer = f"`devices` and `nodes` ask for {nodes} x {each}", "other numbers of them"
+        srun = f"srun --nodes={nodes} --ntasks-per-node={each}"
+    raise OptionError(
+        f"SLURM started {tasks} processes of this command, but {asked}. Ask for as many of both: "
+        f"{srun}, or {fewer}."
+    )
+
+
+def _check_meeting(nodes: int) -> None:
+    """Refuse to wait for other machines where nothing tells which they are."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if not {"NODE_RANK", "GROUP_RANK"} & set(os.environ):
+        missing.append("NODE_RANK")
+    if missing:
         raise OptionError(
-            f"SLURM started {tasks} processes of this command, but `devices` asks for {processes}. "
-            f"Ask for as many of both: srun --ntasks={processes}, or `devices={tasks}`."
+            f"`nodes={nodes}`, but nothing tells this machine which the others are: "
+            f"{', '.join(missing)} not set. Start the command on each machine by srun or torchrun, "
+            "or with MASTER_ADDR (the first machine's address), MASTER_PORT (one of its ports) and "
+            f"NODE_RANK (0 on the first, up to {nodes - 1})."
         )
-    return Slurm(tasks)
 
 
 def _slurm_tasks() -> int:

@@ -129,7 +129,7 @@ class Slurm:
     cluster: str = "slurm"
 
     def run(self, work: Sequence[Work]) -> Iterator[Ended]:
-        """Run all of it; a job that SLURM ends early is told of as such."""
+        """Run all of it; a job whose time is up, or whose node is wanted, is queued again."""
         submitit = _required("submitit", "slurm")
         executor = submitit.AutoExecutor(folder=str(self.folder), cluster=self.cluster)
         options = dict(self.options)
@@ -144,7 +144,7 @@ class Slurm:
             while waiting or running:
                 while waiting and len(running) < most:
                     one = waiting.pop()
-                    running[executor.submit(_run, one)] = one
+                    running[executor.submit(Requeued(), one)] = one
                 job = next(iter(submitit.helpers.as_completed(list(running), poll_frequency=1)))
                 one = running.pop(job)
                 try:
@@ -207,6 +207,18 @@ def create_engine(
 
 def _run(work: Work) -> None:
     work()
+
+
+class Requeued:
+    """A job that submitit queues again when it is told to end: training goes on where it was."""
+
+    def __call__(self, work: Work) -> None:
+        """Run the work."""
+        work()
+
+    def checkpoint(self, work: Work) -> Any:
+        """The job that takes the place of this one: the same, as all that it made is on disk."""
+        return _required("submitit", "slurm").helpers.DelayedSubmission(self, work)
 
 
 def _required(package: str, extra: str) -> Any:

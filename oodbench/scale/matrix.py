@@ -13,7 +13,7 @@ from typing import Any
 from oodbench import files
 from oodbench.errors import OptionError, did_you_mean
 from oodbench.registry import BENCHMARKS, DETECTORS, METHODS
-from oodbench.settings import flags
+from oodbench.settings import HardwareSettings, flags, settings_of
 
 AXES = ("benchmarks", "detectors", "methods", "backbones", "seeds")
 OPTIONS = (
@@ -30,15 +30,7 @@ OPTIONS = (
     "crop",
 )
 """Arguments of :func:`oodbench.evaluate` that all cells may share."""
-HARDWARE = (
-    "accelerator",
-    "devices",
-    "strategy",
-    "precision",
-    "workers",
-    "batch_size",
-    "scoring_device",
-)
+HARDWARE = (*settings_of(HardwareSettings), "batch_size")
 
 
 @dataclass(frozen=True)

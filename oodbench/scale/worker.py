@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from oodbench.hardware import Hardware
 from oodbench.reporting import reason_of
 from oodbench.scale import records
 from oodbench.scale.matrix import Cell
+
+PATIENCE = 10
+"""Seconds that a process has to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,18 @@ class Work:
             code = process.wait()
         finally:
             if process.poll() is None:
-                process.terminate()
+                _end(process)
         if code != 0:
             raise RuntimeError(died(code, records.log_of(Path(self.folder), self.cell)))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, so that whoever takes its place does not meet it."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def died(code: int, log: Path) -> str:
@@ -114,7 +127,13 @@ def _say(line: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the cell that the arguments tell."""
+    """Run the cell that the arguments tell.
+
+    The signal by which submitit is told that a job has to end goes to all of its processes. What
+    becomes of this one its parent decides.
+    """
+    if hasattr(signal, "SIGUSR2"):
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     folder, leaderboards, told = arguments
     run_cell(Path(folder), Cell.from_json(json.loads(told)), Path(leaderboards))
 

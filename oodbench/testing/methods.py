@@ -28,6 +28,7 @@ from oodbench.testing.drawn import drawn_benchmark
 from oodbench.testing.networks import closeness, count, inputs_of, rows, trained, untrained
 from oodbench.testing.suite import checks_in, is_frozen, is_json
 from oodbench.training.frozen import FrozenMethod
+from oodbench.training.processes import has_idle_parameters
 
 MethodCheck = Callable[..., None]
 Cls = type[Method]
@@ -120,6 +121,18 @@ def check_loss(cls: Cls, benchmark: Benchmark | None = None) -> None:
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     assert any(gradient.abs().max() > 0 for gradient in gradients), (
         f"{_who(cls)}: no parameter gets a gradient other than zero"
+    )
+
+
+def check_idle_parameters(cls: Cls, benchmark: Benchmark | None = None) -> None:
+    """Every parameter gets a gradient, or the class says that some do not in some steps."""
+    if issubclass(cls, FrozenMethod):
+        return
+    method = trained(cls, _benchmark(cls, benchmark))
+    idle = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle or has_idle_parameters(method), (
+        f"{_who(cls)}: the loss does not depend on {', '.join(idle[:5])}, and several processes "
+        "wait for the gradients of all parameters. Say `has_idle_parameters = True` in the class"
     )
 
 

@@ -31,7 +31,13 @@ from oodbench.disk import full, leftovers
 from oodbench.disk.locks import alone
 from oodbench.errors import MissingDataError, OODBenchError, StorageError
 from oodbench.extract import extract
-from oodbench.hardware import Hardware, barrier, is_first_process, quiet_lightning
+from oodbench.hardware import (
+    Hardware,
+    barrier,
+    is_first_process,
+    quiet_lightning,
+    rank_and_world,
+)
 from oodbench.method import Method, of_training
 from oodbench.networks.door import single_precision, size_errors_explained
 from oodbench.networks.inputs import INPUTS, as_metadata
@@ -41,6 +47,7 @@ from oodbench.tasks.task import task_of
 from oodbench.training.best import BestEpoch
 from oodbench.training.epochs import EpochSampler
 from oodbench.training.frozen import FrozenMethod
+from oodbench.training.processes import as_one
 from oodbench.training.run import Run
 from oodbench.training.weights import SealedCheckpointIO, read_weights, save_weights
 
@@ -112,7 +119,12 @@ def _finished(
 def _written(run: Run) -> tuple[dict[str, Tensor], dict[str, str]]:
     stored = read_weights(run.weights, run.key)
     if stored is None:
-        raise StorageError(f"{run.weights} was removed while it was written. Train again.")
+        raise StorageError(
+            f"{run.weights} is not here, though it was written just now. On several machines the "
+            "cache must be one folder that all of them see: OODBENCH_CACHE names it."
+            if rank_and_world()[0]
+            else f"{run.weights} was removed while it was written. Train again."
+        )
     return stored
 
 
@@ -226,7 +238,8 @@ def _fit(run: Run, hardware: Hardware) -> None:
             files.make_dir(part)
         resumed = last if last.is_file() else None
         try:
-            with size_errors_explained(method, loader), full.telling(folder):
+            explained = size_errors_explained(method, loader)
+            with explained, full.telling(folder), as_one(method, trainer):
                 trainer.fit(method, loader, ckpt_path=resumed, weights_only=True)
         except OODBenchError:
             if not last.is_file():  # nothing to go on with

@@ -22,6 +22,7 @@ from oodbench import cli, files
 from oodbench.results.plain import visible
 from oodbench.results.rows import COLUMNS
 from oodbench.results.store import ResultStore
+from oodbench.settings import HardwareSettings
 from tests.conftest import write_images
 from tests.helpers.cli import CLI
 
@@ -62,6 +63,13 @@ def test_what_training_takes_is_passed_through() -> None:
     for name in ("eval", "tune", "train"):
         options = {option for p in dict(commands())[name].params for option in p.opts}
         assert wanted <= options
+    hardware = {
+        f"--{name.replace('_', '-')}" for name in vars(HardwareSettings()) if name != "accelerator"
+    }
+    assert {"--devices", "--nodes", "--strategy", "--precision"} <= hardware
+    for name in ("eval", "compare", "tune", "train", "fit", "check-network"):
+        options = {option for p in dict(commands())[name].params for option in p.opts}
+        assert hardware <= options
     options = {option for p in dict(commands())["eval"].params for option in p.opts}
     assert {"--id", "--benchmark", "--ood", "--detector", "--json", "--retrain"} <= options
 

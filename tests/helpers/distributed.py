@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from oodbench import (
@@ -48,20 +49,26 @@ from tests.helpers.boxes import at_work, few_scenes, untrained
 PREPROCESS = Preprocess(8, (0.3,), (0.4,), mode="L", flip=False)
 SCENES = Preprocess(64, (0.4,), (0.2,), mode="L", flip=False)
 NPMIX = {"optimizer": "sgd", "start_epoch": 1, "queue_size": 5}
-METHODS = (
+VOS = {"start_epoch": 1, "queue_size": 5, "sample_from": 40, "select": 3}
+NPOS = {**VOS, "k": 3, "pick_nums": 2, "per_point": 4}
+METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("palm", {}),
     ("palm", {"labelled": False}),
     ("ce", {}),
     ("a2d-npmix", NPMIX),
     ("cider", {}),
     ("supcon", {}),
+    ("vos", VOS),
+    ("npos", NPOS),
+    ("abet", {}),
+    ("palm", {"backbone": "normed"}),
 )
 SIZES = {"many": 37, "few": 3}
 """Test images: ten shards of four, and a single one that leaves the second process idle."""
 
 
 class Plain(nn.Module):
-    """No batch norm, whose statistics are each process's own."""
+    """Layers without batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,6 +77,20 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+class Normed(Plain):
+    """Batch norm on maps and on features, one of them with an activation inside, as timm has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2),
+            BatchNormAct2d(4),
+            nn.Flatten(),
+            nn.Linear(36, 16),
+            nn.BatchNorm1d(16),
+        )
 
 
 def samples(n: int, seed: int) -> ImageArrays:
@@ -114,6 +135,7 @@ def registered() -> Iterator[None]:
     """The backbones of this module are known in the block, where they are not already."""
     own = {
         "plain": lambda channels: Plain(),
+        "normed": lambda channels: Normed(),
         "plain-pair": lambda channels: MultimodalEncoders({name: Plain() for name in channels}),
     }
     new = {name: make for name, make in own.items() if name not in BACKBONES}
@@ -132,7 +154,9 @@ def _planned(toy: Benchmark, pairs: Benchmark) -> list[Run]:
     for method, own in METHODS:
         fields = {k: v for k, v in common.items() if method == "palm" or k not in PALM_ONLY}
         benchmark = pairs if "npmix" in method else toy
-        made.append(plan(benchmark, method, recipe="quick", overrides={**fields, **own}))
+        backbone = own.get("backbone")
+        fields |= {name: value for name, value in own.items() if name != "backbone"}
+        made.append(plan(benchmark, method, backbone=backbone, recipe="quick", overrides=fields))
     return made
 
 
@@ -254,7 +278,7 @@ def another_cache(folder: Path) -> Iterator[None]:
         os.environ["OODBENCH_CACHE"] = before
 
 
-def shared(rank: int, port: int, folder: str) -> None:
+def be_one_of_two(rank: int, port: int) -> None:
     """Be one of two processes that somebody else starts, as torchrun does."""
     signal.alarm(900)  # one that died would leave the other waiting for half an hour
     place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "MASTER_PORT": port}
@@ -262,6 +286,11 @@ def shared(rank: int, port: int, folder: str) -> None:
     os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     os.environ.update(TORCHELASTIC_RUN_ID="tests")
     warnings.simplefilter("ignore")
+
+
+def shared(rank: int, port: int, folder: str) -> None:
+    """Do what :func:`main` does in one of two processes."""
+    be_one_of_two(rank, port)
     main(2, Path(folder))
 
 

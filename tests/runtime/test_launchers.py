@@ -101,6 +101,56 @@ def test_slurm_started_another_number(processes: int, monkeypatch: pytest.Monkey
         Hardware("cpu", str(processes), "ddp").trainer(logger=False)
 
 
+MEETING = "MASTER_ADDR=10.0.0.1 MASTER_PORT=29500"
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "first"),
+    [
+        (f"{MEETING} NODE_RANK=0", "1", True),
+        (f"{MEETING} NODE_RANK=1", "1", False),
+        (f"{MEETING} NODE_RANK=1 LOCAL_RANK=0", "1", False),
+        (TORCHRUN, "1", False),
+        (STEP, "1", False),
+        (STEP.replace("SLURM_PROCID=1", "SLURM_PROCID=0"), "1", True),
+        (f"{MEETING} NODE_RANK=1", "2", False),
+    ],
+)
+def test_of_several_machines(
+    variables: str, devices: str, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, variables)
+    hardware = Hardware("cpu", devices, "ddp", nodes=2)
+    assert hardware.processes == 2 * int(devices)
+    assert is_first_process(hardware) is first
+    trainer = hardware.trainer(logger=False)
+    assert (trainer.num_nodes, trainer.world_size) == (2, 2 * int(devices))
+    assert hardware.told() == {"devices": devices, "strategy": "ddp", "nodes": 2}
+
+
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ("NONE=1", "MASTER_ADDR, MASTER_PORT, NODE_RANK"),
+        ("MASTER_ADDR=10.0.0.1 NODE_RANK=1", "MASTER_PORT"),
+        (MEETING, "NODE_RANK"),
+        (f"{SLURM} {MEETING}", "NODE_RANK"),
+    ],
+)
+def test_machines_that_would_wait_for_each_other_in_vain(
+    variables: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, variables)
+    with pytest.raises(OptionError, match=f"which the others are: {missing} not set"):
+        Hardware("cpu", "1", "ddp", nodes=2).trainer(logger=False)
+
+
+def test_slurm_started_another_number_on_several_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, STEP)
+    with pytest.raises(OptionError, match=r"started 2 processes.*--nodes=2 --ntasks-per-node=2"):
+        Hardware("cpu", "2", "ddp", nodes=2).trainer(logger=False)
+
+
 def test_slurm_makes_no_checkpoint_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """One in the middle of an epoch would not be gone on with exactly."""
     set_all(monkeypatch, STEP)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,26 +18,9 @@ from oodbench.errors import OODBenchError, OptionError
 from oodbench.results.store import ResultStore
 from oodbench.scale import records
 from oodbench.scale.driver import cost_of, merge, run_matrix
-from oodbench.scale.engines import Ended, Local, Slurm, create_engine
-from oodbench.scale.matrix import Matrix, read_matrix
-from oodbench.scale.worker import Work, run_cell
-
-TEXT = """
-[matrix]
-benchmarks = ["digits"]
-detectors = ["msp", "energy"]
-methods = ["ce"]
-seeds = {seeds}
-
-[options]
-recipe = "quick"
-recipe_options = {{ epochs = 1 }}
-ood = ["{ood}"]
-
-[hardware]
-accelerator = "cpu"
-devices = "1"
-"""
+from oodbench.scale.engines import Local, Slurm, create_engine
+from oodbench.scale.worker import Work
+from tests.helpers.matrices import Here, figures, matrix, rows, until
 
 
 @pytest.fixture(scope="module")
@@ -53,43 +33,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OODBENCH_CACHE", str(trained))
     monkeypatch.delenv("OODBENCH_LEADERBOARDS", raising=False)
-
-
-def matrix(folder: Path, seeds: Sequence[int] = (0, 1), ood: str = "digits-6-9") -> Matrix:
-    folder.mkdir(exist_ok=True)
-    path = folder / "matrix.toml"
-    path.write_text(TEXT.format(seeds=list(seeds), ood=ood))
-    return read_matrix(path)
-
-
-@dataclass
-class Here:
-    """Runs cells in this process; those of some seeds die as often as is said."""
-
-    dies: dict[int, int] = field(default_factory=dict)
-    ran: list[int] = field(default_factory=list)
-
-    def run(self, work: Sequence[Work]) -> Iterator[Ended]:
-        for one in work:
-            seed = one.cell.seed
-            self.ran.append(seed)
-            if self.dies.get(seed, 0) > 0:
-                self.dies[seed] -= 1
-                yield one, "its process ended with signal 9"
-                continue
-            run_cell(Path(one.folder), one.cell, Path(one.leaderboards))
-            yield one, None
-
-
-def rows(boards: Path) -> list[dict[str, Any]]:
-    return sorted(ResultStore(boards).rows("digits"), key=lambda row: row["row_id"])
-
-
-VARYING = ("seconds", "created", "command")
-
-
-def figures(boards: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in VARYING} for row in rows(boards)]
 
 
 def test_a_matrix_gives_what_evaluations_give_and_runs_no_cell_twice(tmp_path: Path) -> None:
@@ -255,6 +198,48 @@ def test_slurm_by_submitits_local_executor(tmp_path: Path) -> None:
     assert {row["seed"] for row in rows(boards)} == {0}
 
 
+def _task_of(job: int) -> int:
+    """The process of a submitit job that runs its function; its controller starts it."""
+    (child,) = Path(f"/proc/{job}/task/{job}/children").read_text().split()
+    return int(child)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks for the processes of jobs in /proc")
+@pytest.mark.parametrize("how", ["SIGUSR2", "SIGKILL"])
+def test_a_job_that_is_preempted_or_killed(tmp_path: Path, how: str) -> None:
+    """By the signal that SLURM warns with it is queued again, its work resumed; killed, retried."""
+    pytest.importorskip("submitit", reason="the extra slurm has it")
+    asked, boards = matrix(tmp_path, [0, 1]), tmp_path / "boards"
+    options = {"cluster": "local", "timeout_min": 60}
+    engine = create_engine("slurm", asked.folder, 1, options)
+    killed: list[int] = []
+
+    def kill() -> None:
+        log = records.log_of(asked.folder, asked.cells[0])
+        until(lambda: log.is_file() and log.stat().st_size, "the first line of the cell")
+        (submitted,) = (asked.folder / "slurm").glob("*_submitted.pkl")
+        job = int(submitted.name.partition("_")[0])
+        killed.append(job)
+        os.kill(_task_of(job), getattr(signal, how))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = run_matrix(asked, engine, boards, retries=1)
+    killer.join()
+    assert [one.state for one in found] == [records.DONE] * 2
+    made = rows(boards)
+    assert {row["seed"] for row in made} == {0, 1}
+    assert len(made) == len({row["row_id"] for row in made}) == 8
+    (job,) = killed
+    told = "".join(p.read_text() for p in (asked.folder / "slurm").glob(f"{job}_0_log.*"))
+    assert ("Requeued job" in told) is (how == "SIGUSR2")
+    here = tmp_path / "here"
+    asked.folder.rename(tmp_path / "before")
+    run_matrix(asked, Here(), here)
+    assert figures(boards) == figures(here)
+
+
 def test_engines_are_named(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"no engine .locl.\. Did you mean .local."):
         create_engine("locl", tmp_path, 1)
@@ -284,33 +269,3 @@ def test_each_local_process_sees_its_own_device(tmp_path: Path) -> None:
     assert {why for _, why in ended} == {None}
     assert len(seen) == 3
     assert set(seen) == {"3", "5"}
-
-
-@pytest.mark.slow
-def test_ray_runs_on_when_a_node_is_lost(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray", reason="the extra ray has it, and it wants 2 GB and 3 nodes")
-    from ray.cluster_utils import Cluster
-
-    asked, boards = matrix(tmp_path, range(4)), tmp_path / "boards"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        node = cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False)
-        lines: list[str] = []
-
-        def report(line: str) -> None:
-            lines.append(line)
-            if len(lines) == 1:
-                cluster.remove_node(node)
-
-        engine = create_engine("ray", asked.folder, 0)
-        found = run_matrix(asked, engine, boards, report=report)
-        assert [one.state for one in found] == [records.DONE] * 4
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert json.loads(records.path_of(asked.folder, asked.cells[0]).read_text())["state"] == "done"
-    here = tmp_path / "here"
-    asked.folder.rename(tmp_path / "before")
-    run_matrix(asked, Here(), here)
-    assert figures(boards) == figures(here)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from oodbench import Hardware
 from oodbench.errors import OptionError, UnknownNameError
-from oodbench.scale.matrix import Cell, read_matrix
+from oodbench.scale.matrix import HARDWARE, Cell, read_matrix
+from oodbench.settings import HardwareSettings
 
 TEXT = """
 [matrix]
@@ -54,6 +56,16 @@ def test_cells_are_the_product_without_what_is_excluded(tmp_path: Path) -> None:
         "oodbench eval --detector msp,knn --benchmark digits --method ce --backbone digits-cnn "
         "--seed 1 --recipe quick --recipe-set epochs=1 --accelerator cpu"
     )
+
+
+def test_hardware_is_passed_through(tmp_path: Path) -> None:
+    own = 'devices = "2"\nnodes = 3\nstrategy = "ddp"\nscoring_device = "cpu"'
+    text = TEXT.replace('accelerator = "cpu"', f'accelerator = "cpu"\n{own}')
+    cell = read_matrix(written(tmp_path, text)).cells[0]
+    hardware = Hardware(**cell.hardware)
+    assert (hardware.devices, hardware.nodes, hardware.strategy) == ("2", 3, "ddp")
+    assert "--devices 2 --nodes 3 --strategy ddp --scoring-device cpu" in cell.command()
+    assert set(HARDWARE) == {*vars(HardwareSettings()), "batch_size"}
 
 
 def test_a_key_is_of_what_is_asked_and_not_of_where_it_runs(tmp_path: Path) -> None:
