@@ -119,4 +119,5 @@ def _batch_norm(
             running_mean.lerp_(mean.to(running_mean), momentum)
         if running_var is not None:
             running_var.lerp_((variance * n / (n - 1)).to(running_var), momentum)
-    return y.to(input.dtype)
+    back: Tensor = y.to(input.dtype)
+    return back

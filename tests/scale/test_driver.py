@@ -217,7 +217,7 @@ def test_a_job_that_is_preempted_or_killed(tmp_path: Path, how: str) -> None:
 
     def kill() -> None:
         log = records.log_of(asked.folder, asked.cells[0])
-        until(lambda: log.is_file() and log.stat().st_size, "the first line of the cell")
+        until(lambda: log.is_file() and log.stat().st_size, "the first line of the cell", 600)
         (submitted,) = (asked.folder / "slurm").glob("*_submitted.pkl")
         job = int(submitted.name.partition("_")[0])
         killed.append(job)

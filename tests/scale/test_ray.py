@@ -48,7 +48,7 @@ def test_a_cluster_that_loses_a_node_and_its_driver(
     asked, boards = _asked(tmp_path / "ray"), tmp_path / "ray" / "boards"
     assert len(asked.cells) == CELLS
     driver = _driver(asked, cluster.address, boards)
-    until(lambda: done(asked) >= 5 or driver.poll() is not None, "the fifth cell")
+    until(lambda: done(asked) >= 5 or driver.poll() is not None, "the fifth cell", 900)
     assert driver.poll() is None
     driver.kill()
     driver.wait()
@@ -56,10 +56,10 @@ def test_a_cluster_that_loses_a_node_and_its_driver(
     assert 5 <= before < CELLS
 
     driver = _driver(asked, cluster.address, boards)
-    until(lambda: done(asked) >= before + 5, "five more")
+    until(lambda: done(asked) >= before + 5, "five more", 900)
     cluster.remove_node(nodes[0], allow_graceful=False)
     assert done(asked) < CELLS
-    assert driver.wait(timeout=900) == 0
+    assert driver.wait(timeout=1500) == 0
 
     assert done(asked) == CELLS
     made = rows(boards)
