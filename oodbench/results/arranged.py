@@ -24,9 +24,13 @@ def sections(benchmark: Benchmark, rows: Iterable[Row]) -> list[list[Row]]:
     Rows of different sections are of different images, and share no table.
     """
     parts: dict[str, list[Row]] = {}
-    known: dict[tuple[Any, ...], str] = {}  # rows of one result share their objects
+    known: dict[tuple[Any, ...], str] = {}
+    before: object = None  # rows of one result share their objects
+    shape = b""
     for row in rows:
-        data = (row["id_fingerprint"], row["selection"], id(row["preprocess"]), version_of(row))
+        if row["preprocess"] is not before:
+            before, shape = row["preprocess"], text_of(row["preprocess"])
+        data = (row["id_fingerprint"], row["selection"], shape, version_of(row))
         if data not in known:
             known[data] = selection_of(row, benchmark)
         parts.setdefault(known[data], []).append(row)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,11 @@ def beside(result: Path) -> Card | None:
     """
     path = path_of(result)
     return read(path) if path.is_file() else None
+
+
+def in_folders(folders: Iterable[Path]) -> set[Path]:
+    """The cards that lie in some folders: one look at each, however many results are there."""
+    return {path for folder in folders for path in folder.glob(f"*{ENDING}") if path.is_file()}
 
 
 def read(path: Path) -> Card:

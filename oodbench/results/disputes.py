@@ -117,10 +117,11 @@ def submitted(results: Sequence[StoredResult]) -> Submitted:
     by_row: dict[str, Card] = {}
     challenges = []
     outside: set[str] = set()
+    with_cards = cards.in_folders({result.path.parent for result in results})
     for result in results:
-        card = cards.beside(result.path)
-        if card is None:
+        if (path := cards.path_of(result.path)) not in with_cards:
             continue
+        card = cards.read(path)
         by_row |= {row["row_id"]: card for row in result.rows}
         if card.challenges in by_name:
             challenges.append(Challenge(result, card, by_name[card.challenges]))

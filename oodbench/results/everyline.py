@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -56,7 +56,8 @@ def to_csv(
             of_names = [rows for name in names if (rows := entry.of(name))]
             lines += [[*place, *about, *_measured(rows[0])] for rows in of_names]
             measured += of_names
-    columns = [column for name in figures for column in _columns(measured, name)]
+    of_lines = seeds.Lines.of(measured)
+    columns = [column for name in figures for column in _columns(of_lines, name)]
     heads = [f"{name}{end}" for name in figures for end in ends]
     # columns that no line has anything in are those of other tasks and protocols
     kept = [(head, cells) for head, cells in zip(heads, columns, strict=True) if any(cells)]
@@ -83,9 +84,9 @@ def _measured(row: Row) -> list[object]:
     return [visible(row["ood"]), visible(row["group"]), is_mean, row["n_id"], row["n_ood"]]
 
 
-def _columns(lines: Sequence[Sequence[Row]], figure: str) -> Iterator[list[str]]:
+def _columns(lines: seeds.Lines, figure: str) -> Iterator[list[str]]:
     """A figure of all lines: its mean, the ends of its interval, its deviation over seeds."""
-    found = seeds.figures(lines, figure)
+    found = lines.figures(figure)
     for values in (found.mean, found.low, found.high, found.deviation):
         if np.isnan(values).all():
             yield [""] * len(values)

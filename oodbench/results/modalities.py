@@ -86,6 +86,8 @@ def families_of(numbered: Numbered) -> list[Family]:
     Args:
         numbered: entries of one section with their numbers, the best first.
     """
+    if not any(entry.first.get("modality") for _, entry in numbered):
+        return []
     together: dict[str, tuple[int, Entry]] = {}
     alone: dict[str, dict[str, Entry]] = {}
     for number, entry in numbered:

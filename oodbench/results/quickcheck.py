@@ -55,9 +55,9 @@ def sound_rows(shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> l
     version = shared.get("schema")
     if not rowcheck.is_whole(version, 1) or version > SCHEMA:  # type: ignore[operator]
         return None
-    measures = tuple(name for name in names if name not in KINDS and name in MEASURES)
+    measures = tuple(n for n in (*names, *shared) if n not in KINDS and n in MEASURES)
     plan = _plan_of(names, tuple(shared), measures)
-    if plan is None or rowcheck.fault_of_kinds(shared) or rowcheck.fault_of_ends(shared):
+    if plan is None or not plan.shared.fit([shared]) or rowcheck.fault_of_ends(shared):
         return None
     if not plan.are_sound(own) or not _are_means(own):
         return None
@@ -66,30 +66,81 @@ def sound_rows(shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> l
 
 
 @dataclass(frozen=True)
+class _Kinds:
+    """What some columns must be, those of one kind together: types of values, and the least.
+
+    Args:
+        alike: gives the columns of a kind, with the types that they may have and a value that none
+            may be, or may be below.
+        others: columns of other kinds, with what each must be.
+    """
+
+    alike: tuple[tuple[_Getter, frozenset[type], str | int | None], ...]
+    others: tuple[tuple[str, rowcheck.Kind], ...]
+
+    @classmethod
+    def of(cls, kinds: Mapping[str, rowcheck.Kind]) -> _Kinds:
+        """Of the kinds of columns, by their names."""
+        by_kind: dict[rowcheck.Kind, list[str]] = {}
+        for name, kind in kinds.items():
+            by_kind.setdefault(kind, []).append(name)
+        alike = [(names, *_TYPES[kind]) for kind, names in by_kind.items() if kind in _TYPES]
+        return cls(
+            tuple((_getter(names), types, bound) for names, types, bound in alike),
+            tuple((name, kind) for name, kind in kinds.items() if kind not in _TYPES),
+        )
+
+    def fit(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether all columns of all rows are what they must be."""
+        for getter, types, bound in self.alike:
+            values = list(chain.from_iterable(map(getter, rows)))
+            if not types.issuperset(map(type, values)):
+                return False
+            if bound == "" and "" in values:
+                return False
+            if isinstance(bound, int) and min(values) < bound:
+                return False
+        for name, (_, may_be_none, is_right) in self.others:
+            for row in rows:
+                value = row[name]
+                if not (may_be_none if value is None else is_right(value)):
+                    return False
+        return True
+
+
+_Getter = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+_TYPES: dict[rowcheck.Kind, tuple[frozenset[type], str | int | None]] = {
+    rowcheck.NAME: (frozenset({str}), ""),
+    rowcheck.TEXT: (frozenset({str}), None),
+    rowcheck.MAYBE_TEXT: (frozenset({str, type(None)}), None),
+    rowcheck.COUNT: (frozenset({int}), 1),
+}
+
+
+@dataclass(frozen=True)
 class _Plan:
     """How rows with certain columns of their own are looked at.
 
     Args:
         figures: gives a row's metrics and their intervals' ends, all of which are from 0 to 1.
-        others: further columns, with what each must be.
+        shared: what the columns that all rows have in common must be.
+        others: what further columns must be.
         ends: a metric's column and those of its interval's ends.
         differences: gives a row's ends of further intervals, which most rows have none of.
         optional: columns that an id tells where they are not empty.
     """
 
-    figures: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-    others: tuple[tuple[str, rowcheck.Kind], ...]
+    figures: _Getter
+    shared: _Kinds
+    others: _Kinds
     ends: tuple[tuple[str, str, str], ...]
-    differences: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    differences: _Getter
     optional: tuple[str, ...]
 
     def are_sound(self, own: Sequence[Mapping[str, Any]]) -> bool:
         """Whether each row is, by itself, as far as its own columns go."""
-        for name, (_, may_be_none, is_right) in self.others:
-            for row in own:
-                value = row[name]
-                if not (may_be_none if value is None else is_right(value)):
-                    return False
+        if not self.others.fit(own):
+            return False
         if any(not row["is_mean"] and row["ood_sets"] != [row["ood"]] for row in own):
             return False
         if set(chain.from_iterable(map(self.differences, own))) - {None}:
@@ -126,18 +177,19 @@ def _plan_of(
         return None
     figures = [name for figure in ends for name in figure if figure[0] in METRICS]
     figures = list(dict.fromkeys([*METRICS, *figures]))
-    kinds = {name: KINDS[name] for name in names if name in KINDS and name not in figures}
-    kinds |= dict.fromkeys(measures, rowcheck.MEASURE)
+    known = {**KINDS, **dict.fromkeys(measures, rowcheck.MEASURE)}
+    kinds = {name: known[name] for name in names if name in known and name not in figures}
     return _Plan(
         itemgetter(*figures),
-        tuple(kinds.items()),
+        _Kinds.of({name: known[name] for name in shared if name in known}),
+        _Kinds.of(kinds),
         tuple(figure for figure in ends if figure[0] in METRICS),
         _getter([end for figure, *both in ends if figure not in METRICS for end in both]),
         tuple(name for name in names if is_told(name, "") and not is_told(name, None)),
     )
 
 
-def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+def _getter(names: Sequence[str]) -> _Getter:
     """Gives those columns of a row."""
     return itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[n] for n in names)
 

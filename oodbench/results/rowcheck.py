@@ -73,11 +73,11 @@ def _is_auxiliary(value: Any) -> bool:
 Kind = tuple[str, bool, Callable[[Any], bool]]
 _SHARE: Kind = ("a number from 0 to 1", False, _is_share)
 _MAYBE_SHARE: Kind = ("a number from 0 to 1, or null", True, _is_share)
-_TEXT: Kind = ("text", False, _is_text)
-_NAME: Kind = ("text that is not empty", False, _is_name)
-_MAYBE_TEXT: Kind = ("text or null", True, _is_text)
+TEXT: Kind = ("text", False, _is_text)
+NAME: Kind = ("text that is not empty", False, _is_name)
+MAYBE_TEXT: Kind = ("text or null", True, _is_text)
 _OPTIONS: Kind = ("an object", False, lambda value: isinstance(value, dict))
-_COUNT: Kind = ("a whole number of 1 or more", False, lambda value: is_whole(value, 1))
+COUNT: Kind = ("a whole number of 1 or more", False, lambda value: is_whole(value, 1))
 _DIFFERENCE: Kind = (
     "a number from -1 to 1, or null",
     True,
@@ -86,15 +86,15 @@ _DIFFERENCE: Kind = (
 _AMOUNT: Kind = ("a number of 0 or more", False, lambda value: _is_number(value) and value >= 0)
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(
-        "detector method backbone id benchmark ood group oodbench torch python".split(), _NAME
+        "detector method backbone id benchmark ood group oodbench torch python".split(), NAME
     ),
     **dict.fromkeys(
-        "precision weights id_fingerprint ood_fingerprint selection device row_id".split(), _TEXT
+        "precision weights id_fingerprint ood_fingerprint selection device row_id".split(), TEXT
     ),
     **dict.fromkeys(
         "recipe id_train_fingerprint git_commit command modality accelerator processor "
         "preprocess_source detector_code fit_on".split(),
-        _MAYBE_TEXT,
+        MAYBE_TEXT,
     ),
     **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
     **dict.fromkeys(
@@ -108,7 +108,7 @@ KINDS: dict[str, Kind] = {
         for end in ("low", "high")
     },
     **dict.fromkeys("gap gap_low gap_high".split(), _DIFFERENCE),
-    **dict.fromkeys("n_id n_ood".split(), _COUNT),
+    **dict.fromkeys("n_id n_ood".split(), COUNT),
     **dict.fromkeys("detector_options recipe_options".split(), _OPTIONS),
     "seed": ("a whole number of 0 or more", False, is_whole),
     "seconds": _AMOUNT,

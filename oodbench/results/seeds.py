@@ -173,34 +173,52 @@ class Figures:
     deviation: np.ndarray
 
 
-def figures(lines: Sequence[Sequence[Row]], column: str) -> Figures:
-    """What :meth:`Figure.of` gives of each of N lines, for many of them at once.
+@dataclass(frozen=True)
+class Lines:
+    """N lines, each with its rows of one OOD set or group, which differ by their seed.
 
     Args:
-        lines: rows of one OOD set or group that differ by their seed.
-        column: the figure.
+        rows: of all lines, one after the other.
+        line: the number of each row's line, ``[R]``.
+        n: how many lines there are.
     """
-    found = Figures(*(np.full(len(lines), np.nan) for _ in range(4)))
-    rows = [row for own in lines for row in own]
-    values = _column(rows, column)
-    if np.isnan(values).all():
+
+    rows: Sequence[Row]
+    line: np.ndarray
+    n: int
+
+    @classmethod
+    def of(cls, lines: Sequence[Sequence[Row]]) -> Lines:
+        """Of the rows of each line."""
+        line = np.repeat(np.arange(len(lines)), [len(own) for own in lines])
+        return cls([row for own in lines for row in own], line, len(lines))
+
+    def figures(self, column: str) -> Figures:
+        """What :meth:`Figure.of` gives of each line, for all of them at once."""
+        found = Figures(*(np.full(self.n, np.nan) for _ in range(4)))
+        values = _column(self.rows, column)
+        if values is None:
+            return found
+        ends = [_column(self.rows, f"{column}{end}") for end in ("_low", "_high")]
+        nothing = np.full(len(self.rows), np.nan)
+        # [R, 3], NaN where a row has none
+        numbers = np.stack([values, *(nothing if end is None else end for end in ends)], axis=1)
+        there = ~np.isnan(values)
+        counts = np.bincount(self.line[there], minlength=self.n)
+        for n in np.unique(counts[counts > 0]).tolist():
+            own_numbers = numbers[there & (counts[self.line] == n)].reshape(-1, n, 3)
+            _fill(found, np.flatnonzero(counts == n), own_numbers, n, share=column != "gap")
         return found
-    ends = [_column(rows, f"{column}_low"), _column(rows, f"{column}_high")]
-    numbers = np.stack([values, *ends], axis=1)  # [R, 3], NaN where a row has none
-    line = np.repeat(np.arange(len(lines)), [len(own) for own in lines])
-    there = ~np.isnan(numbers[:, 0])
-    counts = np.bincount(line[there], minlength=len(lines))
-    for n in np.unique(counts[counts > 0]).tolist():
-        own_numbers = numbers[there & (counts[line] == n)].reshape(-1, n, 3)
-        _fill(found, np.flatnonzero(counts == n), own_numbers, n, share=column != "gap")
-    return found
 
 
-def _column(rows: Sequence[Row], name: str) -> np.ndarray:
+def _column(rows: Sequence[Row], name: str) -> np.ndarray | None:
+    """A figure of all rows, NaN where one has none; None where no row has any."""
     try:
         values = list(map(itemgetter(name), rows))
     except KeyError:  # of rows from before there was such a column
         values = [row.get(name) for row in rows]
+    if values.count(None) == len(values):
+        return None
     return np.array(values, dtype=np.float64)
 
 
