@@ -34,14 +34,15 @@ def with_tested(test: Samples, name: str, samples: Samples, count: int) -> str:
         count: how many are shared.
     """
     share = count / len(samples)
-    are = "is" if count == 1 else "are"
     end = f"scores on {name} mean little"
     if share < FEW:
         end = f"AUROC on {name} would be another by {100 * share:.2g} points at most without"
-    return (
-        f"{count} of the {len(samples):,} images of {samples.name} {are} also in the ID test set "
-        f"{test.name}, as ID and as OOD at once; {end}."
-    )
+    some = _some(count, samples, samples.name)
+    return f"{some} also in the ID test set {test.name}, as ID and as OOD at once; {end}."
+
+
+def _some(count: int, samples: Samples, name: str) -> str:
+    return f"{count:,} of the {len(samples):,} images of {name} {'is' if count == 1 else 'are'}"
 
 
 def with_learned(test: Samples, ood: dict[str, Samples], learned: Samples, who: str) -> list[str]:
@@ -55,17 +56,21 @@ def with_learned(test: Samples, ood: dict[str, Samples], learned: Samples, who: 
     """
     texts = []
     if count := shared(test, learned):
-        texts.append(
-            f"{count} of the {len(test)} images of the ID test set {test.name} are also in "
-            f"{learned.name}, which {who}: accuracy and scores are better on them than on new ones."
-        )
+        end = "accuracy and scores are better on them than on new ones"
+        if count < FEW * len(test):
+            points = f"{100 * count / len(test):.2g} points at most"
+            end = f"accuracy and AUROC would be others by {points} without"
+        some = _some(count, test, f"the ID test set {test.name}")
+        texts.append(f"{some} also in {learned.name}, which {who}: {end}.")
     for name, samples in ood.items():
         if count := shared(samples, learned):
-            texts.append(
-                f"{count} of the {len(samples)} images of {samples.name} are also in "
-                f"{learned.name}, which {who}: they were learned as ID, and scores on {name} mean "
-                "little."
-            )
+            end = f"scores on {name} mean little"
+            if count < FEW * len(samples):
+                points = f"{100 * count / len(samples):.2g} points at most"
+                end = f"AUROC on {name} would be another by {points} without"
+            some = _some(count, samples, samples.name)
+            learnt = f"{'it was' if count == 1 else 'they were'} learned as ID"
+            texts.append(f"{some} also in {learned.name}, which {who}: {learnt}, and {end}.")
     return texts
 
 

@@ -211,3 +211,38 @@ def test_that_is_a_bound() -> None:
         id_scores, ood = rng.normal(0, 1, 30), rng.normal(rng.normal(), 1, n)
         moved = abs(metrics.auroc(id_scores, ood) - metrics.auroc(id_scores, ood[count:]))
         assert moved <= count / n
+
+
+def arrays(colours: range, name: str) -> ImageArrays:
+    """Images of one pixel, all of other colours."""
+    values = np.array(colours)
+    pixels = np.stack([values % 256, values // 256, values * 0], axis=1).astype(np.uint8)
+    return ImageArrays(name, pixels[:, None, None], np.zeros(len(values), int), ["a"])
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "told"),
+    [
+        (1, 10_000, "1 of the 10,000 images of other is also in train, which the network was "),
+        (99, 10_000, "99 of the 10,000 images of other are also in train, which the network was "),
+    ],
+)
+def test_few_learned_images_are_told_in_points(count: int, n: int, told: str) -> None:
+    learned, test = arrays(range(count), "train"), arrays(range(n, n + 4), "test")
+    (text,) = overlap.with_learned(
+        test, {"other": arrays(range(n), "other")}, learned, "the network was trained on"
+    )
+    assert text.startswith(told)
+    assert text.endswith(
+        f"AUROC on other would be another by {100 * count / n:.2g} points at most without."
+    )
+
+
+def test_few_learned_test_images_are_told_in_points() -> None:
+    learned, test = arrays(range(1), "train"), arrays(range(200), "test")
+    (text,) = overlap.with_learned(test, {}, learned, "the network was trained on")
+    assert text.endswith("accuracy and AUROC would be others by 0.5 points at most without.")
+    (text,) = overlap.with_learned(
+        test, {}, arrays(range(2), "train"), "the network was trained on"
+    )
+    assert text.endswith("accuracy and scores are better on them than on new ones.")
