@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 import typer
@@ -77,10 +78,10 @@ def command_line(before: str = "") -> str:
 
 
 def command_of_rows() -> str:
-    """The command that runs, but for where it writes and what it prints.
+    """The command that runs, but for where it writes, what it prints and where its files are.
 
     Rows keep it for whoever makes them again elsewhere: a folder of this machine means nothing
-    there, and may be nobody's business.
+    there, and may be nobody's business. Of a file that is given by its whole path the name stays.
     """
     takes_value = {"--plot": True}
     for name, asked in settings_of(Reporting).items():
@@ -90,10 +91,22 @@ def command_of_rows() -> str:
     for word in rest:
         option, _, value = word.partition("=")
         if option not in takes_value:
-            words.append(word)
+            words.append(_without_folder(word))
         elif takes_value[option] and not value:
             next(rest, None)
     return shlex.join(["oodbench", *words])
+
+
+def _without_folder(word: str) -> str:
+    """A word of the command with the name alone of a file that it gives by its whole path."""
+    option, equals, value = word.rpartition("=")
+    if equals and not option.startswith("-"):
+        option, equals, value = "", "", word
+    paths = (PurePosixPath(value), PureWindowsPath(value))
+    for path in paths:
+        if path.name and (path.is_absolute() or path.parts[0] == "~"):
+            return f"{option}{equals}{path.name}"
+    return word
 
 
 def typed(context: typer.Context, without: Collection[str] = ()) -> list[str]:

@@ -20,7 +20,15 @@ from oodbench.cli.session import command_line, command_of_rows
         ),
         ("eval --pictures out --wide --each-seed --detector knn", "eval --detector knn"),
         ("compare --detector knn --plot a.png --backbone resnet20", None),
-        ("eval --checkpoint /home/me/a.pt --set k=3 --detector knn", None),
+        ("eval --checkpoint nets/a.pt --set k=3 --detector knn", None),
+        (
+            "eval --checkpoint /home/me/a.pt --network=~/b.pt --detector knn",
+            "eval --checkpoint a.pt --network=b.pt --detector knn",
+        ),
+        (
+            r"eval --checkpoint C:\me\a.pt --ood near=folder:/data/b --detector knn",
+            "eval --checkpoint a.pt --ood near=folder:/data/b --detector knn",
+        ),
         ("eval --detector knn --leaderboards", "eval --detector knn"),
     ],
 )
