@@ -19,7 +19,7 @@ from oodbench.data.transforms import Preprocess
 from oodbench.detector import Detector
 from oodbench.errors import OptionError
 from oodbench.hardware import Hardware
-from oodbench.method import Method
+from oodbench.method import Method, told_fields
 from oodbench.networks.given import Given, is_published, load_network, published
 from oodbench.networks.headed import classes_in, load_classifier
 from oodbench.networks.inputs import of_metadata, said_of_backbone
@@ -209,7 +209,7 @@ class Networks(NetworkSettings):
                 seed=seed,
                 overrides=self.recipe_options,
                 checkpoint=self.checkpoint,
-                precision=hardware.precision,
+                precision=hardware.numbers,
             )
             for seed in self.seeds
             for name in self._methods(benchmark, detectors)
@@ -403,7 +403,7 @@ def contender_of(run: Run, network: Method) -> Contender:
         method=run.method,
         backbone=run.backbone + file,
         recipe=run.recipe_name,
-        recipe_options=dataclasses.asdict(run.recipe),
+        recipe_options=told_fields(run.recipe),
         seed=run.seed,
         trained_on=run.samples,
         notes=METHODS.get(run.method).caveats(run.recipe_name, run.checkpoint),

@@ -89,8 +89,8 @@ def extract(
     """What a network says of a dataset: its outputs, labels and head, memory-mapped.
 
     The forward pass runs once for the same weights, architecture, images, labels, preprocessing
-    and precision; after that the result is read from the cache. A run that was killed goes on
-    with the shards that are missing.
+    and numbers (``Hardware.numbers``); after that the result is read from the cache. A run that was
+    killed goes on with the shards that are missing.
 
     Args:
         model: a network with ``outputs`` and ``head``, or any PyTorch classifier, which is copied
@@ -115,7 +115,7 @@ def extract(
         below = extract(trunk, samples, preprocess, hardware=hardware, on_forward=on_forward)
         return headed(below, network_of(network).head())
     about = describe(network)
-    key = cache_key(network, samples, preprocess, hardware.precision, about)
+    key = cache_key(network, samples, preprocess, hardware.numbers, about)
     job = Job(network, network is model, samples, preprocess, hardware, on_forward)
     if key is None:
         reason = unknown(network, about) or (
@@ -286,7 +286,7 @@ class Job:
         """The network's pass over samples, in evaluation mode."""
         # Trainer moves a network to its device and leaves it there; the caller's own must stay.
         network = copied(self.network) if self.borrowed else self.network
-        return Pass(network.eval(), store, self.samples.name)
+        return Pass(network.eval(), store, self.samples.name, self.preprocess, self.hardware)
 
     def _predict(self, store: Unfinished, missing: list[int], unshared: str | None) -> int:
         run = self.a_pass(store)
@@ -326,10 +326,10 @@ def extracted(
     model: nn.Module, samples: Samples, preprocess: Transform, *, hardware: Hardware | None = None
 ) -> Outputs | None:
     """What :func:`extract` has in its cache, or None where the network did not see them all yet."""
-    precision = (hardware or Hardware()).precision
+    numbers = (hardware or Hardware()).numbers
     network = as_network(model)
     trunk = frozen_trunk_of(network)
-    key = cache_key(network if trunk is None else trunk, samples, preprocess, precision)
+    key = cache_key(network if trunk is None else trunk, samples, preprocess, numbers)
     cached = key and stored(folder_of(key), key)[0]
     if not cached:
         return None

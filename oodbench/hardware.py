@@ -9,7 +9,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, cast
@@ -51,12 +51,17 @@ AHEAD = 3
 """Batches that a data worker holds: two that wait, and the one that it makes."""
 
 
+_COMPILED, _LAST, _NOT_LAST = "compile", "channels-last", "no-channels-last"
 _PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
 def precision_name(precision: str | int) -> str:
-    """Lightning's full name of a precision: keys and rows know ``32`` and ``32-true`` as one."""
-    return _PRECISIONS.get(str(precision), str(precision))
+    """Lightning's full name of a precision: keys and rows know ``32`` and ``32-true`` as one.
+
+    What :attr:`Hardware.numbers` says beside it stays behind it.
+    """
+    name, *more = str(precision).split(" + ")
+    return " + ".join([_PRECISIONS.get(name, name), *more])
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class Hardware(HardwareSettings):
         devices: Lightning's, as text.
         strategy: Lightning's.
         precision: Lightning's; its short names become the full ones (``16`` is ``16-mixed``).
+        compile: whether networks run through ``torch.compile``, in training and where their
+            outputs are kept; detectors that look into a network run it as it is.
+        channels_last: how images and convolutions lie in memory: True for channels last, False for
+            channels first; None for channels last where all code of the network is known to run so.
         workers: processes that read images; None to choose by the dataset.
         scoring_device: where detectors are fitted and score outputs: ``"cpu"``, ``"cuda"``,
             ``"cuda:1"``, ``"mps"``; ``"auto"``, see :meth:`scoring_device_for`.
@@ -83,6 +92,36 @@ class Hardware(HardwareSettings):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", precision_name(self.precision))
+
+    @property
+    def numbers(self) -> str:
+        """What changes the numbers that a network gives, for keys and rows.
+
+        The precision, and behind a ``+`` what else is not the default, be it for the last digits
+        alone: ``"bf16-mixed + compile"``.
+        """
+        layout = {True: [_LAST], False: [_NOT_LAST], None: []}[self.channels_last]
+        return " + ".join([self.precision, *([_COMPILED] if self.compile else []), *layout])
+
+    def computing(self, numbers: str) -> Self:
+        """The same machine, computing as :attr:`numbers` of some hardware say.
+
+        Raises:
+            OptionError: they say something that is not known here.
+        """
+        precision, *more = numbers.split(" + ")
+        if unknown := set(more) - {_COMPILED, _LAST, _NOT_LAST}:
+            raise OptionError(
+                f"{numbers!r} says {', '.join(sorted(unknown))} beside the precision, which this "
+                "version of oodbench does not know. Was it written by a newer one?"
+            )
+        last = _LAST in more or None
+        return replace(
+            self,
+            precision=precision,
+            compile=_COMPILED in more,
+            channels_last=False if _NOT_LAST in more else last,
+        )
 
     def told(self) -> dict[str, Any]:
         """Arguments that may change what is trained, where they are not the default."""

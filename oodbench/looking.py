@@ -13,13 +13,14 @@ from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
 from oodbench.detector import Detector, check_scores
 from oodbench.extract import as_network
+from oodbench.feeding import Arrival, sent_by, to_device
 from oodbench.hardware import Hardware, quiet_lightning
 from oodbench.networks.classifier import Classifier
 from oodbench.networks.door import (
     at_door,
 )
 from oodbench.networks.heads import checked_head
-from oodbench.networks.memory_format import prefer_channels_last
+from oodbench.networks.memory_format import laid_out, prefer_channels_last
 from oodbench.networks.models import (
     copied,
     outputs_of,
@@ -40,28 +41,27 @@ def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: H
     network.preprocess = preprocess
     device = hardware.trainer(logger=False).strategy.root_device
     network.to(device)
-    is_last = prefer_channels_last(network)
+    is_last = prefer_channels_last(network, hardware.channels_last)
     at_door(network)
     loader = DataLoader(
-        Preprocessed(samples, preprocess),
+        Preprocessed(samples, sent_by(preprocess)),
         batch_size=hardware.batch_size,
         num_workers=hardware.workers_for(samples, preprocess),
         pin_memory=device.type == "cuda",
     )
-    return _Loaded(network, _with_checked_head(network, loader, device, is_last))
+    arrival = Arrival(preprocess)
+    arrived = ((arrival(to_device(images, device)), rows) for images, rows in loader)
+    return _Loaded(network, _with_checked_head(network, arrived, is_last))
 
 
 def _with_checked_head(
     network: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
     is_channels_last: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on the device, once a network's own head was compared with what it gives."""
     for number, (images, rows) in enumerate(batches):
-        images = images.to(device, non_blocking=True)
-        if is_channels_last and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = laid_out(images, is_channels_last)
         if number == 0 and not isinstance(network, Classifier):
             with torch.no_grad():
                 if checked_head(network, outputs_of(network)(images[:8]))[0] is None:

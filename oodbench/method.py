@@ -7,9 +7,10 @@ the run.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -18,14 +19,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from oodbench.data.batched import BatchedSimCLR
 from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.errors import OptionError, UnknownNameError
+from oodbench.feeding import Arrival, to_device
 from oodbench.options import check_choices
 from oodbench.outputs import Head
 from oodbench.papers import Paper
 
 if TYPE_CHECKING:
     from oodbench.data.samples import Samples
+
+
+def later(default: Any) -> Any:
+    """A field that recipes did not always have; keys and rows do not tell it at its default."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
+def told_fields(recipe: BaseRecipe) -> dict[str, Any]:
+    """What keys and rows tell of a recipe: its fields; see :func:`later`."""
+    unsaid = {
+        f.name
+        for f in dataclasses.fields(recipe)
+        if f.metadata.get("later") and getattr(recipe, f.name) == f.default
+    }
+    return {name: value for name, value in asdict(recipe).items() if name not in unsaid}
 
 
 @dataclass(frozen=True)
@@ -198,6 +216,9 @@ class Method(pl.LightningModule):
     beside: Samples | None = None
     given_if_asked: ClassVar[frozenset[str]] = frozenset()
     asked: frozenset[str] = frozenset()
+    arrival: Arrival | None = None
+    batched: BatchedSimCLR | None = None
+    channels_last: bool = False
 
     def __init__(self, backbone: nn.Module, num_classes: int, recipe: BaseRecipe) -> None:
         super().__init__()
@@ -254,6 +275,48 @@ class Method(pl.LightningModule):
     def outliers_per_image(self) -> int:
         """How many images of ``beside`` come with each ID image."""
         return 0
+
+    def receives(self, preprocess: Any) -> bool:
+        """Make ready for images that come as bytes; whether the method can take them.
+
+        One that has hooks of its own for batches that arrive is given what networks see.
+        """
+        if type(self).on_after_batch_transfer is not Method.on_after_batch_transfer:
+            return False
+        self.arrival = Arrival(preprocess)
+        return True
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Lightning's, with copies to CUDA that overlap with its work."""
+        return to_device(batch, device)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """A batch as ``training_step`` takes it: images that came as bytes are normalised."""
+        if self.arrival is None or not isinstance(batch, list | tuple):
+            return batch
+        images, *others = batch
+        if self.batched is not None and isinstance(images, Mapping):
+            levels = self.batched.levels(images)
+            images = self.arrival.normalized(levels.movedim(-3, -1))
+        elif isinstance(images, Tensor) and images.dtype is torch.uint8:
+            images = self.arrival(images)
+        else:
+            return batch
+        images = images if self.channels_last else images.contiguous()
+        if self._trainer is not None:  # which would have been applied to what is no bytes
+            images = self.trainer.precision_plugin.convert_input(images)
+        return [images, *others]
+
+    def batched_augmentation(self, preprocess: Any, seed: int) -> BatchedSimCLR | None:
+        """What augments a whole batch where the network runs; None for each image by itself.
+
+        Args:
+            preprocess: the ID set's.
+            seed: of all that is drawn.
+        """
+        return None
 
     def augmentation(self, preprocess: Preprocess) -> Augmentation:
         """What is done to a training image, for each view of it."""

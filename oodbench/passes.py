@@ -16,16 +16,20 @@ from oodbench.caching.unfinished import Unfinished
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
 from oodbench.errors import BadScoresError, OODBenchError, StorageError
+from oodbench.feeding import Arrival, sent_by, to_device
 from oodbench.hardware import Hardware, rank_and_world
+from oodbench.networks.classifier import Classifier
+from oodbench.networks.compiled import check_compiler, compiled_outputs
 from oodbench.networks.door import (
     explained,
     fed,
     kept,
     kept_head,
 )
-from oodbench.networks.heads import checked_head
-from oodbench.networks.memory_format import prefer_channels_last
+from oodbench.networks.heads import Doubt, doubt_of
+from oodbench.networks.memory_format import laid_out, prefer_channels_last
 from oodbench.networks.models import (
+    head_notes_of,
     outputs_of,
     sample_column_of,
     withheld_by,
@@ -86,6 +90,7 @@ class _Shard:
         outputs: named tensors.
         head: of the network, where it is one.
         notes: what is to be said of outputs that are not there.
+        doubt: about the head, on these samples; its number is on its way like the outputs.
         arrives: what CUDA has done by then; None of outputs that are there.
     """
 
@@ -93,6 +98,7 @@ class _Shard:
     outputs: dict[str, Tensor]
     head: Head | None
     notes: dict[str, str]
+    doubt: Doubt | None = None
     arrives: torch.cuda.Event | None = None
 
     def leave(self) -> _Shard:
@@ -100,22 +106,27 @@ class _Shard:
 
         To wait in each step would leave the device without work while the shard is written.
         """
-        if not any(value.is_cuda for value in self.outputs.values()):
-            there = {name: value.cpu() for name, value in self.outputs.items()}
-            return replace(self, outputs=there)
-        on_way = {}
-        for name, value in self.outputs.items():
-            pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            on_way[name] = pinned.copy_(value, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return replace(self, outputs=on_way, arrives=event)
+        is_cuda = any(value.is_cuda for value in self.outputs.values())
+        move = _on_its_way if is_cuda else Tensor.cpu
+        on_way = {name: move(value) for name, value in self.outputs.items()}
+        doubt = None if self.doubt is None else replace(self.doubt, gap=move(self.doubt.gap))
+        event = None
+        if is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+        return replace(self, outputs=on_way, doubt=doubt, arrives=event)
 
     def arrived(self) -> dict[str, Tensor]:
         """The outputs, once they are there."""
         if self.arrives is not None:
             self.arrives.synchronize()
         return self.outputs
+
+
+def _on_its_way(value: Tensor) -> Tensor:
+    """Pinned memory that a tensor of CUDA is being copied to."""
+    pinned = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return pinned.copy_(value, non_blocking=True)
 
 
 class Pass(pl.LightningModule):
@@ -125,14 +136,25 @@ class Pass(pl.LightningModule):
         network: has ``outputs`` and ``head``.
         store: where its outputs go.
         who: what messages call the samples.
+        preprocess: whose normalisation is left to the device.
+        hardware: how it runs.
 
     Attributes:
         count: how many samples this process has seen.
     """
 
-    def __init__(self, network: nn.Module, store: Unfinished, who: str) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        store: Unfinished,
+        who: str,
+        preprocess: Transform,
+        hardware: Hardware,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.arrival = Arrival(preprocess)
+        self.machine = hardware
         self.store = store
         self.who = who
         self.count = 0
@@ -142,18 +164,26 @@ class Pass(pl.LightningModule):
 
         self.owner = sample_column_of(network)
         self._waiting: _Shard | None = None
+        self._outputs: Callable[[Any], dict[str, Tensor]] | None = None
 
     def transfer_batch_to_device(
         self, batch: tuple[Any, Tensor], device: torch.device, dataloader_idx: int
     ) -> tuple[Any, Tensor]:
         """Move the samples; their positions are read here, where they would have to come back."""
         images, rows = batch
-        return super().transfer_batch_to_device(images, device, dataloader_idx), rows
+        return self.arrival(to_device(images, device)), rows
 
     def on_predict_start(self) -> None:
-        """Have convolutions keep their weights as they run quickest."""
+        """Have convolutions keep their weights as they run quickest.
+
+        Raises:
+            OptionError: networks are to be compiled, and cannot be.
+        """
         # a network of images in their own sizes copies them into batches of the usual layout
-        self.channels_last = self.owner is None and prefer_channels_last(self.network)
+        asked = self.machine.channels_last
+        self.channels_last = self.owner is None and prefer_channels_last(self.network, asked)
+        if self.machine.compile:
+            check_compiler(self.device.type)
 
     def predict_step(self, batch: tuple[Any, Tensor]) -> None:
         """Write one shard.
@@ -164,8 +194,12 @@ class Pass(pl.LightningModule):
         images, rows = batch
         network = self.network
         outputs = self._rows_of(images, rows)
-        head, notes = checked_head(network, outputs)
-        shard = _Shard(rows, outputs, kept_head(head), {**notes, **withheld_by(network)})
+        if isinstance(network, Classifier):  # what it has checked itself waits for the outputs
+            head, doubt = None, network.postponed()
+        else:
+            head, doubt = doubt_of(network, outputs)
+        notes = {**(head_notes_of(network) or {}), **withheld_by(network)}
+        shard = _Shard(rows, outputs, head, notes, doubt)
         before, self._waiting = self._waiting, shard.leave()
         if before is not None:
             self._write(before)
@@ -196,8 +230,29 @@ class Pass(pl.LightningModule):
                     f"index {int(of[bad])}). Has its training diverged? Train again with a "
                     "smaller learning rate (`lr`), or check the checkpoint."
                 )
-        self.store.write(rows.numpy(), outputs, shard.head, shard.notes)
+        head, notes = self._head_of(shard)
+        self.store.write(rows.numpy(), outputs, kept_head(head), notes)
         self.count += len(rows)
+
+    def _head_of(self, shard: _Shard) -> tuple[Head | None, dict[str, str]]:
+        """The head that a shard that has arrived leaves, and what is to be said of it."""
+        doubt, network = shard.doubt, self.network
+        gap = None if doubt is None else float(doubt.gap)
+        if isinstance(network, Classifier):
+            network.settle(doubt, gap)
+            return network.head(), {**shard.notes, **network.notes}
+        said = None if doubt is None else doubt.settled(gap)
+        return (shard.head, shard.notes) if said is None else (None, {**shard.notes, "head": said})
+
+    def _say(self, images: Any) -> dict[str, Tensor]:
+        """The network's outputs, compiled where that is asked for."""
+        if self._outputs is None:
+            is_compiled = self.machine.compile
+            network = self.network
+            self._outputs = (
+                compiled_outputs(network, images) if is_compiled else outputs_of(network)
+            )
+        return self._outputs(images)
 
     def _rows_of(self, images: Any, rows: Tensor) -> dict[str, Tensor]:
         """The network's outputs of a batch; an error of its own gets the samples' name."""
@@ -207,11 +262,10 @@ class Pass(pl.LightningModule):
                 return rows_of(network, images, rows.tolist(), self.owner)
             except BadScoresError as error:
                 raise BadScoresError(f"on {self.who}: {error}") from error
-        if self.channels_last and isinstance(images, Tensor) and images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = laid_out(images, self.channels_last)
         with explained(network, images):
             return _in_pieces(
-                lambda piece: kept(network, outputs_of(network)(piece), len(tree_leaves(piece)[0])),
+                lambda piece: kept(network, self._say(piece), len(tree_leaves(piece)[0])),
                 fed(network, images),
             )
 
@@ -238,8 +292,7 @@ class JointPass(pl.LightningModule):
         self, batch: tuple[Any, Tensor], device: torch.device, dataloader_idx: int
     ) -> tuple[Any, Tensor]:
         """Move the samples; see :meth:`Pass.transfer_batch_to_device`."""
-        images, rows = batch
-        return super().transfer_batch_to_device(images, device, dataloader_idx), rows
+        return self._own(0).transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_predict_start(self) -> None:
         """As each network's own pass starts."""
@@ -283,7 +336,7 @@ def loader_of(
 ) -> DataLoader[Any]:
     """What reads, decodes and preprocesses the shards of samples for a network."""
     return DataLoader(
-        Preprocessed(samples, preprocess),
+        Preprocessed(samples, sent_by(preprocess)),
         batch_sampler=shards,
         num_workers=hardware.workers_for(samples, preprocess),
         collate_fn=None if sample_column_of(network) is None else apart,

@@ -244,6 +244,17 @@ class HardwareSettings:
     devices: str = setting("auto", "Lightning's: auto, a number, or 0,1.")
     strategy: str = setting("auto", "Lightning's: auto, ddp …")
     precision: str = setting("32-true", "Lightning's: 32-true, 16-mixed, bf16-mixed …")
+    compile: bool = setting(
+        False,
+        "Run networks through torch.compile: a minute at first, quicker afterwards; figures may "
+        "differ in their last digits, and rows say so.",
+    )
+    channels_last: bool | None = setting(
+        None,
+        "Lay images and convolutions out with channels last, or not. Default: where all code of "
+        "the network is known to run so.",
+        is_switch=True,
+    )
     workers: int | None = setting(
         None, "Processes that read images. Default: by dataset.", minimum=0
     )
@@ -290,6 +301,9 @@ PREPROCESSING = ("preprocess", "input_size", "mean", "std", "interpolation", "cr
 
 OF_TEXT = ("prompts", "class_names", "words")
 """Settings of networks that read text alone."""
+
+OF_NUMBERS = ("precision", "compile", "channels_last")
+"""Settings of hardware that change what a network computes, be it in the last digits alone."""
 
 OF_TRAINING = ("method", "recipe", "recipe_options", "seeds", "retrain")
 """Settings of networks that are trained here alone."""

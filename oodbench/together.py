@@ -102,7 +102,7 @@ def _jobs(
         network = whole if trunk is None else trunk
         if sample_column_of(network) is not None or not len(samples):
             continue
-        key = cache_key(network, samples, preprocess, hardware.precision, describe(network))
+        key = cache_key(network, samples, preprocess, hardware.numbers, describe(network))
         if key is not None:
             borrowed = network is model or trunk is not None
             jobs.setdefault(key, Job(network, borrowed, samples, preprocess, hardware, on_forward))

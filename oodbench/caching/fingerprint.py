@@ -82,7 +82,7 @@ def cache_key(
     network: nn.Module,
     samples: Samples,
     preprocess: Transform,
-    precision: str,
+    numbers: str,
     about: Description | None = None,
 ) -> str | None:
     """Hex digest of all that determines the outputs; None if that cannot be told.
@@ -91,7 +91,7 @@ def cache_key(
         network: its weights and what it is made of.
         samples: images and labels.
         preprocess: by its content key; see ``transforms.content_key``.
-        precision: of the forward pass.
+        numbers: of the forward pass; see ``Hardware.numbers``.
         about: the network's description, where it is at hand.
     """
     transform = content_key(preprocess)
@@ -107,7 +107,7 @@ def cache_key(
             "samples": samples.fingerprint,
             "transform": transform,
             "precision": [
-                precision,
+                numbers,
                 torch.get_float32_matmul_precision(),
                 str(torch.get_default_dtype()),
             ],

@@ -48,7 +48,7 @@ def train(
             backbone=networks.backbone,
             seed=seed,
             overrides=networks.recipe_options,
-            precision=machine.precision,
+            precision=machine.numbers,
         )
         fit(run, machine, retrain=networks.retrain)
         say(f"weights: {run.weights}; logs: {run.folder / 'csv'} and {run.folder / 'tensorboard'}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, TrivialAugmentWide
 
 from oodbench.data.images import in_mode
-from oodbench.data.transforms import CropFlip, Preprocess, to_tensor
+from oodbench.data.transforms import CropFlip, PixelAugmentation, Preprocess, to_tensor
 
 
 class TrivialAugment(CropFlip):
@@ -99,7 +99,7 @@ def random_box(
     return left, top, left + side, top + side
 
 
-class SimCLR:
+class SimCLR(PixelAugmentation):
     """A SimCLR-style view (arXiv:2002.05709), with the strengths that SupCon and PALM use.
 
     Random resized crop (area ``min_scale`` to 1, aspect 3/4 to 4/3, bilinear), horizontal flip,
@@ -116,10 +116,11 @@ class SimCLR:
     """
 
     def __init__(self, preprocess: Preprocess, min_scale: float = 0.2, colour: float = 0.4) -> None:
-        self.preprocess, self.min_scale, self.colour = preprocess, min_scale, colour
+        super().__init__(preprocess)
+        self.min_scale, self.colour = min_scale, colour
 
-    def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
-        """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
+    def pixels(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The augmented image, ``size`` x ``size`` pixels."""
         preprocess = self.preprocess
         image = in_mode(image, preprocess.mode)
         # cropped first: else pixels around the crop would come into its border
@@ -131,7 +132,7 @@ class SimCLR:
             image = self._jitter(image, rng)
         if preprocess.mode == "RGB" and rng.random() < 0.2:
             image = image.convert("L").convert("RGB")
-        return preprocess.normalize(to_tensor(image))
+        return image
 
     def _box(self, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
         return random_box(width, height, rng, self.min_scale)

@@ -132,6 +132,10 @@ class Preprocess:
         """``[C, size, size]`` float32."""
         return self.normalize(to_tensor(self.fit_image(image)))
 
+    def as_bytes(self, image: Image.Image) -> Tensor:
+        """``[size, size, C]`` uint8: the image before it is normalised."""
+        return byte_tensor(self.fit_image(image))
+
     def augment(self, image: Image.Image, rng: random.Random) -> Tensor:
         """``[C, size, size]`` float32 of a random crop, flipped half the time; see CropFlip."""
         return CropFlip(self)(image, rng)
@@ -269,6 +273,12 @@ class InOwnSize:
         return self.preprocess.normalize(to_tensor(in_mode(image, self.preprocess.mode)))
 
 
+def byte_tensor(image: Image.Image) -> Tensor:
+    """``[H, W, C]`` uint8 of an 8-bit image, in RGB or grey."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """``[C, H, W]`` float32 in [0, 1] of an 8-bit image."""
     pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
@@ -331,10 +341,13 @@ def _is_silent(step: Any) -> bool:
     return inherits and bool(set(vars(step)) - set(vars(nn.Module())) or step.state_dict())
 
 
-class CropFlip:
-    """Random crop after zero padding by an eighth of the side, and a flip where the ID set allows.
+class PixelAugmentation:
+    """An augmentation that ends with an 8-bit image, which is normalised as when it is tested.
 
-    The standard augmentation of CIFAR classifiers (He et al. 2016, section 4.2).
+    So bytes can be sent to the device, and be normalised there. A subclass implements ``pixels``.
+
+    Args:
+        preprocess: the ID set's.
     """
 
     def __init__(self, preprocess: Preprocess) -> None:
@@ -342,13 +355,32 @@ class CropFlip:
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
         """``[C, size, size]`` float32; ``rng`` is the only source of randomness."""
+        return self.preprocess.normalize(to_tensor(self.pixels(image, rng)))
+
+    def as_bytes(self, image: Image.Image, rng: random.Random) -> Tensor:
+        """``[size, size, C]`` uint8: the same before it is normalised."""
+        return byte_tensor(self.pixels(image, rng))
+
+    def pixels(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The augmented image, ``size`` x ``size`` pixels."""
+        raise NotImplementedError
+
+
+class CropFlip(PixelAugmentation):
+    """Random crop after zero padding by an eighth of the side, and a flip where the ID set allows.
+
+    The standard augmentation of CIFAR classifiers (He et al. 2016, section 4.2).
+    """
+
+    def pixels(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The augmented image, ``size`` x ``size`` pixels."""
         size, pad = self.preprocess.size, self.preprocess.size // 8
         image = self.preprocess.fit_image(image)
         left, top = rng.randint(-pad, pad), rng.randint(-pad, pad)
         image = self.change(image.crop((left, top, left + size, top + size)), rng)
         if self.preprocess.flip and rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return self.preprocess.normalize(to_tensor(image))
+        return image
 
     def change(self, image: Image.Image, rng: random.Random) -> Image.Image:
         """What is done between crop and flip: nothing."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from oodbench.errors import OODBenchError, OptionError
-from oodbench.networks.heads import head_gap, tolerance
+from oodbench.networks.heads import Doubt, gap_of, head_gap, tolerance
 from oodbench.networks.models import as_module, copied
 from oodbench.outputs import Head
 
@@ -41,11 +41,13 @@ class _Layout:
         layer: the layer whose input the features are; None for no features.
         output: which of several outputs the logits are; None where there is one.
         notes: remarks for the user, by ``features``, ``head`` and ``logits``.
+        doubt: about the head on batches so far, not read from the device yet; None for none.
     """
 
     layer: str | None
     output: str | None
     notes: dict[str, str]
+    doubt: Doubt | None = None
 
 
 class Classifier(nn.Module):
@@ -82,7 +84,37 @@ class Classifier(nn.Module):
     @property
     def notes(self) -> dict[str, str]:
         """Remarks by ``features``, ``head`` and ``logits``; empty before the first batch."""
-        return {} if self.layout is None else dict(self.layout.notes)
+        if self.layout is None:
+            return {}
+        self.settle(self.postponed())
+        return dict(self.layout.notes)
+
+    @property
+    def read_layer(self) -> nn.Module | None:
+        """The layer whose input the features are; None for none, and before the first batch."""
+        found = self.layout is not None and self.layout.layer is not None
+        return self._linear_layer(cast(str, cast(_Layout, self.layout).layer)) if found else None
+
+    def postponed(self) -> Doubt | None:
+        """The doubt about the head on the batches since it was asked for, which the caller settles.
+
+        For who does not want to wait for the device; ``notes`` and ``head`` wait.
+        """
+        if self.layout is None:
+            return None
+        doubt, self.layout.doubt = self.layout.doubt, None
+        return doubt
+
+    def settle(self, doubt: Doubt | None, gap: float | None = None) -> None:
+        """Note what a doubt comes to.
+
+        Args:
+            doubt: see :meth:`postponed`.
+            gap: its number, where that has come from the device.
+        """
+        said = None if doubt is None else doubt.settled(gap)
+        if said is not None and self.layout is not None:
+            self.layout.notes.setdefault("head", said)
 
     def _layers(self) -> dict[str, nn.Module]:
         return {name: m for name, m in self.model.named_modules() if _is_linear(m)}
@@ -138,16 +170,16 @@ class Classifier(nn.Module):
                 "batch and not for another. Wrap the network in a module with outputs(images) and "
                 "head()."
             )
-        exact = [call for call in usable if _agrees(call, logits)]
+        exact = [] if len(usable) == 1 else [call for call in usable if _agrees(call, logits)]
         if not exact and "head" not in self.layout.notes:
-            self.layout.notes["head"] = self._no_head(usable[-1], logits)
+            self._doubt(self.layout, usable[-1], logits)
         features = (exact or usable)[-1].features
         assert features is not None  # noqa: S101
         return {"features": features, "logits": logits}
 
     def head(self) -> Head | None:
         """The linear layer, where it gave the logits of every batch so far."""
-        if self.layout is None or self.layout.layer is None or "head" in self.layout.notes:
+        if self.layout is None or self.layout.layer is None or "head" in self.notes:
             return None
         return _head(self._linear_layer(self.layout.layer))
 
@@ -195,13 +227,20 @@ class Classifier(nn.Module):
             )
         return _Layout(None, None, _nothing(why))
 
-    def _no_head(self, call: _Call, logits: Tensor) -> str:
-        name, why = type(self.model).__name__, "has another kind of weights"
-        if call.head is not None and call.width != logits.shape[1]:
+    def _doubt(self, layout: _Layout, call: _Call, logits: Tensor) -> None:
+        """Note that a layer may not give the logits, or that it cannot."""
+        if call.head is None or call.features is None:
+            layout.notes["head"] = self._no_head(call, "has another kind of weights")
+            return
+        why = "does not give the model's logits ({off})"
+        if call.width != logits.shape[1]:
             why = f"gives {call.width} values, not the {logits.shape[1]} logits"
-        elif call.head is not None and call.features is not None:
-            gap = head_gap(call.head, call.features, logits)
-            why = f"does not give the model's logits ({gap:.2g} of their size off)"
+        gap = gap_of(call.head, call.features, logits)
+        doubt = Doubt(gap, _limit(call, logits), self._no_head(call, why))
+        layout.doubt = doubt.joined(layout.doubt)
+
+    def _no_head(self, call: _Call, why: str) -> str:
+        name = type(self.model).__name__
         return (
             f"the linear layer {call.layer!r} of the {name} {why}, so the head is not known. Is "
             "there another operation behind it? Take it out of the model, or name the layer: "
@@ -354,6 +393,12 @@ def _agrees(call: _Call, logits: Tensor) -> bool:
     """Whether a layer's weights turn what it saw into the logits."""
     if call.head is None or call.features is None:
         return False
+    return head_gap(call.head, call.features, logits) <= _limit(call, logits)
+
+
+def _limit(call: _Call, logits: Tensor) -> float:
+    """By how much rounding may move the logits that a layer gives."""
+    assert call.head is not None  # noqa: S101
+    assert call.features is not None  # noqa: S101
     kinds = call.features.dtype, call.dtype, call.head.weight.dtype, logits.dtype
-    gap = head_gap(call.head, call.features, logits)
-    return gap <= tolerance(*kinds, device=logits.device)
+    return tolerance(*kinds, device=logits.device)

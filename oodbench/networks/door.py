@@ -114,7 +114,8 @@ def size_errors_explained(method: Any, batches: Iterable[Any]) -> Iterator[None]
     try:
         yield
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        first = next(iter(batches))[0]
+        arrived = getattr(method, "on_after_batch_transfer", lambda batch, _: batch)
+        first = arrived(next(iter(batches)), 0)[0]
         if not isinstance(error, OODBenchError) and all(
             isinstance(value, Tensor) and value.ndim > 2 for value in tree_leaves(first)
         ):

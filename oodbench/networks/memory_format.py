@@ -7,6 +7,8 @@ unless every part of the network is of a library whose code is known to run eith
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedParameter
@@ -18,21 +20,36 @@ _KNOWN = ("torch.nn.modules", "torchvision.models", "torchvision.ops", "timm", "
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
-def prefer_channels_last(network: nn.Module) -> bool:
+def prefer_channels_last(network: nn.Module, asked: bool | None = None) -> bool:
     """Put the weights of 2-D convolutions channels_last where all code of the network is known.
 
     Nothing but those weights changes, and of them only how they lie in memory: not their values,
     nor which parameters there are.
 
+    Args:
+        network: any.
+        asked: True for networks of code that is not known, too; False for none.
+
     Returns:
         Whether the network now prefers images that are channels_last.
     """
     weights = [weight for module in network.modules() for weight in _weights(module)]
-    if not weights or not all(map(_is_known, network.modules())):
+    if asked is False or not weights:
+        return False
+    if not (asked or all(map(_is_known, network.modules()))):
         return False
     for weight in weights:
         weight.data = weight.data.to(memory_format=torch.channels_last)
     return True
+
+
+def laid_out(images: Any, channels_last: bool) -> Any:
+    """A batch of images channels_last, or in the usual layout; other inputs as they are."""
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        return images
+    return images.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
 
 
 def _weights(module: nn.Module) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def _on_one_network(
     """
     row = results[0].rows[0]
     benchmark = _benchmark(row)
-    hardware = replace(means.hardware, precision=row["precision"])
+    hardware = means.hardware.computing(row["precision"])
     of_rows = {result.path: _detector(result.rows[0]) for result in results}
     contender = networks.contender(
         row,

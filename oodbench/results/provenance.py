@@ -43,7 +43,7 @@ def provenance(
         "auxiliary": contender.auxiliary,
         "preprocess": content_key(runner.preprocess),
         "preprocess_source": runner.preprocess_source,
-        "precision": hardware.precision,
+        "precision": hardware.numbers,
         "device": hardware.accelerator,
         "accelerator": accelerator_name(hardware.accelerator),
         "processor": processor_name(),

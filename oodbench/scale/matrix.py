@@ -13,7 +13,7 @@ from typing import Any
 from oodbench import files
 from oodbench.errors import OptionError, did_you_mean
 from oodbench.registry import BENCHMARKS, DETECTORS, METHODS
-from oodbench.settings import HardwareSettings, flags, settings_of
+from oodbench.settings import OF_NUMBERS, HardwareSettings, flags, settings_of
 
 AXES = ("benchmarks", "detectors", "methods", "backbones", "seeds")
 OPTIONS = (
@@ -31,6 +31,9 @@ OPTIONS = (
 )
 """Arguments of :func:`oodbench.evaluate` that all cells may share."""
 HARDWARE = (*settings_of(HardwareSettings), "batch_size")
+"""Arguments of :class:`oodbench.Hardware` that all cells share."""
+SWITCHES = frozenset(n for n, asked in settings_of(HardwareSettings).items() if asked.is_switch)
+"""Those of which False is another thing than nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What tells the cell, also in another matrix; not where it runs, but for precision."""
+        """What tells the cell, also in another matrix; not where it runs, but for its numbers."""
         about = self.to_json()
-        about["hardware"] = {"precision": self.hardware.get("precision")}
+        asked = {name: self.hardware[name] for name in OF_NUMBERS if name in self.hardware}
+        about["hardware"] = {"precision": None, **asked}
         return files.digest(about)[:16]
 
     @property
@@ -105,6 +109,8 @@ class Cell:
         if asked["seed"] == 0:
             del asked["seed"]
         for name, value in asked.items():
+            if value is False and name in SWITCHES:
+                words.append(spelled[name].replace("--", "--no-", 1))
             if value is None or value is False or name not in spelled:
                 continue
             if isinstance(value, Mapping):

@@ -34,7 +34,7 @@ from oodbench.registry import DETECTORS, METHODS, STANDARD_METHOD, TASKS
 from oodbench.results.rows import Row, with_columns
 from oodbench.tasks.contender import Contender
 from oodbench.tasks.runner import NetworkRunner
-from oodbench.training.epochs import Views
+from oodbench.training.epochs import BatchedViews, Views, as_it_is
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,9 @@ class Task:
         self, method: Method, samples: Samples, preprocess: Any, seed: int
     ) -> tuple[Dataset[Any], Callable[[Sequence[Any]], Any] | None]:
         """What a method is trained on, and what makes a batch of it (None for torch's own way)."""
+        batched = method.batched_augmentation(preprocess, seed)
+        if batched is not None:
+            return BatchedViews(samples, batched), as_it_is
         views = Views(
             samples,
             method.augmentation(preprocess),
@@ -183,6 +186,7 @@ class Task:
             seed,
             method.beside,
             method.outliers_per_image,
+            as_bytes=method.receives(preprocess),
         )
         return views, None
 

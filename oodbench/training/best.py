@@ -11,11 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
+from oodbench.feeding import Arrival, sent_by, to_device
+from oodbench.networks.memory_format import laid_out
 
 
 class BestEpoch(pl.Callback):
@@ -45,8 +46,9 @@ class BestEpoch(pl.Callback):
         self.accuracy, self.latest, self.epoch = -1.0, -1.0, -1
         self.weights: dict[str, Tensor] = {}
         self.n = len(samples)
+        self.arrival = Arrival(preprocess)
         self.loader = DataLoader(
-            _Plain(samples, preprocess),
+            _Plain(samples, sent_by(preprocess)),
             batch_size=batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -64,18 +66,20 @@ class BestEpoch(pl.Callback):
 
     def _look(self, trainer: pl.Trainer, method: Any) -> float:
         was = [(module, module.training) for module in method.modules()]
-        right = 0
+        right = torch.zeros((), dtype=torch.long, device=method.device)
         try:
             method.eval()
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                for inputs, labels in self.loader:
-                    inputs = tree_map(lambda value: value.to(method.device), inputs)
+                for batch in self.loader:
+                    sent, labels = to_device(batch, method.device)
+                    inputs = self.arrival(sent)
+                    inputs = laid_out(inputs, getattr(method, "channels_last", False))
                     logits = method.outputs(inputs)["logits"]
-                    right += int((logits.argmax(dim=1).cpu() == labels).sum())
+                    right += (logits.argmax(dim=1) == labels).sum()
         finally:
             for module, training in was:
                 module.training = training
-        return right / self.n
+        return int(right) / self.n
 
     def notes(self, epochs: int) -> dict[str, str]:
         """What the file of weights says of its epoch, of a run of so many epochs."""

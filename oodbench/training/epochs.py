@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
+from oodbench.data.batched import BatchedSimCLR
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Augmentation, Preprocess
+from oodbench.feeding import sent_by_augmentation
 from oodbench.hardware import rank_and_world
 from oodbench.training.dense import DenseMethod
 
@@ -124,6 +126,7 @@ class Views(_Epochs):
         seed: of augmentation, and of which outliers come with an image.
         outliers: images that come with others; None for none.
         per_image: how many of them, a view each, behind the views of the image itself.
+        as_bytes: whether views may be sent as bytes ``[V, H, W, C]``, to be normalised elsewhere.
     """
 
     def __init__(
@@ -134,18 +137,47 @@ class Views(_Epochs):
         seed: int,
         outliers: Samples | None = None,
         per_image: int = 0,
+        as_bytes: bool = False,
     ) -> None:
         super().__init__(samples, seed)
         self.augmentation, self.views = augmentation, views
+        self.sent = sent_by_augmentation(augmentation) if as_bytes else None
         self.outliers, self.per_image = outliers, per_image
 
     def _example(self, index: int, rng: random.Random) -> tuple[Any, int]:
         image = self.samples[index]
-        views = [self.augmentation(image, rng) for _ in range(self.views)]
+        # bytes, where the method that asks for them normalises them
+        augmentation = self.sent or self.augmentation
+        views = [augmentation(image, rng) for _ in range(self.views)]
         if self.outliers is not None:
             drawn = [rng.randrange(len(self.outliers)) for _ in range(self.per_image)]
-            views += [self.augmentation(self.outliers[position], rng) for position in drawn]
+            views += [augmentation(self.outliers[position], rng) for position in drawn]
         return _stacked(views), int(self.samples.labels[index])
+
+
+class BatchedViews(_Epochs):
+    """Images of a batch as they are, what is to be done to them at the device, and their labels.
+
+    Args:
+        samples: the images.
+        augmentation: draws, and is applied where the network runs.
+    """
+
+    def __init__(self, samples: Samples, augmentation: BatchedSimCLR) -> None:
+        super().__init__(samples, augmentation.seed)
+        self.augmentation = augmentation
+
+    def __getitems__(self, positions: Sequence[int]) -> Any:
+        """A whole batch, which needs no collating."""
+        indices = [position % len(self.samples) for position in positions]
+        images = [self.samples[index] for index in indices]
+        labels = [int(self.samples.labels[index]) for index in indices]
+        return self.augmentation.drawn(images, positions), torch.tensor(labels)
+
+
+def as_it_is(batch: Any) -> Any:
+    """What makes a batch of one that is one."""
+    return batch
 
 
 def _stacked(views: list[Any]) -> Any:

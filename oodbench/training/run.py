@@ -18,7 +18,7 @@ from oodbench.data.samples import Samples
 from oodbench.data.transforms import content_key
 from oodbench.errors import OptionError
 from oodbench.hardware import precision_name
-from oodbench.method import BaseRecipe, Method
+from oodbench.method import BaseRecipe, Method, told_fields
 from oodbench.networks.backbones import check_backbone, is_registered, starting_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
@@ -43,7 +43,7 @@ class Run:
         benchmark: whose ID training set and preprocessing.
         samples: the ID training set.
         checkpoint: weights that training starts from, or None.
-        precision: Lightning's, of the training; another precision gives another network.
+        precision: ``Hardware.numbers`` of the training; others give another network.
     """
 
     method: str
@@ -76,7 +76,7 @@ class Run:
 
     def _recipe(self) -> dict[str, Any]:
         """The recipe's fields; a set of images is told by its content, whatever it is called."""
-        fields = asdict(self.recipe)
+        fields = told_fields(self.recipe)
         if self.auxiliary is not None:
             fields[METHODS.get(self.method).auxiliary] = self.auxiliary.fingerprint
         return fields
@@ -248,7 +248,7 @@ def plan(
         seed: non-negative.
         overrides: recipe fields and their values, which may be text.
         checkpoint: weights that it starts from: of its pre-training, for a frozen network.
-        precision: Lightning's, as of the hardware that it will be trained on.
+        precision: ``Hardware.numbers`` of the hardware that it will be trained on.
 
     Raises:
         UnknownNameError: no such method, recipe or backbone.

@@ -39,6 +39,7 @@ from oodbench.hardware import (
     rank_and_world,
 )
 from oodbench.method import Method, of_training
+from oodbench.networks.compiled import check_compiler
 from oodbench.networks.door import single_precision, size_errors_explained
 from oodbench.networks.inputs import INPUTS, as_metadata
 from oodbench.networks.memory_format import prefer_channels_last
@@ -77,8 +78,8 @@ def train(
         OODBenchError: the loss became NaN or infinite.
     """
     hardware = hardware or Hardware()
-    if run.precision != hardware.precision:
-        run = replace(run, precision=hardware.precision)
+    if run.precision != hardware.numbers:
+        run = replace(run, precision=hardware.numbers)
     # a caller's random numbers are not ours to seed
     with isolate_rng(), single_precision(), contextlib.ExitStack() as held:
         if run.encoder is not None:
@@ -193,7 +194,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False),
         *([best] if best else []),
-        _EveryEpoch(run.seed, folder / "csv" / "metrics.csv", best),
+        _EveryEpoch(run.seed, folder / "csv" / "metrics.csv", hardware, best),
     ]
     with quiet_lightning():
         pl.seed_everything(run.seed, verbose=False)
@@ -274,13 +275,20 @@ class _EveryEpoch(pl.Callback):
     CSVLogger deletes the log of the run that it resumes.
     """
 
-    def __init__(self, seed: int, table: Path, best: BestEpoch | None = None) -> None:
-        self.seed, self.table, self.best = seed, table, best
+    def __init__(
+        self, seed: int, table: Path, hardware: Hardware, best: BestEpoch | None = None
+    ) -> None:
+        self.seed, self.table, self.hardware, self.best = seed, table, hardware, best
         self.loss: Tensor | None = None
         self.begun = -1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        prefer_channels_last(pl_module)
+        cast(Method, pl_module).channels_last = prefer_channels_last(
+            pl_module, self.hardware.channels_last
+        )
+        if self.hardware.compile:
+            check_compiler(pl_module.device.type)
+            cast(Method, pl_module).backbone.compile()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.begun = trainer.current_epoch
