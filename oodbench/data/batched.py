@@ -15,6 +15,7 @@ for a batch.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,14 +50,16 @@ def uniform(seed: int, positions: np.ndarray, views: int, numbers: int) -> np.nd
     own = _mixed(_mixed(np.array([seed % 2**64], np.uint64)) + positions.astype(np.uint64) * _WEYL)
     count = np.arange(1, views * numbers + 1, dtype=np.uint64) * _WEYL
     bits = _mixed(own[:, None] + count) >> np.uint64(11)
-    return (bits * 2.0**-53).reshape(-1, views, numbers)
+    found: np.ndarray = bits * 2.0**-53
+    return found.reshape(-1, views, numbers)
 
 
 def _mixed(state: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
-    return state ^ (state >> np.uint64(31))
+    found: np.ndarray = state ^ (state >> np.uint64(31))
+    return found
 
 
 class BatchedSimCLR:
@@ -167,7 +170,7 @@ class BatchedSimCLR:
     def levels(self, batch: Mapping[str, Any]) -> Tensor:
         """Views ``[B, V, C, S, S]`` as levels 0 to 255, float32, of what :meth:`drawn` gives."""
         pixels = batch["pixels"]
-        with torch.autocast(pixels.device.type, enabled=False):
+        with _in_full_precision(pixels.device.type):
             if pixels.ndim == 4:
                 pixels = pixels[:, None]
             planes = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
@@ -186,6 +189,12 @@ class BatchedSimCLR:
             return flat.unflatten(0, views.shape[:2])
 
 
+def _in_full_precision(kind: str) -> contextlib.AbstractContextManager[Any]:
+    """Products of levels are not rounded to half precision, whatever training does around."""
+    is_there = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if is_there else contextlib.nullcontext()
+
+
 def _resampled(planes: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     """Crops of ``[B, V or 1, C, S, S]``, brought to S x S pixels and mirrored: ``[B, V, C, S, S]``.
 
@@ -197,7 +206,8 @@ def _resampled(planes: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     down = filter_weights(top, height, side, torch.zeros_like(flip))
     rows = planes.flatten(-3, -2) @ across.mT  # [B, V, C * S, S]
     rows = rows.add_(0.5).floor_().unflatten(-2, planes.shape[-3:-1])
-    return (down[:, :, None] @ rows).add_(0.5).floor_()
+    views: Tensor = down[:, :, None] @ rows
+    return views.add_(0.5).floor_()
 
 
 def filter_weights(start: Tensor, length: Tensor, side: int, flip: Tensor) -> Tensor:
@@ -218,7 +228,7 @@ def filter_weights(start: Tensor, length: Tensor, side: int, flip: Tensor) -> Te
     distance = (pixel + 0.5 - (target + 0.5) * scale) / scale.clamp(min=1)
     weights = (1 - distance.abs()).clamp_(min=0)
     weights = weights.masked_fill_((pixel < 0) | (pixel >= length[..., None, None]), 0)
-    return weights / weights.sum(dim=-1, keepdim=True)
+    return weights.div_(weights.sum(dim=-1, keepdim=True))
 
 
 def grey_of(levels: Tensor) -> Tensor:
@@ -262,7 +272,7 @@ def hue(levels: Tensor, change: Tensor) -> Tensor:
     angle = angle.div_(6).add_(1).remainder_(1).mul_(255).trunc_().masked_fill_(span == 0, 0)
     angle = (angle + turn).remainder_(256).mul_(6 / 255)
     share = (span / value.clamp(min=1)).mul_(255).trunc_().mul_(1 / 255)
-    begin = angle.new_tensor((5.0, 3.0, 1.0)).view(1, 3, 1, 1)
+    begin = torch.arange(5, 0, -2, device=levels.device, dtype=levels.dtype).view(1, 3, 1, 1)
     place = (begin + angle).remainder_(6)
     place = torch.minimum(place, 4 - place).clamp_(0, 1)
     return value.sub(place.mul_(share).mul_(value)).add_(0.5).floor_().clamp_(0, 255)
