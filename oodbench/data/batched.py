@@ -174,7 +174,7 @@ class BatchedSimCLR:
             if pixels.ndim == 4:
                 pixels = pixels[:, None]
             planes = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
-            views = _resampled(planes, batch["boxes"], batch["flip"])
+            views = _resampled(planes, batch["boxes"], batch["flip"]).contiguous()
             flat = views.flatten(0, 1)  # [N, C, S, S]
             for turn, ends in enumerate(batch["ends"]):
                 order = batch["order"][turn]
@@ -186,7 +186,7 @@ class BatchedSimCLR:
             if len(grey):
                 luma = grey_of(flat.index_select(0, grey)).expand(-1, flat.shape[1], -1, -1)
                 flat.index_copy_(0, grey, luma)
-            return flat.unflatten(0, views.shape[:2])
+            return views  # which `flat` is a view of
 
 
 def _in_full_precision(kind: str) -> contextlib.AbstractContextManager[Any]:
@@ -236,7 +236,7 @@ def grey_of(levels: Tensor) -> Tensor:
     if levels.shape[1] == 1:
         return levels
     red, green, blue = levels.split(1, dim=1)
-    grey = red * 19595
+    grey: Tensor = red * 19595
     grey.add_(green, alpha=38470).add_(blue, alpha=7471).add_(0x8000)
     return grey.mul_(2.0**-16).floor_()
 
