@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from oodbench.data.batched import BatchedSimCLR
 from oodbench.data.transforms import Augmentation, Preprocess
 from oodbench.errors import OptionError, UnknownNameError
 from oodbench.feeding import Arrival, to_device
@@ -28,6 +27,7 @@ from oodbench.outputs import Head
 from oodbench.papers import Paper
 
 if TYPE_CHECKING:
+    from oodbench.data.batched import BatchedSimCLR
     from oodbench.data.samples import Samples
 
 

@@ -32,6 +32,7 @@ OPTIONS = (
 """Arguments of :func:`oodbench.evaluate` that all cells may share."""
 HARDWARE = (*settings_of(HardwareSettings), "batch_size")
 """Arguments of :class:`oodbench.Hardware` that all cells share."""
+_OFF = "no-"
 SWITCHES = frozenset(n for n, asked in settings_of(HardwareSettings).items() if asked.is_switch)
 """Those of which False is another thing than nothing."""
 
@@ -110,7 +111,7 @@ class Cell:
             del asked["seed"]
         for name, value in asked.items():
             if value is False and name in SWITCHES:
-                words.append(spelled[name].replace("--", "--no-", 1))
+                words.append(f"--{_OFF}{spelled[name].removeprefix('--')}")
             if value is None or value is False or name not in spelled:
                 continue
             if isinstance(value, Mapping):

@@ -32,14 +32,14 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-AT_MOST = {"msp": 13, "ce": 11, "palm": 17, "godin": 17, "abet": 38, "ptood": 34, "locoop": 42}
+AT_MOST = {"msp": 13, "ce": 12, "palm": 19, "godin": 18, "abet": 39, "ptood": 35, "locoop": 43}
 """Rooms of the core that are loaded with a file of ``detectors/``.
 
 All but ``ce`` have ``notebook`` among them, what a detector shows of itself. ``godin`` calls the
 network itself; the last three make networks.
 """
 
-USUALLY = 17
+USUALLY = 18
 """The same for every other detector and method, but those of pixels and boxes."""
 
 DENSE = {"_dense", "ce_segmentation", "ce_detection"}
