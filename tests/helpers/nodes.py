@@ -98,7 +98,7 @@ def process(rank: int, port: int, folder: str) -> None:
 def _evaluate(hardware: Hardware, folder: str) -> None:
     oodbench.evaluate(
         benchmark=jobs.tiny(),
-        detectors=["msp", "knn", "palm"],
+        detectors=["msp", "palm"],
         recipe="quick",
         recipe_options={"epochs": 2, "batch_size": 16, "lr": 0.05},
         hardware=hardware,
