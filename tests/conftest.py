@@ -15,20 +15,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from PIL import Image
-from safetensors.torch import save_file
 
-from oodbench.benchmark import get_benchmark
-from oodbench.data.transforms import Preprocess
-from oodbench.networks.backbones import create_backbone
-from oodbench.networks.headed import HeadedBackbone
-from oodbench.networks.inputs import as_metadata
 from oodbench.registry import BENCHMARKS
 from tests.helpers.attempts import Server
 from tests.helpers.cli import CLI, stopped_by_signals
-from tests.helpers.few import few_digits
+
+# torch and all that imports it is left to the fixtures: the process that hands tests out to others
+# reads this file too, and they begin when it has.
 
 # A gate gives the same verdict on the same code; everywhere else each run tries other examples.
 settings.register_profile("ci", derandomize=True)
@@ -114,6 +109,8 @@ def _plug_ins_of_lightning() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -137,6 +134,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 @pytest.fixture(scope="session")
 def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network for the embedded benchmark: scoring it takes no training."""
+    import torch
+    from safetensors.torch import save_file
+
+    from oodbench.benchmark import get_benchmark
+    from oodbench.data.transforms import Preprocess
+    from oodbench.networks.backbones import create_backbone
+    from oodbench.networks.headed import HeadedBackbone
+    from oodbench.networks.inputs import as_metadata
+
     torch.manual_seed(0)
     network = HeadedBackbone(create_backbone("digits-cnn", 1), 6)
     path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
@@ -149,6 +155,8 @@ def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def digits(digits_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
     """Words that evaluate on digits, of which there are few, without training."""
+    from tests.helpers.few import few_digits
+
     monkeypatch.setitem(BENCHMARKS._objects, "digits", few_digits)
     return ["--id", "digits", "--backbone", "digits-cnn", "--checkpoint", digits_checkpoint]
 

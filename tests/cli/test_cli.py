@@ -24,6 +24,7 @@ from oodbench.results.rows import COLUMNS
 from oodbench.results.store import ResultStore
 from oodbench.settings import HardwareSettings
 from tests.conftest import write_images
+from tests.helpers.attempts import Server
 from tests.helpers.cli import CLI
 
 
@@ -438,17 +439,13 @@ def test_a_traceback_only_with_debug(run: CLI, digits: list) -> None:
     run.refuses("info", "no-such-thing")
 
 
-def test_debug_prints_the_traceback() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "oodbench.cli", "--debug", "info", "no-such-thing"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode != 0
-    assert "Traceback" in ran.stderr
-    assert "UnknownNameError" in ran.stderr
-    assert "no-such-thing" in ran.stderr.splitlines()[-1]
+def test_debug_prints_the_traceback(server: Server) -> None:
+    ran = server.command("--debug", "info", "no-such-thing")
+    assert ran.status == 1
+    assert "Traceback" in ran.err
+    assert "UnknownNameError" in ran.err
+    assert "no-such-thing" in ran.err.splitlines()[-1]
+    assert "Traceback" not in server.command("info", "no-such-thing").err
 
 
 def test_an_error_that_nobody_thought_of(run: CLI, monkeypatch: pytest.MonkeyPatch) -> None:

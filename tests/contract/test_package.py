@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
-import subprocess
 import sys
-import textwrap
 from typing import Any
 
 import pytest
+
+from tests.helpers.attempts import Server
 
 PACKAGE = '''
 """Each quarter of an image is scored."""
@@ -95,8 +96,39 @@ COMMANDS = {
 }
 
 
+def job(commands: str) -> None:
+    """Run commands, then check suites; say in JSON what each command did, and what failed."""
+    from oodbench import get_benchmark, testing
+    from oodbench.cli import main
+    from oodbench.registry import BACKBONES
+
+    done: dict[str, Any] = {}
+    for name, words in json.loads(commands).items():
+        out, error, status = io.StringIO(), io.StringIO(), None
+        sys.argv = ["oodbench", *words.split()]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                main()
+            except SystemExit as end:
+                status = end.code or 0
+        done[name] = {"status": status, "out": out.getvalue(), "error": error.getvalue()}
+    shades, failures = get_benchmark("shades"), {}
+    for suite, thing in (
+        (testing.task_checks(), shades),
+        (testing.benchmark_checks(), shades),
+        (testing.backbone_checks(), BACKBONES.get("tiny-net")),
+    ):
+        for check in suite:
+            try:
+                check(thing)  # type: ignore[operator]
+            except Exception as error:
+                failures[f"{check.__module__}.{check.__name__}"] = repr(error)
+    done["suites"] = failures
+    print(json.dumps(done))
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def runs(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What each command did, one after the other in a process that finds the package installed."""
     root = tmp_path_factory.mktemp("another")
     site = root / "site"
@@ -105,50 +137,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     (site / "quarters_of.py").write_text(PACKAGE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quarters-of\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    program = textwrap.dedent(
-        """
-        import contextlib, io, json, sys
-        from oodbench.cli import main
-
-        done = {}
-        for name, words in json.loads(sys.argv[1]).items():
-            out, error = io.StringIO(), io.StringIO()
-            sys.argv = ["oodbench", *words.split()]
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-                try:
-                    main()
-                except SystemExit as end:
-                    status = end.code or 0
-            done[name] = {"status": status, "out": out.getvalue(), "error": error.getvalue()}
-
-        from oodbench import get_benchmark, testing
-        from oodbench.registry import BACKBONES
-
-        shades, failures = get_benchmark("shades"), {}
-        for suite, thing in (
-            (testing.task_checks(), shades),
-            (testing.benchmark_checks(), shades),
-            (testing.backbone_checks(), BACKBONES.get("tiny-net")),
-        ):
-            for check in suite:
-                try:
-                    check(thing)
-                except Exception as error:
-                    failures[f"{check.__module__}.{check.__name__}"] = repr(error)
-        done["suites"] = failures
-        print(json.dumps(done))
-        """
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(site),
-        "OODBENCH_CACHE": str(root / "cache"),
-        "OODBENCH_DATA": str(root / "data"),
-    }
-    command = [sys.executable, "-c", program, json.dumps(COMMANDS)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    where = {"OODBENCH_CACHE": str(root / "cache"), "OODBENCH_DATA": str(root / "data")}
+    done = server.ran(f"{__name__}:job", json.dumps(COMMANDS), site=site, folder=root, env=where)
+    assert done.status == 0, done.err
+    result: dict[str, dict[str, Any]] = json.loads(done.out.splitlines()[-1])
     result["page"] = {"status": 0, "out": (root / "leaderboards" / "shades.md").read_text()}
     return result
 

@@ -16,11 +16,14 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.helpers.cli import Ran
 
 NUMBERS = re.compile(r"[0-9a-f]{8,}|\d+")
 """What differs between two files of one kind."""
@@ -36,12 +39,17 @@ def _job(name: str) -> Callable[..., Any]:
 def _child(order: dict[str, Any]) -> None:
     """Does a job in this process, and ends it."""
     os.environ.update(order["env"])
+    if order.get("path"):
+        _find_packages(order["path"])
     os.chdir(order["folder"])
     # a shell's background job ignores Ctrl-C, and so would all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Path(order["log"]).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    if "errors" in order:
+        with Path(order["errors"]).open("w") as errors:
+            os.dup2(errors.fileno(), 2)
     if order.get("kill_at_change") or order.get("changes"):
         _at_changes(order)
     code = 0
@@ -55,6 +63,16 @@ def _child(order: dict[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _find_packages(folder: str) -> None:
+    """From now on, packages of this folder are among the installed ones."""
+    from oodbench import registry
+
+    sys.path.insert(0, folder)
+    for known in vars(registry).values():
+        if isinstance(known, registry.Registry):
+            known._entry_points = None
 
 
 def _at_changes(order: dict[str, Any]) -> None:
@@ -132,7 +150,9 @@ def _serve() -> None:
     import oodbench.detectors.msp
     import oodbench.detectors.palm
     import oodbench.evaluation
-    import oodbench.results.leaderboard  # noqa: F401
+    import oodbench.info
+    import oodbench.results.leaderboard
+    import oodbench.tasks.classification  # noqa: F401
 
     torch.set_num_threads(1)
     registry.entry_points = functools.cache(registry.entry_points)  # of all packages, each time
@@ -153,6 +173,7 @@ class Server:
     """Starts jobs and says how they ended."""
 
     def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.attempts"],
@@ -232,9 +253,43 @@ class Server:
         self.run("script", str(script), str(printed), *map(str, words), cache=cache)
         return printed.read_text()
 
+    def ran(
+        self,
+        job: str,
+        *args: Any,
+        site: Path | None = None,
+        folder: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Ran:
+        """How a job ended that is not killed, in a process that has this one's variables.
+
+        Args:
+            job: what is done.
+            args: its arguments.
+            site: a folder of installed packages, which the process finds too.
+            folder: the process's own; this one's if None.
+            env: further variables.
+        """
+        own = Path(tempfile.mkdtemp(dir=self.folder.name))
+        order = {
+            **_order(job, args, own / "job"),
+            **dict.fromkeys(("kill_after", "kill_at_change", "changes", "once")),
+            "env": {**os.environ, **(env or {})},
+            "path": site and str(site),
+            "folder": str(folder or Path.cwd()),
+            "errors": str(own / "errors"),
+        }
+        code = self._ask([order])["code"]
+        return Ran(code, Path(order["log"]).read_text(), (own / "errors").read_text())
+
+    def command(self, *words: str | Path, **options: Any) -> Ran:
+        """The command line, with the words after ``oodbench``; see :meth:`ran`."""
+        return self.ran("command", *map(str, words), **options)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait(timeout=30)
+        self.folder.cleanup()
 
 
 def _order(job: str, args: tuple[Any, ...], cache: Path) -> dict[str, Any]:

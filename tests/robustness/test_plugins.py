@@ -44,18 +44,14 @@ def install(root: Path, name: str, entry_points: str, module: str = MODULE) -> N
     (info / "entry_points.txt").write_text(entry_points)
 
 
-def oodbench(site: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-m", "oodbench.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
 def test_entry_point_of_another_package(server: Server, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     install(site, "their_package", "[oodbench.detectors]\ntheirs = their_package:Theirs\n")
 
-    listed = oodbench(site, tmp_path, "list", "detectors")
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-m", "oodbench.cli", "list", "detectors"]
+    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert listed.returncode == 0, listed.stderr
     assert "theirs" in listed.stdout
     assert "Minus the norm" in listed.stdout
@@ -77,17 +73,17 @@ main()
     assert "| theirs | power=2.0 |" in (Path.cwd() / "leaderboards" / "digits.md").read_text()
 
 
-def test_two_packages_with_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_packages_with_one_name_are_told_apart(server: Server, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     for name in ("one_package", "two_package"):
         install(site, name, f"[oodbench.detectors]\ntheirs = {name}:Theirs\n")
-    assert oodbench(site, tmp_path, "list", "detectors").returncode == 0
-    asked = oodbench(site, tmp_path, "info", "theirs")
-    assert asked.returncode == 2
-    assert "one_package:Theirs" in asked.stderr
-    assert "two_package:Theirs" in asked.stderr
-    assert "Traceback" not in asked.stderr
+    assert server.command("list", "detectors", site=site).status == 0
+    asked = server.command("info", "theirs", site=site)
+    assert asked.status == 2
+    assert "one_package:Theirs" in asked.err
+    assert "two_package:Theirs" in asked.err
+    assert "Traceback" not in asked.err
 
 
 # Broken ones

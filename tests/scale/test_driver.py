@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,11 @@ import oodbench
 from oodbench import Hardware
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.results.store import ResultStore
-from oodbench.scale import records
+from oodbench.scale import records, worker
 from oodbench.scale.driver import cost_of, merge, run_matrix
 from oodbench.scale.engines import Local, Slurm, create_engine
 from oodbench.scale.worker import Work
+from tests.helpers.attempts import Server
 from tests.helpers.matrices import Here, figures, matrix, rows, until
 
 
@@ -143,18 +145,41 @@ def test_a_plan_says_what_a_cell_costs(tmp_path: Path, monkeypatch: pytest.Monke
 # Engines
 
 
-def test_local_processes_and_a_worker_that_is_killed(tmp_path: Path) -> None:
+def job(*arguments: str) -> None:
+    """A cell in a process of its own, as its command runs it."""
+    worker.main(list(arguments))
+
+
+class Forked:
+    """A process that runs a cell, and has imported everything already."""
+
+    one_at_a_time = threading.Lock()
+
+    def __init__(self, server: Server, work: Work) -> None:
+        self.server, self.work = server, work
+
+    def wait(self) -> int:
+        *_, folder, boards, cell = self.work.command
+        with self.one_at_a_time:
+            ran = self.server.ran(f"{__name__}:job", folder, boards, cell)
+        records.log_of(Path(folder), self.work.cell).write_text(ran.both)
+        return ran.status
+
+
+def test_local_processes_and_a_worker_that_is_killed(server: Server, tmp_path: Path) -> None:
+    """That a worker's command starts one, the next test shows."""
     asked, boards = matrix(tmp_path), tmp_path / "boards"
     engine = Local(jobs=2)
     killed: list[int] = []
     start = Work.start
 
-    def kills(self: Work) -> subprocess.Popen[bytes]:
-        process = start(self)
+    def kills(self: Work) -> Any:
         if self.cell.seed == 1 and not killed:
+            process = start(self)
             killed.append(process.pid)
             process.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-        return process
+            return process
+        return Forked(server, self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Work, "start", kills)
