@@ -17,10 +17,16 @@ from typing import Any
 
 def source(module: str) -> ast.Module | None:
     """The syntax tree of a module; None where there is no Python file."""
+    found = version(module)
+    return None if found is None else _parsed(*found)
+
+
+def version(module: str) -> tuple[str, int] | None:
+    """A module's Python file and when it was changed; None where there is no such file."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
-    return _parsed(spec.origin, Path(spec.origin).stat().st_mtime_ns)
+    return spec.origin, Path(spec.origin).stat().st_mtime_ns
 
 
 @functools.lru_cache(maxsize=64)

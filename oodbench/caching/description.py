@@ -106,6 +106,48 @@ def describe(value: Any, *, frameworks: bool = True) -> Description:
     return Description(walk.whole.hexdigest(), opaque, walk.is_users, walk.has_arrays)
 
 
+def _told(value: Any) -> str | None:
+    """The text of a value that is told where it stands; None of one that takes more than that."""
+    kind = type(value)
+    if kind in (int, str, bytes):
+        return short_text(value)
+    if kind in PLAIN or kind in TORCH:
+        return repr(value)
+    if kind in (tuple, frozenset):  # which of them are one object is up to the compiler
+        return constant_text(value)
+    return None
+
+
+def _parts_of(code: types.CodeType) -> tuple[Any, ...]:
+    flags = code.co_flags & ~HAS_DOCSTRING
+    signature = (code.co_argcount, code.co_kwonlyargcount, flags)
+    table = getattr(code, "co_exceptiontable", b"")
+    return (*instructions(code), names_of(code), signature, table)
+
+
+@functools.lru_cache(maxsize=8192)
+def _line_of(code: types.CodeType) -> bytes | None:
+    """How code is recorded, where that is the same in every walk: it has no code inside it.
+
+    Networks are described again and again, and most of what they are made of is code.
+    """
+    texts = [_told(part) for part in _parts_of(code)]
+    return None if None in texts else _line("code", texts)
+
+
+def _line(kind: str, texts: list[Any]) -> bytes:
+    return f"{kind} {texts}\n".encode()
+
+
+def _simple_line(kind: str, items: list[Any]) -> bytes:
+    raw = marshal.dumps(items, 2)  # this version of it does not tell how values are shared
+    return f"{kind} {len(items)} {hashlib.sha256(raw).hexdigest()}\n".encode()
+
+
+_EMPTY = _simple_line("keys", []) + _simple_line("values", []) + _line("default", ["None"])
+"""What an empty dictionary holds: a function's attributes, a module's hooks."""
+
+
 class _Walk:
     """One walk; ``refer`` gives a short text for a value and queues what takes more than that."""
 
@@ -151,7 +193,7 @@ class _Walk:
                 self.hide(value, type(error).__name__)
 
     def record(self, kind: str, *values: Any) -> None:
-        self.whole.update(f"{kind} {[self.refer(value) for value in values]}\n".encode())
+        self.whole.update(_line(kind, [self.refer(value) for value in values]))
 
     def hide(self, value: Any, why: str = "") -> None:
         name = class_name(type(value))
@@ -159,15 +201,9 @@ class _Walk:
         self.whole.update(f"opaque {name} {why}\n".encode())
 
     def refer(self, value: Any) -> str:
-        kind = type(value)
-        if kind in (int, str, bytes):
-            return short_text(value)
-        if kind in PLAIN or kind in TORCH:
-            return repr(value)
-        if kind in (tuple, frozenset):  # which of them are one object is up to the compiler
-            text = constant_text(value)
-            if text is not None:
-                return text
+        text = _told(value)
+        if text is not None:
+            return text
         if id(value) not in self.numbers:
             self.numbers[id(value)] = len(self.numbers)
             self.kept.append(value)
@@ -180,6 +216,13 @@ class _Walk:
         kind = type(value)
         if id(value) in self.tensor_names:
             self.record("parameter", self.tensor_names[id(value)])
+        elif kind is types.FunctionType:  # these three are most of what there is
+            self._function(value)
+        elif kind is types.CodeType:
+            self._code(value)
+        elif kind is dict and not value:
+            self.record("object", dict)
+            self.whole.update(_EMPTY)
         elif isinstance(value, torch.jit.ScriptModule | torch.jit.ScriptFunction):
             self.hide(value)
         elif isinstance(value, nn.Module):
@@ -243,8 +286,7 @@ class _Walk:
 
     def _items(self, kind: str, items: list[Any]) -> None:
         if is_simple(items):
-            raw = marshal.dumps(items, 2)  # this version of it does not tell how values are shared
-            self.whole.update(f"{kind} {len(items)} {hashlib.sha256(raw).hexdigest()}\n".encode())
+            self.whole.update(_simple_line(kind, items))
         elif len(items) + len(self.numbers) > 2 * MOST:
             self.opaque.append(f"more than {MOST:,} objects")
         else:
@@ -266,10 +308,10 @@ class _Walk:
     def _code(self, value: Any) -> None:
         match value:
             case types.CodeType():
-                flags = value.co_flags & ~HAS_DOCSTRING
-                signature = (value.co_argcount, value.co_kwonlyargcount, flags)
-                table = getattr(value, "co_exceptiontable", b"")
-                self.record("code", *instructions(value), names_of(value), signature, table)
+                if (line := _line_of(value)) is None:
+                    self.record("code", *_parts_of(value))
+                else:
+                    self.whole.update(line)
             case types.MethodType():
                 self.record("method", value.__func__, value.__self__)
             case staticmethod() | classmethod():

@@ -13,15 +13,22 @@ import importlib.util
 import inspect
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator, Sequence
 
 from oodbench import files
 from oodbench.caching.fingerprint import code_digest
 from oodbench.caching.origin import origin
-from oodbench.sources import source
+from oodbench.sources import source, version
 
 Nodes = dict[str, list[ast.AST]]
 """The statements that give each name of a module its meaning."""
+
+Read = dict[str, tuple[str, int] | None]
+"""Names of modules, with the file of each and when it was changed."""
+
+_KNOWN: weakref.WeakKeyDictionary[type, tuple[str, Read]] = weakref.WeakKeyDictionary()
+"""Digests of classes, with the files that were read for them, which may change."""
 
 
 def written_digest(cls: type) -> str:
@@ -35,21 +42,31 @@ def written_digest(cls: type) -> str:
         cls: with a file, or made in a session that keeps sources, such as a notebook; otherwise the
             digest is that of what Python made of it.
     """
+    known = _KNOWN.get(cls)
+    if known is not None and all(_version(name) == found for name, found in known[1].items()):
+        return known[0]
     module = str(cls.__module__)
     package = module.rpartition(".")[0] or module
-    pieces = dict(_pieces(module, cls.__qualname__, package))
-    if not pieces:
-        pieces = {base.__qualname__: tree for base in cls.__mro__ if (tree := _of_session(base))}
-    if not pieces:
-        return code_digest(cls)
+    read: Read = {}
+    pieces = dict(_pieces(module, cls.__qualname__, package, read))
+    if pieces:
+        digest = _digest(cls, pieces)
+        _KNOWN[cls] = digest, read
+        return digest
+    pieces = {base.__qualname__: tree for base in cls.__mro__ if (tree := _of_session(base))}
+    return _digest(cls, pieces) if pieces else code_digest(cls)
+
+
+def _digest(cls: type, pieces: dict[str, str]) -> str:
     return files.digest([cls.__qualname__, sorted(pieces.items())])
 
 
-def _pieces(module: str, name: str, package: str) -> Iterator[tuple[str, str]]:
+def _pieces(module: str, name: str, package: str, read: Read) -> Iterator[tuple[str, str]]:
     """A thing of a module and all of the package that it uses: where it is, and its text."""
     waiting, seen = [(module, name)], {(module, name)}
     while waiting:
         at, called = waiting.pop()
+        read.setdefault(at, _version(at))
         nodes = [_bare(node) for node in _module(at).get(called, [])]
         told = [node for node in nodes if not isinstance(node, ast.Import | ast.ImportFrom)]
         if told:
@@ -72,6 +89,12 @@ def _bare(node: ast.AST) -> ast.AST:
     bare = copy.copy(node)
     bare.body = [part for part in node.body if not _APART & {*_given(part)}]
     return bare
+
+
+def _version(name: str) -> tuple[str, int] | None:
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        return version(name)
+    return None
 
 
 def _module(name: str) -> Nodes:
