@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
 import sys
@@ -15,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import typer.main
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
@@ -32,6 +35,12 @@ if os.environ.get("CI"):
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no collection of garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -67,18 +76,37 @@ def write_images(
 
 
 @pytest.fixture(scope="session")
-def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is the same one in all processes that tests are handed out to."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "of_all_processes"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data(of_all_processes: Path) -> Path:
     """The real data of the shared folder, unpacked; skipped where the folder is not at hand.
 
     No test changes what is in there: to unpack 23,000 files takes seconds.
     """
     if not (SHARED / "data" / "cifar10.zip").is_file():
         pytest.skip("the folder with real data is not at hand")
-    folder = tmp_path_factory.mktemp("data")
-    for name in ("cifar10", "cifar100", "mnist", "textures10"):
-        with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
-            archive.extractall(folder)
+    folder = of_all_processes / "data"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            part = folder.with_suffix(".part")
+            for name in ("cifar10", "cifar100", "mnist", "textures10"):
+                with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
+                    archive.extractall(part)
+            part.rename(folder)
     return folder
+
+
+@pytest.fixture
+def real_outputs(of_all_processes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of all tests on real data that ask nothing of caches: a network sees it once."""
+    monkeypatch.setenv("OODBENCH_CACHE", str(of_all_processes / "cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -104,6 +132,14 @@ def _plug_ins_of_lightning() -> Iterator[None]:
             from lightning_fabric.utilities import registry
 
             patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _command_line_is_made_once() -> Iterator[None]:
+    """Each call of the command line makes all commands and options anew; they do not change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield
 
 

@@ -21,7 +21,7 @@ from oodbench.networks.headed import HeadedBackbone
 from oodbench.outputs import Outputs
 from tests.helpers.cli import CLI
 from tests.helpers.few import few_digits
-from tests.helpers.images import CPU
+from tests.helpers.images import FAST
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def evaluated(model: nn.Module, *detectors: str | Detector, **options: Any) -> o
         model,
         benchmark=few_digits(),
         detectors=list(detectors) or ["msp", "mahalanobis"],
-        hardware=CPU,
+        hardware=FAST,
         **{"preprocess": "benchmark", **options},
     )
 

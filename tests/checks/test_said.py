@@ -17,7 +17,7 @@ from oodbench.outputs import Head
 from oodbench.reporting import of_a_kind
 from tests.helpers import pixels
 from tests.helpers.few import few_digits
-from tests.helpers.images import CPU
+from tests.helpers.images import FAST
 
 SHAPING = ["ash-p", "ash-b", "ash-s", "scale", "lts", "vra"]
 
@@ -43,7 +43,7 @@ def test_shaping_of_signed_features_is_said(behind: tuple[nn.Module, ...]) -> No
         network(*behind),
         benchmark=few_digits(),
         detectors=[*SHAPING, "react", "dice", "msp"],
-        hardware=CPU,
+        hardware=FAST,
         preprocess="benchmark",
     )
     for name, own in notes(results).items():
@@ -61,7 +61,7 @@ def test_shaping_of_rectified_features_says_nothing() -> None:
         network(nn.ReLU()),
         benchmark=few_digits(),
         detectors=SHAPING,
-        hardware=CPU,
+        hardware=FAST,
         preprocess="benchmark",
     )
     assert all(own == [] for own in notes(results).values())
@@ -131,7 +131,7 @@ def test_many_neighbours_reach_the_rows() -> None:
         network(nn.ReLU()),
         benchmark=few_digits(),
         detectors=[many, "knn"],
-        hardware=CPU,
+        hardware=FAST,
         preprocess="benchmark",
     )
     told = [row["notes"] for row in results if row["detector_options"]["k"] == 300]
@@ -164,7 +164,7 @@ def test_anybodys_warnings_reach_the_rows_once() -> None:
         network(),
         benchmark=few_digits(),
         detectors=[Talker(), "msp"],
-        hardware=CPU,
+        hardware=FAST,
         preprocess="benchmark",
     )
     for row in results:
@@ -228,7 +228,7 @@ def test_few_samples_reach_the_rows() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1200), nn.ReLU(), nn.Linear(1200, 6))
     names: list[Any] = ["mahalanobis", "residual"]
     results = oodbench.evaluate(
-        model, benchmark=few_digits(), detectors=names, hardware=CPU, preprocess="benchmark"
+        model, benchmark=few_digits(), detectors=names, hardware=FAST, preprocess="benchmark"
     )
     own = notes(results)
     assert "too few for a covariance of 1,200 features" in own["mahalanobis"][0]

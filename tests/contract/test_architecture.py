@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -14,7 +15,13 @@ import pytest
 from benchmarks.house import House, Import, circles
 from tests.conftest import REPOSITORY
 
-HOUSE = House(REPOSITORY)
+
+@functools.cache
+def house() -> House:
+    """Read when a test asks for it: it is two seconds' work."""
+    return House(REPOSITORY)
+
+
 CORE = sorted((REPOSITORY / "oodbench").rglob("*.py"))
 FOLDERS = ("detectors", "datasets")
 PLUGINS = sorted(path for name in FOLDERS for path in (REPOSITORY / name).rglob("*.py"))
@@ -79,14 +86,14 @@ def inside_functions() -> list[Import]:
     """Imports of ours inside functions; the command line's are there so that it starts fast."""
     return [
         one
-        for one in HOUSE.imports
+        for one in house().imports
         if one.function and not f"{one.source}.".startswith("oodbench.cli.")
     ]
 
 
 def test_no_circles() -> None:
-    assert circles(HOUSE.arrows(inside_functions=False)) == []
-    assert circles(HOUSE.arrows(inside_functions=True)) == []
+    assert circles(house().arrows(inside_functions=False)) == []
+    assert circles(house().arrows(inside_functions=True)) == []
 
 
 def test_a_circle_is_seen() -> None:
@@ -102,18 +109,18 @@ def test_tasks_and_methods_know_no_evaluator() -> None:
     """A network is trained, and a kind of sample is read, without whoever asks for it."""
     above = {
         name
-        for name in HOUSE.modules
+        for name in house().modules
         if name.startswith(("oodbench.tasks", "oodbench.detectors"))
-        and "oodbench.evaluator" in HOUSE.pulled_in(name)
+        and "oodbench.evaluator" in house().pulled_in(name)
     }
     assert not above
 
 
 def test_a_method_loads_few_rooms() -> None:
-    for name in HOUSE.modules:
+    for name in house().modules:
         file = name.removeprefix("oodbench.detectors.")
         if file != name and file not in DENSE:
-            rooms = HOUSE.pulled_in(name)
+            rooms = house().pulled_in(name)
             assert len(rooms) <= AT_MOST.get(file, USUALLY), f"{file}: {sorted(rooms)}"
 
 
@@ -124,7 +131,7 @@ def folder(name: str) -> str:
 
 def test_who_is_asked_knows_not_who_asks() -> None:
     """Imports inside functions count too."""
-    for name, rooms in HOUSE.reach(inside_functions=True).items():
+    for name, rooms in house().reach(inside_functions=True).items():
         reached = {folder(one) for one in rooms}
         if folder(name) in DOWNSTAIRS:
             above = UPSTAIRS | {"tasks", "training", "measures"}
@@ -140,7 +147,7 @@ def test_who_is_asked_knows_not_who_asks() -> None:
 
 def test_the_core_stays_in_readable_pieces() -> None:
     """A room is about 400 lines, unless it is one thing; the longest are such."""
-    long = {name: room.lines for name, room in HOUSE.rooms.items() if room.lines > 450}
+    long = {name: room.lines for name, room in house().rooms.items() if room.lines > 450}
     assert set(long) <= set(ONE_THING), long
     assert max(long.values()) <= 610
 
@@ -149,8 +156,8 @@ def test_what_is_drawn_is_what_python_loads(without_editable: dict[str, set[str]
     """The arrows are read from the source; this compares them with a process that imports."""
     drawn: set[str] = set()
     for name in ("msp", "palm"):
-        drawn |= HOUSE.pulled_in(f"oodbench.detectors.{name}")
-        loaded = {one for one in without_editable[name] if one in HOUSE.rooms}
+        drawn |= house().pulled_in(f"oodbench.detectors.{name}")
+        loaded = {one for one in without_editable[name] if one in house().rooms}
         assert loaded - {"oodbench"} == drawn
 
 

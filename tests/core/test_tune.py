@@ -854,7 +854,7 @@ def test_a_failing_detector_is_named_and_the_others_are_tuned(run: CLI, digits: 
 
 
 def test_the_published_network_on_real_images(
-    run: CLI, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+    run: CLI, shared_data: Path, real_outputs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = SHARED / "models" / "cifar10_resnet20.safetensors"
     monkeypatch.setenv("OODBENCH_DATA", str(shared_data))

@@ -64,16 +64,9 @@ KNOWN = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of several tests: the network sees the real images once."""
-    return tmp_path_factory.mktemp("kept")
-
-
 @pytest.fixture
-def real(shared_data: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Outputs]:
+def real(shared_data: Path, real_outputs: None) -> dict[str, Outputs]:
     """Outputs of the real classifier on the real data."""
-    monkeypatch.setenv("OODBENCH_CACHE", str(kept))
     network, _ = load_classifier("resnet20", CHECKPOINT, num_classes=10)
     folders = {"train": "cifar10/train", "test": "cifar10/test", "textures10": "textures10/test"}
     folders |= {"cifar100": "cifar100/test", "mnist": "mnist/test"}
@@ -115,10 +108,9 @@ def test_every_common_detector_on_real_data(real: dict[str, Outputs]) -> None:
 
 
 def test_known_figures_through_the_evaluator(
-    shared_data: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    shared_data: Path, real_outputs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OODBENCH_DATA", str(shared_data))
-    monkeypatch.setenv("OODBENCH_CACHE", str(kept))
     results = oodbench.evaluate(
         id="cifar10",
         detectors=["msp", "energy", "knn"],

@@ -35,7 +35,7 @@ from oodbench.training.train import train
 from tests.conftest import SHARED
 from tests.helpers.problems import problem
 
-CPU = Hardware("cpu", "1", workers=0, batch_size=16)
+CPU = Hardware("cpu", "1", workers=0, batch_size=64)
 SIZE = 32
 NETWORK = "test_resnet"
 OPTIONS = {"input_size": SIZE}
@@ -648,7 +648,7 @@ def test_real_weights_tell_real_textures_from_real_photographs(
         detectors=["ptood", "msp", "energy"],
         ood=["imagenet500-without:textures10"],
         recipe_options={"input_size": 112},  # a quarter of the work
-        hardware=dataclasses.replace(CPU, batch_size=64),
+        hardware=CPU,
     )
     rows = {row["detector"]: row for row in results.rows if not row["is_mean"]}
     assert rows["ptood"]["auroc"] > 0.9
@@ -678,7 +678,7 @@ def test_photographs_are_not_told_from_enlarged_images_by_their_sharpness(
             detectors="ptood",
             ood="imagenet500-without:cifar10-small",
             recipe_options={"input_size": 112},
-            hardware=dataclasses.replace(CPU, batch_size=64),
+            hardware=CPU,
         ).rows[0]
     assert found[None]["auroc"] - found[32]["auroc"] > 0.1
     assert found[32]["separability"] < found[None]["separability"]

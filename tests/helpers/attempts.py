@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
+import io
 import json
 import os
 import re
@@ -141,6 +143,7 @@ def _together(orders: list[dict[str, Any]]) -> list[int]:
 def _serve() -> None:
     # what the jobs import when they run
     import torch.utils.tensorboard
+    import typer.main
     from lightning_fabric.utilities import registry
 
     import oodbench.cli
@@ -152,11 +155,17 @@ def _serve() -> None:
     import oodbench.evaluation
     import oodbench.info
     import oodbench.results.leaderboard
-    import oodbench.tasks.classification  # noqa: F401
+    import oodbench.tasks.classification
 
     torch.set_num_threads(1)
     registry.entry_points = functools.cache(registry.entry_points)  # of all packages, each time
     os.fsync = lambda _: None  # processes are killed here, not machines
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    sys.argv = ["oodbench", "list", "tasks"]  # what a command line needs is imported, or made
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        oodbench.cli.main()
+    gc.collect()
+    gc.freeze()  # else the first collection in a child copies all that is here
     print("ready", flush=True)
     for line in sys.stdin:
         orders = json.loads(line)

@@ -15,6 +15,9 @@ from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
 
 CPU = Hardware(accelerator="cpu", batch_size=8)
+"""Few images go through a network at a time, so that a test has several batches of them."""
+FAST = Hardware(accelerator="cpu", batch_size=128)
+"""For tests that have hundreds of images, and ask nothing of batches."""
 
 GREY = Preprocess(8, (0.5,), (0.25,), mode="L")
 

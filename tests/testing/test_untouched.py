@@ -24,6 +24,7 @@ from oodbench.networks.pixels import PixelNetwork
 from oodbench.outputs import Head
 from oodbench.runtime.process import ProcessState, undisturbed
 from oodbench.runtime.restore import NetworkState
+from oodbench.tasks import pixels
 from oodbench.tasks.pixels import segment
 from oodbench.testing import network_checks, untouched
 from oodbench.testing.untouched import NetworkCheck
@@ -246,10 +247,16 @@ def test_everything_is_put_back(change: str) -> None:
 # --- streams of images --------------------------------------------------------------------------
 
 
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four images go through the network at a time."""
+    monkeypatch.setattr(pixels, "PIXELS_AT_ONCE", 4 * 64 * 64)
+
+
 @pytest.mark.parametrize("end", ["kept", "closed", "dropped", "thrown into", "all"])
-def test_a_stream_of_pixels_that_is_left(end: str) -> None:
+def test_a_stream_of_pixels_that_is_left(end: str, few_at_once: None) -> None:
     """Whenever an image is handed out, and whatever becomes of the stream afterwards."""
-    network, samples = layers(7).train(), SceneMasks("s", scenes("test", "id")[:80])
+    network, samples = layers(7).train(), SceneMasks("s", scenes("test", "id")[:10])
     network[1].eval()
     with untouched(network):
         stream = cast(Any, segment(PixelNetwork(network), samples, GREY, CPU))
@@ -271,8 +278,8 @@ def test_a_stream_of_pixels_that_is_left(end: str) -> None:
     assert torch.equal(network[0].weight, trained)
 
 
-def test_logits_of_a_stream_are_those_of_the_network_in_evaluation_mode() -> None:
-    network, samples = layers(7).train(), SceneMasks("s", scenes("test", "id")[:70])
+def test_logits_of_a_stream_are_those_of_the_network_in_evaluation_mode(few_at_once: None) -> None:
+    network, samples = layers(7).train(), SceneMasks("s", scenes("test", "id")[:10])
     with torch.no_grad():
         network(torch.rand(4, 1, 64, 64))  # statistics that are not those of a batch
         found = list(segment(PixelNetwork(network), samples, GREY, CPU))
