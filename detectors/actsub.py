@@ -140,7 +140,8 @@ class ActSub(Detector):
     def _logits(self, z: Tensor, head: Head) -> Tensor:
         axes = self.decisive_.to(z)
         h = (z @ axes) @ axes.T
-        kept = max(1, h.shape[1] - round(h.shape[1] * self.percentile / 100))
+        width = int(h.shape[1])  # a number where a graph is recorded, too
+        kept = max(1, width - round(width * self.percentile / 100))
         top = h.topk(kept, dim=1, sorted=False).values.sum(dim=1)
         r = (h.sum(dim=1) / top).nan_to_num(nan=1.0).clamp(-STEEPEST, STEEPEST)
         # W (h e^r) + b, with the factor taken on C logits instead of D features
@@ -149,12 +150,12 @@ class ActSub(Detector):
 
     def _insignificant(self, g: Tensor, rows: Tensor) -> Tensor:
         """I of normalised parts ``[B, D - k]``, whose nearest are these rows of the bank."""
-        total = g.new_zeros(len(g))
+        total = torch.zeros_like(g[:, 0])
         for row in rows.T:  # |a - b|^2 / 2 is 1 - cos for unit vectors, and 1 beside a zero one
             near = self.bank_.to(g)[row]
             off = (g - near).square().sum(dim=1) / 2
             is_unit = (g.any(dim=1)) & (near.any(dim=1))
-            total += torch.where(is_unit, off, 1.0)
+            total = total + torch.where(is_unit, off, 1.0)
         distance = (total / self.neighbours).clamp(min=torch.finfo(g.dtype).tiny)
         return -distance.log()
 

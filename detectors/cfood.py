@@ -135,10 +135,17 @@ class CFOOD(Detector):
         self.shares_ = torch.from_numpy(np.append(k, 1.0)).to(self.bank_.device)
         return self
 
+    def _need(self) -> float:
+        """Reference samples that have to reach: count / n >= k, without the product's rounding."""
+        return self.k * int(self.radii_.shape[1]) * (1 - 1e-12)
+
+    def graph_score(self, outputs: Outputs) -> Tensor:
+        """The score, of all samples at once."""
+        return self._search(normalize(at_work(outputs.features)), self._need())
+
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
-        n = self.radii_.shape[1]
-        need = self.k * n * (1 - 1e-12)  # count / n >= k, without the rounding of the product
+        n, need = self.radii_.shape[1], self._need()
 
         def least_share(f: Tensor) -> Tensor:
             return torch.cat([self._search(u, need) for u in normalize(f).split(AT_ONCE // n + 1)])
@@ -148,7 +155,7 @@ class CFOOD(Detector):
     def _search(self, u: Tensor, need: float) -> Tensor:
         distances = squared_distances(u, self.bank_.to(u))  # [B, n]
         radii = self.radii_.to(u)
-        low = torch.zeros(len(u), dtype=torch.int64, device=u.device)
+        low = torch.zeros_like(distances[:, 0], dtype=torch.int64)
         high = torch.full_like(low, len(radii))  # the first that is enough, or none
         for _ in range(len(radii).bit_length()):  # as many steps as a bisection may take
             middle = ((low + high) // 2).clamp(max=len(radii) - 1)

@@ -75,5 +75,9 @@ class RAS(_Shaping):
         self.profile_ = total / len(train)
 
     def _shape(self, z: Tensor) -> Tensor:
-        order = z.argsort(dim=1, stable=True)
+        # ONNX has no stable sort, and its topk is one
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            order = z.topk(int(z.shape[1]), dim=1, largest=False).indices
+        else:
+            order = z.argsort(dim=1, stable=True)
         return torch.empty_like(z).scatter_(1, order, self.profile_.to(z).expand_as(z))

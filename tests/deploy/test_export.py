@@ -43,7 +43,9 @@ def ran(detector: FittedDetector, path: Path, samples: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     "name",
-    "msp maxlogit energy gen entropy knn mahalanobis vim residual react scale fdbd nci".split(),
+    "msp maxlogit energy gen entropy knn mahalanobis vim residual react scale fdbd nci "
+    "mahalanobis-pp rmds-pp caref cadref optfs core ras grood cfood "
+    "grad-uncertainty".split(),
 )
 def test_the_graph_gives_what_pytorch_gives(name: str, tmp_path: Path) -> None:
     detector = fitted(name, model=Headed())
@@ -64,6 +66,10 @@ def test_others_say_why_not(tmp_path: Path) -> None:
         export(fitted("odin"), tmp_path / "it.onnx")
     with pytest.raises(ExportError, match=r"openmax cannot be exported.*expm1"):
         export(fitted("openmax"), tmp_path / "it.onnx")
+    with pytest.raises(ExportError, match=r"weiper cannot be exported.*bincount"):
+        export(fitted("weiper", model=Headed()), tmp_path / "it.onnx")
+    with pytest.raises(ExportError, match="needs the network itself"):
+        export(fitted("iodin"), tmp_path / "it.onnx")
     assert not list(tmp_path.iterdir())
 
 
