@@ -22,7 +22,7 @@ from oodbench.scale import records
 from oodbench.scale.engines import Engine
 from oodbench.scale.matrix import Cell, Matrix
 from oodbench.scale.records import DONE, FAILED, PARTLY, Record
-from oodbench.scale.worker import Work
+from oodbench.scale.work import Work
 from oodbench.selection import create_detectors
 
 Report = Callable[[str], None]

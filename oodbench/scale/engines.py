@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from oodbench.errors import OptionError, did_you_mean
 from oodbench.scale import records
-from oodbench.scale.worker import Work, died
+from oodbench.scale.work import Work, died
 
 Ended = tuple[Work, str | None]
 """Work whose process ended, and why before its time; None if it ended by itself."""

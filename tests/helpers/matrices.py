@@ -12,7 +12,8 @@ from typing import Any
 from oodbench.results.store import ResultStore
 from oodbench.scale.engines import Ended
 from oodbench.scale.matrix import Matrix, read_matrix
-from oodbench.scale.worker import Work, run_cell
+from oodbench.scale.work import Work
+from oodbench.scale.worker import run_cell
 
 TEXT = """
 [matrix]

@@ -20,7 +20,7 @@ from oodbench.results.store import ResultStore
 from oodbench.scale import records, worker
 from oodbench.scale.driver import cost_of, merge, run_matrix
 from oodbench.scale.engines import Local, Slurm, create_engine
-from oodbench.scale.worker import Work
+from oodbench.scale.work import Work
 from tests.helpers.attempts import Server
 from tests.helpers.matrices import Here, figures, matrix, rows, until
 
