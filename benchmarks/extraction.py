@@ -37,6 +37,9 @@ from oodbench.hardware import Hardware
 from oodbench.networks.pretrained import create_pretrained
 from oodbench.passes import Preprocessed
 
+CLOCK = [time.perf_counter]
+"""What seconds are read from."""
+
 
 def photographs(folder: Path, n: int) -> Path:
     """JPEG files of 240 x 180 pixels, pieces of two photographs."""
@@ -54,15 +57,15 @@ def photographs(folder: Path, n: int) -> Path:
 def bare(model: nn.Module, batches: list[Tensor]) -> float:
     with torch.inference_mode():
         model(batches[0])
-        began = time.perf_counter()
+        began = CLOCK[0]()
         for batch in batches:
             model(batch)
-    return sum(map(len, batches)) / (time.perf_counter() - began)
+    return sum(map(len, batches)) / (CLOCK[0]() - began)
 
 
 def loop(model: nn.Module, samples: Samples, preprocess: Transform, hardware: Hardware) -> float:
     """The loop that one would write, features kept in memory."""
-    began = time.perf_counter()
+    began = CLOCK[0]()
     loader = DataLoader(
         Preprocessed(samples, preprocess),
         batch_size=hardware.batch_size,
@@ -73,7 +76,7 @@ def loop(model: nn.Module, samples: Samples, preprocess: Transform, hardware: Ha
         for batch, _ in loader:
             found.append(model(batch.contiguous(memory_format=torch.channels_last)))
     torch.cat(found)
-    return len(samples) / (time.perf_counter() - began)
+    return len(samples) / (CLOCK[0]() - began)
 
 
 def extraction(
@@ -81,9 +84,9 @@ def extraction(
 ) -> float:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["OODBENCH_CACHE"] = cache
-        began = time.perf_counter()
+        began = CLOCK[0]()
         extract(model, samples, preprocess, hardware=hardware)
-        return len(samples) / (time.perf_counter() - began)
+        return len(samples) / (CLOCK[0]() - began)
 
 
 def main() -> None:
@@ -94,7 +97,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="Processes that read; default: as extraction.")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="Photographs; some are made if not given.")
+    parser.add_argument(
+        "--processor", action="store_true", help="The processor's time, on a busy machine."
+    )
     given = parser.parse_args()
+    if given.processor:
+        CLOCK[0] = time.process_time
     encoder = create_pretrained(given.backbone)
     preprocess = encoder.own_preprocess
     hardware = Hardware("cpu", "1", batch_size=given.batch, workers=given.workers)
