@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves
 
 from oodbench.data.transforms import Augmentation, PixelAugmentation, Preprocess, Transform
 
@@ -93,19 +94,14 @@ def to_device(batch: Any, device: torch.device) -> Any:
     Work is queued behind the copy, and nothing waits for either.
     """
     if device.type != "cuda":
-        return tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, batch)
+        return move_data_to_device(batch, device)
     if device not in _STREAMS:
         _STREAMS[device] = torch.cuda.Stream(device)
     side, work = _STREAMS[device], torch.cuda.current_stream(device)
-
-    def moved(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        there = value.to(device, non_blocking=True)
-        there.record_stream(work)  # its memory is free when the work on it is done
-        return there
-
     with torch.cuda.stream(side):
-        there = tree_map(moved, batch)
+        there = move_data_to_device(batch, device)
     work.wait_stream(side)
+    for value in tree_leaves(there):
+        if isinstance(value, Tensor) and value.is_cuda:
+            value.record_stream(work)  # its memory is free when the work on it is done
     return there
