@@ -74,7 +74,7 @@ def messages() -> list[tuple[str, str]]:
 OF_OTHERS = ("pip install", "ulimit", "docker", "srun", "oodbench eval", "oodbench data",
              "oodbench verify", "oodbench leaderboard", "oodbench submit",
              "--name-status", "--no-renames", "--always", "--dirty", "--abbrev",
-             "--match", " --id ", "(?<= --seed )", "--whole")  # fmt: skip
+             "--match", " --id ", "(?<= --seed )", "--whole", " --ntasks-per-node=")  # fmt: skip
 """Words of texts that are command lines: other programs', or one of ours to copy."""
 
 OF_PYTHON = {"measures", "layers", "full", "shifted", "full_spectrum", "digest", "load"}

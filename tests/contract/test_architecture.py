@@ -75,6 +75,7 @@ ONE_THING = {
     "oodbench.caching.description": "what a function's code depends on",
     "oodbench.checking": "the trial of a network on ID images",
     "oodbench.deploy.state": "what a fitted detector holds, written and read",
+    "oodbench.hardware": "where and how networks run, as frozen data",
     "oodbench.outputs": "what a network says, in memory and on disk",
     "oodbench.training.train": "a training run",
     "oodbench.tune": "the search for options on validation sets",
