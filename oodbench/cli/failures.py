@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -35,7 +36,7 @@ class _Lines(logging.Handler):
     """The library's log on standard error, whatever that is when a line comes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(terminal.printable(record.getMessage()), err=True)
+        typer.echo(terminal.wrapped(record.getMessage(), sys.stderr), err=True)
 
 
 _TO_PEOPLE = _Lines(logging.WARNING)
@@ -46,7 +47,7 @@ def leave_if_failed(failures: dict[str, str]) -> None:
     for name, reason in failures.items():
         line = " ".join(as_flags(reason).split())
         line = line if line.startswith(f"{name}: ") else f"{name}: {line}"
-        typer.echo(terminal.printable(f"failed: {line}"), err=True)
+        typer.echo(terminal.wrapped(f"failed: {line}", sys.stderr), err=True)
     if failures:
         raise typer.Exit(SOME_FAILED)
 
@@ -54,7 +55,7 @@ def leave_if_failed(failures: dict[str, str]) -> None:
 def say_error(message: str) -> None:
     """An error as one line, on standard error."""
     line = " ".join(as_flags(message).split())
-    typer.echo(terminal.printable(f"error: {line}"), err=True)
+    typer.echo(terminal.wrapped(f"error: {line}", sys.stderr), err=True)
 
 
 # Typer brings its own copy of click, or uses the installed one: that is up to its version.

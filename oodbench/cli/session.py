@@ -30,7 +30,7 @@ def reporter(hardware: Hardware, quiet: bool) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if not quiet and is_first_process(hardware):
-            typer.echo(terminal.printable(line))
+            typer.echo(terminal.wrapped(line))
 
     return say
 

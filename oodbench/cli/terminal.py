@@ -10,7 +10,9 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
@@ -40,6 +42,30 @@ def _plain(character: str, encoding: str) -> str:
 def printable(text: str) -> str:
     """A text without what would move a cursor, or colour, turn or hide what stands there."""
     return visible(text, keep="\n\t")
+
+
+def wrapped(text: str, stream: Any = None) -> str:
+    """A printable text in lines that a terminal does not cut within a word.
+
+    Words that are longer than a line, such as addresses, stay whole, to be copied; what is no
+    terminal gets each line as it is.
+
+    Args:
+        text: lines.
+        stream: where it is printed; None for the standard output.
+    """
+    text = printable(text)
+    if not (stream or sys.stdout).isatty():
+        return text
+    wrap = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
+    return "\n".join("\n".join(wrap.wrap(line)) for line in text.split("\n"))
 
 
 class Printed(io.TextIOBase):

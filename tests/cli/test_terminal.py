@@ -16,7 +16,7 @@ import pytest
 
 from oodbench import ResultStore
 from oodbench.cli import main
-from oodbench.cli.terminal import guarded, plain, printable
+from oodbench.cli.terminal import guarded, plain, printable, wrapped
 from oodbench.errors import OptionError
 from oodbench.registry import BENCHMARKS
 from tests.conftest import write_images
@@ -208,3 +208,25 @@ def test_a_closed_stream_is_not_the_next_file(tmp_path: Path) -> None:
         timeout=600,
     )
     assert json.loads((tmp_path / "result.json").read_text()) == {}
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_lines_of_a_terminal_end_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = (
+        "training: palm, recipe quick, digits-cnn, 10 epochs on 649 images of digits/train\n"
+        "again: oodbench eval \\\n    --id https://example.org/one/long/address/of/many/words.zip"
+    )
+    lines = wrapped(text, Terminal())
+    assert lines.split() == text.split(), "no word is cut, none is lost"
+    longest = max(map(len, text.split()))
+    assert all(len(line) <= max(width, longest + 4) for line in lines.split("\n"))
+    assert wrapped(text, io.StringIO()) == text, "what is no terminal gets lines as they are"
+    assert wrapped("one\x1b[2J\n\ntwo", Terminal()) == printable("one\x1b[2J\n\ntwo")
