@@ -27,6 +27,7 @@ from oodbench.data.transforms import Transform
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.runtime import launchers, signals
 from oodbench.runtime.machine import free_memory
+from oodbench.runtime.numbers import precision_name, read, said
 from oodbench.runtime.process import ProcessState
 from oodbench.runtime.progress import WorkProgress, has_terminal
 from oodbench.runtime.restore import NetworkState
@@ -49,19 +50,6 @@ MANY_VALUES = 2**24
 32,768 samples of 512 features. Of less, the CPU is done before they are copied."""
 AHEAD = 3
 """Batches that a data worker holds: two that wait, and the one that it makes."""
-
-
-_COMPILED, _LAST, _NOT_LAST = "compile", "channels-last", "no-channels-last"
-_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-
-
-def precision_name(precision: str | int) -> str:
-    """Lightning's full name of a precision: keys and rows know ``32`` and ``32-true`` as one.
-
-    What :attr:`Hardware.numbers` says beside it stays behind it.
-    """
-    name, *more = str(precision).split(" + ")
-    return " + ".join([_PRECISIONS.get(name, name), *more])
 
 
 @dataclass(frozen=True)
@@ -100,8 +88,7 @@ class Hardware(HardwareSettings):
         The precision, and behind a ``+`` what else is not the default, be it for the last digits
         alone: ``"bf16-mixed + compile"``.
         """
-        layout = {True: [_LAST], False: [_NOT_LAST], None: []}[self.channels_last]
-        return " + ".join([self.precision, *([_COMPILED] if self.compile else []), *layout])
+        return said(self.precision, self.compile, self.channels_last)
 
     def computing(self, numbers: str) -> Self:
         """The same machine, computing as :attr:`numbers` of some hardware say.
@@ -109,19 +96,8 @@ class Hardware(HardwareSettings):
         Raises:
             OptionError: they say something that is not known here.
         """
-        precision, *more = numbers.split(" + ")
-        if unknown := set(more) - {_COMPILED, _LAST, _NOT_LAST}:
-            raise OptionError(
-                f"{numbers!r} says {', '.join(sorted(unknown))} beside the precision, which this "
-                "version of oodbench does not know. Was it written by a newer one?"
-            )
-        last = _LAST in more or None
-        return replace(
-            self,
-            precision=precision,
-            compile=_COMPILED in more,
-            channels_last=False if _NOT_LAST in more else last,
-        )
+        precision, is_compiled, last = read(numbers)
+        return replace(self, precision=precision, compile=is_compiled, channels_last=last)
 
     def told(self) -> dict[str, Any]:
         """Arguments that may change what is trained, where they are not the default."""

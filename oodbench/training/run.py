@@ -17,12 +17,12 @@ from oodbench.checks.unseen import auxiliary_set, check_unseen
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import content_key
 from oodbench.errors import OptionError
-from oodbench.hardware import precision_name
 from oodbench.method import BaseRecipe, Method, told_fields
 from oodbench.networks.backbones import check_backbone, is_registered, starting_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.options import build
 from oodbench.registry import METHODS, STANDARD_METHOD
+from oodbench.runtime.numbers import precision_name
 from oodbench.tasks.task import method_of
 from oodbench.training.frozen import FrozenMethod
 
