@@ -19,7 +19,9 @@ and the membership outside of it.
 Built from the paper's abstract and summary: the decomposition, the energy, a membership by
 class-specific direction and a normalised sum are theirs. What these leave open is ours, and may
 differ from the paper's equations: (1) the cosine to the nearest class's mean direction (the
-predicted class's with ``against="predicted"``); (2) standardisation by training statistics.
+predicted class's with ``against="predicted"``); (2) standardisation by training statistics; (3) the
+span of all rows: the paper has networks with more classes than features, where that leaves no
+residual, so theirs is probably taken against the predicted class's row alone.
 Checked against: the formula, sample by sample in NumPy, and a case by hand
 (tests/detectors/test_core.py). No code of the authors was at hand.
 """
