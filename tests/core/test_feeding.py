@@ -17,12 +17,11 @@ from oodbench import Hardware, Head, create_detector
 from oodbench.data.augmentation import SimCLR, TrivialResizedCrop
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import CropFlip, InMode, Preprocess
-from oodbench.errors import BadScoresError, OptionError
+from oodbench.errors import BadScoresError
 from oodbench.extract import extract
 from oodbench.feeding import Arrival, sent_by, sent_by_augmentation, to_device
 from oodbench.looking import score_with_network
 from oodbench.networks.backbones import create_backbone
-from oodbench.networks.compiled import check_compiler
 from oodbench.networks.headed import HeadedBackbone
 from oodbench.testing.accelerator import stand_in
 from tests.helpers.images import CPU, photograph
@@ -220,31 +219,6 @@ def test_looking_into_a_network_sees_the_same_images() -> None:
 # What changes numbers
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({}, "32-true"),
-        ({"precision": "bf16"}, "bf16-mixed"),
-        ({"compile": True}, "32-true + compile"),
-        ({"channels_last": False}, "32-true + no-channels-last"),
-        (
-            {"compile": True, "channels_last": True, "precision": "16"},
-            "16-mixed + compile + channels-last",
-        ),
-    ],
-)
-def test_hardware_says_what_changes_its_numbers(changed: dict[str, Any], said: str) -> None:
-    asked = replace(CPU, **changed)
-    assert asked.numbers == said
-    assert CPU.computing(said) == asked
-    assert replace(CPU, compile=True, channels_last=True).computing(said) == asked
-
-
-def test_words_that_are_not_known_are_refused() -> None:
-    with pytest.raises(OptionError, match="says sparse beside the precision"):
-        CPU.computing("32-true + sparse")
-
-
 def test_outputs_of_other_numbers_are_not_taken_from_the_cache() -> None:
     seen: list[int] = []
     net = network()
@@ -252,26 +226,3 @@ def test_outputs_of_other_numbers_are_not_taken_from_the_cache() -> None:
         hardware = Hardware(accelerator="cpu", channels_last=layout)
         extract(net, samples(), SMALL, hardware=hardware, on_forward=seen.append)
     assert seen == [20, 20, 20]
-
-
-def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("no compiler here\nand more")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    check_compiler.cache_clear()
-    with pytest.raises(OptionError, match=r"does not work on this machine \(no compiler here\)"):
-        extract(network(), samples(), SMALL, hardware=replace(CPU, compile=True))
-    check_compiler.cache_clear()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_compiled_network_says_the_same(wrapped: bool) -> None:
-    """Of a network with outputs, and of a classifier whose features a hook reads."""
-    net = Doubled() if wrapped else network()
-    plain = extract(net, samples(), SMALL, hardware=CPU)
-    found = extract(net, samples(), SMALL, hardware=replace(CPU, compile=True, batch_size=8))
-    assert torch.allclose(found.logits, plain.logits, atol=1e-5)
-    assert torch.allclose(found.features, plain.features, atol=1e-5)
-    assert (found.head is None) == (plain.head is None)
