@@ -78,11 +78,11 @@ def figures(boards: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in VARYING} for row in rows(boards)]
 
 
-TIMES = re.compile(rb'"(seconds|created)": ?("[^"]*"|[0-9.e+-]+)')
+TIMES = re.compile(rb'"(seconds|created|seal)": ?("[^"]*"|[0-9.e+-]+)')
 
 
 def contents(boards: Path) -> dict[str, bytes]:
-    """All files of the results by name, to the byte, but for the times in them."""
+    """All files of the results by name, to the byte, but for times and the seal over them."""
     found = sorted(ResultStore(boards).path("digits").iterdir())
     return {path.name: TIMES.sub(rb'"\1"', path.read_bytes()) for path in found}
 
