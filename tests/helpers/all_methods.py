@@ -33,6 +33,9 @@ SMALL = {
 }
 """Of each recipe those that it has: what comes late comes in the second epoch."""
 
+SMALL_BACKBONES = {"locoop": "digits-towers"}
+"""Of methods whose own backbone has published weights, which are not here."""
+
 
 def names() -> list[str]:
     """The methods that are trained image by image."""
@@ -49,7 +52,8 @@ def planned(name: str, outliers: Path) -> Run:
     own: dict[str, Any] = {key: value for key, value in SMALL.items() if key in known}
     if cls.auxiliary:
         own[cls.auxiliary] = f"folder:{outliers}"
-    return plan(benchmark, name, recipe=recipe, overrides=own)
+    backbone = SMALL_BACKBONES.get(name)
+    return plan(benchmark, name, recipe=recipe, backbone=backbone, overrides=own)
 
 
 def _trained(run: Run, hardware: Hardware) -> str:

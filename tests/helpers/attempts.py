@@ -162,8 +162,11 @@ def _serve() -> None:
     os.fsync = lambda _: None  # processes are killed here, not machines
     typer.main.get_command = functools.cache(typer.main.get_command)
     sys.argv = ["oodbench", "list", "tasks"]  # what a command line needs is imported, or made
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         oodbench.cli.main()
+    for number, handler in handlers.items():  # a command that ends lets no signal disturb it
+        signal.signal(number, handler)
     gc.collect()
     gc.freeze()  # else the first collection in a child copies all that is here
     print("ready", flush=True)
