@@ -35,7 +35,7 @@ GET = (
     "to the folder that has it."
 )
 GET_ACTIONS = (
-    f"Put clips of them, 64 x 64, into {ACTIONS}/<action>/*.mp4 in the data folder (bend, "
+    f"put clips of them, 64 x 64, into {ACTIONS}/<action>/*.mp4 in the data folder (bend, "
     "jumping_jack, wave_one_hand, wave_two_hands; the original videos: "
     "www.wisdom.weizmann.ac.il/~vision/SpaceTimeActions.html)."
 )
@@ -96,7 +96,9 @@ def _actions(split: str) -> Recordings:
         raise OptionError(f"weizmann-actions has the split test, not {split!r}.")
     root = files.data_dir() / ACTIONS
     if not root.is_dir():
-        raise MissingDataError(f"weizmann-actions: there is no folder {root}. {GET_ACTIONS}")
+        raise MissingDataError(
+            f"weizmann-actions: there is no folder {root}. Get it: {GET_ACTIONS}"
+        )
     return recording_folder("weizmann-actions/test", root, VIDEO)
 
 

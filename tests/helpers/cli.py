@@ -110,7 +110,7 @@ def listing() -> dict[str, str]:
     found = {}
     for root in (Path.cwd(), cache, files.data_dir()):
         for path in sorted(root.rglob("*")) if root.is_dir() else ():
-            if path in (cache, cache / "outputs", cache / "runs"):
+            if path in (cache, cache / "outputs", cache / "runs") or "__pycache__" in path.parts:
                 continue
             if not any(path.is_relative_to(whole) for whole in finished):
                 is_file = path.is_file()

@@ -68,7 +68,7 @@ def digit_towers() -> Towers:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         images, texts = ImagePart(), TextPart()
-    _by_contrast(images, texts)
+        _by_contrast(images, texts)
     shown = get_benchmark("digits").preprocess
     return Towers(images.eval(), texts.eval(), 20.0, texts.eval(), shown)
 
@@ -79,7 +79,8 @@ def trained_small_towers() -> SmallTowers:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         towers = SmallTowers(1)
-    _by_contrast(towers.images, towers.text_tower)
+        torch.manual_seed(0)
+        _by_contrast(towers.images, towers.text_tower)
     return towers.eval()
 
 
@@ -87,20 +88,18 @@ def _by_contrast(images: nn.Module, texts: Any) -> None:
     """Train an image tower and a text tower on the digits and their names, in place."""
     benchmark = get_benchmark("digits")
     samples, shown = benchmark.id.load("train"), benchmark.preprocess
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        x = torch.stack([shown(samples[i]) for i in range(len(samples))])
-        y = torch.from_numpy(samples.labels)
-        names = [f"a photo of a {name}" for name in samples.classes]
-        optimizer = torch.optim.Adam([*images.parameters(), *texts.parameters()], lr=5e-3)
-        for _ in range(60):
-            for rows in torch.randperm(len(x)).split(128):
-                e = nn.functional.normalize(images(x[rows]), dim=1)
-                t = nn.functional.normalize(texts(names), dim=1)
-                loss = nn.functional.cross_entropy(20 * e @ t.T, y[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+    x = torch.stack([shown(samples[i]) for i in range(len(samples))])
+    y = torch.from_numpy(samples.labels)
+    names = [f"a photo of a {name}" for name in samples.classes]
+    optimizer = torch.optim.Adam([*images.parameters(), *texts.parameters()], lr=5e-3)
+    for _ in range(60):
+        for rows in torch.randperm(len(x)).split(128):
+            e = nn.functional.normalize(images(x[rows]), dim=1)
+            t = nn.functional.normalize(texts(names), dim=1)
+            loss = nn.functional.cross_entropy(20 * e @ t.T, y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def tiny_openclip(folder: Path) -> Any:

@@ -75,6 +75,14 @@ class UnknownRecipe(Sound):
     recipe_ids: ClassVar[Any] = {"published": ("cifar10",)}
 
 
+class Idle(Sound):
+    """Has a layer that its loss leaves out, and does not say so."""
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.spare = nn.Linear(2, 2)
+
+
 class NoJSON(Sound):
     """Has a recipe that is no dataclass."""
 
@@ -217,6 +225,7 @@ BROKEN: dict[str, tuple[type[Method], ...]] = {
     "check_task": (OtherTask, StandsForNothing, StandsForItsOwn),
     "check_recipes": (NoDefault, UnknownRecipe, NoJSON),
     "check_loss": (NaN, Vector, Detached, Flat),
+    "check_idle_parameters": (Idle,),
     "check_training": (Stuck,),
     "check_same_seed": (Entropy,),
     "check_state_dict": (Hidden,),
