@@ -37,8 +37,8 @@ GET = (
 GET_ACTIONS = (
     f"put clips of them, 64 x 64, into {ACTIONS}/<action>/*.mp4 in the data folder (bend, "
     "jumping_jack, wave_one_hand, wave_two_hands; the original videos: "
-    "www.wisdom.weizmann.ac.il/~vision/SpaceTimeActions.html), or set OODBENCH_DATA to the folder that "
-    "has them."
+    "www.wisdom.weizmann.ac.il/~vision/SpaceTimeActions.html), or set OODBENCH_DATA "
+    "to the folder that has them."
 )
 
 
