@@ -44,8 +44,9 @@ def _child(order: dict[str, Any]) -> None:
     if order.get("path"):
         _find_packages(order["path"])
     os.chdir(order["folder"])
-    # a shell's background job ignores Ctrl-C, and so would all that it starts
+    # a shell's background job ignores Ctrl-C, and one of nohup's SIGHUP, as would all they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with Path(order["log"]).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
