@@ -243,6 +243,8 @@ def main() -> None:
         "--processor", action="store_true", help="The processor's time, on a busy machine."
     )
     given = parser.parse_args()
+    if given.steps < WARM + 2:
+        parser.error(f"--steps must be {WARM + 2} or more: the first {WARM} are not counted")
     if given.processor:
         Clock.now = staticmethod(time.process_time)
     warnings.filterwarnings("ignore")

@@ -51,4 +51,7 @@ def train(
             precision=machine.numbers,
         )
         fit(run, machine, retrain=networks.retrain)
-        say(f"weights: {run.weights}; logs: {run.folder / 'csv'} and {run.folder / 'tensorboard'}")
+        # a line each, so that paths of any length are copied whole
+        for what in ("csv", "tensorboard"):
+            say(f"log: {run.folder / what}")
+        say(f"weights: {run.weights}")
