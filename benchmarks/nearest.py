@@ -26,12 +26,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import oodbench
+from benchmarks.classifier import add_options, given, in_memory
 from oodbench import Outputs
 from oodbench.benchmark import get_benchmark
-from oodbench.data.transforms import Preprocess
-from oodbench.extract import extract
-from oodbench.hardware import Hardware
-from oodbench.networks.headed import load_classifier
 
 warnings.filterwarnings("ignore")
 
@@ -58,13 +55,6 @@ INSIDE: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
     "multi-mahalanobis": ("gram", {}, "statistics of maps of several layers"),
 }
 """Detectors that look into the network, in the same way."""
-
-
-def in_memory(outputs: Outputs) -> Outputs:
-    """A copy whose arrays are in no file."""
-    return Outputs(
-        outputs.features.clone(), outputs.logits.clone(), outputs.labels.clone(), outputs.head
-    )
 
 
 def cached_seconds(
@@ -128,10 +118,7 @@ def forward_seconds(network: nn.Module, images: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--backbone", default="resnet20")
-    parser.add_argument("--mean", default="0.485,0.456,0.406")
-    parser.add_argument("--std", default="0.229,0.224,0.225")
+    add_options(parser)
     parser.add_argument("--benchmark", default="cifar10/openood")
     parser.add_argument("--ood", default="cifar100,tin")
     parser.add_argument("--repeat", type=int, default=5)
@@ -141,19 +128,9 @@ def main() -> None:
     torch.set_num_threads(1)
     only = [name for name in arguments.only.split(",") if name]
     benchmark = get_benchmark(arguments.benchmark)
-    mean, std = (tuple(map(float, text.split(","))) for text in (arguments.mean, arguments.std))
-    preprocess = Preprocess(32, mean, std)
-    sets = [benchmark.id.load("train"), benchmark.id.load("test")] + [
-        choice.spec.load(choice.spec.splits[-1])
-        for choice in benchmark.choose(arguments.ood.split(","))
-    ]
-    network: Any
-    network, _ = load_classifier(arguments.backbone, arguments.checkpoint, len(sets[0].classes))
+    sets, preprocess, network = given(arguments, benchmark)
     network.eval()
-    seen = [
-        in_memory(extract(network, samples, preprocess, hardware=Hardware(batch_size=256)))
-        for samples in sets
-    ]
+    seen = in_memory(network, sets, preprocess)
     counts = f"{len(seen[0]):,} training samples, {sum(map(len, seen[1:])):,} test samples"
     print(f"from cached outputs ({seen[0].features.shape[1]} features); {counts}")
     whole = table(NEAREST, lambda n, o: cached_seconds(n, o, seen[0], seen[1:]),

@@ -31,13 +31,10 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import oodbench
+from benchmarks.classifier import add_options, given, in_memory
 from oodbench import Outputs, metrics
 from oodbench.benchmark import get_benchmark
-from oodbench.data.transforms import Preprocess
 from oodbench.detectors._network import hooked, last_maps
-from oodbench.extract import extract
-from oodbench.hardware import Hardware
-from oodbench.networks.headed import load_classifier
 from oodbench.outputs import Head
 from tests.helpers.peers import PEERS
 
@@ -66,12 +63,6 @@ class Wide(nn.Module):
         head = self.network.head()
         weight = head.weight.detach().repeat_interleave(self.parts, dim=1) / self.parts
         return Head(weight, head.bias.detach())
-
-
-def in_memory(outputs: Outputs) -> Outputs:
-    return Outputs(
-        outputs.features.clone(), outputs.logits.clone(), outputs.labels.clone(), outputs.head
-    )
 
 
 def run(
@@ -134,10 +125,7 @@ def forward_seconds(network: nn.Module, total: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--backbone", default="resnet20")
-    parser.add_argument("--mean", default="0.485,0.456,0.406")
-    parser.add_argument("--std", default="0.229,0.224,0.225")
+    add_options(parser)
     parser.add_argument("--id", default="cifar10")
     parser.add_argument("--ood", default="cifar100,mnist,textures10")
     parser.add_argument("--width", default="64,512")
@@ -145,20 +133,11 @@ def main() -> None:
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     benchmark = get_benchmark(arguments.id)
-    mean, std = (tuple(map(float, text.split(","))) for text in (arguments.mean, arguments.std))
-    preprocess = Preprocess(32, mean, std)
-    sets = [benchmark.id.load("train"), benchmark.id.load("test")] + [
-        choice.spec.load(choice.spec.splits[-1])
-        for choice in benchmark.choose(arguments.ood.split(","))
-    ]
-    classifier, _ = load_classifier(arguments.backbone, arguments.checkpoint, len(sets[0].classes))
+    sets, preprocess, classifier = given(arguments, benchmark)
     for width in map(int, arguments.width.split(",")):
         native = int(classifier.backbone.num_features)
         network = classifier if width == native else Wide(classifier, width // native)
-        outputs = [
-            in_memory(extract(network, samples, preprocess, hardware=Hardware(batch_size=256)))
-            for samples in sets
-        ]
+        outputs = in_memory(network, sets, preprocess)
         train, tests = outputs[0], outputs[1:]
         shape = f"{len(train):,} training samples, {sum(map(len, tests)):,} test samples"
         print(f"\n{width} features, {shape}, {torch.get_num_threads()} threads; seconds")
