@@ -333,11 +333,18 @@ def outputs(n: int = 12) -> Outputs:
     return Outputs(features, head(features), torch.arange(n) % 2, head, extra)
 
 
+def of_pixels() -> Outputs:
+    """The same column after column in memory, as those of a map's pixels are."""
+    given = outputs()
+    given.features, given.logits = (x.T.contiguous().T for x in (given.features, given.logits))
+    return given
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_lent_outputs_are_ones_own(change: str, tmp_path: Path) -> None:
     """In memory as on disk; NaN is not taken for a change, and nothing else is said."""
     outputs().save(tmp_path / "saved")
-    for given in (outputs(), Outputs.load(tmp_path / "saved")):
+    for given in (outputs(), of_pixels(), Outputs.load(tmp_path / "saved")):
         before = outputs()
         with lent(given, "someone") as mine:
             assert all(torch.equal(a, b) for (_, a), (_, b) in _pairs(mine, before))
