@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -44,8 +43,6 @@ def to_csv(
     """
     figures = [*METRICS, *benchmark.measures, *_MORE, TASKS.get(benchmark.task).quality[0], "gap"]
     ends = ("", "_low", "_high", "_std")
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     lines: list[list[object]] = []
     measured: list[list[Row]] = []
     for part, (section, ranking) in enumerate(parts, start=1):
@@ -56,15 +53,35 @@ def to_csv(
             of_names = [rows for name in names if (rows := entry.of(name))]
             lines += [[*place, *about, *_measured(rows[0])] for rows in of_names]
             measured += of_names
-    of_lines = seeds.Lines.of(measured)
-    columns = [column for name in figures for column in _columns(of_lines, name)]
+    of_lines = seeds.Lines.of(measured, figures)
     heads = [f"{name}{end}" for name in figures for end in ends]
+    values = np.concatenate([_columns(of_lines, name) for name in figures], axis=1)
     # columns that no line has anything in are those of other tasks and protocols
-    kept = [(head, cells) for head, cells in zip(heads, columns, strict=True) if any(cells)]
-    writer.writerow([*_SETTINGS, *_MEASURED, *(head for head, _ in kept)])
-    cells_of_lines = zip(*(cells for _, cells in kept), strict=True)
-    writer.writerows([*line, *cells] for line, cells in zip(lines, cells_of_lines, strict=True))
-    return out.getvalue()
+    kept = np.flatnonzero(~np.isnan(values).all(axis=0))
+    about_lines = _csv([[*_SETTINGS, *_MEASURED, *(heads[column] for column in kept)], *lines])
+    texts = ["", *_texts(100.0 * values[:, kept])]
+    return "".join(f"{about}{text}\n" for about, text in zip(about_lines, texts, strict=True))
+
+
+def _csv(lines: Iterable[Sequence[object]]) -> list[str]:
+    """Each line as csv has it, without its end."""
+    out = _Texts()
+    csv.writer(out, lineterminator="").writerows(lines)
+    return out.texts
+
+
+class _Texts:
+    """A file that keeps what is written apart."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.write = self.texts.append
+
+
+def _texts(numbers: np.ndarray) -> Iterator[str]:
+    """The cells of each line of numbers, ``[L, C]``, a comma before each; NaN is empty."""
+    form = ",%.2f" * numbers.shape[1]
+    return ((form % tuple(line)).replace("nan", "") for line in numbers.tolist())
 
 
 def _about(entry: Entry, checked: Mapping[str, str] | None) -> list[str]:
@@ -84,16 +101,10 @@ def _measured(row: Row) -> list[object]:
     return [visible(row["ood"]), visible(row["group"]), is_mean, row["n_id"], row["n_ood"]]
 
 
-def _columns(lines: seeds.Lines, figure: str) -> Iterator[list[str]]:
-    """A figure of all lines: its mean, the ends of its interval, its deviation over seeds."""
+def _columns(lines: seeds.Lines, figure: str) -> np.ndarray:
+    """A figure of all lines: mean, ends of the interval, deviation over seeds, ``[L, 4]``."""
     found = lines.figures(figure)
-    for values in (found.mean, found.low, found.high, found.deviation):
-        if np.isnan(values).all():
-            yield [""] * len(values)
-            continue
-        # formatted one by one: NumPy's own formatting of texts takes four times as long
-        texts = map("%.2f".__mod__, (100.0 * values).tolist())
-        yield ["" if text == "nan" else text for text in texts]
+    return np.stack([found.mean, found.low, found.high, found.deviation], axis=1)
 
 
 def _yes(value: object) -> str:

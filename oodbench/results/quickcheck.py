@@ -1,23 +1,23 @@
-"""What nearly all stored results are: sound, which one quick pass over each of them sees.
+"""What nearly all stored results are: sound, which one quick pass over many of them sees.
 
-Thousands of results are read for a page. Each is checked all the same, by a pass that looks at what
-rows have in common once and at columns of figures as a whole. It only ever says "sound"; whatever
-is not plainly so is left to the careful checks of :mod:`oodbench.results.stored`, which say what is
-wrong.
+Thousands of results are read for a page. Each is checked all the same, by a pass that takes results
+with the same columns together, and each column of all their rows as a whole. It only ever says
+"sound"; whatever is not plainly so is left to the careful checks of :mod:`oodbench.results.stored`,
+which say what is wrong.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 import orjson
 
 from oodbench import files
@@ -25,6 +25,11 @@ from oodbench.registry import MEASURES
 from oodbench.results import rowcheck
 from oodbench.results.rowcheck import KINDS
 from oodbench.results.rows import ALWAYS, METRICS, SCHEMA, Row, is_told, told
+
+Columns: TypeAlias = Mapping[str, Any]
+"""Columns of a row as JSON has them, of which nothing is known yet."""
+Parts: TypeAlias = tuple[Columns, Sequence[Columns]]
+"""A result: the columns that all of its rows have in common, and those that each has for itself."""
 
 _REQUIRED = frozenset(ALWAYS)
 _OF_MEANS = frozenset(("is_mean", "ood", "ood_sets", "group", "row_id", *METRICS))
@@ -42,64 +47,110 @@ def content_of(raw: bytes) -> Any:
         return None
 
 
-def sound_rows(shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> list[Row] | None:
-    """The rows of a result that are what an evaluation wrote; None where that is not plain.
+def sound_rows(results: Sequence[Parts]) -> list[list[Row] | None]:
+    """The rows of each result that are what an evaluation wrote; None where that is not plain."""
+    found: list[list[Row] | None] = [None] * len(results)
+    alike: dict[tuple[tuple[str, ...], ...], list[int]] = {}
+    for number, (shared, own) in enumerate(results):
+        names = set(map(tuple, own))
+        if len(names) == 1:
+            alike.setdefault((*names, tuple(shared)), []).append(number)
+    for (names_of_own, names_of_shared), numbers in alike.items():
+        plan = _plan(names_of_own, names_of_shared)
+        if plan is None:
+            continue
+        if not plan.are_sound([results[number] for number in numbers]):
+            # which of them is not: that is rare
+            numbers = [number for number in numbers if plan.are_sound([results[number]])]
+        if not numbers:
+            continue
+        plain = plan.are_plain([results[number] for number in numbers])
+        for number, is_plain in zip(numbers, plain, strict=True):
+            shared, own = results[number]
+            ids = ids_of(shared, own, plan.optional, is_plain=is_plain)
+            if ids == [row["row_id"] for row in own] and len(set(ids)) == len(ids):
+                found[number] = [cast(Row, {**shared, **row}) for row in own]
+    return found
+
+
+@dataclass(frozen=True)
+class _Same:
+    """What some columns must be alike: types of their values, and bounds.
 
     Args:
-        shared: the columns that all rows have in common.
-        own: those that each has for itself.
+        names: the columns.
+        types: that values may have; None is left out of the bounds.
+        least: no value may be below; None for numbers of any size, and for what is no number.
+        most: no value may be above.
+        filled: whether texts must not be empty.
     """
-    names = tuple(own[0]) if own else ()
-    if not names or any(tuple(row) != names for row in own):
-        return None
-    version = shared.get("schema")
-    if not rowcheck.is_whole(version, 1) or version > SCHEMA:  # type: ignore[operator]
-        return None
-    measures = tuple(n for n in (*names, *shared) if n not in KINDS and n in MEASURES)
-    plan = _plan_of(names, tuple(shared), measures)
-    if plan is None or not plan.shared.fit([shared]) or rowcheck.fault_of_ends(shared):
-        return None
-    if not plan.are_sound(own) or not _are_means(own):
-        return None
-    rows = [cast(Row, {**shared, **row}) for row in own]
-    return rows if ids_of(shared, own, plan.optional) == [row["row_id"] for row in own] else None
+
+    names: tuple[str, ...]
+    types: frozenset[type]
+    least: float | None = None
+    most: float | None = None
+    filled: bool = False
+
+    def fit(self, rows: Sequence[Columns]) -> bool:
+        """Whether the columns of all rows are such."""
+        values = _values(rows, self.names)
+        kinds = set(map(type, values))
+        if not kinds <= self.types or (self.filled and "" in values):
+            return False
+        if self.least is None:
+            return True
+        if type(None) in kinds:
+            values = [value for value in values if value is not None]
+        if not values:
+            return True
+        return min(values) >= self.least and (self.most is None or max(values) <= self.most)
+
+
+_NOTHING = type(None)
+_TYPES: dict[rowcheck.Kind, dict[str, Any]] = {
+    rowcheck.NAME: {"types": frozenset({str}), "filled": True},
+    rowcheck.TEXT: {"types": frozenset({str})},
+    rowcheck.MAYBE_TEXT: {"types": frozenset({str, _NOTHING})},
+    rowcheck.COUNT: {"types": frozenset({int}), "least": 1},
+    rowcheck.OPTIONS: {"types": frozenset({dict})},
+    rowcheck.MAYBE_SHARE: {"types": frozenset({int, float, _NOTHING}), "least": 0, "most": 1},
+    rowcheck.DIFFERENCE: {"types": frozenset({int, float, _NOTHING}), "least": -1, "most": 1},
+    rowcheck.SHARE: {"types": frozenset({int, float}), "least": 0, "most": 1},
+}
+"""Kinds of columns of which all rows' values are looked at together."""
+
+
+def _values(rows: Sequence[Columns], names: Sequence[str]) -> list[Any]:
+    """Those columns of all rows, in one list."""
+    if not names:
+        return []
+    values = map(itemgetter(*names), rows)
+    return list(values) if len(names) == 1 else list(chain.from_iterable(values))
 
 
 @dataclass(frozen=True)
 class _Kinds:
-    """What some columns must be, those of one kind together: types of values, and the least.
+    """What some columns must be: those of one kind together, and others one by one."""
 
-    Args:
-        alike: gives the columns of a kind, with the types that they may have and a value that none
-            may be, or may be below.
-        others: columns of other kinds, with what each must be.
-    """
-
-    alike: tuple[tuple[_Getter, frozenset[type], str | int | None], ...]
+    alike: tuple[_Same, ...]
     others: tuple[tuple[str, rowcheck.Kind], ...]
 
     @classmethod
-    def of(cls, kinds: Mapping[str, rowcheck.Kind]) -> _Kinds:
-        """Of the kinds of columns, by their names."""
+    def of(cls, names: Iterable[str], measures: Iterable[str]) -> _Kinds:
+        """Of the columns that are known here."""
+        known = {**KINDS, **dict.fromkeys(measures, rowcheck.MEASURE)}
         by_kind: dict[rowcheck.Kind, list[str]] = {}
-        for name, kind in kinds.items():
-            by_kind.setdefault(kind, []).append(name)
-        alike = [(names, *_TYPES[kind]) for kind, names in by_kind.items() if kind in _TYPES]
-        return cls(
-            tuple((_getter(names), types, bound) for names, types, bound in alike),
-            tuple((name, kind) for name, kind in kinds.items() if kind not in _TYPES),
-        )
+        for name in names:
+            if name in known:
+                by_kind.setdefault(known[name], []).append(name)
+        alike = [_Same(tuple(own), **_TYPES[k]) for k, own in by_kind.items() if k in _TYPES]
+        others = [(name, k) for k, own in by_kind.items() if k not in _TYPES for name in own]
+        return cls(tuple(alike), tuple(others))
 
-    def fit(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+    def fit(self, rows: Sequence[Columns]) -> bool:
         """Whether all columns of all rows are what they must be."""
-        for getter, types, bound in self.alike:
-            values = list(chain.from_iterable(map(getter, rows)))
-            if not types.issuperset(map(type, values)):
-                return False
-            if bound == "" and "" in values:
-                return False
-            if isinstance(bound, int) and min(values) < bound:
-                return False
+        if not all(same.fit(rows) for same in self.alike):
+            return False
         for name, (_, may_be_none, is_right) in self.others:
             for row in rows:
                 value = row[name]
@@ -108,63 +159,75 @@ class _Kinds:
         return True
 
 
-_Getter = Callable[[Mapping[str, Any]], tuple[Any, ...]]
-_TYPES: dict[rowcheck.Kind, tuple[frozenset[type], str | int | None]] = {
-    rowcheck.NAME: (frozenset({str}), ""),
-    rowcheck.TEXT: (frozenset({str}), None),
-    rowcheck.MAYBE_TEXT: (frozenset({str, type(None)}), None),
-    rowcheck.COUNT: (frozenset({int}), 1),
-}
-
-
 @dataclass(frozen=True)
 class _Plan:
-    """How rows with certain columns of their own are looked at.
+    """How results with certain columns are looked at.
 
     Args:
-        figures: gives a row's metrics and their intervals' ends, all of which are from 0 to 1.
-        shared: what the columns that all rows have in common must be.
-        others: what further columns must be.
-        ends: a metric's column and those of its interval's ends.
-        differences: gives a row's ends of further intervals, which most rows have none of.
+        shared: what the columns that all rows of a result have in common must be.
+        own: what those must be that each has for itself.
+        ends: a figure's column and those of its interval's ends, among its own.
+        has_shared_ends: whether there are such among what all have in common.
         optional: columns that an id tells where they are not empty.
+        figures: its own columns of figures; None where others may hold numbers as well.
     """
 
-    figures: _Getter
     shared: _Kinds
-    others: _Kinds
+    own: _Kinds
     ends: tuple[tuple[str, str, str], ...]
-    differences: _Getter
+    has_shared_ends: bool
     optional: tuple[str, ...]
+    figures: tuple[str, ...] | None
 
-    def are_sound(self, own: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether each row is, by itself, as far as its own columns go."""
-        if not self.others.fit(own):
+    def are_sound(self, results: Sequence[Parts]) -> bool:
+        """Whether each row of all of them is what an evaluation wrote, but for its id."""
+        shared = [one for one, _ in results]
+        own = [row for _, rows in results for row in rows]
+        versions = [columns.get("schema") for columns in shared]
+        if not all(rowcheck.is_whole(one, 1) and cast(int, one) <= SCHEMA for one in versions):
+            return False
+        if not self.shared.fit(shared) or not self.own.fit(own):
+            return False
+        if self.has_shared_ends and any(map(rowcheck.fault_of_ends, shared)):
             return False
         if any(not row["is_mean"] and row["ood_sets"] != [row["ood"]] for row in own):
             return False
-        if set(chain.from_iterable(map(self.differences, own))) - {None}:
-            return self._are_sound_one_by_one(own)
-        figures = list(chain.from_iterable(map(self.figures, own)))
-        if set(map(type, figures)) == {float} and min(figures) >= 0.0 and max(figures) <= 1.0:
-            ends = (
-                (row[name], row[low], row[high]) for row in own for name, low, high in self.ends
-            )
-            if all(low <= value <= high for value, low, high in ends):
-                return True
-        return self._are_sound_one_by_one(own)
+        return self._are_in_intervals(own) and _are_means([rows for _, rows in results], own)
 
-    @staticmethod
-    def _are_sound_one_by_one(own: Sequence[Mapping[str, Any]]) -> bool:
-        """The same where some are empty, as intervals of pixels are, rounded or whole numbers."""
-        return not any(rowcheck.fault_of_kinds(row) or rowcheck.fault_of_ends(row) for row in own)
+    def are_plain(self, results: Sequence[Parts]) -> list[bool]:
+        """Whether all numbers of each result's rows are those that everybody writes alike."""
+        if self.figures is None:
+            return [False] * len(results)
+        own = [row for _, rows in results for row in rows]
+        figures = np.array(_values(own, self.figures), dtype=np.float64)
+        sizes = np.abs(figures).reshape(len(own), -1)
+        is_small = ((sizes > 0.0) & (sizes < _SMALL)).any(axis=1)
+        begins = np.cumsum([0, *(len(rows) for _, rows in results[:-1])])
+        is_plain: list[bool] = (~np.logical_or.reduceat(is_small, begins)).tolist()
+        return is_plain
+
+    def _are_in_intervals(self, own: Sequence[Columns]) -> bool:
+        """Whether each figure is in its interval, where it has one."""
+        for names in self.ends:
+            # [3, R], NaN for what is empty: intervals of pixels are, and most gaps
+            value, low, high = np.array(_values(own, names), dtype=np.float64).reshape(-1, 3).T
+            is_there = ~(np.isnan(low) & np.isnan(high))
+            is_inside = (low - rowcheck.TOLERANCE <= value) & (value <= high + rowcheck.TOLERANCE)
+            if not is_inside[is_there].all():
+                return False
+        return True
+
+
+def _plan(names: tuple[str, ...], shared: tuple[str, ...]) -> _Plan | None:
+    """How results are looked at whose rows have such columns; None where that takes care."""
+    measures = tuple(n for n in (*names, *shared) if n not in KINDS and n in MEASURES)
+    return _plan_of(names, shared, measures)
 
 
 @functools.lru_cache(maxsize=512)
 def _plan_of(
     names: tuple[str, ...], shared: tuple[str, ...], measures: tuple[str, ...]
 ) -> _Plan | None:
-    """How rows of such columns are looked at; None where that takes care."""
     own = set(names)
     if not own.isdisjoint(shared) or not own.isdisjoint(rowcheck.SAME):
         return None
@@ -175,49 +238,84 @@ def _plan_of(
     ends = [figure for figure in rowcheck.ENDS if not own.isdisjoint(figure)]
     if any(not own.issuperset(figure) for figure in ends):
         return None
-    figures = [name for figure in ends for name in figure if figure[0] in METRICS]
-    figures = list(dict.fromkeys([*METRICS, *figures]))
-    known = {**KINDS, **dict.fromkeys(measures, rowcheck.MEASURE)}
-    kinds = {name: known[name] for name in names if name in known and name not in figures}
     return _Plan(
-        itemgetter(*figures),
-        _Kinds.of({name: known[name] for name in shared if name in known}),
-        _Kinds.of(kinds),
-        tuple(figure for figure in ends if figure[0] in METRICS),
-        _getter([end for figure, *both in ends if figure not in METRICS for end in both]),
+        _Kinds.of(shared, measures),
+        _Kinds.of(names, measures),
+        tuple(ends),
+        not {end for figure in rowcheck.ENDS for end in figure[1:]}.isdisjoint(shared),
         tuple(name for name in names if is_told(name, "") and not is_told(name, None)),
+        _figures_in(names, measures),
     )
 
 
-def _getter(names: Sequence[str]) -> _Getter:
-    """Gives those columns of a row."""
-    return itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[n] for n in names)
+def _figures_in(names: Sequence[str], measures: Iterable[str]) -> tuple[str, ...] | None:
+    """The columns of figures; None where others may hold such numbers too."""
+    known = {**KINDS, **dict.fromkeys(measures, rowcheck.MEASURE)}
+    figures = (rowcheck.SHARE, rowcheck.MAYBE_SHARE, rowcheck.DIFFERENCE)
+    texts = (rowcheck.NAME, rowcheck.TEXT, rowcheck.MAYBE_TEXT, rowcheck.COUNT)
+    plain = {"is_mean", "ood_sets"}
+    if any(name not in plain and known.get(name) not in (*figures, *texts) for name in names):
+        return None
+    return tuple(name for name in names if known[name] in figures)
 
 
-def _are_means(own: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each mean is that of its sets, all of which are there once, in its own group."""
-    sets = {row["ood"]: row for row in own if not row["is_mean"]}
-    if len(sets) + sum(row["is_mean"] for row in own) < len(own):
-        return False  # a set is there twice
-    for mean in own:
-        if not mean["is_mean"]:
-            continue
-        members = [sets.get(name) for name in mean["ood_sets"]]
-        for member in members:
-            if member is None or member["group"] != mean["group"]:
-                return False
-        columns = zip(*map(_figures, members), strict=True)  # type: ignore[arg-type]
-        for figure, values in zip(_figures(mean), columns, strict=True):
-            if abs(math.fsum(values) / len(values) - figure) > rowcheck.TOLERANCE:
-                return False
-    return True
+def _are_means(results: Sequence[Sequence[Columns]], own: Sequence[Columns]) -> bool:
+    """Whether each mean is that of its sets, all of which are there once, in its own group.
+
+    Args:
+        results: the rows of each result.
+        own: all of them, one after the other.
+    """
+    places = list(map(_place, own))
+    means: list[int] = []
+    members: list[int] = []
+    counts: list[int] = []
+    start = 0
+    for rows in results:
+        end = start + len(rows)
+        found = _members(tuple(places[start:end]))
+        if found is None:
+            return False
+        for mean, of_mean in found:
+            means.append(start + mean)
+            members += [start + member for member in of_mean]
+            counts.append(len(of_mean))
+        start = end
+    if not means:
+        return True
+    figures = np.array(list(map(_figures, own)), dtype=np.float64)  # [R, metrics]
+    begins = np.cumsum([0, *counts[:-1]])
+    expected = np.add.reduceat(figures[members], begins) / np.array(counts)[:, None]
+    return bool((np.abs(expected - figures[means]) <= rowcheck.TOLERANCE).all())
+
+
+def _place(row: Columns) -> tuple[Any, ...]:
+    return row["is_mean"], row["ood"], row["group"], tuple(row["ood_sets"])
+
+
+@functools.lru_cache(maxsize=512)
+def _members(places: tuple[tuple[Any, ...], ...]) -> list[tuple[int, list[int]]] | None:
+    """The rows of means, each with those of its sets; None where one is not there, or twice."""
+    sets: dict[str, int] = {}
+    for number, (is_mean, ood, _, _) in enumerate(places):
+        if not is_mean and sets.setdefault(ood, number) != number:
+            return None
+    found = []
+    for number, (is_mean, _, group, names) in enumerate(places):
+        if is_mean:
+            members = [sets.get(name) for name in names]
+            own = [member for member in members if member is not None]
+            if len(own) < len(names) or any(places[member][2] != group for member in own):
+                return None
+            found.append((number, own))
+    return found
 
 
 _figures = itemgetter(*METRICS)
 
 
 def ids_of(
-    shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], optional: Sequence[str]
+    shared: Columns, own: Sequence[Columns], optional: Sequence[str], *, is_plain: bool = False
 ) -> list[str]:
     """The ids of rows: those of :func:`oodbench.results.rows.row_id`, faster.
 
@@ -225,8 +323,10 @@ def ids_of(
         shared: columns of all rows, as JSON has them.
         own: further columns of each, of the same names.
         optional: columns among these that an id tells where they are not empty.
+        is_plain: whether no number of their own is of those that Python writes in another way.
     """
     common = told(shared)
+    is_plain = is_plain and _is_plain(orjson.dumps(common))
     ids = []
     for row in own:
         whole = {**common, **row}
@@ -234,17 +334,27 @@ def ids_of(
             if row[name] is None:
                 del whole[name]
         del whole["row_id"]
-        ids.append(hashlib.sha256(_canonical(whole)).hexdigest()[:32])
+        text = orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
+        if not (is_plain and text.isascii() and b"\x7f" not in text):
+            text = _canonical(whole, text)
+        ids.append(hashlib.sha256(text).hexdigest()[:32])
     return ids
 
 
-def _canonical(value: Any) -> bytes:
-    """The text of what was parsed from JSON as :func:`oodbench.files.canonical` writes it."""
-    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+def _is_plain(text: bytes) -> bool:
     # searched for one by one: a loop over them takes longer than the search
     is_plain = text.isascii() and b"0.0000" not in text and b"e-" not in text
-    is_plain = is_plain and b"e+" not in text and b"\x7f" not in text
-    if is_plain or not _NUMBERS(text):
+    return is_plain and b"e+" not in text and b"\x7f" not in text
+
+
+def _canonical(value: Any, text: bytes) -> bytes:
+    """The text of what was parsed from JSON as :func:`oodbench.files.canonical` writes it.
+
+    Args:
+        value: of JSON.
+        text: as orjson writes it, keys in order.
+    """
+    if _is_plain(text) or not _NUMBERS(text):
         return text
     if not text.isascii() or b"\\" in text or b"\x7f" in text:
         return files.canonical(value).encode()
@@ -257,6 +367,8 @@ def _as_python_writes(number: re.Match[bytes]) -> bytes:
     return number[0] if is_text else repr(float(number[0])).encode()
 
 
+_SMALL = 1e-3
+"""Smaller figures may be written with an exponent."""
 _EXPONENTS = re.compile(rb"(?<=[:,\[])-?(?:[0-9.]+e[+-]?[0-9]+|0\.0000[0-9]*)")
 _NUMBERS = re.compile(rb"[:,\[]-?(?:0\.0000|[0-9.]+e)|\x7f|[\x80-\xff]").search
 """Numbers so small or large that Python writes another exponent, and characters that it escapes."""

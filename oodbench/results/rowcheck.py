@@ -71,14 +71,14 @@ def _is_auxiliary(value: Any) -> bool:
 
 # kinds of columns: what they must be in words, whether None will do, and the test
 Kind = tuple[str, bool, Callable[[Any], bool]]
-_SHARE: Kind = ("a number from 0 to 1", False, _is_share)
-_MAYBE_SHARE: Kind = ("a number from 0 to 1, or null", True, _is_share)
+SHARE: Kind = ("a number from 0 to 1", False, _is_share)
+MAYBE_SHARE: Kind = ("a number from 0 to 1, or null", True, _is_share)
 TEXT: Kind = ("text", False, _is_text)
 NAME: Kind = ("text that is not empty", False, _is_name)
 MAYBE_TEXT: Kind = ("text or null", True, _is_text)
-_OPTIONS: Kind = ("an object", False, lambda value: isinstance(value, dict))
+OPTIONS: Kind = ("an object", False, lambda value: isinstance(value, dict))
 COUNT: Kind = ("a whole number of 1 or more", False, lambda value: is_whole(value, 1))
-_DIFFERENCE: Kind = (
+DIFFERENCE: Kind = (
     "a number from -1 to 1, or null",
     True,
     lambda value: _is_number(value) and -1 <= value <= 1,
@@ -96,20 +96,20 @@ KINDS: dict[str, Kind] = {
         "preprocess_source detector_code fit_on".split(),
         MAYBE_TEXT,
     ),
-    **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), _SHARE),
+    **dict.fromkeys("auroc fpr95_id fpr95_ood aupr_in aupr_out".split(), SHARE),
     **dict.fromkeys(
         "id_accuracy id_miou id_map binning_error shifted_accuracy spectrum_accuracy "
         "auroc_foreground fpr95_id_foreground fpr95_ood_foreground".split(),
-        _MAYBE_SHARE,
+        MAYBE_SHARE,
     ),
     **{
-        f"{name}_{end}": _MAYBE_SHARE
+        f"{name}_{end}": MAYBE_SHARE
         for name in "auroc fpr95_id fpr95_ood aupr_in aupr_out id_accuracy".split()
         for end in ("low", "high")
     },
-    **dict.fromkeys("gap gap_low gap_high".split(), _DIFFERENCE),
+    **dict.fromkeys("gap gap_low gap_high".split(), DIFFERENCE),
     **dict.fromkeys("n_id n_ood".split(), COUNT),
-    **dict.fromkeys("detector_options recipe_options".split(), _OPTIONS),
+    **dict.fromkeys("detector_options recipe_options".split(), OPTIONS),
     "seed": ("a whole number of 0 or more", False, is_whole),
     "seconds": _AMOUNT,
     "is_mean": ("true or false", False, lambda value: isinstance(value, bool)),
@@ -126,7 +126,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-MEASURE = _MAYBE_SHARE
+MEASURE = MAYBE_SHARE
 """What a benchmark's measure must be."""
 
 _INTERVALS = [name.removesuffix("_low") for name in KINDS if name.endswith("_low")]

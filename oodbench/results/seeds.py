@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -178,32 +179,37 @@ class Lines:
     """N lines, each with its rows of one OOD set or group, which differ by their seed.
 
     Args:
-        rows: of all lines, one after the other.
         line: the number of each row's line, ``[R]``.
         n: how many lines there are.
+        columns: places of what is in the numbers, by their names.
+        numbers: figures and their intervals' ends, ``[R, C]``; NaN where a row has none.
     """
 
-    rows: Sequence[Row]
     line: np.ndarray
     n: int
+    columns: Mapping[str, int]
+    numbers: np.ndarray
 
     @classmethod
-    def of(cls, lines: Sequence[Sequence[Row]]) -> Lines:
-        """Of the rows of each line."""
+    def of(cls, lines: Sequence[Sequence[Row]], figures: Iterable[str]) -> Lines:
+        """Of the rows of each line.
+
+        Args:
+            lines: rows that differ by their seed.
+            figures: the columns that are asked for.
+        """
         line = np.repeat(np.arange(len(lines)), [len(own) for own in lines])
-        return cls([row for own in lines for row in own], line, len(lines))
+        rows = [row for own in lines for row in own]
+        names = [f"{figure}{end}" for figure in figures for end in ("", "_low", "_high")]
+        columns = {name: place for place, name in enumerate(names)}
+        return cls(line, len(lines), columns, _numbers(rows, names))
 
     def figures(self, column: str) -> Figures:
         """What :meth:`Figure.of` gives of each line, for all of them at once."""
         found = Figures(*(np.full(self.n, np.nan) for _ in range(4)))
-        values = _column(self.rows, column)
-        if values is None:
-            return found
-        ends = [_column(self.rows, f"{column}{end}") for end in ("_low", "_high")]
-        nothing = np.full(len(self.rows), np.nan)
-        # [R, 3], NaN where a row has none
-        numbers = np.stack([values, *(nothing if end is None else end for end in ends)], axis=1)
-        there = ~np.isnan(values)
+        first = self.columns[column]
+        numbers = self.numbers[:, first : first + 3]
+        there = ~np.isnan(numbers[:, 0])
         counts = np.bincount(self.line[there], minlength=self.n)
         for n in np.unique(counts[counts > 0]).tolist():
             own_numbers = numbers[there & (counts[self.line] == n)].reshape(-1, n, 3)
@@ -211,15 +217,23 @@ class Lines:
         return found
 
 
-def _column(rows: Sequence[Row], name: str) -> np.ndarray | None:
-    """A figure of all rows, NaN where one has none; None where no row has any."""
-    try:
-        values = list(map(itemgetter(name), rows))
-    except KeyError:  # of rows from before there was such a column
-        values = [row.get(name) for row in rows]
-    if values.count(None) == len(values):
-        return None
-    return np.array(values, dtype=np.float64)
+def _numbers(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
+    """Columns of all rows, ``[R, C]``, NaN where a row has none."""
+    numbers = np.full((len(rows), len(names)), np.nan)
+    layouts: dict[tuple[str, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        layouts.setdefault(tuple(row), []).append(place)
+    for layout, places in layouts.items():
+        there = [column for column, name in enumerate(names) if name in layout]
+        if not there:
+            continue
+        # a row at a time, with all of its columns: columns of many rows are far apart in memory
+        values = map(itemgetter(*(names[column] for column in there)), (rows[i] for i in places))
+        flat = chain.from_iterable(values) if len(there) > 1 else values
+        numbers[np.ix_(places, there)] = np.array(list(flat), dtype=np.float64).reshape(
+            -1, len(there)
+        )
+    return numbers
 
 
 def _fill(found: Figures, places: np.ndarray, numbers: np.ndarray, n: int, *, share: bool) -> None:

@@ -104,7 +104,7 @@ class ResultStore:
         if benchmark in _page_names() and not folder.is_dir():
             folder = folder.with_name(benchmark)  # asked for by the page's name
         with uncollected():
-            found = [stored.read(path) for path in stored.paths_in(folder)]
+            found = stored.read_all(stored.paths_in(folder))
         # by name where the time is the same, which a file and a pack have in another order
         return sorted(found, key=lambda r: (r.rows[0]["created"], r.path.stem))
 

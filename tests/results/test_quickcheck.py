@@ -92,7 +92,7 @@ def test_what_is_wrong_is_left_to_the_careful_checks(kind: str, tmp_path: Path) 
     shared = result["result"]
     for row in result["rows"]:
         row["row_id"] = row_id({**shared, **row})
-    assert quickcheck.sound_rows(shared, result["rows"]) is None
+    assert quickcheck.sound_rows([(shared, result["rows"])]) == [None]
     rows = [{**shared, **row} for row in result["rows"]]
     path = tmp_path / f"{stored.name_of(rows)}.json"  # type: ignore[arg-type]
     files.write_text(path, stored.encode(rows))  # type: ignore[arg-type]
@@ -103,11 +103,36 @@ def test_what_is_wrong_is_left_to_the_careful_checks(kind: str, tmp_path: Path) 
 def test_an_id_that_is_another_rows_is_seen() -> None:
     result = content()
     sound = copy.deepcopy(result)
-    assert quickcheck.sound_rows(sound["result"], sound["rows"]) is not None
+    assert quickcheck.sound_rows([(sound["result"], sound["rows"])]) != [None]
     result["rows"][0]["row_id"] = result["rows"][1]["row_id"]
-    assert quickcheck.sound_rows(result["result"], result["rows"]) is None
+    assert quickcheck.sound_rows([(result["result"], result["rows"])]) == [None]
 
 
 @pytest.mark.parametrize("text", [b"[NaN]", b"[1e999]", b'["\\ud800"]', b"[" * 3000 + b"]" * 3000])
 def test_text_that_parsers_take_in_different_ways_is_left(text: bytes) -> None:
     assert quickcheck.content_of(text) is None
+
+
+def test_one_that_is_not_sound_leaves_the_others() -> None:
+    paths = sorted((BOARDS / "results" / "digits").glob("*.json"))[:40]
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    contents[7]["rows"][0]["auroc"] = 1.2
+    contents[8]["rows"][0]["row_id"] = contents[9]["rows"][0]["row_id"]
+    del contents[9]["result"]["schema"]
+    found = quickcheck.sound_rows([(one["result"], one["rows"]) for one in contents])
+    assert [number for number, rows in enumerate(found) if rows is None] == [7, 8, 9]
+    for rows, one in zip(found, contents, strict=True):
+        assert rows is None or rows == [{**one["result"], **row} for row in one["rows"]]
+
+
+@pytest.mark.parametrize("figure", [0.0, 9.999e-4, 9.9e-5, 1e-5, 3e-7, 1e-16, 1e-3])
+def test_small_figures_have_the_ids_that_they_were_written_with(figure: float) -> None:
+    result = content()
+    rows = [row for row in result["rows"] if not row["is_mean"]]
+    rows[0] |= {"fpr95_id": figure, "fpr95_id_low": 0.0, "fpr95_id_high": 0.5}
+    rows[0]["row_id"] = row_id({**result["result"], **rows[0]})  # type: ignore[typeddict-item]
+    other = content()
+    found = quickcheck.sound_rows([(result["result"], rows), (other["result"], other["rows"])])
+    assert all(found)
+    assert found[0] is not None
+    assert found[0][0]["fpr95_id"] == figure

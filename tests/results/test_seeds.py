@@ -153,7 +153,7 @@ def test_many_lines_at_once_have_the_figures_of_each() -> None:
             for seed, v in ((0, 1.0), (1, 1.0))
         ]
     )
-    found = Lines.of(lines).figures("auroc")
+    found = Lines.of(lines, ["auroc"]).figures("auroc")
     for place, rows in enumerate(lines):
         one = Figure.of(rows, "auroc")
         got = [x[place] for x in (found.mean, found.low, found.high, found.deviation)]
@@ -171,6 +171,6 @@ def test_many_differences_at_once() -> None:
         {"seed": seed, "gap": v, "gap_low": v - 0.1, "gap_high": min(v + 0.2, 1.0)}
         for seed, v in enumerate((-0.5, 0.9, 0.2))
     ]
-    one, many = Figure.of(rows, "gap"), Lines.of([rows]).figures("gap")
+    one, many = Figure.of(rows, "gap"), Lines.of([rows], ["auroc", "gap"]).figures("gap")
     assert one is not None
     assert (many.low[0], many.high[0]) == pytest.approx(one.ends)
