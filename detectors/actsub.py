@@ -154,7 +154,8 @@ class ActSub(Detector):
         for row in rows.T:  # |a - b|^2 / 2 is 1 - cos for unit vectors, and 1 beside a zero one
             near = self.bank_.to(g)[row]
             off = (g - near).square().sum(dim=1) / 2
-            is_unit = (g.any(dim=1)) & (near.any(dim=1))
+            # != 0, since ONNX's any() is of whole numbers, and takes 0.9 for 0
+            is_unit = (g != 0).any(dim=1) & (near != 0).any(dim=1)
             total = total + torch.where(is_unit, off, 1.0)
         distance = (total / self.neighbours).clamp(min=torch.finfo(g.dtype).tiny)
         return -distance.log()

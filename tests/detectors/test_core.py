@@ -15,15 +15,17 @@ from tests.helpers.problems import arrays, problem
 from tests.helpers.scores import head_of, same, scores
 
 
+@pytest.mark.parametrize("aligned", ["all", "predicted"])
 @pytest.mark.parametrize("against", ["nearest", "predicted"])
-def test_sample_by_sample(against: str) -> None:
+def test_sample_by_sample(against: str, aligned: str) -> None:
     p = problem()
-    weight, _ = head_of(p)
+    weight, bias = head_of(p)
     outside = np.eye(24) - np.linalg.pinv(weight) @ weight
     f, z, y = arrays(p.train)
 
     def residual(f: np.ndarray) -> np.ndarray:
-        r = outside @ f
+        row = weight[(weight @ f + bias).argmax()]
+        r = outside @ f if aligned == "all" else f - (row @ f) / (row @ row) * row
         return r / np.linalg.norm(r)
 
     means = [np.mean([residual(row) for row in f[y == c]], axis=0) for c in range(5)]
@@ -38,7 +40,7 @@ def test_sample_by_sample(against: str) -> None:
     expected = []
     for row in zip(*arrays(p.test)[:2], strict=True):
         expected.append(-((np.array(both(*row)) - known.mean(axis=0)) / known.std(axis=0)).sum())
-    same(scores("core", p, against=against), expected, rtol=1e-8)
+    same(scores("core", p, against=against, aligned=aligned), expected, rtol=1e-8)
 
 
 def test_by_hand() -> None:
@@ -61,3 +63,20 @@ def test_no_residual_is_said() -> None:
     energy = oodbench.create_detector("energy").score(p.test).numpy()
     order = np.argsort(core.score(p.test).numpy())
     np.testing.assert_array_equal(order, np.argsort(energy))
+
+
+def test_a_row_alone_leaves_a_residual_where_all_rows_leave_none() -> None:
+    """By hand: the rows span the plane, and what the row (1, 0) leaves of (3, 1) is (0, 1)."""
+    head = Head(np.eye(2))  # type: ignore[arg-type]
+    f = torch.tensor([[3.0, 1.0], [2.0, 1.0], [1.0, 2.0], [-1.0, 4.0]], dtype=torch.float64)
+    train = Outputs(f, head(f), torch.tensor([0, 0, 1, 1]), head)
+    core = oodbench.create_detector("core", aligned="predicted").fit(train)
+    # of class 0: (0, 1) twice; of class 1: (1, 0) and (-1, 0), whose mean has no direction
+    e = np.array([logsumexp(row) for row in f.numpy()])
+    members = np.array([1.0, 1.0, 0.0, 0.0])
+    x = torch.tensor([[5.0, -2.0]], dtype=torch.float64)  # its residual is (0, -1)
+    energy, member = logsumexp([5.0, -2.0]), max(-1.0, 0.0)
+    expected = -(energy - e.mean()) / e.std() - (member - members.mean()) / members.std()
+    np.testing.assert_allclose(
+        core.score(Outputs(x, head(x), torch.tensor([0]), head)), [expected], rtol=1e-8
+    )
