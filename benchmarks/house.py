@@ -55,7 +55,11 @@ class Module:
         self.path = path
         self.place = path.relative_to(root).as_posix()
         self.text = path.read_text(encoding="utf-8")
-        self.tree = ast.parse(self.text)
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """Its syntax; whoever asks for names alone waits for no parser."""
+        return ast.parse(self.text)
 
     @property
     def lines(self) -> int:

@@ -116,11 +116,11 @@ class ImageList:
     sha256: str
     read: Callable[[ImageList], bytes]
 
-    def rows(self) -> list[tuple[str, int]]:
-        """Paths and labels, in order.
+    def lines(self) -> list[str]:
+        """Its lines, as they were published.
 
         Raises:
-            DataError: it is not the list of that digest; or a line is no path and label.
+            DataError: it is not the list of that digest.
         """
         content = self.read(self).replace(b"\r\n", b"\n")
         digest = hashlib.sha256(content).hexdigest()
@@ -129,8 +129,16 @@ class ImageList:
                 f"the list {self.name} is not the published one: its sha256 is {digest[:12]}…, not "
                 f"{self.sha256[:12]}…. Install oodbench again, or restore the list."
             )
+        return content.decode("utf-8").splitlines()
+
+    def rows(self) -> list[tuple[str, int]]:
+        """Paths and labels, in order.
+
+        Raises:
+            DataError: it is not the list of that digest; or a line is no path and label.
+        """
         rows = []
-        for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
+        for number, line in enumerate(self.lines(), start=1):
             path, _, label = line.rpartition(" ")
             if not path or path.startswith("/") or ".." in path.split("/"):
                 raise DataError(f"the list {self.name}, line {number}: {line!r} is no path, label.")
@@ -316,14 +324,13 @@ def listed_files(
     Raises:
         MissingDataError: not all of the files are there; says how many, and which is the first.
     """
-    root, rows = files.data_dir(), one.rows()
-    labels = _labels(rows)
-    first = rows[0][0].split("/")[0]
+    root, first = files.data_dir(), one.lines()[0].partition("/")[0]
     candidates = places.get(first, tuple(f"{top}{first}/{{rest}}" for top in _TOPS))
+    there = [place for place in candidates if (root / place.split("{")[0]).is_dir()]
+    rows = one.rows() if there else []  # most often nothing is, and a list is long
+    labels = _labels(rows)
     best: tuple[list[str], list[str]] | None = None
-    for place in candidates:
-        if not (root / place.split("{")[0]).is_dir():
-            continue
+    for place in there:
         paths = [_at(place, path, classes[i]) for (path, _), i in zip(rows, labels, strict=True)]
         absent = [row[0] for row, at in zip(rows, paths, strict=True) if not (root / at).is_file()]
         if len(absent) < (len(best[1]) if best else len(rows)):

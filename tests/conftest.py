@@ -147,7 +147,10 @@ def _command_line_is_made_once() -> Iterator[None]:
 def _seeded() -> None:
     import torch
 
-    torch.manual_seed(0)
+    # torch.manual_seed notes where it was called from for each accelerator that is not in use
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class ConvNet(nn.Module):
     def reset_parameters(self, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
         """Normal weights of variance 2 / fan-out, or 2 / fan-in, in all convolutions."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # that has no values
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 

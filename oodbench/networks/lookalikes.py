@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,16 +104,23 @@ def _candidates(
         if time.monotonic() > end:
             return
         try:
-            with torch.device("meta"):
-                network = _made(name)
+            factory = BACKBONES.get(name) if name in BACKBONES else None
+            known = _shapes(name, factory)
         except Exception:  # noqa: S112  # not of images, or not in this version of timm
             continue
-        yield name, {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        yield name, known
 
 
-def _made(name: str) -> torch.nn.Module:
-    if name in BACKBONES:
-        factory = BACKBONES.get(name)
+@functools.lru_cache(maxsize=256)
+def _shapes(name: str, factory: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a backbone's weights; of timm's network if there is no factory."""
+    with torch.device("meta"):
+        network = _made(name, factory)
+    return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+def _made(name: str, factory: Any) -> torch.nn.Module:
+    if factory is not None:
         kind = backbone_kind(factory)
         if kind.takes not in (None, "images") or kind.gives not in (None, "features"):
             raise OptionError(f"{name} is no backbone of a classifier of images.")

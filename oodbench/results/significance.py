@@ -36,6 +36,7 @@ class Sampled:
 
     kept: Scores
     as_id: tuple[str, ...] = ()
+    _figures: dict[tuple[Any, ...], Measured] = field(default_factory=dict, repr=False)
 
     def of(self, row: Row) -> tuple[np.ndarray, list[np.ndarray]]:
         """ID scores, and those of each OOD set, that a row's figures are made of."""
@@ -46,8 +47,12 @@ class Sampled:
         return ids, [self.kept[scores.of_ood(name)] for name in names]
 
     def measured(self, row: Row, metric: str, draws: int = paired.DRAWS) -> Measured:
-        """A row's figure with its error vector."""
-        return paired.measured(*self.of(row), metric, draws=draws)
+        """A row's figure with its error vector: made once, however many it is compared with."""
+        names = tuple(row["ood_sets"]) if row["is_mean"] else (row["ood"],)
+        key = names, metric, draws
+        if key not in self._figures:
+            self._figures[key] = paired.measured(*self.of(row), metric, draws=draws)
+        return self._figures[key]
 
 
 def sampled(result: StoredResult) -> Sampled | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -45,6 +46,7 @@ def test_every_name_is_an_option_of_the_command_line() -> None:
     assert set(flags.FLAGS.values()) <= known
 
 
+@functools.cache
 def messages() -> list[tuple[str, str]]:
     """Texts in the code, but for docstrings and what the command line says itself."""
     found = []
@@ -53,20 +55,13 @@ def messages() -> list[tuple[str, str]]:
             is_help = path.parent.name == "cli" or path == Path(settings.__file__)
             if is_help or path.parent.name == "testing":  # check suites speak of Python alone
                 continue
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            docs = {
-                id(node.body[0].value)
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-                and node.body
-                and isinstance(node.body[0], ast.Expr)
-            }
-            loose = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+            nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+            loose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
             found += [
                 (path.name, node.value)
-                for node in ast.walk(tree)
+                for node in nodes
                 if isinstance(node, ast.Constant) and isinstance(node.value, str)
-                if id(node) not in docs | loose
+                if id(node) not in loose
             ]
     return found
 

@@ -62,16 +62,19 @@ GIVEN_HERE = {("oodbench/networks/modalities.py", "logits/*")}
 """What a room of the core gives, so that it is no plug-in's there."""
 
 
-parsed = functools.cache(ast.parse)
+@functools.cache
+def nodes(source: str) -> list[ast.AST]:
+    """All nodes of its syntax."""
+    return [*ast.walk(ast.parse(source))]
 
 
 def path_of(path: Path) -> str:
     return path.relative_to(REPOSITORY).as_posix()
 
 
-def documentation(tree: ast.AST) -> set[int]:
+def documentation(source: str) -> set[int]:
     """Ids of the strings that are documentation: statements by themselves."""
-    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return {id(node.value) for node in nodes(source) if isinstance(node, ast.Expr)}
 
 
 def registrations(node: ast.AST) -> list[ast.Call]:
@@ -80,10 +83,10 @@ def registrations(node: ast.AST) -> list[ast.Call]:
     return [one for one in calls if getattr(one.func, "id", "").startswith("register_")]
 
 
-def declared(tree: ast.AST) -> set[int]:
+def declared(source: str) -> set[int]:
     """Ids of the strings that name what is registered, or the task that a class is for."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             found |= {id(arg) for call in registrations(node) for arg in call.args}
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -92,15 +95,15 @@ def declared(tree: ast.AST) -> set[int]:
     return found
 
 
-def strings(tree: ast.AST) -> Iterator[ast.Constant]:
-    for node in ast.walk(tree):
+def strings(source: str) -> Iterator[ast.Constant]:
+    for node in nodes(source):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node
 
 
-def identifiers(tree: ast.AST) -> Iterator[str]:
+def identifiers(source: str) -> Iterator[str]:
     """Words of the code, but for the name of what is registered under it."""
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if registrations(node):
             continue
         for attribute in ("id", "attr", "arg", "name", "asname"):
@@ -117,29 +120,28 @@ def comments(source: str) -> Iterator[str]:
 
 def as_values(source: str) -> set[str]:
     """Names that strings of the code are."""
-    tree = parsed(source)
-    passed = documentation(tree) | declared(tree)
-    values = {node.value for node in strings(tree) if id(node) not in passed}
+    passed = documentation(source) | declared(source)
+    values = {node.value for node in strings(source) if id(node) not in passed}
     return values & (NAMES | TASKS)
 
 
 def as_identifiers(source: str) -> set[str]:
     """Names that identifiers of the code are, or have in them between underscores."""
     inside: set[str] = set()
-    for identifier in set(identifiers(parsed(source))):
+    for identifier in set(identifiers(source)):
         words = identifier.lower().split("_")
         pieces = itertools.combinations(range(len(words) + 1), 2)
         inside |= {"-".join(words[start:end]) for start, end in pieces}
     return inside & NAMES - WORDS.keys()
 
 
+@functools.cache
 def in_texts(source: str) -> set[str]:
     """Names that are words of strings, documentation or comments."""
-    tree = parsed(source)
-    texts = [*(node.value for node in strings(tree)), *comments(source)]
+    texts = [*(node.value for node in strings(source)), *comments(source)]
     words = {word for text in texts for word in re.findall(r"[A-Za-z0-9][\w/+-]*", text)}
-    passed = declared(tree)
-    registered = {node.value for node in strings(tree) if id(node) in passed}
+    passed = declared(source)
+    registered = {node.value for node in strings(source) if id(node) in passed}
     return (words & NAMES) - registered - WORDS.keys()
 
 
@@ -185,7 +187,7 @@ def test_all_exceptions_are_needed() -> None:
 
 def shapes(source: str) -> set[str]:
     """What papers brought with them: their words anywhere, and their needs and groups as values."""
-    values = {node.value for node in strings(parsed(source))}
+    values = {node.value for node in strings(source)}
     return {word for word in SHAPES if word in source.lower()} | (values & plugin_words())
 
 
