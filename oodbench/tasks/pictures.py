@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from oodbench import files
 from oodbench.data.samples import OOD
@@ -60,18 +60,50 @@ class Drawing:
         )
 
 
-_HEAT = np.array(
-    [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64
-)
+SCALE = 20
+"""Height of the scale below a heat map, in pixels, with the gap above it."""
+
+_INFERNO = (
+    (0, 0, 4), (11, 7, 36), (33, 12, 74), (61, 9, 101), (87, 16, 110), (113, 25, 110),
+    (138, 34, 106), (163, 44, 97), (188, 55, 84), (208, 69, 69), (227, 89, 51), (241, 113, 31),
+    (249, 140, 10), (252, 170, 15), (249, 201, 50), (242, 232, 101), (252, 255, 164),
+)  # fmt: skip
+"""Seventeen colours at equal distances of inferno (N. Smith, S. van der Walt; CC0).
+
+Equal steps along it look equally large, as prints in grey do, too.
+"""
 
 
 def heat(scores: np.ndarray) -> np.ndarray:
     """Scores ``[H, W]`` as colours ``[H, W, 3]`` uint8, from dark (their least) to bright."""
     low, high = float(scores.min()), float(scores.max())
     at = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
-    places = np.linspace(0, 1, len(_HEAT))
-    channels = [np.interp(at, places, _HEAT[:, c]) for c in range(3)]
-    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    places = np.linspace(0, 1, len(_INFERNO))
+    channels = [np.interp(at, places, channel) for channel in np.array(_INFERNO, float).T]
+    coloured: np.ndarray = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return coloured
+
+
+def with_scale(row: Image.Image, left: int, right: int, low: float, high: float) -> Image.Image:
+    """A row of panels, and below its heat map the colours from the least score to the largest.
+
+    Args:
+        row: the panels.
+        left: where the heat map begins.
+        right: where it ends.
+        low: the least score in it.
+        high: the largest.
+    """
+    whole = Image.new("RGB", (row.width, row.height + SCALE), "white")
+    whole.paste(row, (0, 0))
+    colours = heat(np.linspace(0.0, 1.0, right - left)[None])
+    top = row.height + 8
+    whole.paste(Image.fromarray(colours.repeat(SCALE - 8, axis=0)), (left, top))
+    draw = ImageDraw.Draw(whole)
+    least, largest = f"score {low:.4g}", f"{high:.4g}"
+    draw.text((left - 6 - draw.textlength(least), top), least, "black")
+    draw.text((right + 6, top), largest, "black")
+    return whole
 
 
 def class_colours(classes: np.ndarray) -> np.ndarray:

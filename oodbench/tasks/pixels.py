@@ -21,7 +21,7 @@ from oodbench.networks.models import outputs_of
 from oodbench.networks.pixels import PIXELS_AT_ONCE, enlarged
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
-from oodbench.tasks.pictures import class_colours, heat, panel, scale
+from oodbench.tasks.pictures import class_colours, heat, panel, scale, with_scale
 
 
 class _Pixels(Dataset[tuple[Tensor, np.ndarray]]):
@@ -230,9 +230,10 @@ class Quality:
 
 
 def picture(image: Image.Image, pixels: PixelOutputs, scores: np.ndarray) -> Image.Image:
-    """Input, prediction, score heat map and OOD mask, side by side.
+    """Input, prediction, score heat map with its scale, and OOD mask, side by side.
 
-    Small ones are enlarged, large ones shrunk; see ``oodbench.tasks.pictures``.
+    In the mask OOD pixels are white, void ones grey. Small images are enlarged, large ones shrunk;
+    see ``oodbench.tasks.pictures``.
     """
     height, width = pixels.mask.shape
     times = scale(width, height, 192)
@@ -250,4 +251,5 @@ def picture(image: Image.Image, pixels: PixelOutputs, scores: np.ndarray) -> Ima
     row = Image.new("RGB", (4 * wide + 3 * 8, high), "white")
     for i, one in enumerate(panels):
         row.paste(one, (i * (wide + 8), 0))
-    return row
+    left = 2 * (wide + 8)
+    return with_scale(row, left, left + wide, float(scores.min()), float(scores.max()))

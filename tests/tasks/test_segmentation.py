@@ -42,7 +42,15 @@ from oodbench.results import leaderboard
 from oodbench.results.outcome import Results
 from oodbench.results.rows import METRICS, row_id
 from oodbench.tasks import segmentation
-from oodbench.tasks.pictures import MOST_BYTES, SIDE, class_colours, heat, save_picture
+from oodbench.tasks.pictures import (
+    MOST_BYTES,
+    SCALE,
+    SIDE,
+    class_colours,
+    heat,
+    save_picture,
+    with_scale,
+)
 from oodbench.tasks.pixels import PixelOutputs, Quality, picture, remembered, segment
 from oodbench.tasks.segmentation import PixelRunner, Segmentation
 from oodbench.training.pixels import CropFlipMask, SegmentationMethod, SegmentationRecipe
@@ -594,9 +602,34 @@ def test_heat_by_hand() -> None:
     assert found.shape == (2, 4, 3)
     assert found.dtype == np.uint8
     assert found[0].tolist() == [[0, 0, 4], [87, 16, 110], [188, 55, 84], [252, 255, 164]]
-    assert found[1].tolist() == [[44, 8, 57], [249, 142, 9], [0, 0, 4], [252, 255, 164]]
+    assert found[1].tolist() == [[33, 12, 74], [249, 140, 10], [0, 0, 4], [252, 255, 164]]
     assert np.array_equal(heat(1e12 * scores - 7e12), found), "scale and origin do not matter"
     assert np.array_equal(heat(np.full((2, 3), 4.2)), np.full((2, 3, 3), [0, 0, 4]))
+
+
+def test_heat_is_inferno() -> None:
+    """Which is perceptually uniform; between the colours that are given it is off by 7 of 255."""
+    colours = pytest.importorskip("matplotlib").colormaps["inferno"](np.arange(256))[:, :3]
+    found = heat(np.arange(256.0)[None])[0]
+    assert np.abs(found - 255 * colours).max() < 7
+
+
+def test_the_scale_says_what_the_colours_are_of() -> None:
+    row = Image.new("RGB", (400, 30), "red")
+    found = np.asarray(with_scale(row, 150, 250, -1.5, 12.25))
+    assert found.shape == (30 + SCALE, 400, 3)
+    assert (found[:30] == (255, 0, 0)).all()
+    bar = found[40, 150:250]
+    assert bar[0].tolist() == [0, 0, 4]
+    assert bar[-1].tolist() == [252, 255, 164]
+    assert np.array_equal(bar, heat(np.linspace(-1.5, 12.25, 100)[None])[0])
+    ink = (found[30:] < 128).all(axis=2).any(axis=0)  # of the numbers, beside the bar
+    assert ink[80:150].any()
+    assert ink[250:300].any()
+    assert not ink[300:].any()
+    other = np.asarray(with_scale(row, 150, 250, -1.5, 99.0))
+    assert not np.array_equal(found[30:, 250:], other[30:, 250:])
+    assert np.array_equal(found[30:, :250], other[30:, :250])
 
 
 def test_colours_tell_classes_apart() -> None:
@@ -630,7 +663,8 @@ def test_picture_is_four_images_side_by_side(height: int, mode: str, times: int)
     scores = rng.normal(size=(height, width))
     whole = np.asarray(picture(image, pixel_outputs(mask, classes), scores))
     step = times * width + 8
-    assert whole.shape == (times * height, 4 * times * width + 3 * 8, 3)
+    assert whole.shape == (times * height + SCALE, 4 * times * width + 3 * 8, 3)
+    whole = whole[: times * height]
     parts = [whole[:, i * step : i * step + times * width] for i in range(4)]
     for i in range(3):
         assert (whole[:, (i + 1) * step - 8 : (i + 1) * step] == 255).all()
@@ -657,7 +691,7 @@ def test_pictures_are_bounded(height: int, width: int, tmp_path: Path) -> None:
     mask[: height // 2] = OOD
     found = PixelOutputs(0, Outputs(logits=torch.rand(height * width, 3)), mask)
     whole = picture(image, found, rng.normal(size=mask.shape))
-    assert max(whole.height, (whole.width - 24) // 4) <= SIDE
+    assert max(whole.height - SCALE, (whole.width - 24) // 4) <= SIDE
     assert whole.width == 4 * round(width * SIDE / max(height, width)) + 24
     path = save_picture(whole, tmp_path / "0.png")
     assert path.stat().st_size <= MOST_BYTES, "noise is the worst there is"
