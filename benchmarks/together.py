@@ -81,14 +81,14 @@ def main() -> None:
     preprocess = Preprocess(asked.size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     print(f"{len(samples)} images, {asked.networks}, {asked.size} pixels, one thread")
     print(f"the same outputs: {same(networks, samples, preprocess)}")
-    best = {}
-    for way in (apart, together):
-        times = [
-            measured(lambda way=way: way(networks, samples, preprocess))
-            for _ in range(asked.repeat)
-        ]
-        processor, clock = best[way.__name__] = tuple(map(min, zip(*times, strict=True)))
-        print(f"{way.__name__:9} processor {processor:.2f} s, clock {clock:.2f} s")
+    ways = (apart, together)
+    times: dict[str, list[tuple[float, float]]] = {way.__name__: [] for way in ways}
+    for _ in range(asked.repeat):
+        for way in ways:  # in turn, as a machine's speed changes from minute to minute
+            times[way.__name__].append(measured(lambda way=way: way(networks, samples, preprocess)))
+    best = {name: tuple(map(min, zip(*own, strict=True))) for name, own in times.items()}
+    for name, (processor, clock) in best.items():
+        print(f"{name:9} processor {processor:.2f} s, clock {clock:.2f} s")
     ratios = [one / other for one, other in zip(best["together"], best["apart"], strict=True)]
     print(f"ratio     processor {ratios[0]:.3f}, clock {ratios[1]:.3f}")
 
