@@ -81,7 +81,6 @@ def benchmark(**changes: Any) -> Benchmark:
         backbone=NETWORK,
         standard_method="linear-probe",
         own_inputs=True,
-        measures=("separability",),
         caveats=KnownClasses("toy", {"a": ("tabby", "tiger cat", "lynx", "cougar"), "b": ()}),
     )
     return dataclasses.replace(made, **changes)
@@ -407,7 +406,10 @@ def create_pretrained_vit() -> PretrainedEncoder:
 
 
 def test_rows_tell_familiar_from_unfamiliar(checkpoint: Path, tmp_path: Path) -> None:
-    results = evaluated(checkpoint, ["ptood", "msp"], backbone=NETWORK, leaderboards=tmp_path)
+    given = benchmark(measures=("separability",))
+    results = evaluated(
+        checkpoint, ["ptood", "msp"], benchmark=given, backbone=NETWORK, leaderboards=tmp_path
+    )
     rows = {(row["detector"], row["ood"]): row for row in results.rows}
     for detector in ("ptood", "msp"):
         familiar, unfamiliar = rows[detector, "familiar"], rows[detector, "unfamiliar"]
@@ -418,7 +420,7 @@ def test_rows_tell_familiar_from_unfamiliar(checkpoint: Path, tmp_path: Path) ->
         assert unfamiliar["separability"] == pytest.approx(np.mean(alone))
         assert all(0.5 < value <= 1 for value in alone)
     assert rows["ptood", "seen"]["separability"] == rows["msp", "seen"]["separability"]
-    page = leaderboard.write(benchmark(), tmp_path).read_text()
+    page = leaderboard.write(given, tmp_path).read_text()
     assert "| Gap |" in page
     assert "### Linear separability of features" in page
     assert page.count("## familiar, unfamiliar") == 1
@@ -532,9 +534,9 @@ def test_the_page_counts_where_familiar_ood_is_harder(checkpoint: Path, tmp_path
     assert f"{wanted} {below}." in page
 
 
-def test_benchmarks_without_familiar_sets_measure_no_separability(checkpoint: Path) -> None:
+def test_benchmarks_that_ask_for_no_measure_have_none(checkpoint: Path) -> None:
     near = (of("near-by", 20, 3, 1.0),)
-    given = benchmark(familiar=(), unfamiliar=(), near=near, measures=())
+    given = benchmark(familiar=(), unfamiliar=(), near=near)
     rows = evaluated(checkpoint, ["ptood"], benchmark=given, backbone=NETWORK).rows
     assert {(row.get("separability"), row["gap"]) for row in rows} == {(None, None)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import multiprocessing
 import os
 import signal
@@ -85,9 +84,11 @@ def test_a_killed_holders_lock_is_free_although_its_child_lives(
 
 
 def test_who_waits_says_for_whom(
-    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "_PATIENCE", 0.05)
+    told: list[str] = []
+    monkeypatch.setattr(locks._LOG, "handle", lambda record: told.append(record.getMessage()))
     path = tmp_path / "locks" / "x.lock"
 
     def second() -> None:
@@ -95,14 +96,14 @@ def test_who_waits_says_for_whom(
             pass
 
     thread = threading.Thread(target=second)
-    with caplog.at_level(logging.WARNING), alone(path, "the outputs for x"):
+    with alone(path, "the outputs for x"):
         thread.start()
         for _ in range(6000):
-            if "waiting for it" in caplog.text:
+            if told:
                 break
             time.sleep(0.01)
     thread.join(timeout=600)
-    (said,) = [record.getMessage() for record in caplog.records]
+    (said,) = told
     assert "works on the outputs for x; waiting" in said
     assert f"-{os.getpid()}) works" in said, "the holder is named by machine and process"
 

@@ -24,7 +24,7 @@ SCORES = st.one_of(TIED, FEW, ANY).map(np.array)
 
 PAIRS = st.one_of(st.tuples(TIED.map(np.array), TIED.map(np.array)), st.tuples(SCORES, SCORES))
 
-quick = settings(max_examples=150, deadline=None)
+quick = settings(max_examples=60, deadline=None)
 
 
 def normal_scores(n: int, m: int, shift: float = 1.0, seed: int = 0) -> tuple[Array, Array]:
