@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from oodbench import files
 from oodbench.benchmark import Benchmark
 from oodbench.data.samples import OOD
@@ -34,6 +36,7 @@ from oodbench.dataset import DatasetSpec
 from oodbench.errors import CheckpointError, DataError, MissingDataError, OptionError
 from oodbench.networks.checkpoints import read_checkpoint
 from oodbench.networks.enet import ENet, Resized
+from oodbench.networks.espnetv2 import ESPNetv2
 
 from .roads import (
     _CITYSCAPES,
@@ -253,8 +256,23 @@ def obstacle21() -> Benchmark:
     return _benchmark("smiyc/obstacle21", OBSTACLE21, "arXiv:2104.14812")
 
 
-FILE = "enet/model_best.pth"
-"""Where the weights of :func:`enet` are, below the data folder."""
+def _published(model: nn.Module, file: str, where: str, shown: Preprocess) -> Resized:
+    """A network with weights of the data folder, at 1024 x 512; its last class, void, is left out.
+
+    Raises:
+        MissingDataError: the weights are not here; says where they are.
+        CheckpointError: they do not fit.
+    """
+    path = files.data_dir() / file
+    if not path.is_file():
+        raise MissingDataError(f"there are no weights {path}. They are {where}.")
+    state, _ = read_checkpoint(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        name = type(model).__name__
+        raise CheckpointError(f"{path} does not fit {name}: {str(error)[:200]}") from error
+    return Resized(model.eval(), (512, 1024), len(CITYSCAPES_CLASSES), shown)
 
 
 def enet() -> Resized:
@@ -266,16 +284,23 @@ def enet() -> Resized:
         MissingDataError: the weights are not here; says where they are.
         CheckpointError: they do not fit.
     """
-    path = files.data_dir() / FILE
-    if not path.is_file():
-        raise MissingDataError(
-            f"there are no weights {path}. They are save/enet_train_cityscape_void/model_best.pth "
-            "of github.com/yurnero14/Anomaly-Segmentation."
-        )
-    model = ENet(20)
-    state, _ = read_checkpoint(path)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit ENet: {str(error)[:200]}") from error
-    return Resized(model.eval(), (512, 1024), len(CITYSCAPES_CLASSES), PREPROCESS)
+    where = (
+        "save/enet_train_cityscape_void/model_best.pth of github.com/yurnero14/Anomaly-Segmentation"
+    )
+    return _published(ENet(20), "enet/model_best.pth", where, PREPROCESS)
+
+
+def espnetv2() -> Resized:
+    """The largest ESPNetv2 of sacmehta/EdgeNets on Cityscapes, at 1024 x 512 (``--network``).
+
+    Normalised as for ImageNet; 19 classes, and void as a 20th, which is left out. Its publishers
+    say 66.4 % mIoU on Cityscapes' validation images.
+
+    Raises:
+        MissingDataError: the weights are not here; says where they are.
+        CheckpointError: they do not fit.
+    """
+    file = "espnetv2_s_2.0_city_1024x512.pth"
+    where = f"model/segmentation/model_zoo/espnetv2/{file} of github.com/sacmehta/EdgeNets"
+    shown = Preprocess(512, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return _published(ESPNetv2(20), f"espnetv2/{file}", where, shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import oodbench
 from oodbench import get_benchmark
 from oodbench.data.samples import OOD, VOID
 from oodbench.dataset import resolve_dataset
-from oodbench.datasets.anomalies import FILE, enet
+from oodbench.datasets.anomalies import enet, espnetv2
 from oodbench.errors import CheckpointError, DataError, MissingDataError, OptionError
 from oodbench.networks.enet import ENet
+from oodbench.networks.espnetv2 import ESPNetv2
 
 SIZE = (16, 24)
 
@@ -142,15 +144,33 @@ def test_a_network_that_is_given_by_its_name(data: Path) -> None:
     assert 0 <= row["id_miou"] <= 1
 
 
-def test_weights_are_found_in_the_data_folder(data: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"yurnero14/Anomaly-Segmentation"):
-        enet()
-    (data / FILE).parent.mkdir()
-    state = ENet(20).state_dict()
-    torch.save({f"module.{name}": value for name, value in state.items()}, data / FILE)
+@pytest.mark.parametrize(
+    ("given", "network", "file", "source"),
+    [
+        (enet, ENet, "enet/model_best.pth", "yurnero14/Anomaly-Segmentation"),
+        (
+            espnetv2,
+            ESPNetv2,
+            "espnetv2/espnetv2_s_2.0_city_1024x512.pth",
+            "sacmehta/EdgeNets",
+        ),
+    ],
+)
+def test_weights_are_found_in_the_data_folder(
+    given: Callable[[], nn.Module],
+    network: Callable[[int], nn.Module],
+    file: str,
+    source: str,
+    data: Path,
+) -> None:
+    with pytest.raises(MissingDataError, match=source):
+        given()
+    (data / file).parent.mkdir()
+    state = network(20).state_dict()
+    torch.save({f"module.{name}": value for name, value in state.items()}, data / file)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        assert enet()(images).shape == (1, 19, 512, 1024)
-    torch.save(ENet(3).state_dict(), data / FILE)
+        assert given()(images).shape == (1, 19, 512, 1024)
+    torch.save(network(3).state_dict(), data / file)
     with pytest.raises(CheckpointError, match="does not fit"):
-        enet()
+        given()
