@@ -1,6 +1,7 @@
 """Memory of each detector on memory-mapped outputs of ImageNet's size, in a process of its own.
 
-Usage: ``python benchmarks/memory.py [--n 1281167] [--dim 512] [--classes 1000] [--only knn,vim]``
+Usage: ``python benchmarks/memory.py [--n 1281167] [--dim 512] [--classes 1000]
+[--only knn,nnguide:share=0.1]``
 
 Makes outputs on disk (``n * (dim + classes) * 4`` bytes), and prints for each detector that reads
 outputs the peak of its own memory, beyond that of the interpreter with everything imported, while
@@ -104,7 +105,7 @@ def measure(folder: str, name: str) -> None:
     seconds = 0.0
     try:
         for outputs in (part, whole):
-            detector = oodbench.create_detector(name)
+            detector = created(name)
             began = time.perf_counter()
             with Peak() as peak:
                 run(detector, outputs)
@@ -118,6 +119,15 @@ def measure(folder: str, name: str) -> None:
     says = "flat" if grown < FLAT_MB else f"+{grown:.0f} MB"
     print(f"{name:20s} {peaks[0].own / MB:7.0f} {peaks[1].own / MB:7.0f} MB {says:>9s}  "
           f"(mapped {peaks[1].mapped / MB:6.0f} MB) {seconds:7.1f} s", flush=True)  # fmt: skip
+
+
+def created(name: str) -> Any:
+    """The detector of a name, which may have an option: ``nnguide:share=0.1``."""
+    import oodbench
+
+    plain, _, option = name.partition(":")
+    key, _, value = option.partition("=")
+    return oodbench.create_detector(plain, **({key: float(value)} if option else {}))
 
 
 def run(detector: Any, outputs: Any) -> None:
@@ -150,7 +160,7 @@ def main() -> None:
         print(f"{given.n // PARTS:,} and {given.n:,} rows, {given.dim} features and "
               f"{given.classes} logits of {given.dtype}", flush=True)  # fmt: skip
         for name in given.only.split(",") if given.only else oodbench.list_detectors():
-            if "model" in oodbench.create_detector(name).needs:
+            if "model" in created(name).needs:
                 continue
             words = [sys.executable, __file__, "--measure", str(folder), name]
             try:

@@ -113,11 +113,13 @@ def submitted(results: Sequence[StoredResult]) -> Submitted:
     Raises:
         OODBenchError: a card that is none.
     """
+    with_cards = cards.in_folders({result.path.parent for result in results})
+    if not with_cards:
+        return Submitted()
     by_name = {result.path.stem: result for result in results}
     by_row: dict[str, Card] = {}
     challenges = []
     outside: set[str] = set()
-    with_cards = cards.in_folders({result.path.parent for result in results})
     for result in results:
         if (path := cards.path_of(result.path)) not in with_cards:
             continue

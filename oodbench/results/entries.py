@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any
 
 import orjson
@@ -67,6 +67,13 @@ class Entry:
         """The rows of an OOD set (or group mean), one per seed."""
         return [self.rows[seed, ood] for seed in self.seeds if (seed, ood) in self.rows]
 
+    def by_name(self) -> dict[str, list[Row]]:
+        """What :meth:`of` gives of each OOD set and group mean."""
+        found: dict[str, list[Row]] = {}
+        for (_, name), row in sorted(self.rows.items(), key=itemgetter(0)):
+            found.setdefault(name, []).append(row)
+        return found
+
     def one_each(self) -> list[Row]:
         """Any row of each seed, for what a seed's rows have in common."""
         by_seed = {seed: row for (seed, _), row in reversed(self.rows.items())}
@@ -78,10 +85,12 @@ class Entry:
 
     def place(self, ood: str, metric: str) -> float:
         """What lines are sorted by on a metric, the best first; infinite where it has no row."""
-        figure = self.figure(ood, metric)
-        if figure is None:
+        found = (cell(row, metric) for row in self.of(ood))
+        values = [float(value) for value in found if value is not None]
+        if not values:
             return math.inf
-        return figure.mean if metric.startswith("fpr") else -figure.mean
+        mean = math.fsum(values) / len(values)
+        return mean if metric.startswith("fpr") else -mean
 
 
 def entries_of(rows: Sequence[Row]) -> list[Entry]:

@@ -50,7 +50,8 @@ def to_csv(
         for number, entry in section.numbered:
             about = _about(entry, checked)
             place = [part, number, ranking.ranks[number - 1], _yes(number > section.full)]
-            of_names = [rows for name in names if (rows := entry.of(name))]
+            by_name = entry.by_name()
+            of_names = [by_name[name] for name in names if name in by_name]
             lines += [[*place, *about, *_measured(rows[0])] for rows in of_names]
             measured += of_names
     of_lines = seeds.Lines.of(measured, figures)

@@ -326,7 +326,9 @@ def ids_of(
         is_plain: whether no number of their own is of those that Python writes in another way.
     """
     common = told(shared)
-    is_plain = is_plain and _is_plain(orjson.dumps(common))
+    if is_plain:
+        text = orjson.dumps(common)
+        is_plain = _is_plain(text) or not _NUMBERS(text)
     ids = []
     for row in own:
         whole = {**common, **row}
