@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,19 +85,20 @@ def _split(spec: DatasetSpec, split: str, role: str, is_checked: bool) -> SplitS
     content = spec.contents.get(split)
     expected = None if content is None else content.count
     published = "" if content is None else content.fingerprint
-    known = {"role": role, "expected": expected, "published": published}
+    stock = functools.partial(
+        SplitStock, spec.name, split, role=role, expected=expected, published=published
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are said on use
             samples = spec.load(split)
             fingerprint = _fingerprint(samples, published, is_checked)
     except MissingDataError as error:
-        return _missing(spec, split, str(error), known)
+        return _missing(spec, split, str(error), stock)
     except OODBenchError as error:
-        return SplitStock(spec.name, split, problem=str(error), **known)  # type: ignore[arg-type]
+        return stock(problem=str(error))
     except (Exception, SystemExit) as error:  # of a stranger's code
-        problem = f"cannot be read ({error!r})"
-        return SplitStock(spec.name, split, problem=problem, **known)  # type: ignore[arg-type]
+        return stock(problem=f"cannot be read ({error!r})")
     problem = ""
     if expected is not None and len(samples) < expected:
         problem = f"part: {len(samples):,} of {expected:,}"
@@ -104,13 +106,13 @@ def _split(spec: DatasetSpec, split: str, role: str, is_checked: bool) -> SplitS
         problem = "not as published: more"
     elif fingerprint and fingerprint != published:
         problem = "not as published: other images or labels"
-    return SplitStock(
-        spec.name, split, count=len(samples), fingerprint=fingerprint, problem=problem,
-        size=_size(spec, samples), **known,  # type: ignore[arg-type]
-    )  # fmt: skip
+    size = _size(spec, samples)
+    return stock(count=len(samples), fingerprint=fingerprint, problem=problem, size=size)
 
 
-def _missing(spec: DatasetSpec, split: str, reason: str, known: Mapping[str, object]) -> SplitStock:
+def _missing(
+    spec: DatasetSpec, split: str, reason: str, stock: Callable[..., SplitStock]
+) -> SplitStock:
     wanted = Wanted(spec, (split,))
     lacking = Lacking(wanted, (split,), wanted.sources([split]))
     size: int | None = None
@@ -119,9 +121,7 @@ def _missing(spec: DatasetSpec, split: str, reason: str, known: Mapping[str, obj
         command = f"oodbench data prepare {shlex.quote(spec.name)}"
     if any(map(can_be_fetched, lacking.sources)):
         size = sum(one.bytes for one in lacking.fetched)
-    return SplitStock(
-        spec.name, split, problem=reason, to_fetch=size, command=command, **known  # type: ignore[arg-type]
-    )  # fmt: skip
+    return stock(problem=reason, to_fetch=size, command=command)
 
 
 def _fingerprint(samples: Samples, published: str, is_checked: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from oodbench.settings import HARDWARE, NETWORK, OUTPUT
 
 if TYPE_CHECKING:
     from oodbench.results.again import Means
+    from oodbench.results.stored import StoredResult
     from oodbench.results.verdict import Verdict
 
 
@@ -166,7 +168,7 @@ def _rescore(paths: list[Path], means: Means) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-def _pages(results: list) -> None:  # type: ignore[type-arg]
+def _pages(results: Sequence[StoredResult]) -> None:
     """Write the pages of results anew, where they are in a folder of leaderboards."""
     from oodbench.benchmark import get_benchmark
     from oodbench.registry import BENCHMARKS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import functools
+import io
 import json
 import os
 import runpy
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -240,7 +241,34 @@ def test_what_code_reads_runs_again_with_the_right_outputs(kind: str) -> None:
     torch.testing.assert_close(logits(changed), plain_logits(changed))
 
 
+class Whole(int):
+    """A number of a user's own kind."""
+
+
+class Slots:
+    """Holds what it has without a dictionary."""
+
+    __slots__ = ("k",)
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+
+class Loud(type):
+    """A kind of class."""
+
+
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "own number": (lambda: Whole(1), lambda: Whole(2)),
+    "slots": (lambda: Slots(1), lambda: Slots(2)),
+    "stream in memory": (lambda: io.BytesIO(b"a"), lambda: io.BytesIO(b"b")),
+    "method of a text": (lambda: "ab".replace, lambda: "ac".replace),
+    "named": (lambda: TypeVar("A"), lambda: TypeVar("B")),
+    "read-only dict": (
+        lambda: types.MappingProxyType({"k": 1}),
+        lambda: types.MappingProxyType({"k": 2}),
+    ),
+    "kind of class": (lambda: type("Made", (), {}), lambda: Loud("Made", (), {})),
     "fraction": (lambda: Fraction(1, 2), lambda: Fraction(1, 3)),
     "decimal": (lambda: Decimal(1), lambda: Decimal(2)),
     "deque": (lambda: collections.deque([1]), lambda: collections.deque([2])),
@@ -278,6 +306,38 @@ def test_what_a_network_holds_is_in_the_key(kind: str) -> None:
     one, other = (make() for make in SETTINGS[kind])
     assert made(one) == made(one) != None  # noqa: E711
     assert made(one) != made(other)
+
+
+def test_a_users_compiled_code_is_told_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extension = tmp_path / "users_fast.so"
+    compiled = types.ModuleType("users_fast")
+    compiled.__file__ = str(extension)
+    monkeypatch.setitem(sys.modules, "users_fast", compiled)
+    made = type("Fast", (), {"__module__": "users_fast"})
+    digests = []
+    for content in (b"one", b"another", b"one, again"):
+        extension.write_bytes(content)
+        digests.append(describe(made).digest)
+    assert len(set(digests)) == 3
+    assert describe(made).opaque == ()
+    extension.unlink()
+    assert describe(made).digest not in digests, "a file that is gone is not the one that was read"
+
+
+def test_modules_that_code_can_do_without() -> None:
+    """An import that fails when the network runs is the code's own affair, not the key's."""
+    body = (
+        "try:\n                    from . import users_nowhere\n"
+        "                except ImportError:\n                    pass"
+    )
+    lone = (
+        "try:\n                    import users_nowhere\n                except ImportError: pass"
+    )
+    keys = {key(network(one)) for one in (body, lone, "pass")}
+    assert len(keys) == 3
+    assert None not in keys
 
 
 def test_a_forward_that_was_put_on_an_object() -> None:
