@@ -1,8 +1,11 @@
-"""Which installed distribution a package is of, by which its code is told."""
+"""Whose a module is, and which installed distribution tells its code."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,50 @@ def test_a_version_is_that_of_the_distribution_of_another_name(
     assert origin.version("oodbench_invented") == "1.5"
     assert origin.version("PIL") == importlib.metadata.version("pillow")
     assert origin.version("oodbench_nowhere") == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "whose"),
+    [
+        ("oodbench", "ours"),
+        ("oodbench.detectors.knn", "ours"),
+        ("builtins", "library"),
+        ("json.decoder", "library"),
+        ("torch.nn", "library"),
+        ("scipy.special", "library"),
+        ("yaml", "library"),
+        ("requests", "library"),
+        ("__main__", "user"),
+        ("__mp_main__", "user"),
+        ("", "user"),
+        ("oodbench_users_own", "user"),
+        ("oodbenchs_own", "user"),
+    ],
+)
+def test_whose_a_module_is(module: str, whose: str) -> None:
+    assert origin.origin(module) == whose
+
+
+def test_what_is_no_part_of_this_process() -> None:
+    assert origin.is_outside("requests.sessions")
+    assert origin.is_outside("onnxruntime")
+    assert not origin.is_outside("torch.nn")
+    assert not origin.is_outside("requests_of_ones_own")
+    assert origin.is_in("torch.cuda.graphs", ("torch.cuda",))
+    assert not origin.is_in("torch.cudas", ("torch.cuda",))
+
+
+def test_the_digest_of_a_compiled_module_is_that_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = types.ModuleType("users_fast")
+    monkeypatch.setitem(sys.modules, "users_fast", made)
+    for suffix in (".so", ".pyd", ".dylib"):
+        made.__file__ = str(tmp_path / f"fast{suffix}")
+        assert origin.file_digest("users_fast") is None, "it is gone"
+        Path(made.__file__).write_bytes(b"code")
+        assert origin.file_digest("users_fast") == hashlib.sha256(b"code").hexdigest()
+    made.__file__ = str(tmp_path / "fast.py")
+    Path(made.__file__).write_bytes(b"code")
+    assert origin.file_digest("users_fast") is None, "what Python made of it is told instead"
+    assert origin.file_digest("users_nowhere") is None

@@ -132,3 +132,25 @@ def test_a_folder_that_cannot_be_written_to_is_told(
     with pytest.raises(StorageError, match="cannot write to"):
         retire(folder)
     assert Outputs.load(folder).features.shape == (3, 2)
+
+
+def test_a_folder_that_cannot_be_renamed_is_emptied_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "key"
+    folder.mkdir()
+    for name in ("outputs.json", "logits.npy", "labels.npy"):
+        (folder / name).write_text("x")
+
+    def refused(self: Path, target: Any) -> Path:
+        raise PermissionError(13, "Access is denied", str(self))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.setattr(files, "write_bytes", lambda path, content: path.write_bytes(content))
+    retire(folder)
+    assert [path.name for path in folder.iterdir()] == [RETIRED]
+
+
+def test_a_folder_that_is_gone_is_out_of_use(tmp_path: Path) -> None:
+    retire(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []

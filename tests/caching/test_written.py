@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from oodbench.caching.fingerprint import code_digest
 from oodbench.caching.written import written_digest
 from oodbench.registry import DETECTORS
 
@@ -92,3 +95,35 @@ def test_a_class_of_a_session() -> None:
         exec(f"class A:\n    def f(self):\n        return {value}\n", space)
     one, same, other = (written_digest(space["A"]) for space in spaces)
     assert one == same != other
+
+
+def test_a_file_that_changes_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a class that was asked for before, in the same process, and of what it uses."""
+    before = digest(tmp_path / "e_package", monkeypatch)
+    cls = sys.modules["e_package.mine"].Mine
+    assert written_digest(cls) == before
+    changes = {"help": "def twice(x):\n    return 3 * x\n"}
+    changes["mine"] = CODE["mine.py"].replace("+", "*")
+    for number, (file, text) in enumerate(changes.items()):
+        path = tmp_path / "e_package" / f"{file}.py"
+        path.write_text(text)
+        os.utime(path, ns=(number, number))
+        assert written_digest(cls) != before, file
+        before = written_digest(cls)
+
+
+def test_a_class_of_a_script_is_told_by_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that Python cannot find by its name, but that has a file."""
+    found = []
+    for number, text in enumerate(("return 1", "return 1  # one", "return 2")):
+        path = tmp_path / f"script{number}.py"
+        path.write_text(f"class A:\n    def f(self):\n        {text}\n")
+        script = types.ModuleType("a_script")
+        script.__file__ = str(path)
+        monkeypatch.setitem(sys.modules, "a_script", script)
+        exec(compile(path.read_text(), str(path), "exec"), vars(script))
+        found.append(written_digest(script.A))
+        assert found[-1] != code_digest(script.A)
+    assert found[0] == found[1] != found[2]
