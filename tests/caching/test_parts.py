@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from oodbench import Outputs, Preprocess, files
+from oodbench.caching import parts
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import InOwnSize, content_key
-from oodbench.errors import BadScoresError, OODBenchError, OODBenchWarning
+from oodbench.errors import BadScoresError, OODBenchError, OODBenchWarning, StorageError
 from oodbench.extract import extract, extracted
 from oodbench.hardware import Hardware
 from oodbench.networks.rows import AT_ONCE, of_one_size
@@ -215,3 +216,38 @@ def test_the_key_is_of_what_is_seen() -> None:
     assert content_key(small) != content_key(small.preprocess)
     image = Image.fromarray(np.full((3, 5), 255, np.uint8))
     assert torch.equal(small(image), torch.ones(1, 3, 5))
+
+
+def begun(samples: Grey) -> tuple[Spots, Path]:
+    """A network, and the folder of an extraction that was killed in the last of three shards."""
+    network = Spots()
+    samples.fail_at = 2 * AT_ONCE + 1
+    with pytest.raises(RuntimeError, match="killed here"):
+        extract(network, samples, GREY, hardware=CPU)
+    samples.fail_at = None
+    (folder,) = folders()
+    return network, folder
+
+
+def test_what_was_killed_while_it_was_joined_goes_on() -> None:
+    """A file of another shape, or of another type, is written over."""
+    samples = Grey(3 * AT_ONCE)
+    network, folder = begun(samples)
+    np.save(folder / "features.npy", np.zeros((7, 2), np.float16))
+    np.save(folder / "labels.npy", np.zeros(3, np.int64))
+    check(extract(network, samples, GREY, hardware=CPU), len(samples))
+
+
+def test_a_shard_that_goes_while_it_is_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = Grey(3 * AT_ONCE)
+    network, folder = begun(samples)
+    finish = parts.Parts.finish
+
+    def gone(self: parts.Parts, labels: np.ndarray, key: str) -> None:
+        (folder / "part-00000001.npz").unlink()
+        finish(self, labels, key)
+
+    monkeypatch.setattr(parts.Parts, "finish", gone)
+    with pytest.raises(StorageError, match=r"part-00000001.npz was removed or changed"):
+        extract(network, samples, GREY, hardware=CPU)
+    monkeypatch.undo()
