@@ -78,3 +78,7 @@ def test_the_page_has_ranks_and_is_the_same_each_time(tmp_path: Path) -> None:
     assert [row["Rank"] for row in tables(page)[0]] == ["1", "1", "3"]
     assert page == leaderboard.page(PAGE, tmp_path)
     assert np.array_equal([row["#"] for row in tables(page)[0]], ["1", "2", "3"])
+
+
+def test_one_alone_is_first() -> None:
+    assert ranked(entry(0.8, detector="a")).ranks == [1]

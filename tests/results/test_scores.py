@@ -54,3 +54,11 @@ def test_what_holds_no_scores_is_refused(content: bytes | None, tmp_path: Path) 
         (tmp_path / "x").write_bytes(content)
     with pytest.raises(OODBenchError, match="holds no scores"):
         scores.read(tmp_path / "x")
+
+
+def test_names_of_what_is_kept() -> None:
+    """Files of everybody have them."""
+    assert scores.of_ood("digits-6-9") == "ood/digits-6-9"
+    assert scores.of_ood("caf\udce9") == "ood/caf\\udce9", "no Unicode: a file of Latin-1"
+    assert scores.correct("id") == "correct/id"
+    assert scores.correct(scores.of_ood("x")) == "correct/ood/x"
