@@ -29,3 +29,19 @@ def test_results_that_lie_together_are_found_as_files_are(tmp_path: Path) -> Non
         finding.find("abc", folders)
     with pytest.raises(OptionError, match="there are no results of other"):
         finding.folders_of(tmp_path, "other")
+
+
+def test_folders_of_all_benchmarks(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"there are no results in .*results\. Name another"):
+        finding.folders_of(tmp_path, None)
+    stored_result(tmp_path, "a", *drawn(1, 1.0))
+    (tmp_path / "results" / "note.txt").write_text("no folder")
+    assert finding.folders_of(tmp_path, None) == [tmp_path / "results" / "toy"]
+
+
+def test_what_is_nowhere_is_told_with_the_first_places(tmp_path: Path) -> None:
+    folders = [tmp_path / f"place{number}" for number in range(5)]
+    with pytest.raises(OptionError) as told:
+        finding.find("a", folders)
+    named = [number for number in range(5) if f"place{number}" in str(told.value)]
+    assert named == [0, 1, 2]

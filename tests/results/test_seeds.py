@@ -174,3 +174,8 @@ def test_many_differences_at_once() -> None:
     one, many = Figure.of(rows, "gap"), Lines.of([rows], ["auroc", "gap"]).figures("gap")
     assert one is not None
     assert (many.low[0], many.high[0]) == pytest.approx(one.ends)
+
+
+def test_the_width_of_a_figure() -> None:
+    assert Figure((0.9,), (0.85, 0.93)).width == pytest.approx(0.08)
+    assert Figure((0.9,), None).width == 0.0
