@@ -37,7 +37,9 @@ class KNN(Detector):
     """Distance to the k-th nearest training feature. Higher = more OOD; range [0, 2].
 
     Does not stream: it keeps the (normalised) training features, ``[N, D]`` float32. Warns where k
-    is more than the smallest class has.
+    is more than the smallest class has. The paper's alpha, the share of the training images that
+    are kept (1 % of ImageNet's, with k = 10), is an evaluation's ``fit_on`` (``--fit-on 0.01``),
+    which any detector takes; k is then of those that are kept.
 
     Args:
         k: which neighbour; 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet in the paper.

@@ -162,8 +162,8 @@ def _rescore(paths: list[Path], means: Means) -> None:
         typer.echo(printable(f"{result.path}: {what}"))
     for fault in faults:
         typer.echo(printable(f"{fault.path}: {'; '.join(fault.reasons)}"))
-    _pages(older)
     typer.echo(f"{len(older)} results of older detectors, {len(older) - left} made again")
+    _pages(older)  # last: a result that cannot be read has no page, and ends the command
     if left or faults:
         raise typer.Exit(SOME_FAILED)
 

@@ -81,7 +81,6 @@ ELSEWHERE = {
     "oodbench/reporting.py": "checks/test_said.py",
     "oodbench/selection.py": "core/test_presets.py",
     "oodbench/settings.py": "cli/test_options.py",
-    "oodbench/sources.py": "contract/test_listings.py",
     "oodbench/tuning.py": "core/test_tune.py",
     "oodbench/data/listing.py": "data/test_samples.py",
     "oodbench/metrics/ranks.py": "metrics/test_figures.py",

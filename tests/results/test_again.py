@@ -16,12 +16,15 @@ from safetensors.torch import load_file, save_file
 
 import oodbench
 from oodbench import Detector, Hardware, ResultStore, files, zoo
+from oodbench.cli import SOME_FAILED
+from oodbench.errors import OptionError
 from oodbench.registry import BENCHMARKS, DETECTORS
 from oodbench.results import leaderboard, networks, stored
 from oodbench.results.again import Means
 from oodbench.results.stored import StoredResult
 from oodbench.results.verdict import TOLERANCES, Verdict
 from oodbench.results.verify import of_results, record, rescore, verdicts
+from tests.helpers.cli import CLI
 from tests.helpers.few import few_digits
 
 CPU = Hardware(accelerator="cpu")
@@ -225,6 +228,109 @@ def test_rescoring_leaves_what_it_cannot_make(home: Path) -> None:
     ((_, why),) = rescore([result], Means(CPU))
     assert "neither in the zoo nor in the cache" in str(why)
     assert result.path.read_bytes() == before
+
+
+def test_the_command_records_what_it_found(home: Path, run: CLI) -> None:
+    boards = home / "boards"
+    leaderboard.write(few_digits(), boards)
+    changed(home, "knn", {"detector_options": {**_options(home), "k": 40}})
+    told = run("verify", boards / "results", "--level", "outputs", "--record")
+    assert told.status == SOME_FAILED
+    assert "different" in told.out
+    assert "other figures" in told.out, "five are told, of the others how many"
+    assert "figures compared: 1 different, 2 identical" in told.out.splitlines()[-1]
+    checks = {one.rows[0]["detector"]: one.checks for one in found(home)}
+    assert checks["knn"] == (), "what does not hold is no check passed"
+    (check,) = checks["msp"]
+    assert (check.level, check.outcome) == ("outputs", "identical")
+    page = (boards / "digits.md").read_text()
+    assert page.count("outputs checked (0.1.0, ") == 1, "the page is written anew"
+    assert page == leaderboard.page(few_digits(), boards)
+
+
+def test_the_command_makes_older_results_again(home: Path, run: CLI) -> None:
+    boards = home / "boards"
+    changed(home, "knn", {"detector_code": "0" * 64})
+    leaderboard.write(few_digits(), boards)
+    assert "knn ⧖" in (boards / "digits.md").read_text()
+    told = run("verify", boards, "--rescore", "--quiet")
+    assert told.status == 0, told.both
+    assert told.out.splitlines()[-1] == "1 results of older detectors, 1 made again"
+    assert "is now knn-" in told.out
+    assert "⧖" not in (boards / "digits.md").read_text()
+    assert run("verify", boards, "--quiet").status == 0
+
+    changed(home, "knn", {"detector_code": "0" * 64})
+    shutil.rmtree(home / "cache")
+    (boards / "results" / "digits" / "msp-0000.json").write_text("{")
+    told = run("verify", boards / "results" / "digits", "--rescore")
+    assert told.status == 2, "no page is made of what cannot be read"
+    assert "stays as it is: its network is neither in the zoo nor in the cache" in told.out
+    assert "msp-0000.json: " in told.out, "what cannot be read is named"
+    assert "1 results of older detectors, 0 made again" in told.out
+
+
+def test_what_could_not_be_checked_fails_if_it_is_asked_for(home: Path, run: CLI) -> None:
+    shutil.rmtree(home / "cache")
+    words = ["verify", home / "boards" / "results", "--level", "outputs", "--quiet"]
+    assert run(*words).status == 0
+    assert run(*words, "--strict").status == SOME_FAILED
+    assert "--level is one of scores, outputs, network, not 'all'" in run.refuses(
+        "verify", "--level", "all"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"benchmark": "nobodys"}, "the benchmark 'nobodys' is not known here"),
+        ({"benchmark_version": 7}, "it is of version 7 of the benchmark, this is version 1"),
+        ({"detector_options": {"colour": 1}}, "colour"),
+        ({"arguments": {}}, "does not tell on how much of the training set it was fitted"),
+        ({"arguments": {"fit_on": 120, "ood": "absent-set"}}, "absent-set"),
+        (
+            {"arguments": {"fit_on": 120, "checkpoint": {"file": "a.pt", "sha256": "1" * 64}}},
+            "its network started from a.pt (sha256 111111111111…): give that file",
+        ),
+        ({"method": "external", "preprocess": None}, "in a way that no row can tell"),
+        ({"method": "external"}, "give the file of its weights with `--checkpoint`"),
+    ],
+)
+def test_why_a_result_cannot_be_made_again(home: Path, change: dict[str, object], why: str) -> None:
+    changed(home, "knn", change)
+    (result,) = [one for one in found_in_all(home) if one.rows[0]["detector"] == "knn"]
+    (verdict,) = of_results([result], "outputs", Means(CPU))
+    assert verdict.word == "not checked"
+    assert why in verdict.reasons[0]
+
+
+def found_in_all(home: Path) -> list[StoredResult]:
+    return [stored.read(path) for path in sorted((home / "boards" / "results").rglob("*.json"))]
+
+
+def test_somebodys_network_by_the_file_of_its_weights(home: Path, tmp_path: Path) -> None:
+    """A result on a network of elsewhere is made again with the file that it was made on."""
+    rows = [row for one in found(home) for row in one.rows]
+    (name,) = networks.release(home / "boards", rows, few_digits(), "CC0-1.0")
+    network = zoo.index(home / "boards")[name].load()
+    torch.save(network.state_dict(), tmp_path / "theirs.pt")
+    torch.save({k: v * 2 for k, v in network.state_dict().items()}, tmp_path / "other.pt")
+    shutil.rmtree(home / "boards" / "networks")
+    changed(home, "msp", {"method": "external", "recipe": None, "recipe_options": {}})
+    assert by_detector(home, "outputs")["msp"].word == "not checked"
+    given = by_detector(home, "outputs", checkpoint=tmp_path / "theirs.pt")["msp"]
+    assert (given.word, given.reasons) == ("identical", [])
+    other = by_detector(home, "outputs", checkpoint=tmp_path / "other.pt")["msp"]
+    assert "the weights in other.pt are not those of its network" in other.reasons[0]
+
+
+def test_two_networks_of_one_name_are_not_released(home: Path) -> None:
+    rows = [row for one in found(home) for row in one.rows]
+    networks.release(home / "boards", rows, few_digits(), "CC0-1.0")
+    index = home / "boards" / "networks" / zoo.INDEX
+    index.write_text(index.read_text().replace(rows[0]["weights"], "0" * 64))
+    with pytest.raises(OptionError, match="has a network .* with other weights"):
+        networks.release(home / "boards", rows, few_digits(), "CC0-1.0")
 
 
 def test_a_changed_detector_is_seen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,3 +162,85 @@ def test_random_bytes_are_refused(tmp_path: Path) -> None:
             read = foreign.read if ending.startswith(".n") else foreign.read_all
             with pytest.raises(OODBenchError):
                 read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "why"),
+    [
+        ("a.pkl", lambda p: p.write_bytes(b""), "give it as `scores`"),
+        ("a.json", lambda p: p.write_text("[1]"), r"read from \.npy, \.npz, \.csv and \.tsv files"),
+        ("a.npy", lambda p: np.save(p, np.array(["x"])), "one number a sample is expected"),
+        ("a.npy", lambda p: np.save(p, np.zeros((2, 2))), "one number a sample is expected"),
+        ("a.npy", lambda p: np.save(p, np.zeros(0)), "one number a sample is expected"),
+        ("a.npy", lambda p: p.write_bytes(b"\x93NUMPY"), "holds no scores"),
+        ("a.npz", lambda p: np.savez(p, logits=SCORES), "it has none of"),
+        ("a.npz", lambda p: p.write_bytes(b"PK"), "holds no scores"),
+        (
+            "a.npz",
+            lambda p: np.savez(p, conf=SCORES, pred=[1], label=[1]),
+            "of another number of samples than scores",
+        ),
+    ],
+)
+def test_files_that_hold_no_scores(tmp_path: Path, name: str, write: Any, why: str) -> None:
+    write(tmp_path / name)
+    with pytest.raises(OODBenchError, match=why) as error:
+        foreign.read(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_several_sets_are_no_one_set(tmp_path: Path) -> None:
+    table = csv_of(tmp_path, "set,score\nid,1\nmnist,3\n")
+    with pytest.raises(OODBenchError, match=r"holds 2 sets \(id, mnist\). Give it as `scores`"):
+        foreign.read(table)
+    with pytest.raises(OODBenchError, match=r"several sets are read from \.csv, \.tsv and \.pkl"):
+        foreign.read_all(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ([1], "no mapping with the keys id and ood"),
+        ({"id": {"test": [1, 2]}, "ood": {}}, "the ID test set is not prediction, confidence and"),
+        ({"id": {"test": [None, SCORES, None]}, "ood": {"near": {}}}, "no scores of OOD sets"),
+        (
+            {"id": {"test": [None, SCORES, None]}, "ood": {"far": {"mnist": "abc"}}},
+            "one number a sample is expected",
+        ),
+        ({"id": {}, "ood": {}}, "test"),
+    ],
+)
+def test_pickles_of_something_else(tmp_path: Path, content: object, why: str) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(OODBenchError, match=why):
+        foreign.read_all(tmp_path / "a.pkl")
+
+
+def test_sets_that_openood_left_out_are_left_out(tmp_path: Path) -> None:
+    own = [np.array([1, 2, 3, 4]), SCORES, np.array([1, 2, 3, 0])]
+    sets = {"near": None, "far": {"mnist": [None, SCORES + 1, None], "svhn": None}}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"id": {"test": own}, "ood": sets}))
+    found = foreign.read_all(tmp_path / "a.pkl")
+    assert list(found.ood) == [("far", "mnist")]
+    assert found.ood["far", "mnist"].correct is None
+    assert found.id.correct is not None
+    assert found.id.correct.tolist() == [True, True, True, False]
+
+
+def test_what_the_network_got_right(tmp_path: Path) -> None:
+    one = foreign.Foreign(SCORES, None, None)
+    labels, said = tmp_path / "labels.npy", tmp_path / "said.npy"
+    np.save(labels, [0, 1, 2, 3])
+    np.save(said, [0, 1, 3, 3])
+    correct = foreign.with_labels(one, labels, said).correct
+    assert correct is not None
+    assert correct.tolist() == [True, True, False, True]
+    np.save(said, [0, 1, 3])
+    with pytest.raises(OODBenchError, match="a class for each of the 4 ID scores"):
+        foreign.with_labels(one, labels, said)
+    np.save(said, [0.5, 1.0, 1.0, 1.0])
+    with pytest.raises(OODBenchError, match="a class for each"):
+        foreign.with_labels(one, labels, said)
+    said.unlink()
+    with pytest.raises(OODBenchError, match=r"are read from \.npy files"):
+        foreign.with_labels(one, labels, said)
