@@ -329,7 +329,7 @@ def test_two_networks_of_one_name_are_not_released(home: Path) -> None:
     networks.release(home / "boards", rows, few_digits(), "CC0-1.0")
     index = home / "boards" / "networks" / zoo.INDEX
     index.write_text(index.read_text().replace(rows[0]["weights"], "0" * 64))
-    with pytest.raises(OptionError, match="has a network .* with other weights"):
+    with pytest.raises(OptionError, match=r"has a network .* with other weights"):
         networks.release(home / "boards", rows, few_digits(), "CC0-1.0")
 
 
