@@ -85,7 +85,6 @@ ELSEWHERE = {
     "oodbench/data/listing.py": "data/test_samples.py",
     "oodbench/metrics/ranks.py": "metrics/test_figures.py",
     "oodbench/networks/inputs.py": "core/test_preprocessing.py",
-    "oodbench/networks/runtimes.py": "networks/test_given.py",
     "oodbench/networks/": "networks/test_classifier.py",
     "oodbench/results/rowcheck.py": "results/test_store.py",
     "oodbench/results/arranged.py": "results/test_leaderboard.py",

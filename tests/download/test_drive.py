@@ -63,3 +63,18 @@ def test_google_drive_asks_before_it_sends(
     publisher.put("/drive.google.com/uc", b"", page(quota))
     with pytest.raises(DownloadError, match="Too many users"):
         fetch(RemoteFile("drive:ID8", "b.zip"), tmp_path / "b.zip", patience=QUICK)
+
+
+def test_google_drive_that_asks_again_is_not_asked_for_ever(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OODBENCH_MIRROR", publisher.base)
+    form = (
+        b'<html><form id="download-form" action="https://drive.google.com/uc" method="get">'
+        b'<input type="hidden" name="id" value="ID7"></form></html>'
+    )
+    publisher.put("/drive.google.com/uc", b"", *[page(form)] * 9)
+    with pytest.raises(DownloadError, match="Google Drive asks again and again"):
+        fetch(RemoteFile("drive:ID7", "a.zip"), tmp_path / "a.zip", patience=QUICK)
+    assert len(publisher.asked) == 2
+    assert list(tmp_path.iterdir()) == []

