@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import oodbench
 from oodbench import Benchmark, DatasetSpec, Hardware, together
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
-from oodbench.errors import BadScoresError, DataError
+from oodbench.errors import BadScoresError, DataError, OODBenchError
 from oodbench.extract import extract, extracted
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.headed import HeadedBackbone
@@ -186,3 +188,52 @@ def test_an_evaluation_of_several_networks_decodes_each_image_once(
         alone += oodbench.evaluate(backbone=backbone, checkpoint=file, **options)
     assert without_times(results.rows) == without_times(alone.rows)
     assert len({row["weights"] for row in results.rows}) == 3
+
+
+def test_an_image_that_cannot_be_read_is_told_by_the_evaluation(tmp_path: Path) -> None:
+    sets = {name: colours(name, n, n) for name, n in (("train", 30), ("test", 21))}
+    damaged = Unreadable(15, "noise", 15)
+    damaged.images = colours("noise", 15, 15).images
+    lines: list[str] = []
+    with pytest.raises(OODBenchError, match="image 3 is damaged"):
+        oodbench.evaluate(
+            backbone=checkpoints(tmp_path, 2),
+            benchmark=benchmark({**sets, "noise": damaged}),
+            detectors="msp",
+            preprocess="benchmark",
+            hardware=Hardware("cpu", "1", batch_size=8),
+            report=lines.append,
+        )
+    told = [line for line in lines if "is not seen by the networks together" in line]
+    assert told == ["noise is not seen by the networks together: toy: image 3 is damaged"]
+
+
+def test_seeds_whose_training_is_in_the_cache_see_images_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what a detector is fitted on is among them, be it another split than ``train``."""
+    sets = {name: colours(name, n, n) for name, n in (("train", 30), ("test", 21), ("val", 12))}
+    sets["noise"] = colours("noise", 15, 15)
+    spec = DatasetSpec("toy", lambda split: sets[split], ("train", "val", "test"))
+    toy = replace(benchmark(sets), id=spec)
+    options: dict[str, Any] = {
+        "benchmark": toy,
+        "detectors": ["msp", "vra", oodbench.create_detector("tempscale", fit_split="val")],
+        "backbone": ["digits-cnn", "resnet20"],
+        "recipe": "quick",
+        "recipe_options": {"epochs": 1, "batch_size": 16},
+        "seed": [0, 1],
+        "hardware": Hardware("cpu", "1", batch_size=8),
+    }
+    lines: list[str] = []
+    before = oodbench.evaluate(report=lines.append, **options)
+    assert not [line for line in lines if "networks saw" in line], "they are to be trained first"
+    shutil.rmtree(tmp_path / "cache" / "outputs")
+    for one in sets.values():
+        one.read.clear()
+    again = oodbench.evaluate(report=lines.append, **options)
+    seen = {line.split()[3] for line in lines if line.startswith("4 networks saw")}
+    assert seen == {"train", "test", "val", "noise"}
+    for name in seen:
+        assert set(sets[name].read.values()) == {1}, name
+    assert without_times(again.rows) == without_times(before.rows)
