@@ -45,13 +45,11 @@ TESTS = {
     "oodbench/results": "tests/results",
     "detectors": "tests/detectors/test_{name}.py",
     "detectors/_contrastive.py": "tests/detectors/test_supcon.py",
-    "detectors/_dense.py": "tests/tasks/test_segmentation.py",
     "detectors/_figures.py": "tests/detectors/test_a2d.py",
     "detectors/_modalities.py": "tests/core/test_presets.py",
     "detectors/_multiood.py": "tests/detectors/test_a2d_npmix.py",
     "detectors/_neighbours.py": "tests/detectors/test_numerics.py",
     "detectors/ce_detection.py": "tests/tasks/test_detection.py",
-    "detectors/ce_segmentation.py": "tests/tasks/test_segmentation.py",
     "detectors/multimodal_ce.py": "tests/networks/test_modalities.py",
 }
 """Where the tests of a module or of a folder stand; the longest name that fits counts."""

@@ -200,6 +200,15 @@ def digits(digits_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[str
     return ["--id", "digits", "--backbone", "digits-cnn", "--checkpoint", digits_checkpoint]
 
 
+@pytest.fixture
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded benchmark of scenes has few of them."""
+    from oodbench.datasets import scenes
+    from tests.helpers.few import some_scenes
+
+    monkeypatch.setattr(scenes, "scenes", some_scenes)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """Runs jobs in processes of their own, which start in milliseconds."""

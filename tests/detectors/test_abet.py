@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import oodbench
 from oodbench import Outputs
 from oodbench.data.augmentation import TrivialAugment, TrivialResizedCrop
-from oodbench.data.transforms import CropFlip, Preprocess
+from oodbench.data.transforms import CropFlip, Preprocess, to_tensor
 from oodbench.detectors.abet import (
     AbeTASH,
     AbeTDICE,
@@ -28,13 +29,17 @@ from oodbench.detectors.abet import (
     AbeTMethod,
     AbeTReAct,
     AbeTRecipe,
+    AbeTSegmentation,
     LearnedTemperatureHead,
     abet_score,
 )
 from oodbench.errors import MissingOutputError, OptionError
 from oodbench.networks.backbones import create_backbone, starting_backbone
+from oodbench.tasks.pixels import segment
 from oodbench.training.run import plan
 from oodbench.training.train import train
+from tests.helpers.pixels import CPU, RECIPE, Strided, drawn
+from tests.helpers.pixels import GREY as PLAIN_GREY
 
 GREY = Preprocess(8, (0.3,), (0.4,), mode="L")
 
@@ -367,3 +372,75 @@ def test_training_learns_digits_and_keeps_what_ablations_read() -> None:
     assert set(rows["method"]) == {"abet"}
     assert rows["id_accuracy"].min() > 0.9
     assert len(set(rows["detector"])) == 5
+
+
+def test_outputs_have_the_size_of_the_image() -> None:
+    """Cosines and temperatures are those of enlarged features; D maps of that size are not made."""
+    torch.manual_seed(0)
+    method = AbeTSegmentation(Strided(), 3, RECIPE).eval()
+    images, size = torch.randn(2, 1, 7, 10), (7, 10)
+    with torch.no_grad():
+        found, features = method.outputs(images), method.backbone(images)
+        assert features.shape[-2:] == (4, 5)
+        large = F.interpolate(features, size, mode="bilinear", align_corners=True)
+        expected = method.scaled(large)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "logits": (2, 3, 7, 10),
+        "cosine": (2, 3, 7, 10),
+        "temperature": (2, 7, 10),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_enlarged_features() -> None:
+    torch.manual_seed(0)
+    method = AbeTSegmentation(Strided(), 3, RECIPE).double()
+    images, labels = torch.randn(2, 1, 7, 10).double(), torch.randint(0, 3, (2, 7, 10))
+    method.loss(images, labels)["loss"].backward()
+    gradients = [p.grad.clone() for p in method.parameters() if p.grad is not None]
+    method.zero_grad()
+    large = F.interpolate(method.backbone(images), (7, 10), mode="bilinear", align_corners=True)
+    F.cross_entropy(method.scaled(large)["logits"], labels).backward()
+    expected = [p.grad for p in method.parameters() if p.grad is not None]
+    assert len(gradients) == len(expected) > 2
+    for mine, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_pixels_are_scored_by_abet_as_images_are() -> None:
+    """On a backbone that looks at single pixels, with the same weights: the flat network."""
+    torch.manual_seed(0)
+
+    class Flat(nn.Linear):
+        num_features = 6
+
+    class Dense(nn.Conv2d):
+        num_features = 6
+
+    flat = AbeTMethod(Flat(1, 6), 3, AbeTRecipe()).eval()
+    dense = AbeTSegmentation(Dense(1, 6, 1), 3, RECIPE).eval()
+    state = {}
+    for name, value in flat.state_dict().items():
+        if name == "scaled.temperature.0.bias":
+            value.zero_()  # the dense head has none
+        elif name.endswith("0.weight") or name in ("backbone.weight", "scaled.h.weight"):
+            state[name] = value[:, :, None, None]
+        else:
+            state[name] = value
+    dense.load_state_dict(state)
+    samples = drawn("toy/test", ((6, 9), (5, 4)))
+    detectors = [
+        oodbench.create_detector(name)
+        for name in ("abet", "abet-energy", "abet-msp", "abet-temperature")
+    ]
+    for found in segment(dense, samples, PLAIN_GREY, CPU):
+        pixels = PLAIN_GREY.normalize(to_tensor(samples[found.index])).reshape(-1, 1)
+        with torch.no_grad():
+            expected = flat.outputs(pixels)
+        rows = Outputs(logits=expected["logits"], extra={"temperature": expected["temperature"]})
+        torch.testing.assert_close(found.outputs.logits, expected["logits"])
+        for detector in detectors:
+            np.testing.assert_allclose(
+                found.score(detector).reshape(-1), detector.score(rows).numpy(), rtol=1e-5
+            )

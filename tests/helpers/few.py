@@ -1,4 +1,4 @@
-"""The embedded benchmark with few images, for tests that ask nothing of how many there are."""
+"""The embedded benchmarks with few images, for tests that ask nothing of how many there are."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import dataclasses
 import numpy as np
 
 from oodbench import Benchmark, DatasetSpec, Samples
-from oodbench.data.samples import ImageArrays
+from oodbench.data.samples import VOID, ImageArrays
 from oodbench.datasets.digits import digits
+from oodbench.datasets.scenes import Content, Scene, scenes
+
+SCENES = {"train": 24, "test": 6}
 
 
 def few(spec: DatasetSpec) -> DatasetSpec:
@@ -35,4 +38,16 @@ def few_digits() -> Benchmark:
         id=few(whole.id),
         near=tuple(map(few, whole.near)),
         far=tuple(map(few, whole.far)),
+    )
+
+
+def some_scenes(split: str, content: Content) -> tuple[Scene, ...]:
+    """The first scenes; of those with OOD objects the border is void."""
+    chosen = scenes(split, content)[: SCENES[split]]
+    if content == "id":
+        return chosen
+    bordered = [np.pad(s.classes[5:-5, 5:-5], 5, constant_values=VOID) for s in chosen]
+    return tuple(
+        dataclasses.replace(scene, classes=classes)
+        for scene, classes in zip(chosen, bordered, strict=True)
     )

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import oodbench
-from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
+from oodbench import Benchmark, Contender, DatasetSpec, Hardware, Preprocess
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
+from oodbench.evaluator import Evaluator
+from oodbench.method import Recipe
 from oodbench.results.outcome import Results
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -20,6 +22,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CPU = Hardware(accelerator="cpu")
 
 GREY = Preprocess(8, (0.5,), (0.25,), mode="L", flip=False)
+
+RECIPE = Recipe()
 
 
 class Drawn(MaskedSamples):
@@ -101,3 +105,30 @@ def evaluate(detectors: Any, benchmark: Benchmark | None = None, **options: Any)
         hardware=CPU,
         **{"preprocess": "benchmark", **options},
     )
+
+
+class Strided(nn.Conv2d):
+    """A backbone whose maps are smaller than the image."""
+
+    num_features = 5
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__(1, 5, 3, stride=stride, padding=1)
+
+
+def by_name(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows by detector and OOD set, of which there is one each."""
+    found = {(row["detector"], row["ood"]): row for row in results}
+    assert len(found) == len(results)
+    return found
+
+
+def run_evaluator(
+    detectors: Sequence[str], network: nn.Module, benchmark: Benchmark | None = None
+) -> tuple[int, Results]:
+    """How many images went through the network, and the rows."""
+    evaluator = Evaluator(benchmark or toy(), hardware=CPU)
+    rows = evaluator.run(
+        Contender(network, preprocess="benchmark"), [oodbench.create_detector(d) for d in detectors]
+    )
+    return evaluator.forward_passes, rows
