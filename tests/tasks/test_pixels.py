@@ -195,7 +195,7 @@ def test_picture_is_four_images_side_by_side(height: int, mode: str, times: int)
     assert np.array_equal(truth[:, :, 0], expected)
 
 
-# --- rows -------------------------------------------------------------------------------------
+# --- what is kept -------------------------------------------------------------------------------
 
 
 class Small(nn.Module):

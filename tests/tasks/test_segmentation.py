@@ -63,7 +63,7 @@ class Breaks(Detector):
         return -outputs.logits.softmax(dim=1).amax(dim=1)
 
 
-# --- quality ----------------------------------------------------------------------------------
+# --- classes of the network, and of the masks -------------------------------------------------
 
 
 class Constant(nn.Module):
