@@ -91,7 +91,6 @@ ELSEWHERE = {
     "detectors/multimodal_ce.py": "networks/test_modalities.py",
     "datasets/_bounds.py": "datasets/test_cifar.py",
     "datasets/_find.py": "datasets/test_images.py",
-    "datasets/multiood/": "datasets/test_multiood.py",
 }
 """Modules, or folders of them, whose tests stand in a file of another name, and where."""
 MODULES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
