@@ -72,7 +72,6 @@ ELSEWHERE = {
     "oodbench/reporting.py": "checks/test_said.py",
     "oodbench/selection.py": "core/test_presets.py",
     "oodbench/settings.py": "cli/test_options.py",
-    "oodbench/tuning.py": "core/test_tune.py",
     "oodbench/data/listing.py": "data/test_samples.py",
     "oodbench/metrics/ranks.py": "metrics/test_figures.py",
     "oodbench/networks/inputs.py": "core/test_preprocessing.py",

@@ -1,167 +1,44 @@
-"""Choosing hyper-parameters: the best on validation data, and nothing else is looked at."""
+"""Choosing hyper-parameters: the best on validation data, each network and image seen once."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import oodbench
-from oodbench import (
-    Benchmark,
-    DatasetSpec,
-    Detector,
-    Hardware,
-    Networks,
-    Outputs,
-    Preprocess,
-    cli,
-    files,
-)
-from oodbench.data.samples import ImageArrays, Samples, Subset
+from oodbench import Benchmark, DatasetSpec, Detector, Networks, Outputs, files
+from oodbench.data.samples import Samples
 from oodbench.detector import learned
-from oodbench.disk import mapped
-from oodbench.errors import DataError, MissingDataError, OODBenchWarning, OptionError
-from oodbench.registry import BENCHMARKS, DETECTORS
-from oodbench.results.store import ResultStore
-from oodbench.tune import candidates, tune, word, words
-from oodbench.tuning import Tuning, Validation
-from tests.conftest import SHARED, write_images
-from tests.helpers.cli import CLI
-
-CPU = Hardware(accelerator="cpu")
-PREPROCESS = Preprocess(4, (0.5,), (0.25,), mode="L")
-
-
-# A problem whose best values are known: OOD images are brighter than ID images
-
-
-class Counted(ImageArrays):
-    """Counts the images that are read."""
-
-    read = 0
-
-    def __getitem__(self, index: int) -> Image.Image:
-        Counted.read += 1
-        return super().__getitem__(index)
-
-
-def images(name: str, n: int, level: int, seed: int) -> Counted:
-    rng = np.random.default_rng(seed)
-    pixels = np.clip(rng.normal(level, 20, (n, 4, 4)), 0, 255).astype(np.uint8)
-    return Counted(name, pixels, np.arange(n) % 2, ("a", "b"))
-
-
-def untouchable(split: str) -> Samples:
-    raise AssertionError(f"the split {split} was read")
-
-
-def load_id(split: str) -> Samples:
-    if split == "test":
-        untouchable(split)
-    return images(f"toy/{split}", 60 if split == "train" else 30, 100, len(split))
-
-
-def load_overlapping(split: str) -> Samples:
-    """``val`` is a part of ``train``, as for CIFAR."""
-    train = load_id("train")
-    return train if split == "train" else Subset(train, np.arange(0, 60, 6), "toy/val")
-
-
-def ood(name: str, level: int, seed: int = 9) -> DatasetSpec:
-    def load(split: str) -> Samples:
-        assert split == "val"
-        return images(f"{name}/{split}", 20, level, seed)
-
-    return DatasetSpec(name, load, ("train", "val", "test"))
-
-
-TEST_SETS = (DatasetSpec("tested", untouchable),)
-TOY = Benchmark(
-    "toy",
-    DatasetSpec("toy", load_id, ("train", "val", "test")),
-    TEST_SETS,
-    (),
-    PREPROCESS,
-    validation=(ood("bright", 160),),
+from oodbench.errors import OODBenchWarning, OptionError
+from oodbench.registry import DETECTORS
+from oodbench.tune import candidates, word, words
+from oodbench.tuning import Validation
+from tests.conftest import write_images
+from tests.helpers.tuning import (
+    CPU,
+    OVERLAPPING,
+    TOY,
+    Brightness,
+    Counted,
+    Distance,
+    images,
+    load_overlapping,
+    model,
+    only,
+    ood,
+    search,
 )
-OVERLAPPING = dataclasses.replace(TOY, id=dataclasses.replace(TOY.id, load=load_overlapping))
 
-
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-
-
-@dataclass
-class Brightness(Detector):
-    """Gain times the mean of the features. Higher = more OOD where the gain is positive."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    grid: ClassVar = {"gain": (-1.0, 0.0, 2.0, 3.0)}
-
-    gain: float = 1.0
-    offset: float = 0.0
-
-    def score(self, outputs: Outputs) -> Tensor:
-        return self.gain * outputs.features.mean(dim=1) + self.offset
-
-
-@dataclass
-class Distance(Detector):
-    """Distance to the training mean, to a power."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    grid: ClassVar = {"power": (-1.0, 1.0), "at_most": (1000, 10)}
-    fits: ClassVar[list[Outputs]] = []
-    scored: ClassVar[list[Outputs]] = []
-
-    power: float = -1.0
-    at_most: int = 1000
-    fit_split: Literal["train", "val"] = "train"
-    mean_: Tensor = learned()
-
-    def fit(self, train: Outputs) -> Self:
-        Distance.fits.append(train)
-        if len(train) > self.at_most:
-            raise OptionError(f"distance: at_most={self.at_most}, not {len(train)}.")
-        self.mean_ = train.features.mean(dim=0)
-        return self
-
-    def score(self, outputs: Outputs) -> Tensor:
-        Distance.scored.append(outputs)
-        return (outputs.features - self.mean_).norm(dim=1) ** self.power
-
-
-@pytest.fixture(autouse=True)
-def _none_seen() -> None:
-    Counted.read = 0
-    Distance.fits.clear()
-    Distance.scored.clear()
-
-
-def search(benchmark: Benchmark = TOY, detectors: Any = None, **options: Any) -> Tuning:
-    networks = options.pop("networks", None) or Networks(
-        model(), preprocess="benchmark", **options.pop("of", {})
-    )
-    detectors = Brightness() if detectors is None else detectors
-    return tune(benchmark, detectors, networks, hardware=CPU, **options)
-
-
-def only(tuning: Tuning) -> dict[str, Any]:
-    (choice,) = tuning.choices
-    return choice.best.values
+pytestmark = pytest.mark.usefixtures("none_seen")
 
 
 # What is chosen
@@ -287,62 +164,6 @@ def test_seeds_share_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
 # What is looked at
 
 
-def test_no_test_split_is_read() -> None:
-    """In TOY, whatever is tested on raises when it is read."""
-    assert only(search(detectors=[Brightness()])) == {"gain": 2.0}
-    for split in ("test", "other"):
-        with pytest.raises(OptionError, match=f"toy/{split}"):
-            TOY.without_test().id.load(split)
-    assert TOY.without_test().ood == ()
-    assert TOY.without_test().id.splits == ("train", "val")
-    data = Validation(TOY)
-    assert not hasattr(data, "test")
-    with pytest.raises(OptionError, match="tested on"):
-        data._benchmark.id.load("test")
-
-
-def test_training_reads_no_test_split_either() -> None:
-    digits = oodbench.get_benchmark("digits")
-
-    def load(split: str) -> Samples:
-        return untouchable(split) if split == "test" else digits.id.load(split)
-
-    sealed = dataclasses.replace(
-        digits, id=dataclasses.replace(digits.id, load=load), near=TEST_SETS, far=()
-    )
-    options = {"epochs": 1, "batch_size": 32}
-    tuning = search(sealed, "knn", networks=Networks(recipe="quick", recipe_options=options))
-    assert "k" in only(tuning)
-    # val and the images made of it are no images that are tested on
-    data = tuning.validation
-    chosen_on = np.concatenate([data.val.digests, *(s.digests for s in data.ood.values())])
-    tested = [digits.id.load("test"), *(chosen.spec.load("test") for chosen in digits.ood)]
-    assert not np.isin(chosen_on, np.concatenate([s.digests for s in tested])).any()
-
-
-def test_val_is_left_out_of_what_is_fitted() -> None:
-    tuning = search(OVERLAPPING, Distance())
-    assert only(tuning) == {"power": 1.0, "at_most": 1000}
-    train, val = load_overlapping("train"), load_overlapping("val")
-    rest = ~np.isin(train.digests, val.digests)
-    assert rest.sum() == 50
-    for outputs in Distance.fits:
-        assert len(outputs) == 50
-        assert outputs.labels.tolist() == train.labels[rest].tolist()
-    x = torch.stack([PREPROCESS(train[int(i)]) for i in np.flatnonzero(rest)]).flatten(1)
-    torch.testing.assert_close(Distance.fits[0].features, x)
-
-
-def test_nothing_is_copied_where_nothing_is_left_out() -> None:
-    search(TOY, Distance())
-    # each has outputs of its own, which are the same file mapped again
-    files = {mapped._SOURCES[outputs.features.data_ptr()].file for outputs in Distance.fits}
-    assert len(files) == 1
-    assert len(Distance.fits[0]) == 60
-    data = Validation(TOY)
-    assert data.fitted_on is data.train
-
-
 def test_an_image_goes_through_the_network_once() -> None:
     search(OVERLAPPING, [Distance(), Brightness(), oodbench.create_detector("knn")])
     assert Counted.read == 60 + 20, "train, of which val is a part, and the OOD set"
@@ -368,54 +189,6 @@ def test_outputs_are_those_of_val_itself(new_cache: Any) -> None:
     new_cache()
     search(OVERLAPPING, Distance())
     assert search(OVERLAPPING, Brightness()).to_dict() == direct
-
-
-def test_what_is_fitted_on_val_is_scored_on_its_other_half() -> None:
-    search(TOY, Distance(fit_split="val"))
-    val = load_id("val")
-    first, second = Validation(TOY).halves
-    assert len(first) == len(second) == 15
-    assert not np.isin(first.digests, second.digests).any()
-    assert sorted([*first.rows, *second.rows]) == list(range(len(val)))
-    assert abs(np.bincount(first.labels) - np.bincount(second.labels)).max() <= 1
-    assert Distance.fits
-    for outputs in Distance.fits:
-        assert outputs.labels.tolist() == first.labels.tolist()
-    x = torch.stack([PREPROCESS(second[i]) for i in range(15)]).flatten(1)
-    known = [outputs for outputs in Distance.scored if len(outputs) != 20]
-    assert known
-    for outputs in known:
-        torch.testing.assert_close(outputs.features, x)
-
-
-def test_train_and_val_of_the_same_images() -> None:
-    same = dataclasses.replace(TOY.id, load=lambda split: load_id("train"))
-    with pytest.raises(DataError, match="nothing is left to fit on"):
-        search(dataclasses.replace(TOY, id=same), Distance())
-    assert only(search(dataclasses.replace(TOY, id=same), Brightness())) == {"gain": 2.0}
-
-
-def test_a_missing_train_split_matters_only_to_what_is_fitted() -> None:
-    def load(split: str) -> Samples:
-        if split == "train":
-            raise MissingDataError("toy/train: not found in /data/toy.")
-        return load_id(split)
-
-    some = dataclasses.replace(TOY, id=dataclasses.replace(TOY.id, load=load))
-    assert only(search(some)) == {"gain": 2.0}
-    with pytest.raises(MissingDataError, match="/data/toy"):
-        search(some, Distance())
-
-
-def test_splits_of_different_classes() -> None:
-    def load(split: str) -> Samples:
-        found = load_id(split)
-        found.classes = ("a", "c") if split == "train" else found.classes
-        return found
-
-    other = dataclasses.replace(TOY, id=dataclasses.replace(TOY.id, load=load))
-    with pytest.raises(DataError, match=r"toy/train and toy/val.*'b'"):
-        search(other, Distance())
 
 
 # Detectors that need the network
@@ -528,28 +301,6 @@ def test_what_a_detector_says_of_the_chosen_values_is_told_once() -> None:
     lines.clear()
     results = evaluate(Wary(), tune=True, report=lines.append)
     assert results.warnings == ["gain 2.0"]
-
-
-def test_a_benchmark_without_validation_data() -> None:
-    with pytest.raises(OptionError, match="toy has no validation OOD sets"):
-        search(dataclasses.replace(TOY, validation=()))
-    spec = dataclasses.replace(TOY.id, splits=("train", "test"))
-    with pytest.raises(OptionError, match="toy has no val split"):
-        search(dataclasses.replace(TOY, id=spec))
-
-
-def test_missing_validation_sets() -> None:
-    def load(split: str) -> Samples:
-        raise MissingDataError(f"away/{split}: not in /data/away.")
-
-    away = DatasetSpec("away", load)
-    lines: list[str] = []
-    some = dataclasses.replace(TOY, validation=(*TOY.validation, away))
-    tuning = search(some, report=lines.append)
-    assert tuning.choices[0].chosen.tuned["ood"] == ["bright"]
-    assert any("/data/away" in line and "missing" in line for line in lines)
-    with pytest.raises(MissingDataError, match="/data/away"):
-        search(dataclasses.replace(TOY, validation=(away,)))
 
 
 # Evaluation with what was chosen
@@ -708,164 +459,3 @@ def test_a_detector_may_be_fitted_on_val(name: str, fits_on: str) -> None:
     assert all(
         row["id_train_fingerprint"] == benchmark.id.load("train").fingerprint for row in results
     )
-
-
-# The command line
-
-
-def test_the_command_prints_a_table_and_the_command_to_go_on_with(run: CLI, digits: list) -> None:
-    ran = run("tune", "--detector", "knn,msp", *digits)
-    assert ran.status == 0, ran.both
-    assert ran.err == ""
-    for k in (1, 5, 10, 20, 50, 100, 200, 500):
-        assert f"k={k} " in ran.out
-    refused = [line for line in ran.out.splitlines() if "refused" in line]
-    assert any("k=1000" in line for line in refused)
-    (chosen,) = [line for line in ran.out.splitlines() if " * " in line]
-    assert "not tuned: msp" in ran.out
-    assert not Path("leaderboards").exists(), "nothing was tested"
-    (command,) = [line for line in ran.out.splitlines() if line.startswith("evaluate: ")]
-    program, *arguments = shlex.split(command.removeprefix("evaluate: "))
-    assert program == "oodbench"
-    assert arguments[:3] == ["eval", "--detector", "knn,msp"]
-    assert arguments[-1].removeprefix("knn.") in chosen
-    after = run(*arguments, "--json", "--ood", "photo-patches")
-    assert after.status == 0, after.both
-    options = {r["detector"]: r["detector_options"] for r in json.loads(after.out)["rows"]}
-    assert f"k={options['knn']['k']}" == arguments[-1].removeprefix("knn.")
-    assert f"{' '.join(map(str, ['eval', '--detector', 'knn,msp', *digits]))} --tune" in ran.out
-
-
-def test_the_commands_json_is_json_alone(run: CLI, digits: list) -> None:
-    ran = run("tune", "--detector", "knn", "--json", *digits)
-    assert ran.status == 0, ran.both
-    assert ran.err == ""
-    told = json.loads(ran.out)
-    assert told["benchmark"] == "digits"
-    assert told["validation"]["id"] == "digits/val"
-    assert told["validation"]["ood"] == {"digits-synthetic": 163}
-    (choice,) = told["choices"]
-    (best,) = [trial for trial in choice["trials"] if trial["chosen"]]
-    assert best["auroc"] == max(t["auroc"] for t in choice["trials"] if t["auroc"] is not None)
-    assert told["command"].endswith(f"--set knn.k={best['values']['k']}")
-    assert "--json" not in told["command"]
-
-
-def test_eval_tune_is_tune_and_eval(run: CLI, digits: list) -> None:
-    chosen = json.loads(run("tune", "--detector", "knn", "--json", *digits).out)["choices"][0]
-    ran = run("eval", "--tune", "--detector", "knn,msp", "--json", *digits)
-    assert ran.status == 0, ran.both
-    rows = {row["detector"]: row for row in json.loads(ran.out)["rows"]}
-    assert rows["knn"]["detector_options"] == chosen["detector_options"]
-    assert rows["knn"]["tuned"]["auroc"] == chosen["auroc"]
-    assert rows["knn"]["tuned"]["ood"] == ["digits-synthetic"]
-    assert rows["msp"]["tuned"] is None
-    assert "--tune" in rows["knn"]["command"]
-    page = Path("leaderboards/digits.md").read_text(encoding="utf-8")
-    assert "| knn † ‡ |" in page  # ‡: the network is untrained, which rows and page say
-    assert "| msp ‡ |" in page
-    stored = ResultStore("leaderboards").rows("digits")
-    assert len(stored) == 8
-    # the same again adds nothing
-    assert run("eval", "--tune", "--detector", "knn,msp", *digits).status == 0
-    assert ResultStore("leaderboards").rows("digits") == stored
-    assert Path("leaderboards/digits.md").read_text(encoding="utf-8") == page
-
-
-def test_what_set_says_is_not_searched(run: CLI, digits: list) -> None:
-    """Even where it says what is the default anyway."""
-    for words_ in (["--set", "knn.k=50"], ["--set", "k=50"]):
-        ran = run("eval", "--tune", "--detector", "knn", "--json", *words_, *digits)
-        assert ran.status == 0, ran.both
-        for row in json.loads(ran.out)["rows"]:
-            assert row["detector_options"]["k"] == 50
-            assert row["tuned"] is None
-
-
-def test_a_trained_network_end_to_end(run: CLI) -> None:
-    quick = ["--id", "digits", "--recipe", "quick", "--epochs", "2"]
-    ran = run("tune", "--detector", "knn", *quick)
-    assert ran.status == 0, ran.both
-    assert ran.err == ""
-    assert "training: ce, recipe quick" in ran.out
-    again = run("eval", "--tune", "--detector", "knn", *quick)
-    assert again.status == 0, again.both
-    assert "trained already" in again.out
-    assert "training: " not in again.out
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["tune"], "--detector"),
-        (["tune", "--detector", "knn"], "--id"),
-        (["tune", "--detector", "no-such", "--id", "digits"], "no-such"),
-        (["tune", "--detector", "knn", "--set", "kk=3", "--id", "digits"], "kk"),
-        (["tune", "--detector", "knn", "--id", "cifar10"], "Get it:"),
-        (["tune", "--detector", "knn", "--id", "digits", "--checkpoint", "x.pt"], "--backbone"),
-        (["tune", "--detector", "knn", "--id", "digits", "--ood", "mnist"], "--ood"),
-        (["tune", "--detector", "knn", "--id", "digits", "--epochs", "0"], "--epochs"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_errors_are_errors(run: CLI, words: list[str], told: str) -> None:
-    assert told in run.refuses(*words)
-
-
-def test_nothing_to_tune_is_an_error(run: CLI, digits: list) -> None:
-    assert "msp (it has no grid)" in run.refuses("tune", "--detector", "msp", *digits)
-    message = run.refuses("tune", "--detector", "knn", "--set", "k=5", *digits)
-    assert "knn (all of its grid is set)" in message
-
-
-def test_a_folder_without_val_is_an_error(run: CLI, tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        write_images(tmp_path / "birds" / split, {"jay": 9, "owl": 9})
-    bird = ["--id", f"folder:{tmp_path}/birds", "--detector", "knn", "--recipe", "quick"]
-    for command in (["tune"], ["eval", "--tune", "--ood", f"folder:{tmp_path}/birds/train/owl"]):
-        message = run.refuses(*command, *bird)
-        assert str(tmp_path / "birds" / "val") in message
-        assert "Make it" in message
-
-
-def test_a_benchmark_of_ones_own_without_validation_data(run: CLI) -> None:
-    oodbench.register_benchmark("toy-bare")(dataclasses.replace(TOY, validation=()))
-    try:
-        message = run.refuses("tune", "--detector", "knn", "--benchmark", "toy-bare")
-        assert "validation=" in message
-    finally:
-        BENCHMARKS.unregister("toy-bare")
-
-
-def test_a_failing_detector_is_named_and_the_others_are_tuned(run: CLI, digits: list) -> None:
-    @dataclass
-    class Broken(Brightness):
-        def score(self, outputs: Outputs) -> Tensor:
-            raise ZeroDivisionError("broken")
-
-    oodbench.register_detector("broken")(Broken)
-    try:
-        ran = run("tune", "--detector", "broken,knn", *digits)
-        assert ran.status == cli.SOME_FAILED
-        assert "failed: broken: ZeroDivisionError" in ran.err
-        assert "tuned: knn" in ran.out
-    finally:
-        DETECTORS.unregister("broken")
-
-
-def test_the_published_network_on_real_images(
-    run: CLI, shared_data: Path, real_outputs: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = SHARED / "models" / "cifar10_resnet20.safetensors"
-    monkeypatch.setenv("OODBENCH_DATA", str(shared_data))
-    network = ["--backbone", "resnet20", "--checkpoint", checkpoint]
-    network += ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
-    ran = run("tune", "--detector", "knn", "--id", "cifar10", "--json", *network)
-    assert ran.status == 0, ran.both
-    told = json.loads(ran.out)
-    assert told["validation"]["n_id"] == 500
-    assert told["validation"]["ood"] == {"cifar10-synthetic": 500}
-    by_k = {t["values"]["k"]: t["auroc"] for t in told["choices"][0]["trials"]}
-    assert by_k[10] == pytest.approx(0.9027, abs=0.003)
-    assert by_k[1000] < 0.5, "more neighbours than a class has images"
-    assert told["choices"][0]["detector_options"]["k"] in (5, 10, 20)
