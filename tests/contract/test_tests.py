@@ -64,8 +64,6 @@ ELSEWHERE = {
     "oodbench/evaluation.py": "core/test_evaluator.py",
     "oodbench/hardware.py": "runtime/test_launchers.py",
     "oodbench/info.py": "cli/test_names.py",
-    "oodbench/looking.py": "core/test_extract.py",
-    "oodbench/passes.py": "core/test_extract.py",
     "oodbench/measures.py": "detectors/test_separability.py",
     "oodbench/method.py": "training/test_train.py",
     "oodbench/papers.py": "contract/test_detectors.py",

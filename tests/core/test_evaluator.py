@@ -28,6 +28,7 @@ from oodbench.results import leaderboard
 from oodbench.results.rows import METRICS
 from oodbench.tasks import runner
 from oodbench.testing.accelerator import stand_in
+from tests.helpers.networks import flat6
 from tests.helpers.pages import tables
 from tests.helpers.rows import (
     CPU,
@@ -275,3 +276,39 @@ def test_own_preprocessing_belongs_to_the_network() -> None:
     assert evaluate(mean=(0.1,), std=(0.9,)).rows[0]["row_id"] == rows[0]["row_id"]
     with pytest.raises(OptionError, match="Preprocess"):
         evaluate(preprocess=lambda image: PREPROCESS(image), mean=(0.1,))
+
+
+def test_second_evaluation_does_no_forward_pass() -> None:
+    benchmark = oodbench.get_benchmark("digits")
+    model = flat6()
+    first = Evaluator(benchmark, hardware=CPU)
+    rows = first.run(
+        Contender(model, preprocess="benchmark"), [oodbench.create_detector("msp")]
+    ).rows
+    assert first.forward_passes == len(first.test) + sum(len(o.samples) for o in first.ood)
+
+    second = Evaluator(benchmark, hardware=CPU)
+    again = second.run(
+        Contender(model, preprocess="benchmark"), [oodbench.create_detector("energy")]
+    )
+    assert second.forward_passes == 0
+    assert len(again) == len(rows)
+
+    with torch.no_grad():
+        model[1].weight[0, 0] += 1e-4
+    third = Evaluator(benchmark, hardware=CPU)
+    third.run(Contender(model, preprocess="benchmark"), [oodbench.create_detector("msp")])
+    assert third.forward_passes == first.forward_passes
+
+
+def test_many_detectors_cost_one_forward_pass() -> None:
+    benchmark = oodbench.get_benchmark("digits")
+    evaluator = Evaluator(benchmark, hardware=CPU)
+    names = ["msp", "maxlogit", "energy", "knn", "mahalanobis", "palm"]
+    evaluator.run(
+        Contender(flat6(), preprocess="benchmark"),
+        [oodbench.create_detector(name) for name in names],
+    )
+    train = len(benchmark.id.load("train"))
+    everything = train + len(evaluator.test) + sum(len(o.samples) for o in evaluator.ood)
+    assert evaluator.forward_passes == everything

@@ -8,52 +8,29 @@ import linecache
 import runpy
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import oodbench
-from oodbench import Detector, Hardware, files
+from oodbench import Hardware, files
 from oodbench.data.samples import ImageArrays, image_folder
-from oodbench.data.transforms import Preprocess
-from oodbench.errors import (
-    BadScoresError,
-    DataError,
-    MissingOutputError,
-    OODBenchError,
-    OptionError,
-)
-from oodbench.evaluator import Contender, Evaluator
+from oodbench.errors import BadScoresError, OODBenchError
 from oodbench.extract import as_network, extract
 from oodbench.looking import score_with_network
 from oodbench.networks.backbones import create_backbone
-from oodbench.networks.classifier import Classifier
 from oodbench.networks.headed import HeadedBackbone
-from oodbench.registry import DETECTORS
 from tests.conftest import write_images
 from tests.helpers.attempts import Server
-from tests.helpers.images import CPU, GREY, arrays, tensors
-from tests.helpers.networks import Breaks, Counter, flat_model
-
-RGB = Preprocess(16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-
-
-def forwards(
-    model: nn.Module, samples: Any, preprocess: Any = GREY, hardware: Hardware = CPU, **options: Any
-) -> int:
-    count = Counter()
-    extract(model, samples, preprocess, hardware=hardware, on_forward=count, **options)
-    return count.n
-
+from tests.helpers.images import CPU, GREY, RGB, arrays, tensors
+from tests.helpers.networks import Breaks, Gradient, flat_model, forwards
 
 # What comes out
 
@@ -98,19 +75,6 @@ def test_extras_keep_their_names_and_rows() -> None:
         outputs.extra["temperature"], tensors(samples, GREY).flatten(1).mean(dim=1)
     )
     assert outputs.head is None
-
-
-def test_batch_size_and_workers_do_not_change_the_outputs(new_cache: Callable[[], None]) -> None:
-    model, samples = flat_model(), arrays(50)
-    found = []
-    for batch_size, workers in ((1, 0), (7, 0), (7, 2), (64, 1)):
-        new_cache()
-        hardware = Hardware(accelerator="cpu", batch_size=batch_size, workers=workers)
-        found.append(extract(model, samples, GREY, hardware=hardware))
-    for other in found[1:]:
-        torch.testing.assert_close(other.features, found[0].features)
-        torch.testing.assert_close(other.logits, found[0].logits)
-        assert other.labels.equal(found[0].labels)
 
 
 def test_another_batch_size_reads_the_same_cache() -> None:
@@ -435,127 +399,6 @@ def test_transform_with_a_telling_repr_is_reused() -> None:
     assert forwards(model, samples, Shift(2)) == 21
 
 
-# Any classifier
-
-
-@pytest.mark.parametrize(
-    ("make", "head"),
-    [
-        (lambda: timm.create_model("test_resnet", num_classes=5), "fc"),
-        (lambda: timm.create_model("test_vit", num_classes=5, img_size=32), "head"),
-        (lambda: torchvision.models.mobilenet_v3_small(num_classes=5), "classifier.3"),
-    ],
-    ids=["timm resnet", "timm vit", "torchvision mobilenet"],
-)
-def test_features_of_library_models_are_the_last_linear_layers_input(
-    make: Callable[[], nn.Module], head: str, tmp_path: Path
-) -> None:
-    model = make().eval()
-    root = write_images(tmp_path / "set", {"a": 3, "b": 3}, size=32)
-    samples = image_folder("set/test", root)
-    preprocess = dataclasses.replace(RGB, size=32)
-
-    outputs = extract(model, samples, preprocess, hardware=CPU)
-
-    seen: list[Tensor] = []
-    handle = model.get_submodule(head).register_forward_pre_hook(lambda m, a: seen.append(a[0]))
-    with torch.no_grad():
-        logits = model(tensors(samples, preprocess))
-    handle.remove()
-    torch.testing.assert_close(outputs.logits, logits)
-    torch.testing.assert_close(outputs.features, seen[0])
-    assert outputs.head is not None
-    torch.testing.assert_close(outputs.head.weight, model.get_submodule(head).weight.detach())
-    torch.testing.assert_close(outputs.head(outputs.features), logits)
-
-
-class SoftmaxInside(nn.Module):
-    """Its output is not that of its last linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(64, 8)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.first(x.flatten(1))).log_softmax(dim=1)
-
-
-@pytest.mark.parametrize("layer", [None, "head"])
-def test_a_head_that_does_not_give_the_logits_is_none(layer: str | None) -> None:
-    """Its input are the features all the same."""
-    model, samples = SoftmaxInside(), arrays()
-    outputs = extract(model, samples, GREY, layer=layer, hardware=CPU)
-    with torch.no_grad():
-        x = tensors(samples, GREY).flatten(1)
-        torch.testing.assert_close(outputs.features, model.first(x))
-        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
-    assert outputs.head is None
-    with pytest.raises(MissingOutputError, match=r"react needs head.*'head'.*SoftmaxInside"):
-        oodbench.create_detector("react").fit(outputs)
-
-
-def test_named_head() -> None:
-    class Two(SoftmaxInside):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.first(x.flatten(1)))
-
-    model, samples = Two(), arrays()
-    outputs = extract(model, samples, GREY, layer="head", hardware=CPU)
-    with torch.no_grad():
-        x = tensors(samples, GREY).flatten(1)
-        torch.testing.assert_close(outputs.features, model.first(x))
-        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
-    assert outputs.head is not None
-    torch.testing.assert_close(outputs.head.weight, model.head.weight.detach())
-
-
-def test_another_named_layer_is_another_extraction() -> None:
-    model, samples = SoftmaxInside(), arrays()
-    assert forwards(model, samples, layer="head") == 21
-    assert forwards(model, samples, layer="first") == 21
-    assert extract(model, samples, GREY, layer="first", hardware=CPU).features.shape == (21, 64)
-
-
-def test_unknown_layer_names_the_linear_layers() -> None:
-    with pytest.raises(OptionError, match=r"'haed'.*first, head"):
-        extract(SoftmaxInside(), arrays(), GREY, layer="haed", hardware=CPU)
-
-
-def test_model_without_linear_layer() -> None:
-    class Convolutional(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(1, 3, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x).mean(dim=(2, 3))
-
-    model, samples = Convolutional(), arrays()
-    outputs = extract(model, samples, GREY, hardware=CPU)
-    with torch.no_grad():
-        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
-    assert outputs.features is None
-    assert outputs.head is None
-
-
-def test_features_of_more_dimensions_are_flattened_like_the_head_sees_them() -> None:
-    """A head that runs on a view of the features; the layer runs twice, the last call counts."""
-
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(64, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.head(-x.flatten(1))
-            return self.head(x.flatten(1))
-
-    samples = arrays()
-    outputs = extract(Twice(), samples, GREY, hardware=CPU)
-    torch.testing.assert_close(outputs.features, tensors(samples, GREY).flatten(1))
-
-
 # The user's model stays as it was
 
 
@@ -645,45 +488,6 @@ def test_what_was_read_from_the_cache_cannot_change_it() -> None:
     assert extract(model, samples, GREY, hardware=CPU).logits.equal(kept)
 
 
-def test_resume_does_only_the_missing_shards() -> None:
-    model, samples = flat_model(), Breaks(at=19)
-    with pytest.raises(OSError, match="pulled out"):
-        extract(model, samples, GREY, hardware=CPU)
-    assert max(samples.read) < 24
-    samples.read.clear()
-
-    assert forwards(model, samples) == 24  # shards 2, 3, 4 of 8; images 16 to 39
-    assert samples.read == list(range(16, 40))
-    with torch.no_grad():
-        expected = model(tensors(arrays(40), GREY))
-    torch.testing.assert_close(extract(model, samples, GREY, hardware=CPU).logits, expected)
-
-
-def test_resume_with_another_batch_size() -> None:
-    """The shards keep the size that they had; nothing is done twice or left out."""
-    model, samples = flat_model(), Breaks(at=19)
-    with pytest.raises(OSError, match="pulled out"):
-        extract(model, samples, GREY, hardware=CPU)
-    hardware = Hardware(accelerator="cpu", batch_size=5)
-    assert forwards(model, samples, hardware=hardware) == 24
-    with torch.no_grad():
-        expected = model(tensors(arrays(40), GREY))
-    torch.testing.assert_close(extract(model, samples, GREY, hardware=CPU).logits, expected)
-
-
-def test_a_damaged_image_is_named_from_a_worker_process_too(tmp_path: Path) -> None:
-    root = write_images(tmp_path / "set", {"a": 3, "b": 3}, size=16)
-    (root / "b" / "1.png").write_bytes((root / "b" / "1.png").read_bytes()[:60])
-    samples = image_folder("set/test", root)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
-    for workers in (0, 1):
-        hardware = Hardware(accelerator="cpu", batch_size=2, workers=workers)
-        with pytest.raises(DataError, match=r"set/test.*b/1\.png") as caught:
-            extract(model, samples, RGB, hardware=hardware)
-        assert "Traceback" not in str(caught.value)
-        assert len(str(caught.value).splitlines()) <= 2
-
-
 def test_damaged_cache_folder_says_what_to_remove() -> None:
     model, samples = flat_model(), Breaks(at=19)
     with pytest.raises(OSError, match="pulled out"):
@@ -695,153 +499,7 @@ def test_damaged_cache_folder_says_what_to_remove() -> None:
         extract(model, samples, GREY, hardware=CPU)
 
 
-# Bad values
-
-
-@pytest.mark.parametrize("wrapped", [False, True], ids=["any classifier", "a network"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_bad_outputs_name_the_dataset(wrapped: bool, value: float) -> None:
-    samples = arrays(name="birds/test")
-    model: nn.Module = flat_model()
-    if wrapped:
-        model = HeadedBackbone(create_backbone("digits-cnn", 1), 3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(value)
-    with pytest.raises(BadScoresError, match="birds/test"):
-        extract(model, samples, GREY, hardware=CPU)
-    assert not list(files.cache_dir().rglob("outputs.json")), "bad outputs must not be kept"
-
-
-def test_first_bad_sample_is_named() -> None:
-    class Dim(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(64, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = x.flatten(1)
-            return self.linear(x / (x != x.min()).any(dim=1, keepdim=True))
-
-    samples = arrays()
-    samples.images[13] = 0
-    with pytest.raises(BadScoresError, match="index 13"):
-        extract(Dim(), samples, GREY, hardware=CPU)
-
-
-# Detectors that need the network
-
-
-class Gradient(Detector):
-    """Norm of the input gradient of the largest logit."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
-
-    def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
-        assert not model.training
-        batch = batch.clone().requires_grad_(True)
-        logits: Tensor = model.outputs(batch)["logits"]  # type: ignore[operator]
-        (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), batch)
-        return -gradient.flatten(1).norm(dim=1)
-
-
-@pytest.fixture
-def registered() -> Iterator[str]:
-    DETECTORS.register("gradient-norm")(Gradient)
-    yield "gradient-norm"
-    DETECTORS.unregister("gradient-norm")
-    Gradient.name = ""
-
-
-def test_detector_that_needs_the_network_through_evaluate(registered: str) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 6))
-    results = oodbench.evaluate(
-        model, id="digits", detectors=[registered, "msp"], hardware=CPU, preprocess="benchmark"
-    )
-
-    benchmark = oodbench.get_benchmark("digits")
-    scores = []
-    for spec, split in ((benchmark.id, "test"), (benchmark.near[0], "test")):
-        x = tensors(spec.load(split), benchmark.preprocess).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(model(x).max(dim=1).values.sum(), x)
-        scores.append(-gradient.flatten(1).norm(dim=1))
-    expected = oodbench.metrics.auroc(*scores)
-    (near,) = [r for r in results if r["detector"] == registered and r["ood"] == "digits-6-9"]
-    assert near["auroc"] == pytest.approx(expected, abs=1e-4)
-    assert near["n_ood"] == len(scores[1])
-
-
-def test_bad_scores_of_such_a_detector_name_it_and_the_dataset() -> None:
-    class Broken(Gradient):
-        def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
-            return torch.full((len(batch),), torch.nan)
-
-    with pytest.raises(BadScoresError, match=r"digits/test.*Broken"):
-        oodbench.evaluate(
-            flat6(), id="digits", detectors=Broken(), hardware=CPU, preprocess="benchmark"
-        )
-
-
-def flat6() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
-
-
-def test_scores_do_not_depend_on_the_batch_size() -> None:
-    model, samples = flat_model(), arrays()
-    scores = [
-        score_with_network(
-            Gradient(), model, samples, GREY, hardware=Hardware("cpu", batch_size=size)
-        )
-        for size in (1, 4, 64)
-    ]
-    torch.testing.assert_close(scores[1], scores[0])
-    torch.testing.assert_close(scores[2], scores[0])
-
-
-# Through the evaluator
-
-
-def test_second_evaluation_does_no_forward_pass() -> None:
-    benchmark = oodbench.get_benchmark("digits")
-    model = flat6()
-    first = Evaluator(benchmark, hardware=CPU)
-    rows = first.run(
-        Contender(model, preprocess="benchmark"), [oodbench.create_detector("msp")]
-    ).rows
-    assert first.forward_passes == len(first.test) + sum(len(o.samples) for o in first.ood)
-
-    second = Evaluator(benchmark, hardware=CPU)
-    again = second.run(
-        Contender(model, preprocess="benchmark"), [oodbench.create_detector("energy")]
-    )
-    assert second.forward_passes == 0
-    assert len(again) == len(rows)
-
-    with torch.no_grad():
-        model[1].weight[0, 0] += 1e-4
-    third = Evaluator(benchmark, hardware=CPU)
-    third.run(Contender(model, preprocess="benchmark"), [oodbench.create_detector("msp")])
-    assert third.forward_passes == first.forward_passes
-
-
-def test_many_detectors_cost_one_forward_pass() -> None:
-    benchmark = oodbench.get_benchmark("digits")
-    evaluator = Evaluator(benchmark, hardware=CPU)
-    names = ["msp", "maxlogit", "energy", "knn", "mahalanobis", "palm"]
-    evaluator.run(
-        Contender(flat6(), preprocess="benchmark"),
-        [oodbench.create_detector(name) for name in names],
-    )
-    train = len(benchmark.id.load("train"))
-    everything = train + len(evaluator.test) + sum(len(o.samples) for o in evaluator.ood)
-    assert evaluator.forward_passes == everything
-
-
-def test_classifier_leaves_no_hooks_behind() -> None:
-    wrapped = Classifier(flat_model())
-    wrapped.outputs(torch.zeros(2, 1, 8, 8))
-    assert all(not module._forward_hooks for module in wrapped.modules())
+# What is kept, and what is refused
 
 
 def test_stored_description_is_plain_json() -> None:

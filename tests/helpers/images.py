@@ -21,6 +21,8 @@ FAST = Hardware(accelerator="cpu", batch_size=128)
 
 GREY = Preprocess(8, (0.5,), (0.25,), mode="L")
 
+RGB = Preprocess(16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
 
 def arrays(n: int = 21, seed: int = 0, name: str = "toy/test") -> ImageArrays:
     rng = np.random.default_rng(seed)

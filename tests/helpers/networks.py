@@ -1,16 +1,26 @@
-"""Small networks, what counts their samples, and samples that break."""
+"""Small networks, what counts their samples or looks into them, and samples that break."""
 
 from __future__ import annotations
 
-from PIL import Image
-from torch import nn
+from typing import Any, ClassVar
 
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from oodbench import Detector, Hardware
 from oodbench.data.samples import ImageArrays
-from tests.helpers.images import arrays
+from oodbench.extract import extract
+from tests.helpers.images import CPU, GREY, arrays
 
 
 def flat_model() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def flat6() -> nn.Module:
+    """One layer, for the six classes of digits."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
 
 
 class Counter:
@@ -38,3 +48,25 @@ class Breaks(ImageArrays):
             raise OSError("the disk was pulled out")
         self.read.append(index)
         return super().__getitem__(index)
+
+
+def forwards(
+    model: nn.Module, samples: Any, preprocess: Any = GREY, hardware: Hardware = CPU, **options: Any
+) -> int:
+    """How many samples go through the network in an extraction."""
+    count = Counter()
+    extract(model, samples, preprocess, hardware=hardware, on_forward=count, **options)
+    return count.n
+
+
+class Gradient(Detector):
+    """Norm of the input gradient of the largest logit."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    def score_batch(self, model: nn.Module, batch: Tensor) -> Tensor:
+        assert not model.training
+        batch = batch.clone().requires_grad_(True)
+        logits: Tensor = model.outputs(batch)["logits"]  # type: ignore[operator]
+        (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), batch)
+        return -gradient.flatten(1).norm(dim=1)

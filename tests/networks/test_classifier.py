@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import oodbench
 from oodbench import Hardware, Head
+from oodbench.data.samples import image_folder
 from oodbench.errors import MissingOutputError, OODBenchError, OptionError
 from oodbench.extract import extract
 from oodbench.networks.classifier import Classifier
 from oodbench.outputs import Outputs
-from tests.helpers.images import CPU, GREY, arrays, tensors
+from tests.conftest import write_images
+from tests.helpers.images import CPU, GREY, RGB, arrays, tensors
+from tests.helpers.networks import flat_model, forwards
 
 
 class Net(nn.Module):
@@ -482,3 +488,130 @@ def test_old_weight_norm_through_evaluate() -> None:
     figures = [[row["auroc"] for row in results] for results in found]
     np.testing.assert_allclose(figures[0], figures[1], atol=1e-6)
     assert model[1].weight.grad_fn is not None, "the caller's own is as it was"
+
+
+@pytest.mark.parametrize(
+    ("make", "head"),
+    [
+        (lambda: timm.create_model("test_resnet", num_classes=5), "fc"),
+        (lambda: timm.create_model("test_vit", num_classes=5, img_size=32), "head"),
+        (lambda: torchvision.models.mobilenet_v3_small(num_classes=5), "classifier.3"),
+    ],
+    ids=["timm resnet", "timm vit", "torchvision mobilenet"],
+)
+def test_features_of_library_models_are_the_last_linear_layers_input(
+    make: Callable[[], nn.Module], head: str, tmp_path: Path
+) -> None:
+    model = make().eval()
+    root = write_images(tmp_path / "set", {"a": 3, "b": 3}, size=32)
+    samples = image_folder("set/test", root)
+    preprocess = dataclasses.replace(RGB, size=32)
+
+    outputs = extract(model, samples, preprocess, hardware=CPU)
+
+    seen: list[Tensor] = []
+    handle = model.get_submodule(head).register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+    with torch.no_grad():
+        logits = model(tensors(samples, preprocess))
+    handle.remove()
+    torch.testing.assert_close(outputs.logits, logits)
+    torch.testing.assert_close(outputs.features, seen[0])
+    assert outputs.head is not None
+    torch.testing.assert_close(outputs.head.weight, model.get_submodule(head).weight.detach())
+    torch.testing.assert_close(outputs.head(outputs.features), logits)
+
+
+class SoftmaxInside(nn.Module):
+    """Its output is not that of its last linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x.flatten(1))).log_softmax(dim=1)
+
+
+@pytest.mark.parametrize("layer", [None, "head"])
+def test_a_head_that_does_not_give_the_logits_is_none(layer: str | None) -> None:
+    """Its input are the features all the same."""
+    model, samples = SoftmaxInside(), arrays()
+    outputs = extract(model, samples, GREY, layer=layer, hardware=CPU)
+    with torch.no_grad():
+        x = tensors(samples, GREY).flatten(1)
+        torch.testing.assert_close(outputs.features, model.first(x))
+        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
+    assert outputs.head is None
+    with pytest.raises(MissingOutputError, match=r"react needs head.*'head'.*SoftmaxInside"):
+        oodbench.create_detector("react").fit(outputs)
+
+
+def test_named_head() -> None:
+    class Two(SoftmaxInside):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x.flatten(1)))
+
+    model, samples = Two(), arrays()
+    outputs = extract(model, samples, GREY, layer="head", hardware=CPU)
+    with torch.no_grad():
+        x = tensors(samples, GREY).flatten(1)
+        torch.testing.assert_close(outputs.features, model.first(x))
+        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
+    assert outputs.head is not None
+    torch.testing.assert_close(outputs.head.weight, model.head.weight.detach())
+
+
+def test_another_named_layer_is_another_extraction() -> None:
+    model, samples = SoftmaxInside(), arrays()
+    assert forwards(model, samples, layer="head") == 21
+    assert forwards(model, samples, layer="first") == 21
+    assert extract(model, samples, GREY, layer="first", hardware=CPU).features.shape == (21, 64)
+
+
+def test_unknown_layer_names_the_linear_layers() -> None:
+    with pytest.raises(OptionError, match=r"'haed'.*first, head"):
+        extract(SoftmaxInside(), arrays(), GREY, layer="haed", hardware=CPU)
+
+
+def test_model_without_linear_layer() -> None:
+    class Convolutional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).mean(dim=(2, 3))
+
+    model, samples = Convolutional(), arrays()
+    outputs = extract(model, samples, GREY, hardware=CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs.logits, model(tensors(samples, GREY)))
+    assert outputs.features is None
+    assert outputs.head is None
+
+
+def test_features_of_more_dimensions_are_flattened_like_the_head_sees_them() -> None:
+    """A head that runs on a view of the features; the layer runs twice, the last call counts."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.head(-x.flatten(1))
+            return self.head(x.flatten(1))
+
+    samples = arrays()
+    outputs = extract(Twice(), samples, GREY, hardware=CPU)
+    torch.testing.assert_close(outputs.features, tensors(samples, GREY).flatten(1))
+
+
+# Through the evaluator
+
+
+def test_classifier_leaves_no_hooks_behind() -> None:
+    wrapped = Classifier(flat_model())
+    wrapped.outputs(torch.zeros(2, 1, 8, 8))
+    assert all(not module._forward_hooks for module in wrapped.modules())
