@@ -192,6 +192,21 @@ def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Weights of a small timm network, drawn at random."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    from tests.helpers.ptood import NETWORK
+
+    torch.manual_seed(7)
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model(NETWORK, num_classes=5).state_dict(), path)
+    return path
+
+
+@pytest.fixture
 def digits(digits_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
     """Words that evaluate on digits, of which there are few, without training."""
     from tests.helpers.few import few_digits

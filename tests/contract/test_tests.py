@@ -38,7 +38,6 @@ ELSEWHERE = {
     "oodbench/tasks/": "tasks/test_task.py",
     "oodbench/training/best.py": "networks/test_modalities.py",
     "oodbench/training/boxes.py": "tasks/test_detection.py",
-    "oodbench/training/frozen.py": "detectors/test_ptood.py",
     "oodbench/training/": "training/test_train.py",
     "detectors/ce_detection.py": "tasks/test_detection.py",
     # the conditions under which they matter are what their tests are about

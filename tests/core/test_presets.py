@@ -22,7 +22,7 @@ from oodbench.errors import MissingOutputError, UnknownNameError
 from oodbench.info import describe
 from oodbench.outputs import Head
 from oodbench.registry import BENCHMARKS
-from oodbench.selection import create_detectors
+from oodbench.selection import create_detectors, expanded
 
 CPU = Hardware(accelerator="cpu", devices="1", workers=0)
 PRESETS = {"theirs": {"knn": {"k": 7}, "gen": {"M": 3, "gamma": 0.2}}}
@@ -237,3 +237,11 @@ def test_no_samples() -> None:
     for name in ("react", "ash-b"):
         detector = oodbench.create_detector(name, per_modality=True).fit(train)
         assert detector.score(train[:0]).shape == (0,)
+
+
+def test_all_stands_for_what_suits_the_method() -> None:
+    frozen, probe = (set(expanded(["all"], name)) for name in ("frozen", "linear-probe"))
+    assert {"ptood", "knn", "mahalanobis", "ssd"} <= frozen
+    assert not frozen & {"msp", "energy", "vim", "odin", "palm"}
+    assert {"ptood", "knn", "msp", "energy", "react", "vim"} <= probe
+    assert "palm" not in probe

@@ -1,23 +1,32 @@
-"""The benchmarks of pre-trained networks: groups of sets, and the overlap with ImageNet."""
+"""The benchmarks of pre-trained networks: groups of sets, the overlap with ImageNet, the gap."""
 
 from __future__ import annotations
 
+import dataclasses
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from torchvision import transforms
 
 import oodbench
-from oodbench import Benchmark, Protocol, files, get_benchmark
+from oodbench import Benchmark, DatasetSpec, Protocol, files, get_benchmark
+from oodbench.data.samples import ImageArrays
 from oodbench.dataset import resolve_dataset
 from oodbench.datasets.imagenet import by_name, overlap
 from oodbench.datasets.ptood import NATIVE
 from oodbench.datasets.transfer import TEN
 from oodbench.errors import OptionError
 from oodbench.info import describe
-from tests.conftest import write_images
+from oodbench.networks.pretrained import create_pretrained
+from oodbench.results import leaderboard
+from oodbench.training.run import plan
+from tests.conftest import SHARED, write_images
 from tests.helpers.datasets import spec
 from tests.helpers.datasets import toy as without_own_groups
+from tests.helpers.ptood import CPU, NETWORK, OPTIONS, SIZE, benchmark, evaluated, of
 from tests.helpers.transfer import (
     CLASSES,
     HEADER,
@@ -171,3 +180,190 @@ def test_each_group_is_whole_with_all_its_sets_and_out_of_reach_of_choices(group
     assert chosen_on.id.splits == ("train",)
     with pytest.raises(OptionError, match="toy/test is tested on"):
         chosen_on.id.load("test")
+
+
+# the gap
+
+
+def test_rows_tell_familiar_from_unfamiliar(checkpoint: Path, tmp_path: Path) -> None:
+    given = benchmark(measures=("separability",))
+    results = evaluated(
+        checkpoint, ["ptood", "msp"], benchmark=given, backbone=NETWORK, leaderboards=tmp_path
+    )
+    rows = {(row["detector"], row["ood"]): row for row in results.rows}
+    for detector in ("ptood", "msp"):
+        familiar, unfamiliar = rows[detector, "familiar"], rows[detector, "unfamiliar"]
+        assert familiar["gap"] == pytest.approx(unfamiliar["auroc"] - familiar["auroc"])
+        assert familiar["gap_low"] <= familiar["gap"] <= familiar["gap_high"]
+        assert unfamiliar["gap"] is None
+        alone = [rows[detector, name]["separability"] for name in ("unseen", "other")]
+        assert unfamiliar["separability"] == pytest.approx(np.mean(alone))
+        assert all(0.5 < value <= 1 for value in alone)
+    assert rows["ptood", "seen"]["separability"] == rows["msp", "seen"]["separability"]
+    page = leaderboard.write(given, tmp_path).read_text()
+    assert "| Gap |" in page
+    assert "### Linear separability of features" in page
+    assert page.count("## familiar, unfamiliar") == 1
+
+
+def test_rows_of_networks_with_other_sizes_share_a_table(checkpoint: Path, tmp_path: Path) -> None:
+    for size in (32, 48):
+        options = {"input_size": size}
+        evaluated(
+            checkpoint,
+            ["ptood"],
+            backbone=NETWORK,
+            recipe_options=options,
+            leaderboards=tmp_path,
+        )
+    page = leaderboard.write(benchmark(), tmp_path).read_text()
+    assert page.count("## familiar, unfamiliar") == 1
+    assert f"{NETWORK} (weights.safetensors), RGB, 32 px (crop)" in page
+    assert f"{NETWORK} (weights.safetensors), RGB, 48 px (crop)" in page
+
+
+def at(native: int | None) -> Benchmark:
+    return benchmark(preprocess=dataclasses.replace(benchmark().preprocess, native=native))
+
+
+def test_networks_see_all_images_at_the_native_size(checkpoint: Path) -> None:
+    """Those that learn here, those that are given, and those with a transform of somebody's own."""
+    run = plan(at(12), "linear-probe", overrides=OPTIONS, checkpoint=checkpoint)
+    assert (run.encoder.own_preprocess.native, run.encoder.own_preprocess.size) == (12, SIZE)
+    assert run.key != plan(at(None), "linear-probe", overrides=OPTIONS, checkpoint=checkpoint).key
+    named = evaluated(checkpoint, ["knn"], benchmark=at(12), backbone=NETWORK, method="frozen")
+    encoder = create_pretrained(NETWORK, checkpoint=checkpoint, input_size=SIZE)
+    assert encoder.own_preprocess.native is None
+    own = transforms.Compose(
+        [
+            transforms.Resize(
+                encoder.input["pre_size"],
+                transforms.InterpolationMode(encoder.input["interpolation"]),
+            ),
+            transforms.CenterCrop(SIZE),
+            transforms.ToTensor(),
+            transforms.Normalize(encoder.input["mean"], encoder.input["std"]),
+        ]
+    )
+    given = [
+        oodbench.evaluate(encoder, benchmark=at(12), detectors="knn", hardware=CPU, **transform)
+        for transform in ({}, {"preprocess": own})
+    ]
+    for found in (named, *given):
+        assert found.rows[0]["preprocess"]["native"] == 12
+        assert [row["auroc"] for row in found.rows] == pytest.approx(
+            [row["auroc"] for row in named.rows], abs=1e-6
+        )
+    unlike = evaluated(checkpoint, ["knn"], benchmark=at(None), backbone=NETWORK, method="frozen")
+    assert [row["auroc"] for row in unlike.rows] != [row["auroc"] for row in named.rows]
+
+
+def test_rows_at_another_native_size_have_a_table_of_their_own(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    for native in (None, 12):
+        evaluated(
+            checkpoint,
+            ["ptood"],
+            benchmark=at(native),
+            backbone=NETWORK,
+            leaderboards=tmp_path,
+        )
+    page = leaderboard.write(at(12), tmp_path).read_text()
+    assert page.count("## familiar, unfamiliar") == 2
+    assert page.count(", RGB, 32 px (crop, from 12 px)") == 1
+    assert page.count(", RGB, 32 px (crop) |") == 1
+
+
+def waves(name: str, size: int, noise: float, seed: int) -> ImageArrays:
+    """The same stripes at another size, with noise in each pixel."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(60) % 2
+    phase = rng.uniform(0, 7, (60, 1, 1))
+    y, x = np.mgrid[:size, :size] * 12 / size
+    stripes = np.sin(np.where(labels[:, None, None], x, y) + phase)[..., None]
+    pixels = 128 + 60 * stripes + rng.normal(0, noise, (60, size, size, 3))
+    return ImageArrays(name, pixels.clip(0, 255).astype(np.uint8), labels, ("across", "along"))
+
+
+def test_sharpness_alone_tells_no_ood_image(checkpoint: Path) -> None:
+    """Images of the ID set's kind at four times its size are the same at its own."""
+    known = {"train": waves("w/train", 24, 8, 0), "test": waves("w/test", 24, 8, 1)}
+    own = DatasetSpec("waves", known.__getitem__, ("train", "test"))
+    large = DatasetSpec("large", lambda split: waves("large", 96, 39, 2))
+
+    def auroc(native: int | None) -> float:
+        given = dataclasses.replace(at(native), id=own, familiar=(large,), unfamiliar=())
+        options = {"benchmark": given, "recipe_options": {"input_size": 96}, "backbone": NETWORK}
+        found: float = evaluated(checkpoint, ["ptood"], **options).rows[0]["auroc"]
+        return found
+
+    assert auroc(None) > 0.95
+    assert 0.35 < auroc(24) < 0.7
+
+
+def test_the_page_counts_where_familiar_ood_is_harder(checkpoint: Path, tmp_path: Path) -> None:
+    results = evaluated(checkpoint, ["ptood", "knn"], backbone=NETWORK, leaderboards=tmp_path)
+    gaps = [row for row in results.rows if row["gap"] is not None]
+    above = sum(row["gap_low"] > 0 for row in gaps)
+    below = sum(row["gap_high"] < 0 for row in gaps)
+    page = leaderboard.write(benchmark(), tmp_path).read_text()
+    wanted = (
+        f"Its interval lies above zero in {above} of {len(gaps)} measurements here, below it in"
+    )
+    assert f"{wanted} {below}." in page
+
+
+def test_benchmarks_that_ask_for_no_measure_have_none(checkpoint: Path) -> None:
+    near = (of("near-by", 20, 3, 1.0),)
+    given = benchmark(familiar=(), unfamiliar=(), near=near)
+    rows = evaluated(checkpoint, ["ptood"], benchmark=given, backbone=NETWORK).rows
+    assert {(row.get("separability"), row["gap"]) for row in rows} == {(None, None)}
+
+
+def test_an_id_class_that_was_pre_trained_on_is_warned_of(checkpoint: Path) -> None:
+    told: list[str] = []
+    results = evaluated(checkpoint, ["ptood"], backbone=NETWORK, report=told.append)
+    wanted = "1 of the 3 ID classes of toy are also in the pre-training set: a (tabby, tiger cat"
+    assert any(wanted in text for text in results.warnings)
+    assert any(wanted in line for line in told)
+
+
+def test_rows_and_warnings_tell_that_the_gap_has_no_interval(checkpoint: Path) -> None:
+    given = benchmark(familiar=(of("seen", 1, 2, 0.4),))
+    results = evaluated(checkpoint, ["ptood"], benchmark=given, backbone=NETWORK)
+    row = next(row for row in results.rows if row["gap"] is not None)
+    assert (row["gap_low"], row["gap_high"]) == (None, None)
+    assert any("the gap has no interval: of seen there is one image" in t for t in row["notes"])
+    results = evaluated(checkpoint, ["ptood"], backbone=NETWORK)
+    assert all(row["gap_low"] < row["gap_high"] for row in results.rows if row["gap"] is not None)
+    assert not any("no interval" in text for text in results.warnings)
+
+
+# the real thing
+
+
+def test_photographs_are_not_told_from_enlarged_images_by_their_sharpness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFAR-10 against photographs: through 32 pixels they are no longer all told apart."""
+    if not (SHARED / "data" / "cifar10.zip").is_file():
+        pytest.skip("the folder with real data is not at hand")
+    for name, step in (("cifar10", 10), ("imagenet500", 10)):
+        with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
+            pictures = [one for one in archive.namelist() if one.endswith((".jpg", ".png"))]
+            archive.extractall(tmp_path, pictures[::step])
+    monkeypatch.setenv("OODBENCH_DATA", str(tmp_path))
+    given = oodbench.get_benchmark(benchmark="ptood/cifar10-small")
+    found = {}
+    for native in (32, None):
+        preprocess = dataclasses.replace(given.preprocess, native=native)
+        found[native] = oodbench.evaluate(
+            benchmark=dataclasses.replace(given, preprocess=preprocess),
+            detectors="ptood",
+            ood="imagenet500-without:cifar10-small",
+            recipe_options={"input_size": 112},
+            hardware=CPU,
+        ).rows[0]
+    assert found[None]["auroc"] - found[32]["auroc"] > 0.1
+    assert found[32]["separability"] < found[None]["separability"]

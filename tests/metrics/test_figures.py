@@ -22,6 +22,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from oodbench import metrics
 from oodbench.errors import BadScoresError
 from oodbench.metrics import (
     accuracy,
@@ -417,3 +418,77 @@ def test_benchmark_script_runs(
         "heavily ti",
         "two values",
     ]
+
+
+# --- the gap ---------------------------------------------------------------------------------------
+
+
+def test_the_gap_is_the_difference_of_the_means() -> None:
+    ids = np.arange(10.0)
+    gap, low, high = metrics.auroc_gap(ids, [ids + 100, ids], [ids])
+    assert gap == pytest.approx(0.25)
+    assert low < gap < high
+    gap, low, high = metrics.auroc_gap(ids, [ids + 100], [ids + 200])
+    assert gap == 0
+    assert -0.3 < low < -0.03  # AUROCs of 1 are not known exactly
+    assert high == pytest.approx(-low)
+    with pytest.raises(ValueError, match="each side"):
+        metrics.auroc_gap(ids, [], [ids])
+
+
+@pytest.mark.parametrize(
+    ("ids", "easier", "harder"),
+    [
+        (np.arange(4.0), [[2.5]], [[1.5]]),
+        (np.arange(4.0), [np.arange(9.0), [2.5]], [np.arange(8.0)]),
+        (np.arange(4.0), [np.arange(9.0)], [[2.5]]),
+        ([0.0], [np.arange(9.0)], [np.arange(8.0)]),
+    ],
+)
+def test_the_gap_has_no_interval_where_a_set_has_one_score(
+    ids: Any, easier: list[Any], harder: list[Any]
+) -> None:
+    gap, low, high = metrics.auroc_gap(ids, easier, harder)
+    means = [np.mean([metrics.auroc(ids, s) for s in side]) for side in (easier, harder)]
+    assert gap == pytest.approx(means[0] - means[1])
+    assert np.isnan(low)
+    assert np.isnan(high)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_the_gaps_interval_is_never_a_point(n: int) -> None:
+    ids, constant = np.arange(float(n)), np.zeros(n)
+    for base, easier, harder in (
+        (ids, ids + 100, ids + 200),
+        (ids, ids + 100, ids - 100),
+        (ids, ids, ids),
+        (constant, constant, constant),
+        (constant, constant + 1, constant),
+    ):
+        gap, low, high = metrics.auroc_gap(base, [easier], [harder])
+        assert -1 <= low <= gap <= high <= 1
+        assert high - low > 0.01
+
+
+def test_the_gaps_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    truth = {}
+    for shift in (0.5, 1.2):
+        normal = rng.normal(size=400_000)
+        truth[shift] = metrics.auroc(normal, rng.normal(shift, 1, 400_000))
+    wanted = truth[1.2] - truth[0.5]
+    hits = 0
+    for _ in range(400):
+        ids = rng.normal(size=60)
+        _, low, high = metrics.auroc_gap(
+            ids, [rng.normal(1.2, 1, 50), rng.normal(1.2, 1, 40)], [rng.normal(0.5, 1, 70)]
+        )
+        hits += low <= wanted <= high
+    assert 0.91 < hits / 400 < 0.98
+
+
+def test_the_gap_changes_its_sign_with_the_sides() -> None:
+    rng = np.random.default_rng(0)
+    ids, a, b = rng.normal(size=30), [rng.normal(size=20)], [rng.normal(1, 1, 25)]
+    gap, low, high = metrics.auroc_gap(ids, a, b)
+    assert metrics.auroc_gap(ids, b, a) == pytest.approx((-gap, -high, -low))
