@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from oodbench import files, get_benchmark
+from oodbench import DatasetSpec, files, get_benchmark
+from oodbench.datasets import _sources, images
+from oodbench.download.described import Download
 from oodbench.errors import DataError
 from oodbench.registry import DATASETS
+from tests.conftest import SHARED
+from tests.helpers import layouts
+from tests.helpers.cli import CLI
 from tests.helpers.datasets import images_of
+from tests.helpers.layouts import Part, as_published
+from tests.helpers.networks import untrained
+from tests.helpers.publisher import Publisher, publish_on_hub, publishing
 
 CIFAR = {
     # dataset: archive's folder, files (split, name), label key, class names' file and key
@@ -127,3 +139,174 @@ def test_networks_of_a_few_epochs_are_short_runs(name: str) -> None:
     protocol = get_benchmark(benchmark=name).protocol
     assert protocol.least_accuracy == {"cifar10": 0.90, "cifar100": 0.65}[name.split("/")[0]]
     assert "arXiv" in protocol.least_accuracy_source
+
+
+# From an empty data folder to rows in one command: real images, packed as their publishers do
+
+CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+Sets = Mapping[str, Mapping[str, Part]]
+
+
+def part_of(pixels: np.ndarray, classes: Sequence[str]) -> Part:
+    labels = [i % len(classes) for i in range(len(pixels))]
+    return Part([layouts.encoded(one) for one in pixels], labels, classes)
+
+
+@pytest.fixture(scope="module")
+def few() -> Sets:
+    """Pieces of photographs, and handwritten digits, of the package that everybody has."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = np.kron(digits.images[:60] / 16 * 255, np.ones((3, 3))).astype(np.uint8)
+    grey = np.pad(grey, ((0, 0), (2, 2), (2, 2)))
+    numbers = [int(one) for one in digits.target[:60]]
+    written = [layouts.encoded(one) for one in grey]
+    names = [str(i) for i in range(10)]
+    hundred = [f"class{i:02}" for i in range(100)]
+    return {
+        "cifar10": {
+            "train": part_of(layouts.patches(50, 32, 1), CIFAR10_CLASSES),
+            "test": part_of(layouts.patches(30, 32, 2), CIFAR10_CLASSES),
+        },
+        "cifar100": {
+            "train": part_of(layouts.patches(200, 32, 3), hundred),
+            "test": part_of(layouts.patches(100, 32, 4), hundred),
+        },
+        "mnist": {
+            "train": Part(written[:40], numbers[:40], names),
+            "test": Part(written[40:], numbers[40:], names),
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    """Samples of the sets themselves, of the folder with real data."""
+    root = tmp_path_factory.mktemp("samples")
+    sets = {}
+    for name in ("cifar10", "cifar100", "mnist"):
+        with zipfile.ZipFile(SHARED / "data" / f"{name}.zip") as archive:
+            archive.extractall(root)
+        sets[name] = {split: part_below(root / name / split) for split in ("train", "test")}
+    return sets
+
+
+def part_below(folder: Path) -> Part:
+    paths = sorted(folder.glob("*/*.*"))
+    classes = sorted({path.parent.name for path in paths})
+    labels = [classes.index(path.parent.name) for path in paths]
+    return Part([path.read_bytes() for path in paths], labels, classes)
+
+
+def put(publisher: Publisher, download: Download, contents: Sequence[bytes]) -> None:
+    for file, content in zip(download.files, contents, strict=True):
+        publisher.put("/" + file.url.partition("://")[2], content)
+
+
+def publish_parquet(publisher: Publisher, sets: Sets) -> None:
+    """CIFAR and MNIST as the hub has them."""
+    columns = {
+        "uoft-cs/cifar10": ("cifar10", "plain_text", "img", "label"),
+        "uoft-cs/cifar100": ("cifar100", "cifar100", "img", "fine_label"),
+        "ylecun/mnist": ("mnist", "mnist", "image", "label"),
+    }
+    for repository, (name, config, image, label) in columns.items():
+        shards = {
+            f"{config}/{split}-00000-of-00001.parquet": layouts.parquet(
+                part, image, label, coarse=label != "label"
+            )
+            for split, part in sets[name].items()
+        }
+        publish_on_hub(publisher, repository, shards)
+
+
+def publish_archives(publisher: Publisher, patch: pytest.MonkeyPatch, sets: Sets) -> None:
+    """CIFAR and MNIST as torchvision fetches them; the hub has none of them."""
+    for dataset, make, (_, source) in (
+        ("CIFAR10", layouts.cifar10_archive, _sources.CIFAR10),
+        ("CIFAR100", layouts.cifar100_archive, _sources.CIFAR100),
+    ):
+        splits = sets[dataset.lower()]
+        members = make(splits["train"], splits["test"])
+        layouts.known_to_torchvision(patch, members, dataset)
+        packed = [layouts.tarred(members)]
+        as_published(patch, source, packed)
+        put(publisher, source, packed)
+    raw = layouts.mnist_files(sets["mnist"]["train"], sets["mnist"]["test"])
+    for name, content in raw.items():
+        patch.setitem(images._MNIST_SHA256, name, hashlib.sha256(content).hexdigest())
+    source = _sources.MNIST[0]
+    packed = [layouts.gzipped(raw[Path(file.path).stem]) for file in source.files]
+    as_published(patch, source, packed)
+    put(publisher, source, packed)
+
+
+def check_from_nothing_to_rows(
+    run: CLI, patch: pytest.MonkeyPatch, sets: Sets, layout: str, name: str, network: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Rows by set of ``msp``, in one command; what was fetched is what was served, and no more."""
+    other = {"cifar10": "cifar100", "cifar100": "cifar10"}[name]
+    words = ["eval", "--detector", "msp,mahalanobis", "--id", name, "--ood", f"{other},mnist"]
+    words += [*network, "--accelerator", "cpu", "--download"]
+    assert not files.data_dir().exists()
+    with publishing() as publisher:
+        patch.setenv("OODBENCH_MIRROR", publisher.base)
+        if layout == "hub":
+            publish_parquet(publisher, sets)
+        else:
+            publish_archives(publisher, patch, sets)
+        ran = run(*words, "--json")
+        assert ran.status == 0, ran.both
+        asked = len(publisher.asked)
+        assert run(*words).status == 0
+        assert len(publisher.asked) == asked, "all is there"
+    rows = json.loads(ran.out)["rows"]
+    assert {row["detector"] for row in rows} == {"msp", "mahalanobis"}
+    by_set = {row["ood"]: row for row in rows if row["detector"] == "msp" and not row["is_mean"]}
+    assert set(by_set) == {other, "mnist"}
+    for ood, row in by_set.items():
+        assert (row["n_id"], row["n_ood"]) == tuple(
+            len(sets[one]["test"].images) for one in (name, ood)
+        )
+    for one in (name, other, "mnist"):
+        spec = DATASETS.get(one)
+        assert isinstance(spec, DatasetSpec)
+        found, served = spec.load("test"), sets[one]["test"]
+        assert sorted(
+            (int(label), np.asarray(found[i].convert("RGB")).tobytes())
+            for i, label in enumerate(found.labels)
+        ) == sorted(zip(served.labels, map(np.ndarray.tobytes, served.pixels()), strict=True))
+    shown = run("data", "status", name).out
+    count = len(sets[name]["test"].images)
+    assert f"part: {count:,} of 10,000" in shown
+    return by_set
+
+
+@pytest.mark.parametrize("layout", ["hub", "torchvision"])
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_from_nothing_to_rows(
+    run: CLI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, few: Sets,
+    layout: str, name: str, classes: int,
+) -> None:  # fmt: skip
+    network = untrained(tmp_path, classes)
+    check_from_nothing_to_rows(run, monkeypatch, few, layout, name, network)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder with real data is not at hand")
+@pytest.mark.parametrize("layout", ["hub", "torchvision"])
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_from_nothing_to_rows_of_real_samples(
+    run: CLI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, samples: Sets,
+    layout: str, name: str, classes: int,
+) -> None:  # fmt: skip
+    network = untrained(tmp_path, classes)
+    if name == "cifar10":
+        trained = SHARED / "models" / "cifar10_resnet20.safetensors"
+        network = ["--backbone", "resnet20", "--checkpoint", str(trained)]
+    rows = check_from_nothing_to_rows(run, monkeypatch, samples, layout, name, network)
+    if name == "cifar10":
+        assert {round(row["id_accuracy"], 4) for row in rows.values()} == {0.9160}
+        assert rows["cifar100"]["auroc"] == pytest.approx(0.8547, abs=0.002)
+        assert rows["mnist"]["auroc"] == pytest.approx(0.9163, abs=0.002)

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodbench.download.described import Download
+
 
 @dataclass
 class Part:
@@ -186,3 +188,11 @@ def patches(count: int, size: int, seed: int) -> np.ndarray:
         y, x = (rng.integers(0, side - size) for side in photograph.shape[:2])
         made.append(photograph[y : y + size, x : x + size])
     return np.stack(made)
+
+
+def as_published(patch: pytest.MonkeyPatch, download: Download, contents: Sequence[bytes]) -> None:
+    """Has the digests and sizes of some bytes be those that a publisher gives for its files."""
+    for file, content in zip(download.files, contents, strict=True):
+        values = {"md5": hashlib.md5(content).hexdigest(), "size": len(content)}
+        for name, value in values.items():
+            patch.setitem(vars(file), name, value)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from oodbench import Detector, Hardware
 from oodbench.data.samples import ImageArrays
 from oodbench.extract import extract
+from oodbench.networks.backbones import create_backbone
+from oodbench.networks.headed import HeadedBackbone
 from tests.helpers.images import CPU, GREY, arrays
 
 
@@ -70,3 +74,11 @@ class Gradient(Detector):
         logits: Tensor = model.outputs(batch)["logits"]  # type: ignore[operator]
         (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), batch)
         return -gradient.flatten(1).norm(dim=1)
+
+
+def untrained(folder: Path, classes: int, backbone: str = "resnet20") -> list[str]:
+    """Words of the command line that name a network whose weights were drawn at random."""
+    torch.manual_seed(0)
+    path = folder / f"{classes}.safetensors"
+    save_file(HeadedBackbone(create_backbone(backbone, 3), classes).state_dict(), path)
+    return ["--backbone", backbone, "--checkpoint", str(path), "--preprocess", "benchmark"]
