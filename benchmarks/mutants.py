@@ -49,7 +49,7 @@ TESTS = {
     "detectors/_modalities.py": "tests/core/test_presets.py",
     "detectors/_multiood.py": "tests/detectors/test_a2d_npmix.py",
     "detectors/_neighbours.py": "tests/detectors/test_numerics.py",
-    "detectors/ce_detection.py": "tests/tasks/test_detection.py",
+    "detectors/ce_detection.py": "tests/networks/test_boxes.py",
     "detectors/multimodal_ce.py": "tests/networks/test_modalities.py",
 }
 """Where the tests of a module or of a folder stand; the longest name that fits counts."""

@@ -28,18 +28,15 @@ ELSEWHERE = {
     # the command line is tested as a user runs it
     "oodbench/cli/": "cli/test_cli.py",
     # a task is tested with the networks, the training and the pictures that only it has
-    "oodbench/networks/boxes.py": "tasks/test_detection.py",
     "oodbench/networks/projects.py": "networks/test_pretrained.py",
     "oodbench/networks/rows.py": "caching/test_parts.py",
     "oodbench/networks/headed.py": "networks/test_checkpoints.py",
     "oodbench/networks/states.py": "networks/test_checkpoints.py",
-    "oodbench/tasks/boxes.py": "tasks/test_detection.py",
     "oodbench/tasks/multimodal.py": "networks/test_modalities.py",
     "oodbench/tasks/": "tasks/test_task.py",
     "oodbench/training/best.py": "networks/test_modalities.py",
-    "oodbench/training/boxes.py": "tasks/test_detection.py",
     "oodbench/training/": "training/test_train.py",
-    "detectors/ce_detection.py": "tasks/test_detection.py",
+    "detectors/ce_detection.py": "networks/test_boxes.py",
     # the conditions under which they matter are what their tests are about
     "oodbench/checks/classes.py": "checks/test_overlap.py",
     "oodbench/checks/level.py": "checks/test_doubts.py",

@@ -1,4 +1,4 @@
-"""Masks that are none, or of another size, are refused wherever they are read."""
+"""Masks and boxes that are none are refused wherever they are read."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import cast
 import numpy as np
 import pytest
 
-from oodbench.data.samples import ImageArrays
+from oodbench.benchmark import get_benchmark
+from oodbench.data.samples import Boxes, ImageArrays, Subset
+from oodbench.detectors.ce_detection import CEDetection
 from oodbench.errors import DataError
+from oodbench.tasks.boxes import mean_average_precision
 from oodbench.tasks.pixels import segment
+from oodbench.training.boxes import DetectionMethod
 from oodbench.training.pixels import SegmentationMethod
+from tests.helpers.boxes import Few, at_work, table, untrained
 from tests.helpers.pixels import CPU, GREY, Array, Drawn, Pixelwise, drawn, evaluate, toy
-
-# --- quality ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -47,9 +50,6 @@ def test_masks_that_are_none(mask: Array, told: str) -> None:
             SegmentationMethod.target(samples, 1)
 
 
-# --- what a network says of pixels ------------------------------------------------------------
-
-
 def test_samples_without_masks_are_refused() -> None:
     images = ImageArrays("plain/test", np.zeros((2, 8, 8), np.uint8), [0, 1], ("a", "b"))
     with pytest.raises(DataError, match="plain/test has no masks"):
@@ -60,12 +60,29 @@ def test_samples_without_masks_are_refused() -> None:
         evaluate("msp", toy(near=images))
 
 
-# --- rows -------------------------------------------------------------------------------------
-
-
 def test_a_mask_that_does_not_fit_is_told_before_anything_is_kept() -> None:
     near = drawn("toy-near/test", seed=1)
     near.masks = [near.masks[0], near.masks[1][1:], *near.masks[2:]]
     for _ in range(2):
         with pytest.raises(DataError, match="toy-near/test, image 1: the image has 6 x 9"):
             evaluate("msp", toy(near=near))
+
+
+def test_samples_without_boxes() -> None:
+    """They will do as OOD images, but not as ID ones."""
+    digits = get_benchmark("digits").id.load("test")
+    runner = at_work(untrained(CEDetection))
+    seen = runner.outputs_of(Subset(digits, range(5)))
+    assert len(seen.outputs) > 0
+    with pytest.raises(DataError, match="has no boxes"):
+        runner.quality(seen)
+    with pytest.raises(DataError, match="has no boxes"):
+        CEDetection.target(digits, 0)
+
+
+def test_labels_beyond_the_classes_are_named() -> None:
+    samples = Few([np.zeros((8, 8), np.uint8)], [Boxes(np.array([[0, 0, 4, 4]]), np.array([2]))])
+    with pytest.raises(DataError, match=r"few, image 0: a box has the label 2, .* 0 to 1"):
+        DetectionMethod.target(samples, 0)
+    with pytest.raises(DataError, match="count from 1"):
+        mean_average_precision(table((0, (0, 0, 4, 4), 0.9, 1)), samples)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from oodbench import Preprocess
+from oodbench import Outputs, Preprocess
 from oodbench.benchmark import Benchmark
+from oodbench.data.samples import BoxedSamples, Boxes
 from oodbench.dataset import DatasetSpec
 from oodbench.datasets.scenes import SceneBoxes, scenes
 from oodbench.hardware import Hardware
@@ -53,3 +57,41 @@ def at_work(
     benchmark = Benchmark("toy/detection", nothing, (), (), preprocess, task="detection")
     task = Detection(confidence=confidence)
     return cast(BoxRunner, task.start(contender, benchmark, hardware, counter, classes))
+
+
+@dataclass
+class Few(BoxedSamples):
+    """Images and boxes that are given one by one."""
+
+    images: list[np.ndarray]
+    objects: list[Boxes]
+
+    def __post_init__(self) -> None:
+        super().__init__("few", np.zeros(len(self.images)), ("a", "b"))
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
+
+    def boxes(self, index: int) -> Boxes:
+        return self.objects[index]
+
+    def _digests(self) -> np.ndarray:
+        return np.arange(len(self.images), dtype=np.uint64)
+
+
+def no_boxes() -> Boxes:
+    """An image without objects."""
+    return Boxes(np.zeros((0, 4)), np.zeros(0))
+
+
+def table(*rows: tuple[int, tuple[float, ...], float, int]) -> Outputs:
+    """Predicted boxes: each with its image, corners, confidence and class."""
+    image, corners, confidence, predicted = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Outputs(
+        labels=torch.tensor(predicted, dtype=torch.int64),
+        extra={
+            "image": torch.tensor(image, dtype=torch.int64),
+            "corners": torch.tensor(corners).reshape(-1, 4),
+            "confidence": torch.tensor(confidence),
+        },
+    )
