@@ -61,7 +61,6 @@ ELSEWHERE = {
     "oodbench/hardware.py": "runtime/test_launchers.py",
     "oodbench/info.py": "cli/test_names.py",
     "oodbench/measures.py": "detectors/test_separability.py",
-    "oodbench/method.py": "training/test_train.py",
     "oodbench/papers.py": "contract/test_detectors.py",
     "oodbench/reporting.py": "checks/test_said.py",
     "oodbench/selection.py": "core/test_presets.py",

@@ -7,10 +7,15 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from oodbench import Preprocess, Recipe
+import oodbench
+from oodbench import Preprocess, Recipe, metrics
 from oodbench.data.transforms import CropFlip
 from oodbench.detectors.ce import CrossEntropy
+from oodbench.extract import extract
+from oodbench.training.run import plan
+from oodbench.training.train import train
 from tests.helpers.methods import batch, untrained
+from tests.helpers.training import CPU
 
 
 def test_loss_and_accuracy_by_hand() -> None:
@@ -41,3 +46,11 @@ def test_images_are_cropped_and_flipped() -> None:
     assert isinstance(untrained(CrossEntropy, Recipe()).augmentation(preprocess), CropFlip)
     assert CrossEntropy.default_recipe("cifar10") == "openood"
     assert CrossEntropy.default_recipe("digits") == "quick"
+
+
+def test_cross_entropy_learns_digits() -> None:
+    benchmark = oodbench.get_benchmark("digits")
+    run = plan(benchmark, "ce", overrides={"epochs": 6})
+    network = train(run, CPU)
+    outputs = extract(network, benchmark.id.load("test"), benchmark.preprocess, hardware=CPU)
+    assert metrics.accuracy(outputs.logits, outputs.labels) > 0.95

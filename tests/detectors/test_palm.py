@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,10 @@ from torch.nn import functional as F
 from oodbench import Outputs
 from oodbench.detectors.palm import PALM, PALMLoss, sinkhorn
 from oodbench.errors import OptionError
+from oodbench.registry import METHODS
+from oodbench.training.run import plan
+from oodbench.training.train import train
+from tests.helpers.training import CPU, PREPROCESS, assert_same_weights, read_log, short, tiny
 
 
 def reference_step(
@@ -291,3 +297,62 @@ def test_score_survives_dead_and_duplicate_features() -> None:
     scores = PALM().fit(outputs).score(outputs)
     # five independent directions: the mean squared Mahalanobis distance of the training data is 5
     assert scores.mean().item() == pytest.approx(5, abs=1e-6)
+
+
+# Recipes
+
+
+def test_published_palm_schedule() -> None:
+    """500 epochs, 10 of warm-up, cosine to a thousandth; SGD with Nesterov momentum."""
+    recipe = METHODS.get("palm").get_recipe("published")
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (500, 512, 0.5)
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, True, 1e-6)
+    assert recipe.lr_factor(5) == 0.5
+    assert recipe.lr_factor(255) == pytest.approx(0.5 + 0.5e-3)
+    assert recipe.lr_factor(500) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "lr", "momentum"),
+    [("openood", 16, 0.1, 0.9), ("openood-cifar100", 512, 0.5, 0.999)],
+)
+def test_openoods_palm(name: str, batch: int, lr: float, momentum: float) -> None:
+    """Its scripts: ResNet-18, 100 epochs, 10 of warm-up, decay 1e-4, cosine to a thousandth."""
+    recipe = METHODS.get("palm").get_recipe(name)
+    assert (recipe.backbone, recipe.epochs, recipe.weight_decay) == ("resnet18-cifar", 100, 1e-4)
+    assert (recipe.batch_size, recipe.lr, recipe.proto_momentum) == (batch, lr, momentum)
+    assert (recipe.warmup_epochs, recipe.final_lr, recipe.topk) == (10, 1e-3, 5)
+
+
+@pytest.mark.parametrize("recipe", METHODS.get("palm").recipes)
+def test_every_recipe_of_palm_trains(recipe: str) -> None:
+    """An epoch of it on a few images, with its own network."""
+    run = plan(tiny(6)[0], "palm", recipe=recipe, overrides={"epochs": 1})
+    assert run.recipe_name == recipe
+    assert run.backbone == (run.recipe.backbone or "digits-cnn")
+    assert all(tensor.isfinite().all() for tensor in train(run, CPU).state_dict().values())
+
+
+# It learns
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_palm_lowers_its_loss(labelled: bool) -> None:
+    benchmark, samples = tiny(64)
+    run = short(benchmark, "palm", epochs=8, labelled=labelled, lr=0.05)
+    method = train(run, CPU)
+    losses = [float(row["train/loss"]) for row in read_log(run)]
+    assert losses[-1] < losses[0]
+    prototypes = method.palm.prototypes  # type: ignore[union-attr]
+    torch.testing.assert_close(prototypes.norm(dim=1), torch.ones(18))  # type: ignore[operator]
+    outputs = method.outputs(torch.stack([PREPROCESS(samples[i]) for i in range(4)]))
+    assert outputs["features"].shape == (4, method.backbone.num_features)
+    assert outputs["logits"].shape == (4, 3)
+
+
+def test_palm_without_labels_never_reads_them(new_cache: Callable[[], None]) -> None:
+    first = train(short(tiny()[0], "palm", labelled=False), CPU)
+    new_cache()
+    shuffled, _ = tiny(change=lambda pixels, labels: labels.sort())
+    again = train(short(shuffled, "palm", labelled=False), CPU)
+    assert_same_weights(first, again)

@@ -1,18 +1,21 @@
-"""A benchmark that trains in a moment, its runs, and runs that are interrupted."""
+"""A benchmark that trains in a moment, its runs, their logs, and runs that are interrupted."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from oodbench import Benchmark, DatasetSpec, Hardware, Preprocess
+from oodbench import Benchmark, DatasetSpec, Hardware, Method, Preprocess, Recipe
+from oodbench.data.augmentation import SimCLR
 from oodbench.data.samples import ImageArrays
+from oodbench.data.transforms import Augmentation
 from oodbench.errors import DataError
 from oodbench.training.run import Run, plan
 from oodbench.training.train import train
@@ -85,3 +88,43 @@ def interrupted(benchmark: Benchmark, samples: Breaks) -> Run:
         train(run, CPU)
     assert (run.folder / "last.ckpt").is_file()
     return run
+
+
+class Spy(Method):
+    """Cross-entropy that notes what it sees, with dropout and augmentation."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {"quick": Recipe(lr=0.05, warmup_epochs=1)}
+    views: ClassVar[int] = 2
+    seen: ClassVar[list[tuple[int, Tensor, Tensor]]] = []
+    rates: ClassVar[list[float]] = []
+    noise: ClassVar[list[float]] = []
+    fits: ClassVar[int] = 0
+
+    def __init__(self, backbone: nn.Module, num_classes: int, recipe: Recipe) -> None:
+        super().__init__(backbone, num_classes, recipe)
+        self.dropout = nn.Dropout(0.5)
+        self.linear = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+
+    def augmentation(self, preprocess: Preprocess) -> Augmentation:
+        return SimCLR(preprocess, min_scale=0.3)
+
+    def on_fit_start(self) -> None:
+        type(self).fits += 1
+
+    def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        assert self.training
+        self.seen.append((self.trainer.current_epoch, images.detach().clone(), labels.clone()))
+        self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.noise.append(float(np.random.random()))  # noqa: NPY002
+        logits = self.linear(self.dropout(self.backbone(images[:, 0])))
+        return {"loss": nn.functional.cross_entropy(logits, labels)}
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(images)
+        return {"features": features, "logits": self.linear(features)}
+
+
+def read_log(run: Run) -> list[dict[str, str]]:
+    """The rows of its log, one for each epoch."""
+    with (run.folder / "csv" / "metrics.csv").open(newline="") as handle:
+        return list(csv.DictReader(handle))

@@ -1,13 +1,18 @@
-"""The order of an epoch: a permutation of its own, shared out among processes."""
+"""What training sees: the order of an epoch, shared out among processes, and augmented images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from oodbench import Hardware
 from oodbench.training.epochs import EpochSampler
+from oodbench.training.train import train
+from tests.helpers.training import CPU, PREPROCESS, Spy, short, tiny
 
 # What a step sees
 
@@ -77,3 +82,57 @@ def test_processes_share_each_global_batch(
         assert sorted(together) == sorted(expected if k < 4 else expected[:last])
     dropped = as_processes(world, n, batch, monkeypatch, drop_last=True)
     assert dropped == [share[: 48 // world] for share in shares]
+
+
+@pytest.mark.parametrize(
+    ("n", "fields", "sizes"),
+    [
+        (50, {}, [16, 16, 16, 2]),
+        (50, {"drop_last": True}, [16, 16, 16]),
+        (49, {}, [16, 16, 16]),  # a batch of one is no batch
+        (10, {"drop_last": True}, [10]),
+    ],
+)
+def test_the_last_incomplete_batch(
+    spy: type[Spy], n: int, fields: dict[str, Any], sizes: list[int]
+) -> None:
+    run = short(tiny(n)[0], "spy", epochs=1, **fields)
+    train(run, CPU)
+    assert [len(labels) for _, _, labels in spy.seen] == sizes
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone(
+    spy: type[Spy], new_cache: Callable[[], None]
+) -> None:
+    benchmark, _ = tiny()
+
+    def batches(workers: int, seed: int = 0) -> list[tuple[int, Tensor, Tensor]]:
+        new_cache()
+        spy.seen.clear()
+        train(short(benchmark, "spy", seed), Hardware(accelerator="cpu", workers=workers))
+        return list(spy.seen)
+
+    alone = batches(0)
+    for workers in (1, 2):
+        for (epoch, x, y), (other, x2, y2) in zip(alone, batches(workers), strict=True):
+            assert epoch == other
+            assert x.equal(x2)
+            assert y.equal(y2)
+    assert [epoch for epoch, *_ in alone] == [0] * 4 + [1] * 4 + [2] * 4
+    every = torch.cat([x for _, x, _ in alone]).flatten(0, 1).flatten(1)
+    distinct = torch.unique(every, dim=0)
+    assert len(distinct) > 0.95 * len(every), "views, images and epochs must differ"
+    assert not batches(0, seed=1)[0][1].equal(alone[0][1])
+
+
+def test_labels_belong_to_their_images(spy: type[Spy], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Spy, "augmentation", lambda self, preprocess: lambda image, rng: preprocess(image)
+    )
+    benchmark, samples = tiny()
+    train(short(benchmark, "spy"), CPU)
+    known = {PREPROCESS(samples[i]).numpy().tobytes(): int(y) for i, y in enumerate(samples.labels)}
+    for _, x, y in spy.seen:
+        assert x.shape == (len(y), 2, 1, 8, 8)
+        for views, label in zip(x, y, strict=True):
+            assert [known[view.contiguous().numpy().tobytes()] for view in views] == [label] * 2
