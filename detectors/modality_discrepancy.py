@@ -11,7 +11,7 @@ with :math:`f_i` the logits of modality i. ``ensemble`` combines it with any oth
 
 The modalities' predictions have to be trained: those of MultiOOD's baseline (``multimodal-ce`` with
 ``single=False``, its ``published*`` recipes) are not, and are withheld.
-Checked against: the formula (tests/networks/test_modalities.py).
+Checked against: the formula (tests/detectors/test_modality_discrepancy.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Test processes run side by side, and so do those that they start; threads would fight for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,9 +22,12 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
-from oodbench.registry import BENCHMARKS
+from oodbench.registry import BACKBONES, BENCHMARKS
 from tests.helpers.attempts import Server
 from tests.helpers.cli import CLI, stopped_by_signals
+
+if TYPE_CHECKING:
+    from oodbench import Benchmark
 
 # torch and all that imports it is left to the fixtures: the process that hands tests out to others
 # reads this file too, and they begin when it has.
@@ -222,6 +226,16 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.helpers.few import some_scenes
 
     monkeypatch.setattr(scenes, "scenes", some_scenes)
+
+
+@pytest.fixture
+def toy() -> Iterator[Benchmark]:
+    """A benchmark of two vectors for each sample, with its network."""
+    from tests.helpers.vectors import encoders, pair
+
+    BACKBONES.register("toy-pair")(encoders)
+    yield pair()
+    BACKBONES.unregister("toy-pair")
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,7 @@ ELSEWHERE = {
     "oodbench/networks/rows.py": "caching/test_parts.py",
     "oodbench/networks/headed.py": "networks/test_checkpoints.py",
     "oodbench/networks/states.py": "networks/test_checkpoints.py",
-    "oodbench/tasks/multimodal.py": "networks/test_modalities.py",
     "oodbench/tasks/": "tasks/test_task.py",
-    "oodbench/training/best.py": "networks/test_modalities.py",
     "oodbench/training/": "training/test_train.py",
     "detectors/ce_detection.py": "networks/test_boxes.py",
     # the conditions under which they matter are what their tests are about

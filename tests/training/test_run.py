@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import oodbench
-from oodbench import Hardware, Method, files
+from oodbench import Benchmark, Hardware, Method, files
 from oodbench.errors import CheckpointError, DataError, OptionError, UnknownNameError
 from oodbench.networks.backbones import DigitsCNN, create_backbone
 from oodbench.registry import METHODS
@@ -228,3 +228,34 @@ def test_changed_code_of_a_method_trains_again() -> None:
 
     assert key("1.0") == key("1.0")
     assert key("1.0") != key("2.0")
+
+
+def test_a_run_starts_from_another_ones_encoders(toy: Benchmark, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 32, "lr": 1e-9, "weight_decay": 0.0}
+    options["start_from"] = "multimodal-ce/quick"
+    runs = [
+        plan(toy, name, recipe="quick", overrides=options, seed=seed)
+        for name, seed in (("a2d", 0), ("a2d-npmix", 0), ("a2d", 1))
+    ]
+    starts = [run.start for run in runs]
+    assert all(start is not None for start in starts)
+    assert starts[0].key == starts[1].key != starts[2].key  # type: ignore[union-attr]
+    assert starts[0].key == plan(toy, "multimodal-ce", recipe="quick").key  # type: ignore[union-attr]
+    found = train(runs[0], CPU)
+    assert starts[0].weights.is_file()  # type: ignore[union-attr]
+    before = train(plan(toy, "multimodal-ce", recipe="quick"), CPU)
+    for name, value in before.backbone.state_dict().items():
+        assert torch.allclose(found.backbone.state_dict()[name], value, atol=1e-6), name
+    layers = [m.heads.joint.weight for m in (found, before)]  # type: ignore[union-attr]
+    assert not torch.allclose(*layers, atol=0.01)  # heads are new
+    written = starts[0].weights.stat().st_mtime_ns  # type: ignore[union-attr]
+    train(runs[1], CPU)
+    assert starts[0].weights.stat().st_mtime_ns == written  # type: ignore[union-attr]
+    # its own key tells what was before it
+    alone = plan(toy, "a2d", recipe="quick", overrides={**options, "start_from": "none"})
+    assert alone.start is None
+    assert len({alone.key, runs[0].key}) == 2
+    with pytest.raises(OptionError, match="METHOD/RECIPE"):
+        plan(toy, "a2d", overrides={"start_from": "multimodal-ce"})
+    with pytest.raises(UnknownNameError, match="no recipe 'slow'"):
+        _ = plan(toy, "a2d", overrides={"start_from": "multimodal-ce/slow"}).key
