@@ -27,13 +27,7 @@ ELSEWHERE = {
     "oodbench/scale/": "scale/test_driver.py",
     # the command line is tested as a user runs it
     "oodbench/cli/": "cli/test_cli.py",
-    # a task is tested with the networks, the training and the pictures that only it has
-    "oodbench/networks/projects.py": "networks/test_pretrained.py",
-    "oodbench/networks/rows.py": "caching/test_parts.py",
-    "oodbench/networks/headed.py": "networks/test_checkpoints.py",
-    "oodbench/networks/states.py": "networks/test_checkpoints.py",
-    "oodbench/tasks/": "tasks/test_task.py",
-    "oodbench/training/": "training/test_train.py",
+    # what is trained is a network for boxes as it is
     "detectors/ce_detection.py": "networks/test_boxes.py",
     # the conditions under which they matter are what their tests are about
     "oodbench/checks/classes.py": "checks/test_overlap.py",
@@ -46,6 +40,11 @@ ELSEWHERE = {
     "oodbench/testing/": "contract/test_detectors.py",
     "oodbench/tested.py": "contract/test_detectors.py",
     # small parts of a larger one
+    "oodbench/networks/projects.py": "networks/test_pretrained.py",
+    "oodbench/networks/rows.py": "caching/test_parts.py",
+    "oodbench/networks/headed.py": "networks/test_checkpoints.py",
+    "oodbench/networks/states.py": "networks/test_checkpoints.py",
+    "oodbench/tasks/": "tasks/test_task.py",
     "oodbench/deploy/fitting.py": "deploy/test_fitted.py",
     "oodbench/deploy/identity.py": "deploy/test_fitted.py",
     "oodbench/deploy/inputs.py": "deploy/test_fitted.py",
