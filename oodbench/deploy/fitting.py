@@ -225,10 +225,10 @@ def _id_data(
     learned = id_samples(benchmark, split)
     if calibration is not None:
         held = _named(benchmark, calibration)
-        if len(held.classes) == len(learned.classes):
+        if len(held.classes) == 1 < len(learned.classes):  # a folder of images without classes
+            held = _Unlabelled(held, learned.classes)
+        else:
             check_classes(held, learned)
-        else:  # a folder of ID images without classes
-            held = _renamed(held, learned.classes)
         return _apart(learned, held, report)
     for name in ("val", "test"):
         if name == split or name not in benchmark.id.splits:
@@ -299,11 +299,6 @@ def _divided(learned: Samples, report: Report) -> tuple[Samples, Samples]:
         Subset(learned, np.flatnonzero(~is_held), f"{learned.name}, the rest"),
         Subset(learned, np.flatnonzero(is_held), f"{learned.name}, a tenth"),
     )
-
-
-def _renamed(held: Samples, classes: Sequence[str]) -> Samples:
-    """The same images with the classes of others, of which theirs are not known."""
-    return _Unlabelled(held, classes)
 
 
 class _Unlabelled(Subset):

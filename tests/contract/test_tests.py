@@ -36,7 +36,6 @@ ELSEWHERE = {
     "oodbench/disk/": "disk/test_full.py",
     "oodbench/runtime/process.py": "runtime/test_isolation.py",
     "oodbench/runtime/restore.py": "testing/test_untouched.py",
-    "oodbench/runtime/signals.py": "runtime/test_workers.py",
     "oodbench/testing/": "contract/test_detectors.py",
     "oodbench/tested.py": "contract/test_detectors.py",
     # small parts of a larger one
@@ -45,7 +44,6 @@ ELSEWHERE = {
     "oodbench/networks/headed.py": "networks/test_checkpoints.py",
     "oodbench/networks/states.py": "networks/test_checkpoints.py",
     "oodbench/tasks/": "tasks/test_task.py",
-    "oodbench/deploy/fitting.py": "deploy/test_fitted.py",
     "oodbench/deploy/identity.py": "deploy/test_fitted.py",
     "oodbench/deploy/inputs.py": "deploy/test_fitted.py",
     "oodbench/deploy/sources.py": "deploy/test_scoring.py",
@@ -55,7 +53,6 @@ ELSEWHERE = {
     "oodbench/detector.py": "core/test_options.py",
     "oodbench/errors.py": "core/test_registry.py",
     "oodbench/evaluation.py": "core/test_evaluator.py",
-    "oodbench/hardware.py": "runtime/test_launchers.py",
     "oodbench/info.py": "cli/test_names.py",
     "oodbench/measures.py": "detectors/test_separability.py",
     "oodbench/papers.py": "contract/test_detectors.py",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import oodbench
-from oodbench import register_dataset
+from oodbench import files, register_dataset
+from oodbench.data.samples import Samples
 from oodbench.download import transfer
 from oodbench.download.described import Download, HubFiles, RemoteFile
-from oodbench.errors import DownloadError, MissingDataError, NoNetworkError, UnknownNameError
+from oodbench.errors import (
+    DataError,
+    DownloadError,
+    MissingDataError,
+    NoNetworkError,
+    UnknownNameError,
+)
 from oodbench.registry import DATASETS
 from tests.helpers.datasets import images_of, write_parquet
 from tests.helpers.downloads import NAMES, QUICK, birds, birds_of, fetched, packed, tree
@@ -114,3 +123,72 @@ def test_one_failure_does_not_keep_the_rest_away(
     with pytest.raises(DownloadError, match="404"):
         oodbench.prepare(["fish-that-is-gone", "birds-that-are-there"], report=lambda _: None)
     assert tree(data / "birds") == [name.removeprefix("birds/") for name in sorted(NAMES)]
+
+
+def test_failures_are_told_together(
+    publisher: Publisher, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DATASETS, "_objects", {})
+
+    def gone(name: str) -> None:
+        url = publisher.put(f"/{name}.zip", b"", *[status(404)] * 2)
+        source = Download(name, (RemoteFile(url),))
+        register_dataset(name)(oodbench.DatasetSpec(name, birds_of().load, downloads=(source,)))
+
+    gone("fish")
+    gone("frogs")
+    register_dataset("toads")(birds_of())  # no address is known
+    with pytest.raises(DownloadError, match=r"fish\.zip: it answers 404.*\n.*frogs\.zip"):
+        oodbench.prepare(["fish", "frogs"], report=lambda _: None)
+    with pytest.raises(DataError, match=r"fish\.zip: it answers 404.*\nno address") as caught:
+        oodbench.prepare(["fish", "toads"], report=lambda _: None)
+    assert type(caught.value) is DataError
+
+
+def test_without_a_network_nothing_else_is_tried(
+    publisher: Publisher, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DATASETS, "_objects", {})
+    monkeypatch.setattr(transfer, "Patience", lambda: QUICK)
+    source = Download("fish", (RemoteFile("http://127.0.0.1:9/fish.zip"),))
+    register_dataset("fish")(oodbench.DatasetSpec("fish", birds_of().load, downloads=(source,)))
+    register_dataset("birds")(birds(publisher.put("/birds.zip", BIRDS), BIRDS))
+    with pytest.raises(NoNetworkError):
+        oodbench.prepare(["fish", "birds"], report=lambda _: None)
+    assert publisher.asked == []
+
+
+def test_a_source_that_cannot_be_read_here_is_not_fetched(publisher: Publisher, data: Path) -> None:
+    url = publisher.put("/birds.zip", BIRDS)
+    source = Download("birds", (RemoteFile(url),), inside="birds", needs=("no_such_module",))
+    with pytest.raises(MissingDataError, match=r"takes no_such_module.*pip install no_such_module"):
+        fetched(birds_of(source))
+    assert publisher.asked == []
+
+
+def test_what_is_in_its_place_and_is_not_read_is_said(publisher: Publisher, data: Path) -> None:
+    """It was read before it was put there: something in the data folder stands in its way."""
+
+    def load(split: str) -> Samples:
+        if files.data_dir() == data:
+            raise MissingDataError("another folder comes first.")
+        return birds_of().load(split)
+
+    url = publisher.put("/birds.zip", BIRDS)
+    source = Download("birds", (RemoteFile(url),), inside="birds")
+    spec = oodbench.DatasetSpec("birds", load, downloads=(source,))
+    told = f"{data / 'birds'} is there, but it is not read: another folder comes first"
+    with pytest.raises(DataError, match=re.escape(told)):
+        fetched(spec)
+
+
+def test_what_another_process_brought_meanwhile_is_said(data: Path) -> None:
+    waiting = [MissingDataError("it is not there.")]
+
+    def load(split: str) -> Any:
+        if waiting:
+            raise waiting.pop()
+        return None
+
+    with pytest.raises(MissingDataError, match="birds is there by now"):
+        fetched(oodbench.DatasetSpec("birds", load, ("test",)))

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from oodbench import Hardware
+from oodbench import Hardware, hardware
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
 from oodbench.errors import DataError, WorkerError
@@ -145,3 +146,44 @@ def test_other_errors_are_as_they_were(error: Exception, tmp_path: Path) -> None
     with pytest.raises(type(error)) as raised, quiet_lightning():
         raise error
     assert raised.value is error
+
+
+def cut_off() -> None:
+    """Talk to a process that is gone."""
+    ours, theirs = connection.Pipe()
+    theirs.close()
+    ours.recv()
+
+
+@pytest.mark.parametrize(
+    ("by_signal", "told"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "a data worker was killed"),
+        ("", "ended without a word"),
+    ],
+)
+def test_why_a_worker_is_gone_may_be_told_later(
+    by_signal: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal, which DataLoader's handler makes an error of while it is waited for."""
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if by_signal:
+            raise RuntimeError(by_signal)
+
+    monkeypatch.setattr(hardware.time, "sleep", sleep)
+    with pytest.raises(WorkerError, match=told), quiet_lightning():
+        cut_off()
+    assert waited == [0.5]
+
+
+def test_a_schedulers_signal_ends_training_with_its_status() -> None:
+    """Lightning's exception has the status of success."""
+    with pytest.raises(SystemExit) as caught, quiet_lightning():
+        raise SIGTERMException
+    assert caught.value.code == 128 + signal.SIGTERM
+    with pytest.raises(SystemExit) as caught, quiet_lightning():
+        raise SystemExit(7)
+    assert caught.value.code == 7
