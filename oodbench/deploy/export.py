@@ -13,6 +13,8 @@ import dataclasses
 import io
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,10 +186,34 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nowhere = io.StringIO()
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            with (
+                contextlib.redirect_stdout(nowhere),
+                contextlib.redirect_stderr(nowhere),
+                _nothing_printed_below(),
+            ):
                 yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _nothing_printed_below() -> Iterator[None]:
+    """The standard output's descriptor, to which C++ prints the graph, leads nowhere meanwhile."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()  # what was said before is not lost
+    kept = []
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            for descriptor in (1, 2):
+                with contextlib.suppress(OSError):  # a program without a console has none
+                    kept.append((os.dup(descriptor), descriptor))
+                    os.dup2(nowhere.fileno(), descriptor)
+        yield
+    finally:
+        for copy, descriptor in kept:
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
 def _compare(fitted: FittedDetector, preprocess: Preprocess, content: bytes) -> None:

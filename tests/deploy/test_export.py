@@ -115,3 +115,14 @@ def test_real_networks(name: str, tmp_path: Path) -> None:
         scores = np.concatenate([session.run(["score"], {"images": b})[0] for b in batches])
         expected = made.score(it.new)
         assert np.abs(scores - expected).max() <= 1e-4 * max(1, np.abs(expected).max()), detector
+
+
+def test_what_is_refused_prints_no_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The exporter's C++ prints the whole graph where it meets what ONNX has not."""
+    print("said before")
+    with pytest.raises(ExportError, match="nnguide cannot be exported with this network"):
+        export(fitted("nnguide", model=Headed()), tmp_path / "it.onnx")
+    print("said after")
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["said before", "said after"]
+    assert "graph(" not in err
