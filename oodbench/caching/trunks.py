@@ -23,7 +23,7 @@ from oodbench.outputs import Head, Outputs, to_numpy
 
 
 def frozen_trunk_of(network: nn.Module) -> nn.Module | None:
-    """What a network with a frozen trunk says: the trunk's features, and the logits of its head."""
+    """The part of a network that is not trained and whose features are kept; None without one."""
     trunk = trunk_of(network)
     return trunk if isinstance(trunk, Network) else None
 
@@ -40,7 +40,7 @@ def headed(outputs: Outputs, head: Head | None) -> Outputs:
 
 
 def _gathered(pieces: Iterator[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """What a network with a frozen trunk says: the trunk's features, and the logits of its head."""
+    """Logits of all pieces, in memory or, of many, in a file that is gone when they are."""
     if math.prod(size) <= 2**26:
         return np.concatenate(list(pieces))
     folder = files.cache_dir()

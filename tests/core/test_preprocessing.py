@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,15 @@ from oodbench import Preprocess
 from oodbench.errors import CheckpointError, OptionError, UnknownNameError
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.headed import HeadedBackbone
-from oodbench.networks.inputs import Said, of_metadata, of_processor, of_torchvision, said_by
+from oodbench.networks.inputs import (
+    Said,
+    of_metadata,
+    of_processor,
+    of_timm,
+    of_torchvision,
+    processor_of,
+    said_by,
+)
 from oodbench.preprocessing import Asked, Chosen, choose, named
 from oodbench.results.rows import row_id
 from tests.conftest import write_images
@@ -390,3 +399,42 @@ def test_shape_errors_are_one_line(folder: Path) -> None:
         evaluated(folder, network, preprocess=replace(SHOWN, size=32))
     assert "\n" not in str(caught.value)
     assert "3 x 32 x 32" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"input_size": (3, 32, 64)}, {"crop_mode": "border"}, {"crop_pct": 1.1}]
+)
+def test_what_timm_does_and_oodbench_has_not_is_refused(change: dict[str, Any]) -> None:
+    config = {
+        "input_size": (3, 32, 32), "crop_mode": "center", "crop_pct": 0.875,
+        "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic",
+    }  # fmt: skip
+    assert of_timm(config, "theirs").parts["pre_size"] == 36
+    with pytest.raises(OptionError, match=r"fitted by .* \(theirs\); oodbench has squares"):
+        of_timm(config | change, "theirs")
+
+
+def test_image_processors_of_the_hub_are_those_of_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    cached: list[Any] = [None]
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: cached[0])
+    assert processor_of("somebody/vit-7") is None
+    path = tmp_path / "cached.json"
+    path.write_text(json.dumps({"size": 48, "image_mean": [0.1] * 3, "image_std": [0.2] * 3}))
+    cached[0] = str(path)
+    found = processor_of("somebody/vit-7")
+    assert found is not None
+    assert (found.parts["size"], found.parts["mean"]) == (48, (0.1,) * 3)
+    assert found.source == "image processor: vit-7"
+    path.write_text("{")
+    with pytest.raises(OptionError, match=r"cached\.json cannot be read"):
+        processor_of("somebody/vit-7")
+
+
+def test_a_network_of_a_folder_that_is_gone_says_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    network = Net()
+    network.config = SimpleNamespace(_name_or_path=str(tmp_path / "gone"))  # type: ignore[assignment]
+    assert list(said_by(network)) == []

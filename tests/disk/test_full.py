@@ -123,3 +123,75 @@ def test_files_do_not_stay_open() -> None:
 def test_without_fcntl() -> None:
     code = "import sys; sys.modules['fcntl'] = None; import oodbench.files"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (3.2e9, "3.2 GB"),
+        (4.5e12, "4.5 TB"),
+        (7e15, "7000.0 TB"),
+    ],
+)
+def test_sizes_in_words(size: float, words: str) -> None:
+    assert full.size_in_words(int(size)) == words
+
+
+def test_what_libraries_say_of_a_full_disk() -> None:
+    assert full.full_code(OSError("8192 requested and 100 written")) == errno.ENOSPC  # NumPy's
+    assert full.full_code(RuntimeError(f"write: {os.strerror(errno.EFBIG)}")) == errno.EFBIG
+    assert full.full_code(KeyError(os.strerror(errno.EFBIG))) == errno.EFBIG
+    assert full.full_code(RuntimeError("failed (os error 13)")) is None
+    outer = ValueError("cannot be saved")
+    outer.__cause__ = OSError(errno.ENOSPC, "no room")
+    assert full.full_code(outer) == errno.ENOSPC
+
+
+def test_which_setting_moves_a_full_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(path: str) -> str:
+        return str(full.storage_error(Path(path), OSError(errno.EFBIG, "large"), 2000))
+
+    monkeypatch.setenv("OODBENCH_CACHE", "/some/where")
+    monkeypatch.delenv("OODBENCH_DATA")
+    assert "2.0 kB are wanted" in told("/some/where/x")
+    assert told("/some/where/x").endswith("choose another folder (OODBENCH_CACHE).")
+    assert told("/home/.cache/oodbench/x").endswith("folder (OODBENCH_CACHE, OODBENCH_DATA).")
+    assert told("/else/x").endswith("choose another folder.")
+
+
+def test_how_much_is_free_may_not_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (full.free_space(tmp_path / "no" / "such") or 0) > 0
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSYS, "not here")
+
+    monkeypatch.setattr(full.shutil, "disk_usage", refuse)
+    assert full.free_space(tmp_path) is None
+
+
+def test_room_is_asked_for_where_no_blocks_can_be_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(full, "free_space", lambda path: 1000)
+    path = tmp_path / "x"
+    with path.open("wb") as handle:
+        full.reserve(handle, 1000, path)
+        full.reserve(handle, 2000, path)
+        assert path.stat().st_size == 2000
+        with pytest.raises(StorageError, match=r"1\.0 kB are wanted, 1\.0 kB are free there"):
+            full.reserve(handle, 3001, path)
+    assert path.stat().st_size == 2000, "it is as long as before"
+
+
+def test_a_disk_that_fails_to_keep_what_it_took_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(number: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with (tmp_path / "x").open("wb") as handle, pytest.raises(OSError, match="Input/output error"):
+        full.flush(handle)

@@ -15,7 +15,8 @@ from oodbench.data.transforms import Preprocess
 from oodbench.errors import OptionError
 from oodbench.extract import extract
 from oodbench.networks.backbones import create_backbone
-from oodbench.networks.compiled import check_compiler, compile_around
+from oodbench.networks.classifier import Classifier
+from oodbench.networks.compiled import check_compiler, compile_around, compiled_outputs
 from oodbench.networks.headed import HeadedBackbone
 from tests.helpers.images import CPU
 
@@ -74,3 +75,57 @@ def test_a_compiled_network_says_the_same(wrapped: bool) -> None:
     assert torch.allclose(found.logits, plain.logits, atol=1e-5)
     assert torch.allclose(found.features, plain.features, atol=1e-5)
     assert (found.head is None) == (plain.head is None)
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What ``torch.compile`` is asked for; it gives it back as it is."""
+    asked: list[Any] = []
+
+    def note(function: Any) -> Any:
+        asked.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", note)
+    monkeypatch.setattr(nn.Module, "compile", lambda self: asked.append(self))
+    check_compiler.cache_clear()
+    return asked
+
+
+def test_a_compiler_that_computes_wrongly_is_told(
+    noted: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_compiler("cpu")
+    assert len(noted) == 1
+    check_compiler.cache_clear()
+    monkeypatch.setattr(torch, "compile", lambda function: lambda one: function(one) + 1)
+    with pytest.raises(OptionError, match=r"computes 1 \+ 1 \+ 1 \+ 1 wrongly here"):
+        check_compiler("cpu")
+    check_compiler.cache_clear()
+
+
+def test_outputs_of_a_network_are_compiled_whole(noted: list[Any]) -> None:
+    net, images = network(), torch.rand(2, 3, 8, 8)
+    run = compiled_outputs(net, images)
+    assert noted == [run]
+    assert torch.equal(run(images)["logits"], net.outputs(images)["logits"])
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_of_a_classifier_all_but_its_head_is_compiled(is_seen: bool, noted: list[Any]) -> None:
+    """Its head is looked for on the first batch, before anything is compiled."""
+    classifier, images = Classifier(Plain()), torch.rand(2, 3, 8, 8)
+    if is_seen:
+        classifier.outputs(images)
+    run = compiled_outputs(classifier, images)
+    model: Any = classifier.model
+    assert classifier.read_layer is model.fc
+    assert noted == [model.body]
+    assert run(images).keys() == {"features", "logits"}
+
+
+def test_of_a_classifier_without_a_head_all_is_compiled(noted: list[Any]) -> None:
+    classifier, images = Classifier(nn.Flatten()), torch.rand(2, 3, 8, 8)
+    assert classifier.read_layer is None
+    compiled_outputs(classifier, images)
+    assert noted == [classifier.model]

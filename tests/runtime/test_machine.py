@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -89,3 +93,41 @@ def test_a_processor_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_free_memory_is_some_of_the_machines() -> None:
     assert 0 < machine.free_memory(torch.device("cpu")) < psutil.virtual_memory().total
+
+
+def test_processors_of_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What macOS and Windows are asked for, by what stands in for them."""
+    asked: list[Any] = []
+
+    def run(command: list[str], **options: Any) -> Any:
+        asked.append(command)
+        return SimpleNamespace(stdout="Apple  M9 \n")
+
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(machine.subprocess, "run", run)
+    assert machine.processor_name.__wrapped__() == "Apple M9"
+    assert asked == [["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]]
+
+    registry = SimpleNamespace(
+        HKEY_LOCAL_MACHINE="local",
+        OpenKey=lambda root, where: contextlib.nullcontext((root, where)),
+        QueryValueEx=lambda key, name: (f"{key[0]} {name}", 1),
+    )
+    monkeypatch.setattr(machine.sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "winreg", registry)
+    assert machine.processor_name.__wrapped__() == "local ProcessorNameString"
+
+
+def test_linux_that_does_not_name_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: "processor : 0\nmodel name :\n")
+    monkeypatch.setattr(machine.platform, "processor", lambda: "aarch64")
+    assert machine.processor_name.__wrapped__() == "aarch64"
+
+
+def test_a_cuda_device_has_a_name_and_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda", 1)
+    monkeypatch.setattr(machine, "device_of", lambda accelerator: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"H100 {device.index}")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 + device.index, 100))
+    assert machine.accelerator_name("auto") == "cuda H100 1"
+    assert machine.free_memory(cuda) == 8
