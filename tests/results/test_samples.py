@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 from sklearn.metrics import auc
 
 from oodbench import ResultStore
+from oodbench.data.samples import ImageArrays
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.results import samples, stored
 from oodbench.results.samples import SampleScores, SampleSet
 from tests.helpers.cli import CLI
+from tests.helpers.images import arrays
 from tests.helpers.rows import by_ood, evaluate
 
 HAND = SampleScores(
@@ -74,3 +78,53 @@ def test_tables_of_scores_on_the_command_line(run: CLI, digits: list[str], tmp_p
     assert (table["set"] == "id").sum() == 100
     assert table["score"].notna().all()
     assert str(paths[0]) in ran.out
+
+
+def test_by_hand_to_the_edges(tmp_path: Path) -> None:
+    cells = HAND.histogram("far", bins=5)
+    assert cells["high"].tolist() == [2, 4, 6, 8, 10]
+    assert len(HAND.histogram("far")) == 50
+    with pytest.raises(OptionError, match="no scores of 'id'"):
+        HAND.of("id")
+    with pytest.raises(OptionError, match="Did you mean 'shifted'"):
+        HAND.of("shiftd")
+    slashed = replace(HAND, detector="their/own")
+    path = slashed.to_csv(tmp_path)
+    assert path.parent == tmp_path
+    assert re.fullmatch(r"their-own-ce-seed0-[0-9a-f]{8}\.csv", path.name)
+    assert path.read_text().splitlines()[:3] == [
+        "set,group,path,label,score", "id,id,w,a,0.0", "id,id,x,b,1.0"
+    ]  # fmt: skip
+    assert path.read_text().splitlines()[5] == "a,far,,,2.0"
+    names = {"benchmark": "b", "detector_options": {"k": 2}, "method": "palm", "backbone": "other"}
+    files = {replace(slashed, **{name: value}).to_csv(tmp_path) for name, value in names.items()}
+    assert len({path, *files}) == 5, "what differs has files of its own"
+
+
+def test_a_set_has_labels_and_paths_where_there_is_a_score_for_each() -> None:
+    images = arrays(3)
+    values = np.arange(3.0)
+    of_images = samples.sample_set("a", "far", values, images)
+    assert of_images.labels == [images.classes[label] for label in images.labels]
+    assert of_images.paths is None
+    images.paths = ("x", "y", "z")  # type: ignore[attr-defined]
+    assert samples.sample_set("a", "far", values, images).paths == ("x", "y", "z")
+    boxes = samples.sample_set("a", "far", np.arange(4.0), images)
+    assert (boxes.labels, boxes.paths) == (None, None)
+    unnamed = ImageArrays("noise", images.images, images.labels, ())
+    assert samples.sample_set("a", "far", values, unnamed).labels is None
+
+
+def test_shifted_sets_of_a_stored_result_count_as_id_where_they_did(tmp_path: Path) -> None:
+    evaluate(detectors=["msp"], leaderboards=tmp_path)
+    (kept,) = ResultStore(tmp_path).results("toy")
+    single = next(row for row in kept.rows if not row["is_mean"])
+    shifted = [
+        {**row, "group": "shifted"} if row["ood"] == single["ood"] else row for row in kept.rows
+    ]
+    plain = samples.of_result(replace(kept, rows=tuple(shifted)))
+    assert plain.counts_as_id == ()
+    spectrum = tuple({**row, "spectrum_accuracy": 0.5} for row in shifted)
+    found = samples.of_result(replace(kept, rows=spectrum))
+    assert found.counts_as_id == (single["ood"],)
+    assert len(found.id) == len(plain.id) + len(plain.of(single["ood"]))
