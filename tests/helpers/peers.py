@@ -1,6 +1,6 @@
 """pytorch-ood's detectors beside ours: how each is called, and with which options they agree.
 
-Read by tests/test_parity.py and by benchmarks/posthoc.py.
+Read by tests/detectors/test_parity.py and by benchmarks/posthoc.py.
 """
 
 from __future__ import annotations
