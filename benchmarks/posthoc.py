@@ -6,8 +6,8 @@ Usage: ``python benchmarks/posthoc.py --checkpoint cifar10_resnet20.safetensors
 One network runs over the ID training set, the ID test set and the OOD sets (its outputs are
 cached); then every detector is fitted and scores all sets. Each side's time is the least of several
 runs in turn, so that a busy machine slows both. Options are those under which both compute the same
-(tests/helpers/peers.py); the AUROC differences are against pytorch-ood with those options. Outputs are in
-memory, as pytorch-ood wants them.
+(tests/helpers/peers.py); the AUROC differences are against pytorch-ood with those options. Outputs
+are in memory, as pytorch-ood wants them.
 
 A width that is a multiple of the network's takes its last feature map in that many more pieces,
 averaged within each, with the head's weights shared out among them: real features of that width,
