@@ -170,7 +170,9 @@ def test_a_system_that_is_busy_is_asked_again(
 ) -> None:
     error = OSError(number, os.strerror(number))
     monkeypatch.setattr(filelock.FileLock, "acquire", once(error, filelock.FileLock.acquire))
-    assert held(tmp_path / "rows.jsonl")
+    with locked(tmp_path / "rows.jsonl"):
+        assert not [path for path in tmp_path.iterdir() if path.name.endswith(".own.lock")]
+        assert list(tmp_path.iterdir()), "the system's lock, no file that stands in for it"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -88,6 +88,9 @@ def test_by_hand_to_the_edges(tmp_path: Path) -> None:
         HAND.of("id")
     with pytest.raises(OptionError, match="Did you mean 'shifted'"):
         HAND.of("shiftd")
+    first = replace(HAND, sets=(HAND.sets[0], replace(HAND.sets[1], name="mnist")))
+    with pytest.raises(OptionError, match="Did you mean 'mnist'"):
+        first.of("mnst")
     slashed = replace(HAND, detector="their/own")
     path = slashed.to_csv(tmp_path)
     assert path.parent == tmp_path
