@@ -338,8 +338,9 @@ class _Walk:
         if whose == "library":
             # a library's decorator around somebody's function
             self.libraries.add(home.partition(".")[0])
-            inner = [*cells.values(), *vars(function).values()]
-            self.record("inside", *(value for value in inner if is_telling(value)))
+            # torch.compile's notes on a function appear when it is first called
+            own = [v for name, v in vars(function).items() if not name.startswith("__dynamo")]
+            self.record("inside", *filter(is_telling, [*cells.values(), *own]))
             return
         self.is_users |= whose == "user"
         self.record("runs", function.__code__, function.__defaults__, function.__kwdefaults__)

@@ -6,6 +6,7 @@ import collections
 import functools
 import io
 import runpy
+import subprocess
 import sys
 import textwrap
 import threading
@@ -23,10 +24,12 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from oodbench.caching.description import describe
 from oodbench.caching.fingerprint import code_digest
 from oodbench.extract import as_network
+from tests.conftest import REPOSITORY
 from tests.helpers.attempts import Server
 from tests.helpers.users import key, network
 
@@ -290,3 +293,36 @@ def test_a_docstring_that_is_read_as_a_value_is_a_setting() -> None:
         exec(compile(source, "/net.py", "exec"), names)
         made.append(names["Net"])
     assert code_digest(made[0]) != code_digest(made[1])
+
+
+def test_what_torch_notes_on_its_functions_when_they_are_called_is_no_setting() -> None:
+    """``torch.utils.checkpoint`` leaves a wrapper on the function that it is, at its first call."""
+
+    def fresh(images: Tensor) -> Tensor:
+        return images
+
+    called = functools.wraps(fresh)(types.FunctionType(fresh.__code__, vars(checkpoint)))
+    before = describe(called).digest
+    called.__dynamo_disable = fresh  # type: ignore[attr-defined]
+    assert describe(called).digest == before
+    called.colour = fresh  # type: ignore[attr-defined]
+    assert describe(called).digest != before, "somebody's function on a library's still counts"
+
+
+def test_the_key_of_a_method_is_the_same_after_another_has_trained() -> None:
+    script = """
+        import torch
+        from oodbench.caching.fingerprint import code_digest
+        from oodbench.detectors.abet import AbeTSegmentation
+        from oodbench.registry import METHODS
+        from tests.helpers.pixels import RECIPE, Strided
+        keys = lambda: [code_digest(METHODS.get(name)) for name in ("abet", "ce", "palm")]
+        before = keys()
+        method = AbeTSegmentation(Strided(), 3, RECIPE)
+        images, labels = torch.randn(2, 1, 7, 10), torch.randint(0, 3, (2, 7, 10))
+        method.loss(images, labels)["loss"].backward()
+        assert keys() == before
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
