@@ -69,7 +69,7 @@ def gram_statistics(maps: Tensor, powers: Sequence[int]) -> Tensor:
 
 def _statistics(x: Tensor, powers: Sequence[int]) -> Tensor:
     """``[B, P x C]`` of maps ``[B, C, HW]``; each power is made of the one before."""
-    low, high = (extreme(x, dim=(1, 2), keepdim=True) for extreme in (torch.amin, torch.amax))
+    low, high = x.amin(dim=(1, 2), keepdim=True), x.amax(dim=(1, 2), keepdim=True)
     scale = torch.maximum(-low, high).clamp(min=1e-30)  # the largest |x|, without a copy of it
     x = x / scale
     ones = x.new_ones(len(x), 1, x.shape[1])
