@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from oodbench.errors import OptionError, did_you_mean
@@ -27,10 +29,21 @@ def option_fields(cls: Any) -> dict[str, str]:
 def option_types(cls: Any) -> dict[str, Any]:
     """The options of a dataclass (or of any class's ``__init__``) and their types."""
     if dataclasses.is_dataclass(cls):
-        hints = typing.get_type_hints(cls)
+        hints = _type_hints(cls)
         return {name: hints[held] for name, held in option_fields(cls).items()}
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.annotation for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+
+
+def _type_hints(thing: Any) -> Mapping[str, Any]:
+    """The types of a class's fields, or of an object's."""
+    cls: Any = thing if isinstance(thing, type) else type(thing)
+    return _read_type_hints(cls)
+
+
+@functools.lru_cache(maxsize=256)  # annotations are text, which is compiled at each reading
+def _read_type_hints(cls: Any) -> Mapping[str, Any]:
+    return MappingProxyType(typing.get_type_hints(cls))
 
 
 def build(cls: Callable[..., T], who: str, options: Mapping[str, Any]) -> T:
@@ -123,7 +136,7 @@ def check_choices(thing: Any, who: str) -> None:
         OptionError: a value that its field does not know; names those that it knows.
     """
     try:
-        hints = typing.get_type_hints(type(thing))
+        hints = _type_hints(thing)
     except NameError:  # a plug-in's annotations may name what a type checker alone imports
         return
     for name, held in option_fields(thing).items():
