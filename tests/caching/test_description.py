@@ -6,7 +6,6 @@ import collections
 import functools
 import io
 import runpy
-import subprocess
 import sys
 import textwrap
 import threading
@@ -309,7 +308,7 @@ def test_what_torch_notes_on_its_functions_when_they_are_called_is_no_setting() 
     assert describe(called).digest != before, "somebody's function on a library's still counts"
 
 
-def test_the_key_of_a_method_is_the_same_after_another_has_trained() -> None:
+def test_the_key_of_a_method_is_the_same_after_another_has_trained(server: Server) -> None:
     script = """
         import torch
         from oodbench.caching.fingerprint import code_digest
@@ -323,6 +322,5 @@ def test_the_key_of_a_method_is_the_same_after_another_has_trained() -> None:
         method.loss(images, labels)["loss"].backward()
         assert keys() == before
     """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    ran = server.imports(textwrap.dedent(script), folder=REPOSITORY)
+    assert ran.status == 0, ran.both

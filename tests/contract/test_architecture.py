@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.house import House, Import, circles
 from tests.conftest import REPOSITORY
+from tests.helpers.attempts import Server
 
 
 @functools.cache
@@ -245,7 +246,7 @@ def test_a_script_in_the_repository_root_gets_the_right_answer() -> None:
 
 
 @pytest.fixture(scope="module")
-def without_editable() -> dict[str, set[str]]:
+def without_editable(server: Server) -> dict[str, set[str]]:
     """What a process has loaded after it imported one detector, then another, and what it prints.
 
     In the repository root, where the folder ``oodbench`` shadows an installed wheel.
@@ -253,7 +254,7 @@ def without_editable() -> dict[str, set[str]]:
     code = (
         "import sys\n"
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
-        "sys.path = [p for p in sys.path if 'editable' not in p]\n"
+        "sys.path = ['', *(p for p in sys.path if 'editable' not in p)]\n"
         "import oodbench.detectors.msp\n"
         "print(*sys.modules)\n"
         "import oodbench.detectors.palm\n"
@@ -262,9 +263,9 @@ def without_editable() -> dict[str, set[str]]:
         "import oodbench\n"
         "print(oodbench.create_detector('palm').name, oodbench.get_benchmark('digits').name)\n"
     )
-    found = run(code, REPOSITORY)
-    assert found.returncode == 0, found.stderr
-    lines = [set(line.split()) for line in found.stdout.splitlines()[-3:]]
+    found = server.imports(code, folder=REPOSITORY)
+    assert found.status == 0, found.both
+    lines = [set(line.split()) for line in found.out.splitlines()[-3:]]
     return dict(zip(("msp", "palm", "made"), lines, strict=True))
 
 

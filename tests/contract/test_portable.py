@@ -1,21 +1,19 @@
 """The package on a system that has none of what only POSIX systems have.
 
 Nothing here can run Windows. What can be shown is that our own modules ask for nothing of that kind
-when they are imported, and do without it when they work: a fresh process hides these modules and
-names from them (and ``fcntl`` from filelock), and says that it is ``nt``.
+when they are imported, and do without it when they work: these modules and names are hidden from
+them (and ``fcntl`` from filelock) when they are first imported, and the system calls itself ``nt``.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.house import House
 from tests.conftest import REPOSITORY
+from tests.helpers.attempts import Server
 
 HIDE = r"""
 import builtins, os, signal, sys, importlib, warnings
@@ -72,20 +70,14 @@ warnings.simplefilter("ignore")
 """
 
 
-def run(code: str, folder: Path) -> str:
+def run(server: Server, code: str, folder: Path) -> str:
     folders = {f"OODBENCH_{name}": str(folder / name.lower()) for name in ("CACHE", "DATA")}
-    process = subprocess.run(
-        [sys.executable, "-c", HIDE + code],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **folders},
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    ran = server.imports(HIDE + code, "filelock", folder=REPOSITORY, env=folders)
+    assert ran.status == 0, ran.both
+    return ran.out
 
 
-def test_every_module_is_imported_and_an_evaluation_runs(tmp_path: Path) -> None:
+def test_every_module_is_imported_and_an_evaluation_runs(server: Server, tmp_path: Path) -> None:
     """Training, extraction, locks, rows and page; what spawned data workers are sent is pickled."""
     modules = [name for name in House(REPOSITORY).modules if not name.endswith("__main__")]
     assert len(modules) > 100
@@ -118,7 +110,7 @@ try:
 finally:
     print(len(sent), "loaders")
 """
-    assert int(run(code, tmp_path).split()[-2]) >= 3
+    assert int(run(server, code, tmp_path).split()[-2]) >= 3
     page = (boards / "digits.md").read_text(encoding="utf-8")
     assert "| msp |" in page
     assert "| knn |" in page
@@ -127,7 +119,7 @@ finally:
 
 
 @pytest.mark.parametrize("name", ["fcntl", "os.fork", "signal.SIGHUP"])
-def test_the_names_are_hidden(name: str, tmp_path: Path) -> None:
+def test_the_names_are_hidden(name: str, server: Server, tmp_path: Path) -> None:
     """A module of ours that needs one of them would fail the tests above."""
     module, _, attribute = name.partition(".")
     use = f"import {module}\n" + (f"{module}.{attribute}" if attribute else "")
@@ -139,4 +131,4 @@ except (ImportError, AttributeError) as error:
 else:
     raise AssertionError
 """
-    run(code, tmp_path)
+    run(server, code, tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 import oodbench
 from tests.conftest import REPOSITORY
+from tests.helpers.attempts import Server
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_contents(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
+def test_runs_outside_the_repository(server: Server, wheel: Path, tmp_path: Path) -> None:
     # An environment of its own would install torch again; a target folder that stands first on the
     # path, with the editable install's finder switched off, is the same wheel without that.
     target = tmp_path / "site"
@@ -85,11 +85,8 @@ def test_runs_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
         "sys.argv = ['oodbench', 'eval', '--detector', 'msp', '--id', 'digits', '--epochs', '1']\n"
         "main()\n"
     )
-    env = {**os.environ, "OODBENCH_CACHE": str(tmp_path / "cache")}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    run = server.imports(code, folder=tmp_path)
+    assert run.status == 0, run.both
     assert (tmp_path / "leaderboards" / "digits.md").is_file()
     assert not (target / "datasets").exists()
     assert not (target / "detectors").exists()

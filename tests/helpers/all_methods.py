@@ -19,7 +19,7 @@ from tests.helpers.distributed import be_one_of_two
 
 SMALL = {
     "epochs": 2,
-    "batch_size": 4,
+    "batch_size": 6,
     "warmup_epochs": 0,
     "start_epoch": 1,
     "queue_size": 3,

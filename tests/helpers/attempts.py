@@ -306,6 +306,13 @@ class Server:
         """The command line, with the words after ``oodbench``; see :meth:`ran`."""
         return self.ran("command", *map(str, words), **options)
 
+    def imports(self, code: str, *libraries: str, **options: Any) -> Ran:
+        """A program as in a new process, which is spared the import of libraries; see :meth:`ran`.
+
+        It imports all of us for the first time, and the ``libraries`` that are named.
+        """
+        return self.ran("anew", code, *libraries, **options)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait(timeout=30)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,23 +298,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
         return number
-
-
-def run_program(words: list[str], folder: Path) -> str:
-    finished = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-        cwd=folder,
-        env={
-            **os.environ,
-            "OODBENCH_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-            "PYTHONWARNINGS": "ignore",
-        },
-    )
-    assert finished.returncode == 0, finished.stderr[-4000:]
-    return finished.stdout

@@ -131,6 +131,25 @@ def script(path: str, printed: str, *words: str) -> None:
         runpy.run_path(path, run_name="__main__")
 
 
+def anew(code: str, *libraries: str) -> None:
+    """A program that imports us, and these libraries, for the first time; the rest is there."""
+    again = {"oodbench", "tests", "benchmarks", *libraries}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in again:
+            del sys.modules[name]
+    sys.argv = ["-c"]
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+
+
+def program(path: str, *words: str) -> None:
+    """The installed program, as far as whoever starts it again (Lightning) can tell."""
+    from oodbench.cli import main
+
+    sys.modules["__main__"].__spec__ = None  # it was not started with -m
+    sys.argv = [path, *words]
+    main()
+
+
 def command(*words: str) -> None:
     from oodbench.cli import main
 

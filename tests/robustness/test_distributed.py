@@ -19,7 +19,7 @@ from oodbench.results.store import ResultStore
 from tests.conftest import write_images
 from tests.helpers.all_methods import names
 from tests.helpers.attempts import Server
-from tests.helpers.distributed import METHODS, NPMIX, SIZES, free_port, main, run_program, runs
+from tests.helpers.distributed import METHODS, NPMIX, SIZES, free_port, main, runs
 
 
 @pytest.fixture(scope="module")
@@ -201,13 +201,17 @@ def test_outputs_that_cannot_be_cached_cannot_be_shared(one: Path, two: Path) ->
     assert json.loads((one / "rank0.json").read_text())["refused"] == ""
 
 
-def test_command_line_writes_each_row_once(tmp_path: Path) -> None:
-    program = Path(sys.executable).with_name("oodbench")
-    words = "eval --detector palm --id digits --recipe quick --epochs 2 --json"
+def test_command_line_writes_each_row_once(server: Server, tmp_path: Path) -> None:
+    """Lightning starts the second process itself, with the words of the first."""
+    program = str(Path(sys.executable).with_name("oodbench"))
+    words = "eval --detector palm --id digits --recipe quick --epochs 1 --json"
     parallel = "--accelerator cpu --devices 2 --strategy ddp --leaderboards boards"
-    printed = run_program([str(program), *words.split(), *parallel.split()], tmp_path)
+    folders = {"OODBENCH_CACHE": str(tmp_path / "cache"), "PYTHONWARNINGS": "ignore"}
+    calls = [program, *words.split(), *parallel.split()]
+    ran = server.ran("program", *calls, folder=tmp_path, env=folders)
+    assert ran.status == 0, ran.both
 
-    rows: list[dict[str, Any]] = json.loads(printed)["rows"]  # one document, not one per process
+    rows: list[dict[str, Any]] = json.loads(ran.out)["rows"]  # one document, not one per process
     assert [row["ood"] for row in rows] == ["digits-6-9", "photo-patches", "near", "far"]
     assert ResultStore(tmp_path / "boards").rows("digits") == rows
     assert len([*(tmp_path / "boards" / "results" / "digits").iterdir()]) == 2, "and its scores"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from oodbench.hardware import gathered, is_distributed, is_first_process
 from oodbench.results.store import ResultStore
 from oodbench.runtime.launchers import environment
 from oodbench.training.train import train
+from tests.helpers.attempts import Server
 from tests.helpers.training import short, tiny
 
 TORCHRUN = (
@@ -179,18 +178,13 @@ def test_one_process_starts_no_others_and_speaks_for_itself() -> None:
 
 
 @pytest.mark.parametrize("variables", ["RANK=1 LOCAL_RANK=none"])
-def test_the_command_line_prints_and_writes(variables: str, tmp_path: Path) -> None:
+def test_the_command_line_prints_and_writes(variables: str, server: Server, tmp_path: Path) -> None:
+    """Where Lightning, too, is imported with the variables: it reads them when it is."""
     words = "eval --detector msp --id digits --recipe quick --epochs 1 --accelerator cpu --json"
     given = dict(one.split("=", 1) for one in variables.split())
-    finished = subprocess.run(
-        [sys.executable, "-m", "oodbench.cli", *words.split()],
-        env={**os.environ, "OODBENCH_CACHE": str(tmp_path / "cache"), **given},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert '"auroc"' in finished.stdout
+    code = f"import sys, oodbench.cli\nsys.argv = {['oodbench', *words.split()]}\n"
+    lightning = ("lightning_fabric", "lightning_utilities", "pytorch_lightning")
+    ran = server.imports(f"{code}oodbench.cli.main()", *lightning, folder=tmp_path, env=given)
+    assert ran.status == 0, ran.both
+    assert '"auroc"' in ran.out
     assert len(ResultStore(tmp_path / "leaderboards").rows("digits")) == 4

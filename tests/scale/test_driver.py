@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -194,16 +192,15 @@ def test_local_processes_and_a_worker_that_is_killed(server: Server, tmp_path: P
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a process that is killed at once is POSIX's")
-def test_a_driver_that_is_killed_loses_no_finished_cell(tmp_path: Path) -> None:
+def test_a_driver_that_is_killed_loses_no_finished_cell(
+    server: Server, trained: Path, tmp_path: Path
+) -> None:
     asked, boards = matrix(tmp_path), tmp_path / "boards"
-    command = [sys.executable, "-m", "oodbench.cli", "matrix", "run", str(asked.path)]
-    driver = subprocess.Popen([*command, "--leaderboards", str(boards)], cwd=tmp_path)
-    first = records.path_of(asked.folder, asked.cells[0])
-    until = time.monotonic() + 120
-    while not first.exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    driver.kill()
-    driver.wait()
+    first = records.path_of(asked.folder, asked.cells[0]).relative_to(tmp_path)
+    words = ("matrix", "run", str(asked.path), "--leaderboards", str(boards))
+    when = {"kill_after": 0, "once": str(first), "watched": tmp_path}
+    code, _ = server.run("command", *words, cache=trained, **when)
+    assert code == -signal.SIGKILL
     assert records.read(asked.folder, asked.cells[0]).state == records.DONE
     engine = Here()
     found = run_matrix(asked, engine, boards)
