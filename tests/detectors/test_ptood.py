@@ -17,6 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 import oodbench
 from oodbench import Outputs, Preprocess, metrics
 from oodbench.detectors.ptood import PTOOD, LinearProbe
+from oodbench.detectors.separability import separability
 from oodbench.errors import DataError, MissingOutputError, OptionError
 from oodbench.extract import extract
 from oodbench.networks.pretrained import PretrainedEncoder
@@ -201,6 +202,7 @@ def test_real_weights_tell_real_textures_from_real_photographs(
             # half of the textures and every sixth of 500 photographs are enough to see it
             archive.extractall(tmp_path, photographs[:: 6 if name == "imagenet500" else 2])
     monkeypatch.setenv("OODBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(separability, "__defaults__", (2,))  # folds, each of which takes a second
     results = oodbench.evaluate(
         benchmark="ptood/textures10",
         detectors=["ptood", "msp", "energy"],

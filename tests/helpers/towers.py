@@ -92,7 +92,7 @@ def _by_contrast(images: nn.Module, texts: Any) -> None:
     y = torch.from_numpy(samples.labels)
     names = [f"a photo of a {name}" for name in samples.classes]
     optimizer = torch.optim.Adam([*images.parameters(), *texts.parameters()], lr=5e-3)
-    for _ in range(60):
+    for _ in range(25):
         for rows in torch.randperm(len(x)).split(128):
             e = nn.functional.normalize(images(x[rows]), dim=1)
             t = nn.functional.normalize(texts(names), dim=1)

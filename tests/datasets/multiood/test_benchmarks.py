@@ -46,6 +46,13 @@ def test_benchmarks(make: Callable[[], Benchmark]) -> None:
         assert spec.citation
 
 
+def small() -> MultimodalPreprocess:
+    """The benchmarks' preprocessing but for the sizes: at its own it takes 20 times as long."""
+    clips = ClipPreprocess(4, 2, 32, (0.5,) * 3, (0.5,) * 3)
+    flow = dataclasses.replace(clips, mean=(0.5,) * 2, std=(0.5,) * 2)
+    return MultimodalPreprocess({"video": clips, "flow": flow})
+
+
 def test_an_evaluation(base: Path, put: Any) -> None:
     pytest.importorskip("oodbench.networks.clips")
     count = 0
@@ -64,11 +71,8 @@ def test_an_evaluation(base: Path, put: Any) -> None:
     for split in ("train", "val", "test"):
         put(f"HMDB_{split}_near_ood.txt", lines(0, 2) + lines(1, 2))
     put("HMDB_eval_near_ood.txt", lines(2, 3))
-    clips = ClipPreprocess(4, 2, 32, (0.5,) * 3, (0.5,) * 3)  # at its own size it takes 20 times
-    flow = dataclasses.replace(clips, mean=(0.5,) * 2, std=(0.5,) * 2)
-    small = MultimodalPreprocess({"video": clips, "flow": flow})
     results = oodbench.evaluate(
-        benchmark=dataclasses.replace(benchmarks.near_hmdb(), preprocess=small),
+        benchmark=dataclasses.replace(benchmarks.near_hmdb(), preprocess=small()),
         detectors=["msp", "modality-discrepancy"],
         method="a2d-npmix",
         recipe="quick",
@@ -137,8 +141,11 @@ def test_from_videos_to_rows(
     flow = benchmark.id.load("train")[0]["flow"].frames([4])  # type: ignore[index]
     assert abs(float(flow[..., 0].mean()) - (128 + 5 * 255 / 40)) < 3
     assert abs(float(flow[..., 1].mean()) - 128) < 3
+    own = benchmark.preprocess(benchmark.id.load("test")[0])
+    assert {name: part.shape[0] for name, part in own.items()} == {"video": 3, "flow": 2}
+    assert min(min(part.shape[2:]) for part in own.values()) >= 224
     results = oodbench.evaluate(
-        benchmark=benchmark,
+        benchmark=dataclasses.replace(benchmark, preprocess=small()),
         detectors=["msp", "energy", "knn", "modality-discrepancy"],
         method="a2d-npmix",
         recipe="quick",
