@@ -87,7 +87,10 @@ def test_mistakes_with_a_network_of_small_images(mistake: str, shared_data: Path
     benchmark = Benchmark("photos", spec, (), (), Preprocess(32, *IMAGENET))
     network, _ = load_classifier("resnet20", SHARED / "models" / "cifar10_resnet20.safetensors", 10)
     model, own = planted(mistake, network, 32, 64)
-    images = {"statistics": 500, "BGR": 300}.get(mistake, 120)  # they cost it 5 and 10 % alone
+    few = {"size": 60, "training": 60}
+    images = {**few, "statistics": 300, "BGR": 300}.get(
+        mistake, 120
+    )  # 5 and 10 % is what they cost
     found = oodbench.check_network(model, benchmark=benchmark, images=images, hardware=CPU, **own)
     told(found, mistake)
     if mistake == "statistics":
