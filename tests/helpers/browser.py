@@ -62,7 +62,7 @@ def show(driver: Any, address: str, *, width: int = 1280, theme: str = "light") 
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.get("about:blank")
     driver.get(address)
-    settle(driver, 400)
+    settle(driver, 260)  # what waits longest does so for 250 ms
 
 
 def settle(driver: Any, milliseconds: int = 200) -> None:
