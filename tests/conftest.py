@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,18 @@ def pytest_collection_finish() -> None:
     """What is imported stays: no collection of garbage looks at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """A library's class of warnings becomes text.
+
+    The process that hands tests out would import the library, while all others wait for it.
+    """
+    category = warning_message.category
+    if category.__module__ != "builtins":
+        text = f"{category.__module__}.{category.__name__}: {warning_message.message}"
+        warning_message.message, warning_message.category = UserWarning(text), UserWarning
 
 
 @pytest.fixture(scope="session")
