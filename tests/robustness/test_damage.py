@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -323,9 +324,21 @@ WEIGHTS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a finished training, of which each test gets a copy."""
+    cache = tmp_path_factory.mktemp("trained") / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OODBENCH_CACHE", str(cache))
+        train.train(short(tiny()[0]), CPU)
+    return cache
+
+
 @pytest.mark.parametrize("damage", WEIGHTS)
-def test_damaged_weights_are_not_trained_already(damage: str) -> None:
+def test_damaged_weights_are_not_trained_already(damage: str, trained_once: Path) -> None:
+    shutil.copytree(trained_once, os.environ["OODBENCH_CACHE"])
     run = short(tiny()[0])
+    assert run.weights.is_file()
     first = train.train(run, CPU)
     WEIGHTS[damage](run.weights)
     there = run.weights.read_bytes() if run.weights.is_file() else None

@@ -244,6 +244,13 @@ def test_a_detector_that_changes_its_inputs_harms_no_other(small: Benchmark) -> 
     assert len(first) == 8
 
 
+@pytest.fixture
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of each set and detector; a picture of many boxes takes a while."""
+    monkeypatch.setattr(BoxRunner, "PICTURES", 2)
+
+
+@pytest.mark.usefixtures("few_pictures")
 def test_an_evaluation(small: Benchmark, tmp_path: Path) -> None:
     options = {"epochs": 1, "batch_size": 8}
     results = oodbench.evaluate(
@@ -318,6 +325,7 @@ def test_all_detectors_are_those_that_can_score_boxes(small: Benchmark) -> None:
     assert "odin" not in results.failures
 
 
+@pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize("classes", [7, 90])
 def test_a_detector_of_more_classes(small: Benchmark, classes: int, tmp_path: Path) -> None:
     """Its boxes of other classes are drawn, and match no object; it is said once."""

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,11 +27,12 @@ from oodbench.benchmark import get_benchmark
 from oodbench.caching.fingerprint import code_digest
 from oodbench.data.samples import ImageArrays
 from oodbench.datasets.scenes import SceneBoxes, SceneMasks, scenes
-from oodbench.registry import BACKBONES, METHODS
+from oodbench.registry import BACKBONES, BENCHMARKS, METHODS
 from oodbench.training import train as training
 from oodbench.training.run import Run, plan
 from tests.helpers import distributed, jobs
 from tests.helpers.attempts import Server
+from tests.helpers.few import few_digits
 from tests.helpers.runs import assert_equal, log_of, weights
 
 WORKERS = (0, 2)
@@ -162,9 +162,14 @@ WORDS = (
 )
 
 
+def job_few(*words: str) -> None:
+    """The command line, where there are few digits."""
+    BENCHMARKS._objects["digits"] = few_digits
+    jobs.command(*words)
+
+
 def job_eval(moment: str, signals: list[int]) -> None:
     """The command line's ``eval``, which gets signals at a moment."""
-    from oodbench.cli import main
     from oodbench.detectors.msp import MSP
     from oodbench.passes import Pass, Preprocessed
 
@@ -189,8 +194,7 @@ def job_eval(moment: str, signals: list[int]) -> None:
     owner, name = moments[moment]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, stopped if moment == "twice" else struck)
-        patch.setattr(sys, "argv", ["oodbench", *WORDS.split()])
-        main()
+        job_few(*WORDS.split())
 
 
 def digest_of(batch: Any) -> str:
@@ -335,7 +339,8 @@ def trained(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the network that ``eval`` needs."""
     cache = tmp_path_factory.mktemp("trained") / "cache"
     words = WORDS.replace("eval", "train").replace("--detector msp", "--method ce")
-    server.run("command", *words.partition(" --leaderboards")[0].split(), cache=cache)
+    words = words.partition(" --leaderboards")[0]
+    server.run(f"{__name__}:job_few", *words.split(), cache=cache)
     return cache
 
 
