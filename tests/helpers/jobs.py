@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import runpy
+import signal
 import sys
 import time
 from pathlib import Path
@@ -138,6 +139,7 @@ def anew(code: str, *libraries: str) -> None:
         if name.partition(".")[0] in again:
             del sys.modules[name]
     sys.argv = ["-c"]
+    signal.alarm(900)
     exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
 
 
@@ -145,6 +147,7 @@ def program(path: str, *words: str) -> None:
     """The installed program, as far as whoever starts it again (Lightning) can tell."""
     from oodbench.cli import main
 
+    signal.alarm(900)  # one that died would leave the other waiting for half an hour
     sys.modules["__main__"].__spec__ = None  # it was not started with -m
     sys.argv = [path, *words]
     main()
