@@ -71,7 +71,8 @@ def moments(
     """Means by class (or one mean, ``groups=None``) and the pooled within-group scatter, one pass.
 
     Each block's moments are merged into the running ones by the update of Chan, Golub and LeVeque
-    (1979), in float64: numerically stable where the sum of squares minus squared sum is not.
+    (1979), in float64: numerically stable where the sum of squares minus squared sum is not. A
+    merge costs what a row for each group does, so blocks have at least four times as many rows.
 
     Args:
         outputs: features ``[N, D]``, and labels when grouped.
@@ -85,7 +86,7 @@ def moments(
         BadScoresError: a class without a sample.
     """
     stats: Moments | None = None
-    for batch in blocks(outputs, "features"):
+    for batch in blocks(outputs, "features", least=max(256, 4 * (groups or 0))):
         z = at_work(batch.features, exact)  # [B, D]
         z = transform(z) if transform else z
         stats = merged(stats, z, batch.labels if groups else None, groups or 1)

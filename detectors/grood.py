@@ -34,7 +34,7 @@ from oodbench.outputs import Outputs
 from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
-from ._classes import class_means, labelled
+from ._classes import class_means, labelled, predicted
 from ._neighbours import MANY, half_squares, kth_neighbour_distance
 from ._numerics import at_work, blocks, in_blocks, precise, require_all_classes
 
@@ -97,17 +97,22 @@ class GROOD(Detector):
         require_all_classes(counts, "grood")
         given = self.given_
         self.outlier_ = self.means_.mean(dim=0) if given is None else given.to(self.means_)
-        parts = []
-        for batch in blocks(train, "features"):
-            right = batch.logits.argmax(dim=1) == batch.labels.to(batch.logits.device)
-            f = at_work(batch.features[right])
-            parts.append(self._gradient(f))
-        self.bank_ = torch.cat(parts)
-        if not len(self.bank_):
+        right = torch.cat(
+            [predicted(b) == b.labels.to(b.logits.device) for b in blocks(train, "logits")]
+        )
+        if not right.any():
             raise BadScoresError(
                 "grood: the network classifies no training sample correctly. Are labels and logits "
                 "of the same classes, in one order?"
             )
+        # filled in place: parts that are joined would take the room twice
+        start, rest, self.bank_ = 0, None, torch.empty(0)
+        for batch in blocks(train, "features"):
+            g = self._gradient(at_work(batch.features[right[start : start + len(batch)]]))
+            if rest is None:
+                rest = self.bank_ = g.new_empty(int(right.sum()), g.shape[1])
+            rest[: len(g)] = g
+            start, rest = start + len(batch), rest[len(g) :]
         self.half_ = half_squares(self.bank_)
         return self
 

@@ -77,18 +77,20 @@ class Relation(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features of ``[N, D]`` and probabilities of ``[N, C]``."""
-        batches = list(blocks(train, "features"))
-        p = torch.cat([batch.logits.float().softmax(dim=1) for batch in batches])
-        bank = torch.empty(train.features.shape, device=train.features.device)
-        place = torch.empty_like(train.labels)
-        order = _by_prediction(p)
+        tops = [batch.logits.float().softmax(dim=1).max(dim=1) for batch in blocks(train, "logits")]
+        order = _by_prediction(*(torch.cat(column) for column in zip(*tops, strict=True)))
+        place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
+        # filled in place: parts that are joined would take the room twice
+        bank = torch.empty(train.features.shape, device=order.device)
+        probabilities = torch.empty(train.logits.shape, device=order.device)
         start = 0
-        for batch in batches:
+        for batch in blocks(train, "features", "logits"):
             rows = place[start : start + len(batch)]
             bank[rows] = normalize(batch.features.float())
+            probabilities[rows] = batch.logits.float().softmax(dim=1)
             start += len(batch)
-        self.bank_, self.probabilities_ = bank, p[order]
+        self.bank_, self.probabilities_ = bank, probabilities
         self.largest_ = _largest_by_block(self.probabilities_, ROWS)
         return self
 
@@ -102,7 +104,7 @@ class Relation(Detector):
         parts = [torch.empty(0, dtype=torch.float64)]
         for batch in outputs.batches(CHUNK):
             p = batch.logits.float().softmax(dim=1)
-            order = _by_prediction(p)
+            order = _by_prediction(*p.max(dim=1))
             z, p = normalize(batch.features.float())[order], p[order]
             bound = _largest_by_block(p, QUERIES) @ self.largest_.to(p).T
             total = torch.zeros(len(p), dtype=torch.float64, device=p.device)
@@ -120,11 +122,10 @@ class Relation(Detector):
         return torch.cat(parts[1:] or parts)
 
 
-def _by_prediction(p: Tensor) -> Tensor:
-    """An order of the rows of ``[N, C]``: by predicted class, the confident ones first."""
-    top = p.max(dim=1)
-    order = top.values.argsort(descending=True, stable=True)
-    return order[top.indices[order].argsort(stable=True)]
+def _by_prediction(confidence: Tensor, predicted: Tensor) -> Tensor:
+    """An order of samples ``[N]``: by predicted class, the confident ones first."""
+    order = confidence.argsort(descending=True, stable=True)
+    return order[predicted[order].argsort(stable=True)]
 
 
 def _largest_by_block(p: Tensor, rows: int) -> Tensor:
