@@ -44,6 +44,9 @@ SLACK = 16
 AT_ONCE = 2**19
 """Distances to reference samples at a time: few enough to stay in the cache between two passes."""
 
+LEAST = 64
+"""Samples that are taken at a time all the same, as the whole reference is read for each part."""
+
 
 def grid_of_shares(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Shares k and their positions among the n sorted distances, both rising."""
@@ -55,10 +58,10 @@ def grid_of_shares(n: int) -> tuple[np.ndarray, np.ndarray]:
     return k[kept], position[kept]
 
 
-def squared_distances(u: Tensor, bank: Tensor) -> Tensor:
-    """``|u - b|^2``, ``[N, M]``, with zero where they are equal."""
-    squares = u.square().sum(dim=1)[:, None] + bank.square().sum(dim=1)
-    return torch.addmm(squares, u, bank.T, alpha=-2).clamp_(min=0)
+def squared_distances(u: Tensor, bank: Tensor, squares: Tensor) -> Tensor:
+    """``|u - b|^2``, ``[N, M]``, at least 0; ``squares`` are ``|b|^2``, ``[M]``."""
+    sums = u.square().sum(dim=1)[:, None] + squares
+    return torch.addmm(sums, u, bank.T, alpha=-2).clamp_(min=0)
 
 
 @register_detector("cfood")
@@ -125,9 +128,10 @@ class CFOOD(Detector):
         self.bank_ = torch.cat(parts)
         k, position = grid_of_shares(n)
         places = torch.from_numpy(position + 1).to(self.bank_.device)
+        squares = self.bank_.square().sum(dim=1)
         radii = [
-            squared_distances(some, self.bank_).sort(dim=1).values[:, places]
-            for some in self.bank_.split(max(1, AT_ONCE // n))
+            squared_distances(some, self.bank_, squares).sort(dim=1).values[:, places]
+            for some in self.bank_.split(max(LEAST, AT_ONCE // n))
         ]
         self.radii_ = torch.cat(radii).T.contiguous()
         # a product's last digits hang on how many rows it has, and would break such ties
@@ -141,19 +145,22 @@ class CFOOD(Detector):
 
     def graph_score(self, outputs: Outputs) -> Tensor:
         """The score, of all samples at once."""
-        return self._search(normalize(at_work(outputs.features)), self._need())
+        squares = self.bank_.square().sum(dim=1)
+        return self._search(normalize(at_work(outputs.features)), squares, self._need())
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
-        n, need = self.radii_.shape[1], self._need()
+        rows, need = max(LEAST, AT_ONCE // self.radii_.shape[1] + 1), self._need()
+        squares = self.bank_.square().sum(dim=1)
 
         def least_share(f: Tensor) -> Tensor:
-            return torch.cat([self._search(u, need) for u in normalize(f).split(AT_ONCE // n + 1)])
+            parts = normalize(f).split(rows)
+            return torch.cat([self._search(u, squares, need) for u in parts])
 
         return in_blocks(outputs, least_share, "features")
 
-    def _search(self, u: Tensor, need: float) -> Tensor:
-        distances = squared_distances(u, self.bank_.to(u))  # [B, n]
+    def _search(self, u: Tensor, squares: Tensor, need: float) -> Tensor:
+        distances = squared_distances(u, self.bank_.to(u), squares.to(u))  # [B, n]
         radii = self.radii_.to(u)
         low = torch.zeros_like(distances[:, 0], dtype=torch.int64)
         high = torch.full_like(low, len(radii))  # the first that is enough, or none

@@ -17,6 +17,7 @@ from tests.helpers.scores import same
 @pytest.mark.parametrize("k", [0.001, 0.01, 0.05, 0.3])
 def test_sample_by_sample(k: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cfood, "AT_ONCE", 1000)  # several parts
+    monkeypatch.setattr(cfood, "LEAST", 1)
     p = problem(rectified=False)
     u, test = (f / (np.linalg.norm(f, axis=1, keepdims=True) + 1e-10)
                for f in (arrays(p.train)[0], arrays(p.test)[0]))  # fmt: skip

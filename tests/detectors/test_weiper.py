@@ -41,6 +41,7 @@ def symmetric_kl(p: np.ndarray, q: np.ndarray, eps: float) -> float:
 @pytest.mark.parametrize("bins", [100, 60])
 def test_sample_by_sample(bins: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weiper, "AT_ONCE", 7 * 7 * 5)  # several blocks
+    monkeypatch.setattr(weiper, "LEAST", 1)
     p = problem(n=60, test=20)
     weight, bias = head_of(p)
     detector = oodbench.create_detector("weiper", repeats=7, bins=bins)
