@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,7 +127,8 @@ def _on_one_network(
     made: dict[str, Made] = {}
 
     def keep(rows: list[Row], kept: Scores | None) -> None:
-        made[_which(rows[0])] = Made(tuple(rows), kept)
+        which = _which(rows[0]["detector"], rows[0]["detector_options"])
+        made[which] = Made(tuple(rows), kept)
 
     evaluator.keep = keep
     detectors = [one for one in of_rows.values() if isinstance(one, Detector)]
@@ -137,7 +138,8 @@ def _on_one_network(
         if not isinstance(detector, Detector):
             yield result, detector
             continue
-        one = made.get(_which(result.rows[0]))
+        # with all options of today: some may have come after the row
+        one = made.get(_which(result.rows[0]["detector"], detector.options()))
         if one is None:
             yield result, failures.get(detector.label, "it gave no rows")
         else:
@@ -167,8 +169,8 @@ def _detector(row: Row) -> Detector | str:
     return detector
 
 
-def _which(row: Row) -> str:
-    return json.dumps([row["detector"], row["detector_options"]], sort_keys=True)
+def _which(detector: str, options: Mapping[str, Any]) -> str:
+    return json.dumps([detector, options], sort_keys=True)
 
 
 def _sets(rows: Sequence[Row], benchmark: Benchmark, asked: Any) -> list[str] | None:

@@ -135,6 +135,17 @@ def test_an_option_that_did_not_make_the_figures(home: Path) -> None:
     assert by_detector(home, "outputs")["msp"].word == "identical"
 
 
+def test_a_row_from_before_an_option_was_there(home: Path) -> None:
+    """The option's default is what made it: `core`'s `aligned` came after its first rows."""
+    options = {name: value for name, value in _options(home).items() if name != "normalize"}
+    changed(home, "knn", {"detector_options": options, "detector_code": "0" * 64})
+    assert by_detector(home, "outputs")["knn"].word == "identical"
+    (result,) = [one for one in found(home) if one.rows[0]["detector"] == "knn"]
+    ((_, new),) = rescore([result], Means(CPU))
+    assert isinstance(new, Path), new
+    assert _options(home) == {**options, "normalize": True}
+
+
 def _options(home: Path) -> dict[str, object]:
     (result,) = [one for one in found(home) if one.rows[0]["detector"] == "knn"]
     return result.rows[0]["detector_options"]
