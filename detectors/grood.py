@@ -46,7 +46,10 @@ def prototype_gradient(f: Tensor, means: Tensor, outlier: Tensor) -> Tensor:
     """G, ``[N, D]``, of features ``[N, D]``, class means ``[C, D]`` and the prototype ``[D]``."""
     away = f - outlier
     far = away.norm(dim=1, keepdim=True)
-    near = torch.cdist(f, means, compute_mode="donot_use_mm_for_euclid_dist")
+    wide = precise(f.device)
+    # a product is ten times as quick, and in float64 loses nothing where f lies close to a mean
+    mode = f"{'' if wide == torch.float64 else 'donot_'}use_mm_for_euclid_dist"
+    near = torch.cdist(f.to(wide), means.to(wide), compute_mode=mode).to(f)
     q = torch.cat([-near, -far], dim=1).softmax(dim=1)[:, -1:]
     return q * away / far.clamp(min=NEAR)
 
