@@ -26,6 +26,7 @@ from oodbench.networks.models import (
     outputs_of,
 )
 from oodbench.passes import Preprocessed
+from oodbench.runtime.workers import begin_worker
 
 
 @dataclass
@@ -47,6 +48,7 @@ def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: H
         Preprocessed(samples, sent_by(preprocess)),
         batch_size=hardware.batch_size,
         num_workers=hardware.workers_for(samples, preprocess),
+        worker_init_fn=begin_worker,
         pin_memory=device.type == "cuda",
     )
     arrival = Arrival(preprocess)

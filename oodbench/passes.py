@@ -36,6 +36,7 @@ from oodbench.networks.models import (
 )
 from oodbench.networks.rows import rows_of
 from oodbench.outputs import Head
+from oodbench.runtime.workers import begin_worker
 
 PIECE = 2**19
 """Pixels that a CPU takes at a time, over all images of a piece: 10 of 224 x 224, 512 of 32 x 32.
@@ -339,6 +340,7 @@ def loader_of(
         Preprocessed(samples, sent_by(preprocess)),
         batch_sampler=shards,
         num_workers=hardware.workers_for(samples, preprocess),
+        worker_init_fn=begin_worker,
         collate_fn=None if sample_column_of(network) is None else apart,
         pin_memory=hardware.is_cuda,
     )

@@ -21,6 +21,7 @@ from oodbench.networks.models import outputs_of
 from oodbench.networks.pixels import PIXELS_AT_ONCE, enlarged
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
+from oodbench.runtime.workers import begin_worker
 from oodbench.tasks.pictures import class_colours, heat, panel, scale, with_scale
 
 
@@ -102,6 +103,7 @@ def segment(
         data,
         batch_size=None,
         num_workers=hardware.workers_for(samples),
+        worker_init_fn=begin_worker,
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else it draws from everybody's
     )

@@ -17,6 +17,7 @@ from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
 from oodbench.feeding import Arrival, sent_by, to_device
 from oodbench.networks.memory_format import laid_out
+from oodbench.runtime.workers import begin_worker
 
 
 class BestEpoch(pl.Callback):
@@ -51,6 +52,7 @@ class BestEpoch(pl.Callback):
             _Plain(samples, sent_by(preprocess)),
             batch_size=batch_size,
             num_workers=workers,
+            worker_init_fn=begin_worker,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # so that looking draws nothing from the process's own
         )

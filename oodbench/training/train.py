@@ -44,6 +44,7 @@ from oodbench.networks.door import single_precision, size_errors_explained
 from oodbench.networks.inputs import INPUTS, as_metadata
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.outputs import Outputs
+from oodbench.runtime.workers import begin_worker
 from oodbench.tasks.task import task_of
 from oodbench.training.best import BestEpoch
 from oodbench.training.epochs import EpochSampler
@@ -232,6 +233,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
                 drop_last=recipe.drop_last,
             ),
             num_workers=workers,
+            worker_init_fn=begin_worker,
             persistent_workers=workers > 0,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )
