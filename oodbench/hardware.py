@@ -26,6 +26,7 @@ from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.runtime import launchers, signals
+from oodbench.runtime.loading import ended
 from oodbench.runtime.machine import free_memory
 from oodbench.runtime.numbers import precision_name, read, said
 from oodbench.runtime.process import ProcessState
@@ -357,7 +358,7 @@ def quiet_lightning() -> Iterator[None]:
     fabric.setLevel(logging.WARNING)
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ended():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             warnings.filterwarnings("ignore", module="lightning_fabric")
             warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
@@ -26,7 +25,7 @@ from oodbench.networks.models import (
     outputs_of,
 )
 from oodbench.passes import Preprocessed
-from oodbench.runtime.workers import begin_worker
+from oodbench.runtime.loading import Loader
 
 
 @dataclass
@@ -44,11 +43,10 @@ def _load(model: nn.Module, samples: Samples, preprocess: Transform, hardware: H
     network.to(device)
     is_last = prefer_channels_last(network, hardware.channels_last)
     at_door(network)
-    loader = DataLoader(
+    loader = Loader(
         Preprocessed(samples, sent_by(preprocess)),
         batch_size=hardware.batch_size,
         num_workers=hardware.workers_for(samples, preprocess),
-        worker_init_fn=begin_worker,
         pin_memory=device.type == "cuda",
     )
     arrival = Arrival(preprocess)

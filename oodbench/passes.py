@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from oodbench.caching.unfinished import Unfinished
 from oodbench.data.samples import Samples
@@ -36,7 +36,7 @@ from oodbench.networks.models import (
 )
 from oodbench.networks.rows import rows_of
 from oodbench.outputs import Head
-from oodbench.runtime.workers import begin_worker
+from oodbench.runtime.loading import Loader
 
 PIECE = 2**19
 """Pixels that a CPU takes at a time, over all images of a piece: 10 of 224 x 224, 512 of 32 x 32.
@@ -334,13 +334,12 @@ def loader_of(
     preprocess: Transform,
     shards: Shards,
     hardware: Hardware,
-) -> DataLoader[Any]:
+) -> Loader:
     """What reads, decodes and preprocesses the shards of samples for a network."""
-    return DataLoader(
+    return Loader(
         Preprocessed(samples, sent_by(preprocess)),
         batch_sampler=shards,
         num_workers=hardware.workers_for(samples, preprocess),
-        worker_init_fn=begin_worker,
         collate_fn=None if sample_column_of(network) is None else apart,
         pin_memory=hardware.is_cuda,
     )

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import re
 import signal
-import sys
 import traceback
 from pathlib import Path
-from types import TracebackType
 
 from oodbench.errors import WorkerError
 from oodbench.runtime.signals import Interrupted
@@ -16,21 +14,6 @@ from oodbench.runtime.signals import Interrupted
 ALONE = "read images in the main process (`workers=0`)"
 _SENT = {"Terminated": "SIGTERM", "Hangup": "SIGHUP", "Interrupt": "SIGINT"}
 """Signals as DataLoader names them that are sent to all processes of a command at once."""
-
-
-def begin_worker(_: int = 0) -> None:
-    """What a data worker does first: it will not complain that the main process is gone.
-
-    A thread of the worker hands over its batches, and prints how the other side left in the middle
-    of one. Where that was an interruption, all is said by the main process.
-    """
-    others = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not is_cut_off(error):
-            others(kind, error, trace)
-
-    sys.excepthook = hook
 
 
 def worker_failure(error: BaseException) -> BaseException | None:

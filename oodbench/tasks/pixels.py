@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from oodbench.data.dense import check_mask, check_size, masked
 from oodbench.data.samples import OOD, VOID, MaskedSamples, Samples
@@ -21,7 +21,7 @@ from oodbench.networks.models import outputs_of
 from oodbench.networks.pixels import PIXELS_AT_ONCE, enlarged
 from oodbench.outputs import Outputs
 from oodbench.runtime import isolation
-from oodbench.runtime.workers import begin_worker
+from oodbench.runtime.loading import Loader
 from oodbench.tasks.pictures import class_colours, heat, panel, scale, with_scale
 
 
@@ -99,11 +99,10 @@ def segment(
     share = range(len(samples)) if share is None else share
     data = _Pixels(masked(samples), preprocess, share)
     running = Running(network, hardware)
-    loader = DataLoader(
+    loader = Loader(
         data,
         batch_size=None,
         num_workers=hardware.workers_for(samples),
-        worker_init_fn=begin_worker,
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else it draws from everybody's
     )
@@ -158,7 +157,7 @@ def _as_it_is(example: Any) -> Any:
 
 
 def _batches(
-    loader: DataLoader[tuple[Tensor, np.ndarray]],
+    loader: Loader,
 ) -> Iterator[tuple[list[Tensor], list[np.ndarray]]]:
     """Consecutive images of one size, of at most ``PIXELS_AT_ONCE`` (but one image at least)."""
     images: list[Tensor] = []

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from oodbench.benchmark import Benchmark
 from oodbench.data.samples import Samples
@@ -18,6 +18,7 @@ from oodbench.method import Method
 from oodbench.networks.backbones import create_backbone
 from oodbench.networks.pretrained import PretrainedEncoder
 from oodbench.outputs import Outputs
+from oodbench.runtime.loading import Loader
 from oodbench.tasks.task import task_of
 from oodbench.training.epochs import EpochSampler
 from oodbench.training.frozen import FrozenMethod
@@ -76,7 +77,7 @@ def trained(
     with isolate_rng(), quiet_lightning():
         pl.seed_everything(seed, verbose=False)
         data, collate = task.examples(method, samples, benchmark.preprocess, seed)
-        loader = DataLoader(
+        loader = Loader(
             data,
             batch_size=len(samples) // 2,
             sampler=EpochSampler(len(samples), seed, len(samples) // 2),

@@ -11,13 +11,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from oodbench.data.samples import Samples
 from oodbench.data.transforms import Transform
 from oodbench.feeding import Arrival, sent_by, to_device
 from oodbench.networks.memory_format import laid_out
-from oodbench.runtime.workers import begin_worker
+from oodbench.runtime.loading import Loader
 
 
 class BestEpoch(pl.Callback):
@@ -48,11 +48,10 @@ class BestEpoch(pl.Callback):
         self.weights: dict[str, Tensor] = {}
         self.n = len(samples)
         self.arrival = Arrival(preprocess)
-        self.loader = DataLoader(
+        self.loader = Loader(
             _Plain(samples, sent_by(preprocess)),
             batch_size=batch_size,
             num_workers=workers,
-            worker_init_fn=begin_worker,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # so that looking draws nothing from the process's own
         )

@@ -21,7 +21,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from oodbench import files
 from oodbench.checks.classes import check_classes
@@ -44,7 +43,7 @@ from oodbench.networks.door import single_precision, size_errors_explained
 from oodbench.networks.inputs import INPUTS, as_metadata
 from oodbench.networks.memory_format import prefer_channels_last
 from oodbench.outputs import Outputs
-from oodbench.runtime.workers import begin_worker
+from oodbench.runtime.loading import Loader
 from oodbench.tasks.task import task_of
 from oodbench.training.best import BestEpoch
 from oodbench.training.epochs import EpochSampler
@@ -221,7 +220,7 @@ def _fit(run: Run, hardware: Hardware) -> None:
             )
         task = task_of(run.benchmark)
         data, collate = task.examples(method, run.samples, preprocess, run.seed)
-        loader = DataLoader(
+        loader = Loader(
             data,
             collate_fn=collate,
             batch_size=size // trainer.world_size,
@@ -233,7 +232,6 @@ def _fit(run: Run, hardware: Hardware) -> None:
                 drop_last=recipe.drop_last,
             ),
             num_workers=workers,
-            worker_init_fn=begin_worker,
             persistent_workers=workers > 0,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )

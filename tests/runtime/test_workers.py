@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
-import sys
-import time
 from collections.abc import Callable
-from multiprocessing import connection, resource_sharer
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
-import oodbench
 from oodbench import Hardware, hardware
 from oodbench.data.samples import ImageArrays
 from oodbench.data.transforms import Preprocess
@@ -107,53 +103,6 @@ def test_a_signal_to_a_worker_is_an_interruption(signum: int) -> None:
     with pytest.raises(Interrupted) as raised:
         extract(model, failing(dying(signum)), PREPROCESS, hardware=Hardware("cpu", workers=1))
     assert raised.value.signum == signum
-
-
-class LeavesInTheMiddle(ImageArrays):
-    """In a data worker, whoever wants a batch leaves before it is handed over, as if killed."""
-
-    other: bool = False
-
-    def __getitem__(self, index: int) -> Any:
-        if index == 0:
-            _, address = _reading_end()
-            with socket.socket(socket.AF_UNIX) as wanting:
-                wanting.connect(address)
-            time.sleep(0.2)  # a thread of the worker sees it
-            if self.other:
-                sys.excepthook(ValueError, ValueError("another fault"), None)
-        return super().__getitem__(index)
-
-
-def _reading_end() -> tuple[Any, str]:
-    """A file that this process hands over, and where it does so."""
-    handed = resource_sharer.DupFd(0)
-    return handed, handed._id[0]
-
-
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="Windows hands over no open files")
-@pytest.mark.parametrize("other", [False, True])
-def test_a_worker_is_quiet_of_who_left_alone(
-    other: bool, capfd: pytest.CaptureFixture[str]
-) -> None:
-    samples = LeavesInTheMiddle("left", np.zeros((4, 8, 8), np.uint8), np.zeros(4), ("a",))
-    samples.other = other
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    extract(model, samples, PREPROCESS, hardware=Hardware("cpu", workers=1, batch_size=2))
-    printed = capfd.readouterr().err
-    assert printed == ("ValueError: another fault\n" if other else "")
-
-
-def test_all_workers_begin_so() -> None:
-    """Where data workers are asked for, they are told how to begin."""
-    folder = Path(oodbench.__file__).parent
-    texts = {path: path.read_text("utf-8") for path in folder.rglob("*.py")}
-    counts = [
-        (text.count(" num_workers="), text.count(" worker_init_fn=begin_worker"))
-        for text in texts.values()
-    ]
-    assert sum(workers for workers, _ in counts) >= 5
-    assert all(workers == told for workers, told in counts)
 
 
 def of_multiprocessing(number: int) -> Exception:

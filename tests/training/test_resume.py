@@ -125,7 +125,7 @@ def job_watched(
     run = RUNS[what]()
     # not the method's own code, which is part of the run's key
     begun, logged = training._EveryEpoch.on_train_batch_start, training._EveryEpoch._log
-    save, loader = training.SealedCheckpointIO.save_checkpoint, training.DataLoader
+    save, loader = training.SealedCheckpointIO.save_checkpoint, training.Loader
 
     def die_at(epoch: int, moment: int) -> None:
         if kill is not None and [epoch, moment] == kill[1:]:
@@ -152,7 +152,7 @@ def job_watched(
         patch.setattr(training._EveryEpoch, "on_train_batch_start", noted)
         patch.setattr(training._EveryEpoch, "_log", ended)
         patch.setattr(training.SealedCheckpointIO, "save_checkpoint", saved)
-        patch.setattr(training, "DataLoader", loaded)
+        patch.setattr(training, "Loader", loaded)
         training.train(run, Hardware(accelerator="cpu", workers=workers))
 
 
