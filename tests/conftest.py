@@ -255,8 +255,8 @@ def toy() -> Iterator[Benchmark]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def server(of_all_processes: Path) -> Iterator[Server]:
     """Runs jobs in processes of their own, which start in milliseconds."""
-    running = Server()
+    running = Server(of_all_processes)
     yield running
     running.close()

@@ -2,7 +2,8 @@
 
 Started as a program, this file is a server that has imported everything once and forks a child for
 each job. So an attempt costs milliseconds, and there can be many. A job is a function, named
-``MODULE:FUNCTION``, or ``FUNCTION`` where it is one of ``jobs.py``.
+``MODULE:FUNCTION``, or ``FUNCTION`` where it is one of ``jobs.py``. The processes that tests are
+handed out to share one server, which forks a copy of itself for each of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import io
 import json
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,9 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from filelock import FileLock
 
 from tests.helpers.cli import Ran
 
@@ -193,41 +198,62 @@ def _serve() -> None:
         signal.signal(number, handler)
     gc.collect()
     gc.freeze()  # else the first collection in a child copies all that is here
-    print("ready", flush=True)
-    for line in sys.stdin:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/socket")
+        listener.listen()
+        print(f"{folder}/socket", flush=True)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _answer(connection.makefile("rw"))
+                os._exit(0)
+            connection.close()
+    os._exit(0)  # at once: there is nothing to save
+
+
+def _answer(stream: IO[str]) -> None:
+    """Do what one process asks for, until it closes its end."""
+    print("ready", file=stream, flush=True)
+    for line in stream:
         orders = json.loads(line)
         for order in orders:
             _job(order["job"])  # imported here, so that no child has to
         answer = _attempt(orders[0]) if len(orders) == 1 else _together(orders)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=stream, flush=True)
 
 
 # The tests' side of it
 
 
 class Server:
-    """Starts jobs and says how they ended."""
+    """Starts jobs and says how they ended.
 
-    def __init__(self) -> None:
+    Args:
+        shared: a folder of all processes that may have a server; the first one starts it.
+    """
+
+    def __init__(self, shared: Path) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.attempts"],
-            cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **one_thread, "PYTHONHASHSEED": "1"},
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
+        self.started: subprocess.Popen[str] | None = None
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.lock = FileLock(shared / "server.lock")
+        address = shared / "server"
+        with self.lock:
+            try:
+                self.connection.connect(address.read_text())
+            except OSError:  # there is none yet, or who started it has ended
+                self.started = _start()
+                assert self.started.stdout is not None
+                address.write_text(self.started.stdout.readline().removesuffix("\n"))
+                self.connection.connect(address.read_text())
+            self.stream = self.connection.makefile("rw")
+            assert self.stream.readline() == "ready\n"
 
     def _ask(self, orders: list[dict[str, Any]]) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(orders) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self.stream.write(json.dumps(orders) + "\n")
+        self.stream.flush()
+        return json.loads(self.stream.readline())
 
     def run(
         self,
@@ -330,9 +356,26 @@ class Server:
         return self.ran("anew", code, *libraries, **options)
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait(timeout=30)
+        """End the server if this process started it; others keep their copies of it."""
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.connection.close()
+        if self.started is not None:
+            with self.lock:
+                self.started.communicate(timeout=30)
         self.folder.cleanup()
+
+
+def _start() -> subprocess.Popen[str]:
+    # large pages make a fork cheaper, which copies the table of all pages
+    env = {"PYTHONHASHSEED": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.attempts"],
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **env},
+    )
 
 
 def _order(job: str, args: tuple[Any, ...], cache: Path) -> dict[str, Any]:
