@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from oodbench.errors import OptionError
 from oodbench.registry import BACKBONES, backbone_kind
@@ -114,9 +115,28 @@ def _candidates(
 @functools.lru_cache(maxsize=256)
 def _shapes(name: str, factory: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a backbone's weights; of timm's network if there is no factory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         network = _made(name, factory)
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Initial values are not made: on the meta device there are none, and asking takes longest."""
+
+    FILLING = frozenset(
+        {"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"}
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        initial = getattr(func, "__module__", None) == "torch.nn.init"
+        if initial or getattr(func, "__name__", None) in self.FILLING:
+            tensor = args[0] if args else given.get("tensor")
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **given)
 
 
 def _made(name: str, factory: Any) -> torch.nn.Module:
