@@ -89,7 +89,10 @@ class Module:
 
 
 def _is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.If) and any(
+        "TYPE_CHECKING" in (getattr(one, "id", ""), getattr(one, "attr", ""))
+        for one in ast.walk(node.test)
+    )
 
 
 def _import_statements(
@@ -101,6 +104,8 @@ def _import_statements(
             yield child, function
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _import_statements(child, function or child.name)
+        elif isinstance(child, ast.expr):  # holds no statement
+            continue
         elif _is_for_types(child):
             for other in getattr(child, "orelse", []):
                 yield from _import_statements(other, function)

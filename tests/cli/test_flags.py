@@ -16,6 +16,7 @@ from oodbench import cli, settings
 from oodbench.cli import flags
 from oodbench.errors import OODBenchError
 from tests.conftest import REPOSITORY
+from tests.helpers.syntax import nodes
 
 
 @pytest.mark.parametrize(
@@ -55,11 +56,11 @@ def messages() -> list[tuple[str, str]]:
             is_help = path.parent.name == "cli" or path == Path(settings.__file__)
             if is_help or path.parent.name == "testing":  # check suites speak of Python alone
                 continue
-            nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
-            loose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+            every = nodes(path.read_text(encoding="utf-8"))
+            loose = {id(node.value) for node in every if isinstance(node, ast.Expr)}  # docstrings
             found += [
                 (path.name, node.value)
-                for node in nodes
+                for node in every
                 if isinstance(node, ast.Constant) and isinstance(node.value, str)
                 if id(node) not in loose
             ]

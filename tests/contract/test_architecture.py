@@ -15,12 +15,16 @@ import pytest
 from benchmarks.house import House, Import, circles
 from tests.conftest import REPOSITORY
 from tests.helpers.attempts import Server
+from tests.helpers.syntax import nodes, tree
 
 
 @functools.cache
 def house() -> House:
     """Read when a test asks for it: it is two seconds' work."""
-    return House(REPOSITORY)
+    read = House(REPOSITORY)
+    for module in read.modules.values():
+        module.tree = tree(module.text)
+    return read
 
 
 CORE = sorted((REPOSITORY / "oodbench").rglob("*.py"))
@@ -32,7 +36,7 @@ HELPERS = {"imglists.py", "validation.py"}  # what several benchmarks are made o
 def imported(path: Path) -> set[str]:
     """Names that a module imports, absolute ones in full."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

@@ -30,6 +30,7 @@ import oodbench
 from oodbench.errors import OptionError
 from oodbench.registry import DETECTORS
 from tests.conftest import REPOSITORY
+from tests.helpers.syntax import nodes
 
 CORE = sorted((REPOSITORY / "oodbench").rglob("*.py"))
 POINTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
@@ -60,12 +61,6 @@ SHAPES = ("cosine_head", "familiar", "numerator", "denominator", "linear-probe",
 OF_THE_CORE = {"text", "words", "patches", "features", "logits", "labels", "head", "model"}
 GIVEN_HERE = {("oodbench/networks/modalities.py", "logits/*")}
 """What a room of the core gives, so that it is no plug-in's there."""
-
-
-@functools.cache
-def nodes(source: str) -> list[ast.AST]:
-    """All nodes of its syntax."""
-    return [*ast.walk(ast.parse(source))]
 
 
 def path_of(path: Path) -> str:

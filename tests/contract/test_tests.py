@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from oodbench.runtime import signals
 from tests.conftest import REPOSITORY
 from tests.helpers.cli import stopped_by_signals
+from tests.helpers.syntax import tree
 
 TESTS = REPOSITORY / "tests"
 FOLDERS = {"oodbench": "", "detectors": "detectors", "datasets": "datasets"}
@@ -83,9 +85,12 @@ MODULES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
-    """All modules that a file imports, and what it takes from them."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """All modules that a file imports, and what it takes from them, if a test may be among them."""
+    names: set[str] = set()
+    source = path.read_text(encoding="utf-8")
+    if not re.search(r"(?<!def )\btest_", source):  # no name but those of its own tests
+        return names
+    for node in ast.walk(tree(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

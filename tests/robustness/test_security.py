@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.conftest import REPOSITORY
+from tests.helpers.syntax import nodes
 
 FIRST_SAFE = [
     ("torch", "2.6", "CVE-2025-32434"),  # weights_only=True could be got round
@@ -62,7 +63,8 @@ SOURCES = sorted(
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_images_are_opened_in_one_way(path: Path) -> None:
     """With a list of formats: an EPS called .png would start Ghostscript."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    every = nodes(path.read_text(encoding="utf-8"))
+    calls = [node for node in every if isinstance(node, ast.Call)]
     for call in calls:
         text = ast.unparse(call.func)
         if text == "Image.open":
