@@ -139,9 +139,10 @@ def _part(
     extras = _extras(benchmark, section)
     sets = [row["ood"] for row in section.rows]
     ids = [entry_id(entry, benchmark) for entry in section.entries]
+    known = published.index()
     entries = []
     for entry, rank, name in zip(section.entries, ranking.ranks, ids, strict=True):
-        shown = _entry(benchmark, entry, sets, extras, texts)
+        shown = _entry(benchmark, entry, sets, extras, texts, known)
         shown |= {"id": name, "rank": rank, "runs": _runs(entry, standing, made, texts)}
         shown |= _drawn(entry, samples)
         shown["twins"] = [ids[int(twin.split()[0]) - 1] for twin in entry.twins]
@@ -253,7 +254,12 @@ def _percent(value: float) -> float:
 
 
 def _entry(
-    benchmark: Benchmark, entry: Entry, sets: Sequence[str], extras: Sequence[_Extra], texts: Texts
+    benchmark: Benchmark,
+    entry: Entry,
+    sets: Sequence[str],
+    extras: Sequence[_Extra],
+    texts: Texts,
+    known: published.Index,
 ) -> dict[str, Any]:
     """An entry's figures, and what it is."""
     row = entry.first
@@ -283,7 +289,7 @@ def _entry(
         "idTest": row["id_fingerprint"],
         "idTrain": row["id_train_fingerprint"],
         "bibtex": [texts.number(visible(one, keep="\n")) for one in bibtex_of([entry])],
-        "published": [_published(one) for one in published.beside(entry)],
+        "published": [_published(one) for one in published.beside(entry, known)],
     }
 
 

@@ -178,7 +178,7 @@ def _false(positives: Floats, negatives: Floats, accepted: Floats, tpr: float) -
     lower = np.floor(accepted).astype(np.intp)
     few = max(1, round((1.0 - tpr) * n))
     ranks = np.append(lower, [n, n - few])
-    ranks, back = np.unique(np.append(ranks, np.minimum(lower + 1, n)), return_inverse=True)
+    ranks, back = _distinct(np.append(ranks, np.minimum(lower + 1, n)))
     counts = np.searchsorted(negatives, positives[np.maximum(ranks, 1) - 1], side="right")
     counts = np.where(ranks > 0, counts, 0)[back]
     low, (last, earlier), high = np.split(counts, [len(lower), len(lower) + 2])
@@ -187,6 +187,15 @@ def _false(positives: Floats, negatives: Floats, accepted: Floats, tpr: float) -
     part = accepted - lower
     part = np.where(lower < n, part, -np.log1p(-part))
     return np.asarray(np.minimum(low + part * (high - low), len(negatives)))
+
+
+def _distinct(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What ``np.unique`` gives with its inverse, without a sort: ranks are close to one another."""
+    first = ranks.min()
+    at = ranks - first
+    is_there = np.zeros(at.max() + 1, dtype=bool)
+    is_there[at] = True
+    return np.flatnonzero(is_there) + first, np.cumsum(is_there)[at] - 1
 
 
 def _student(level: float, smallest: int) -> float:

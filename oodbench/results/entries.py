@@ -177,19 +177,25 @@ def note_twins(entries: Sequence[Entry]) -> None:
         for j in on_network
         if i != j
     }
+    single = [_single_rows(entry) for entry in entries]
     for i, j in sorted(pairs):
-        if _are_twins(entries[i], entries[j]):
+        if _are_twins(entries[i], entries[j], single[i], single[j]):
             entries[i].twins.append(f"{j + 1} {entries[j].name}")
 
 
-def _are_twins(one: Entry, other: Entry) -> bool:
+def _single_rows(entry: Entry) -> dict[tuple[int, str], Row]:
+    return {key: row for key, row in entry.rows.items() if not row["is_mean"]}
+
+
+def _are_twins(
+    one: Entry,
+    other: Entry,
+    rows: dict[tuple[int, str], Row],
+    other_rows: dict[tuple[int, str], Row],
+) -> bool:
     same = ("detector", "detector_options", "modality")
     if all(one.first.get(name) == other.first.get(name) for name in same):
         return False
-    rows, other_rows = (
-        {key: row for key, row in entry.rows.items() if not row["is_mean"]}
-        for entry in (one, other)
-    )
     shared = rows.keys() & other_rows.keys()
     if len(shared) < min(len(rows), len(other_rows)) or not shared:
         return False

@@ -29,7 +29,8 @@ def visible(text: str, keep: str = "") -> str:
         text: from anywhere.
         keep: such characters that stay, as ``"\n"`` does where a text has several lines.
     """
-    if text.isascii() and text.isprintable():
+    told = text.translate(dict.fromkeys(map(ord, keep)))
+    if told.isascii() and told.isprintable():
         return text
     return "".join(c if c in keep or not _is_unseen(c) else _escape(c) for c in text)
 

@@ -318,7 +318,8 @@ PAGES = [
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_committed_pages_are_made_of_the_committed_rows(page: Path, tmp_path: Path) -> None:
     folder = tmp_path / "leaderboards"
-    shutil.copytree(REPOSITORY / "leaderboards" / "results", folder / "results")
+    if (rows := page.parent / "results" / page.stem).is_dir():
+        shutil.copytree(rows, folder / "results" / page.stem)
     (name,) = (name for name in BENCHMARKS.names() if name.replace("/", "-") == page.stem)
     made = leaderboard.write(oodbench.get_benchmark(benchmark=name), folder)
     assert made.name == page.name
