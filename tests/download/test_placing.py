@@ -260,25 +260,21 @@ def test_killed_before_every_kind_of_change(
     url = publisher.put("/birds.zip", BIRDS)
     job = ("tests.helpers.downloads:fetch_birds", url, hashlib.sha256(BIRDS).hexdigest())
 
-    def words(number: int) -> tuple:
-        return (*job, len(BIRDS), str(tmp_path / f"data{number}"))
+    def words(data: Path) -> tuple:
+        return (*job, len(BIRDS), str(data))
 
-    kinds = server.changes(*words(0), cache=tmp_path / "c0", watched=tmp_path / "data0")
-    assert len(kinds) > 10
-    want = {name: (tmp_path / "data0" / name).read_bytes() for name in NAMES}
-    kills = 0
-    for number, kind in enumerate(kinds, 1):
-        data, cache = tmp_path / f"data{number}", tmp_path / f"c{number}"
-        code, _ = server.run(*words(number), cache=cache, kill_at_change=kind, watched=data)
-        kills += code != 0
+    whole, cache = tmp_path / "whole", tmp_path / "cache"
+    states = server.states(*words(whole), cache=cache, watched=whole, copied=whole)
+    assert len(states) > 10
+    want = {name: (whole / name).read_bytes() for name in NAMES}
+    for kind, data in states.items():
         assert not (data / "birds").exists() or tree(data / "birds") == [
             name.removeprefix("birds/") for name in sorted(NAMES)
         ]
-        server.run(*words(number), cache=cache)
+        server.run(*words(data), cache=data.with_name("cache"))
         assert {name: (data / name).read_bytes() for name in NAMES} == want
         left = set(tree(data)).difference(NAMES)
         assert all(name.endswith(".lock") for name in left), kind  # nobody holds it
-    assert kills > 10
 
 
 def test_two_processes_at_once(publisher: Publisher, tmp_path: Path, server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import traceback
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import oodbench
 from oodbench import Hardware
+from oodbench.caching.fingerprint import code_digest
 from oodbench.registry import METHODS
 from oodbench.testing.drawn import drawn_benchmark
 from oodbench.training.frozen import FrozenMethod
@@ -32,6 +34,9 @@ SMALL = {
     "lr": 0.01,
 }
 """Of each recipe those that it has: what comes late comes in the second epoch."""
+
+FIRST_EPOCHS = 2
+"""Of the training with cross-entropy that another one starts from."""
 
 SMALL_BACKBONES = {"locoop": "digits-towers"}
 """Of methods whose own backbone has published weights, which are not here."""
@@ -71,6 +76,19 @@ def every_method(rank: int, port: int, folder: str) -> None:
     """Be one of two processes that train each method; note what became of it."""
     be_one_of_two(rank, port)
     root = Path(folder)
+    ce = METHODS.get("ce")
+    quick = dataclasses.replace(ce.recipes["quick"], epochs=FIRST_EPOCHS, warmup_epochs=0)
+    ce.recipes = {**ce.recipes, "quick": quick}
     hardware = Hardware("cpu", "2", "ddp", workers=0)
     told = {name: _trained(planned(name, root / "outliers"), hardware) for name in names()}
     (root / f"told{rank}.json").write_text(json.dumps(told))
+
+
+@functools.cache
+def _described() -> None:
+    """What methods are made of is read once, not by each process."""
+    for name in names():
+        code_digest(METHODS.get(name))
+
+
+every_method.before = _described  # type: ignore[attr-defined]

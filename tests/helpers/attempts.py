@@ -2,7 +2,8 @@
 
 Started as a program, this file is a server that has imported everything once and forks a child for
 each job. So an attempt costs milliseconds, and there can be many. A job is a function, named
-``MODULE:FUNCTION``, or ``FUNCTION`` where it is one of ``jobs.py``. The processes that tests are
+``MODULE:FUNCTION``, or ``FUNCTION`` where it is one of ``jobs.py``; what its attribute ``before``
+does, if it has one, is done by the server, for all its children. The processes that tests are
 handed out to share one server, which forks a copy of itself for each of them.
 """
 
@@ -17,6 +18,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,7 +60,7 @@ def _child(order: dict[str, Any]) -> None:
     if "errors" in order:
         with Path(order["errors"]).open("w") as errors:
             os.dup2(errors.fileno(), 2)
-    if order.get("kill_at_change") or order.get("changes"):
+    if order.get("kill_at_change") or order.get("changes") or order.get("states"):
         _at_changes(order)
     code = 0
     try:
@@ -84,8 +86,12 @@ def _find_packages(folder: str) -> None:
 
 
 def _at_changes(order: dict[str, Any]) -> None:
-    """From now on, note the kind of each change of files, or die just before one of a kind."""
+    """From now on, note the kind of each change of files, or die just before one of a kind.
+
+    Or copy the folder just before the first one of each kind: it is what a kill would leave.
+    """
     below = str(Path(order["watched"]))
+    seen: set[str] = set()
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
@@ -104,6 +110,13 @@ def _at_changes(order: dict[str, Any]) -> None:
         if order["changes"] and path != order["changes"]:
             with Path(order["changes"]).open("a") as noted:
                 noted.write(f"{kind}\n")
+        if order["states"] and kind not in seen:
+            seen.add(kind)
+            state = Path(order["states"], str(len(seen)))
+            if Path(order["copied"]).exists():
+                shutil.copytree(order["copied"], state / "folder", symlinks=True)
+            state.mkdir(parents=True, exist_ok=True)
+            (state / "kind").write_text(kind)
 
     sys.addaudithook(hook)
 
@@ -218,7 +231,8 @@ def _answer(stream: IO[str]) -> None:
     for line in stream:
         orders = json.loads(line)
         for order in orders:
-            _job(order["job"])  # imported here, so that no child has to
+            job = _job(order["job"])  # imported here, so that no child has to
+            getattr(job, "before", lambda: None)()
         answer = _attempt(orders[0]) if len(orders) == 1 else _together(orders)
         print(json.dumps(answer), file=stream, flush=True)
 
@@ -263,6 +277,8 @@ class Server:
         kill_after: float | None = None,
         kill_at_change: str | None = None,
         changes: Path | None = None,
+        states: Path | None = None,
+        copied: Path | None = None,
         watched: Path | None = None,
         once: str | None = None,
         with_signal: int = signal.SIGKILL,
@@ -276,6 +292,8 @@ class Server:
             kill_after: seconds after which it gets the signal.
             kill_at_change: a kind of change (see :meth:`changes`), before which it is killed.
             changes: a file that the kinds of all changes go to.
+            states: a folder that copies go to (see :meth:`states`).
+            copied: what is copied; the cache if None.
             watched: the folder whose changes count; the cache if None.
             once: a pattern; the seconds of ``kill_after`` count from when a file matches it.
             with_signal: SIGKILL, or a milder one.
@@ -285,6 +303,8 @@ class Server:
             "kill_after": kill_after,
             "kill_at_change": kill_at_change,
             "changes": changes and str(changes),
+            "states": states and str(states),
+            "copied": str(copied or cache),
             "watched": str(watched or cache),
             "once": once,
             "signal": int(with_signal),
@@ -301,6 +321,18 @@ class Server:
         noted = cache.parent / f"{cache.name}.changes"
         self.run(job, *args, cache=cache, watched=watched, changes=noted)
         return list(dict.fromkeys(noted.read_text().splitlines()))
+
+    def states(
+        self, job: str, *args: Any, cache: Path, watched: Path, copied: Path | None = None
+    ) -> dict[str, Path]:
+        """Does a job; of each kind of change the folder as a kill just before it leaves it.
+
+        A kill takes nothing from files: what they are given is the system's at once. So one run is
+        enough, and each copy is what an attempt finds that comes after a killed one.
+        """
+        found = cache.parent / f"{cache.name}.states"
+        self.run(job, *args, cache=cache, watched=watched, states=found, copied=copied)
+        return {(state / "kind").read_text(): state / "folder" for state in found.iterdir()}
 
     def together(self, job: str, *calls: tuple[Any, ...], cache: Path) -> None:
         """The job with each of the arguments, side by side in as many processes."""
@@ -335,7 +367,7 @@ class Server:
         own = Path(tempfile.mkdtemp(dir=self.folder.name))
         order = {
             **_order(job, args, own / "job"),
-            **dict.fromkeys(("kill_after", "kill_at_change", "changes", "once")),
+            **dict.fromkeys(("kill_after", "kill_at_change", "changes", "states", "once")),
             "env": {**os.environ, **(env or {})},
             "path": site and str(site),
             "folder": str(folder or Path.cwd()),

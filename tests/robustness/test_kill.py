@@ -1,6 +1,7 @@
 """Killed at any moment, the next run completes; nothing is lost, and nothing is counted twice.
 
-An attempt is killed after a time, or just before the n-th time that it changes a file.
+An attempt is killed after a time, or just before it changes a file. Where this is done at each kind
+of change, what such a kill leaves is copied while one run goes on (``Server.states``).
 """
 
 from __future__ import annotations
@@ -53,13 +54,11 @@ def test_training_killed_at_random_moments(server: Server, tmp_path: Path) -> No
 def test_training_killed_before_each_kind_of_change(server: Server, tmp_path: Path) -> None:
     """A run of one epoch begins, saves and ends; each of its steps is the last one once."""
     job = ("train", "ce", 1)
-    kinds = server.changes(*job, cache=tmp_path / "whole", watched=tmp_path / "whole" / "runs")
-    expected = weights(tmp_path / "whole")
-    assert len(kinds) > 8, "too few changes of files were seen"
-    for number, kind in enumerate(kinds):
-        cache = tmp_path / str(number)
-        code, _ = server.run(*job, cache=cache, kill_at_change=kind, watched=cache / "runs")
-        assert code == -signal.SIGKILL, kind
+    whole = tmp_path / "whole"
+    states = server.states(*job, cache=whole, watched=whole / "runs")
+    expected = weights(whole)
+    assert len(states) > 8, "too few changes of files were seen"
+    for cache in states.values():
         server.run(*job, cache=cache)
         assert_equal(weights(cache), expected)
         assert not list(cache.rglob("*.part")), "finished, and nothing left over"
@@ -108,13 +107,11 @@ def test_extraction_killed_at_random_moments(server: Server, tmp_path: Path) -> 
 
 def test_extraction_killed_before_each_kind_of_change(server: Server, tmp_path: Path) -> None:
     job = ("extract", 11, 0.0, str(tmp_path / "log"))
-    kinds = server.changes(*job, cache=tmp_path / "whole", watched=tmp_path / "whole" / "outputs")
-    expected = outputs(tmp_path / "whole")
-    assert len(kinds) > 5, "too few changes of files were seen"
-    for number, kind in enumerate(kinds):
-        cache = tmp_path / str(number)
-        code, _ = server.run(*job, cache=cache, kill_at_change=kind, watched=cache / "outputs")
-        assert code == -signal.SIGKILL, kind
+    whole = tmp_path / "whole"
+    states = server.states(*job, cache=whole, watched=whole / "outputs")
+    expected = outputs(whole)
+    assert len(states) > 5, "too few changes of files were seen"
+    for cache in states.values():
         server.run(*job, cache=cache)
         assert_equal(outputs(cache), expected)
         assert not list((cache / "outputs").glob("*/.*.part")), "finished, and nothing left over"
