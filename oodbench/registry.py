@@ -101,7 +101,7 @@ class Registry(Generic[T]):
 
     def canonical(self, name: str) -> str:
         """The name that an alias stands for; any other name as it is."""
-        return self.aliases().get(name, name)
+        return name if name in self._objects else self.aliases().get(name, name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._objects or name in self._declared() or name in self.aliases()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from oodbench.outputs import Head, Outputs
 
 Toy = Callable[[dict[str, Tensor], Head], tuple[dict[str, Tensor], Head]]
 CLASSES, DIM, UNITS = 4, 64, 8
+COUNTS = 1200, 200, 120
 
 
 @dataclass
@@ -34,20 +36,27 @@ class Blobs:
     ood: Outputs
 
 
+@functools.lru_cache(maxsize=4)
+def _noise(seed: int) -> tuple[Tensor, ...]:
+    """What the blobs of a seed are drawn from, which checks ask for again and again."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(0.5 * torch.randn(n, DIM, generator=generator) for n in COUNTS)
+
+
 def blobs(seed: int = 0, dtype: torch.dtype = torch.float32) -> Blobs:
     """The toy problem, with features, logits, labels and head."""
-    generator = torch.Generator().manual_seed(seed)
     lit = torch.eye(DIM // UNITS).repeat_interleave(UNITS, dim=1)  # [blobs, D]
     weight = 0.25 * lit[:CLASSES]
     head = Head(weight, torch.zeros(CLASSES))
 
-    def outputs(n: int, is_ood: bool) -> Outputs:
-        labels = torch.arange(n) % CLASSES
+    def outputs(noise: Tensor, is_ood: bool) -> Outputs:
+        labels = torch.arange(len(noise)) % CLASSES
         centre = 3.0 * lit[labels + CLASSES if is_ood else labels]
-        features = (centre + 0.5 * torch.randn(n, DIM, generator=generator)).relu()
+        features = (centre + noise).relu()
         return Outputs(features.to(dtype), head(features).to(dtype), labels, head)
 
-    return Blobs(outputs(1200, False), outputs(200, False), outputs(120, True))
+    train, test, ood = _noise(seed)
+    return Blobs(outputs(train, False), outputs(test, False), outputs(ood, True))
 
 
 def problem(detector: Detector, dtype: torch.dtype = torch.float32) -> Blobs:

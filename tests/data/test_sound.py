@@ -197,11 +197,11 @@ def test_a_large_video_network_beside_sound(made: Benchmark) -> None:
     @oodbench.register_backbone("clips-large-and-small")
     def build(channels: Mapping[str, int]) -> MultimodalEncoders:
         found = dict(create_backbone("clips-small", channels).encoders)  # type: ignore[arg-type]
-        return MultimodalEncoders({**found, "video": ClipEncoder("r3d_18", channels["video"])})
+        return MultimodalEncoders({**found, "video": ClipEncoder("mc3_18", channels["video"])})
 
     tiny = replace(made, preprocess=small(16, 2))
     try:
-        # what Adam keeps of 33 million weights would be written too
+        # what Adam keeps of 11 million weights would be written too
         rows = evaluated(tiny, "multimodal-ce", "clips-large-and-small", optimizer="sgd")
     finally:
         BACKBONES.unregister("clips-large-and-small")
@@ -268,7 +268,7 @@ def test_encoders_of_libraries_and_of_ones_own(made: Benchmark) -> None:
             return found
 
     encoders = {
-        "video": create_backbone("clips-r3d-18", {"video": 3}).encoders["video"],  # type: ignore
+        "video": create_backbone("clips-mc3-18", {"video": 3}).encoders["video"],  # type: ignore
         "audio": create_backbone("resnet18", 1),
         "flow": PerFrame(),
     }

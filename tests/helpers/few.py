@@ -11,7 +11,7 @@ from oodbench.data.samples import VOID, ImageArrays
 from oodbench.datasets.digits import digits
 from oodbench.datasets.scenes import Content, Scene, scenes
 
-SCENES = {"train": 24, "test": 6}
+SCENES = {"train": 8, "test": 6}
 
 
 def few(spec: DatasetSpec) -> DatasetSpec:
