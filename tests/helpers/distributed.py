@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from oodbench import (
     Preprocess,
     create_detector,
 )
+from oodbench.caching.fingerprint import code_digest
 from oodbench.data.samples import ImageArrays, MultimodalSamples
 from oodbench.data.transforms import MultimodalPreprocess
 from oodbench.datasets.scenes import SceneMasks, scenes
@@ -40,6 +42,7 @@ from oodbench.networks.backbones import create_backbone
 from oodbench.networks.modalities import MultimodalEncoders
 from oodbench.outputs import to_numpy
 from oodbench.registry import BACKBONES
+from oodbench.registry import METHODS as METHOD_CLASSES
 from oodbench.tasks import segmentation
 from oodbench.training.run import Run, plan
 from oodbench.training.train import train
@@ -291,6 +294,18 @@ def shared(rank: int, port: int, folder: str) -> None:
     """Do what :func:`main` does in one of two processes."""
     be_one_of_two(rank, port)
     main(2, Path(folder))
+
+
+@functools.cache
+def _prepared() -> None:
+    """Scenes are drawn, and what methods are made of is read, once for both processes."""
+    for content in ("id", "id+near"):
+        scenes("test", content)
+    for name in {name for name, _ in METHODS} | {"linear-probe"}:
+        code_digest(METHOD_CLASSES.get(name))
+
+
+shared.before = _prepared  # type: ignore[attr-defined]
 
 
 def free_port() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -15,10 +17,11 @@ import oodbench
 from oodbench import Hardware
 from oodbench.errors import OODBenchError, OptionError
 from oodbench.results.store import ResultStore
-from oodbench.scale import records, worker
+from oodbench.scale import records
 from oodbench.scale.driver import cost_of, merge, run_matrix
 from oodbench.scale.engines import Local, Slurm, create_engine
 from oodbench.scale.work import Work
+from tests.helpers import jobs
 from tests.helpers.attempts import Server
 from tests.helpers.matrices import Here, figures, matrix, rows, until
 
@@ -143,13 +146,16 @@ def test_a_plan_says_what_a_cell_costs(tmp_path: Path, monkeypatch: pytest.Monke
 # Engines
 
 
-def job(*arguments: str) -> None:
-    """A cell in a process of its own, as its command runs it."""
-    worker.main(list(arguments))
+def job(*command: str) -> None:
+    """A cell in this process, as its command runs it."""
+    _, flag, module, *words = command
+    assert flag == "-m"
+    sys.argv = [module, *words]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class Forked:
-    """A process that runs a cell, and has imported everything already."""
+    """A process of the server that runs a cell, and has imported everything already."""
 
     one_at_a_time = threading.Lock()
 
@@ -157,15 +163,41 @@ class Forked:
         self.server, self.work = server, work
 
     def wait(self) -> int:
-        *_, folder, boards, cell = self.work.command
         with self.one_at_a_time:
-            ran = self.server.ran(f"{__name__}:job", folder, boards, cell)
-        records.log_of(Path(folder), self.work.cell).write_text(ran.both)
+            ran = self.server.ran(f"{__name__}:job", *self.work.command)
+        records.log_of(Path(self.work.folder), self.work.cell).write_text(ran.both)
         return ran.status
 
 
+class Child:
+    """The same, a process of the driver."""
+
+    def __init__(self, work: Work) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            with records.log_of(Path(work.folder), work.cell).open("wb") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            job(*work.command)  # which ends this process
+            os._exit(0)
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+COMMAND_IS_TRIED = importlib.util.find_spec("submitit") is not None
+"""By the test with submitit: a new process that imports everything. If not, by the next one."""
+
+
+def driver(*words: str) -> None:
+    """The command line, whose workers have imported everything already where that is enough."""
+    if COMMAND_IS_TRIED:
+        Work.start = lambda self: Child(self)  # type: ignore[assignment,method-assign,return-value]
+    jobs.command(*words)
+
+
 def test_local_processes_and_a_worker_that_is_killed(server: Server, tmp_path: Path) -> None:
-    """That a worker's command starts one, the next test shows."""
+    """That a worker's command starts one, ``COMMAND_IS_TRIED`` says where."""
     asked, boards = matrix(tmp_path), tmp_path / "boards"
     engine = Local(jobs=2)
     killed: list[int] = []
@@ -199,7 +231,7 @@ def test_a_driver_that_is_killed_loses_no_finished_cell(
     first = records.path_of(asked.folder, asked.cells[0]).relative_to(tmp_path)
     words = ("matrix", "run", str(asked.path), "--leaderboards", str(boards))
     when = {"kill_after": 0, "once": str(first), "watched": tmp_path}
-    code, _ = server.run("command", *words, cache=trained, **when)
+    code, _ = server.run(f"{__name__}:driver", *words, cache=trained, **when)
     assert code == -signal.SIGKILL
     assert records.read(asked.folder, asked.cells[0]).state == records.DONE
     engine = Here()

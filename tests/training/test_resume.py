@@ -156,6 +156,14 @@ def job_watched(
         training.train(run, Hardware(accelerator="cpu", workers=workers))
 
 
+def _drawn() -> None:
+    """Scenes are drawn once, not by each attempt at a run."""
+    scenes("train", "id")
+
+
+job_watched.before = _drawn  # type: ignore[attr-defined]
+
+
 WORDS = (
     "eval --id digits --detector msp --recipe quick --epochs 1 --accelerator cpu --workers 1 "
     "--leaderboards boards"
