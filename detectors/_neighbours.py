@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -20,6 +21,9 @@ import torch
 from torch import Tensor
 
 from oodbench.errors import OODBenchWarning, OptionError
+from oodbench.outputs import Outputs
+
+from ._numerics import blocks
 
 QUERIES = 512
 """Queries that are multiplied with a block of the bank at a time."""
@@ -35,6 +39,96 @@ BFLOAT16 = 2.0**-8
 
 FLOAT32 = 2.0**-23
 """Twice that of float32: a sum of D terms loses at most D times it, relative to the norms."""
+
+
+PIECE = 2**22
+"""Values of a bank that are made at a time, where it is kept in half precision."""
+
+
+@dataclass
+class Kept:
+    """A bank whose rows stay as they came, in half precision, and are made when they are looked at.
+
+    So it takes half the memory of a bank of float32 and gives the same rows, for a pass over it in
+    each call.
+
+    Args:
+        rows: ``[M, D]``, float16 or bfloat16.
+        make: the bank's rows in float32 from some of these, and from the same of ``beside``.
+        beside: what else rows are made of, ``[M, ...]`` each.
+    """
+
+    rows: Tensor
+    make: Callable[..., Tensor]
+    beside: tuple[Tensor, ...] = ()
+
+    @staticmethod
+    def saves(features: Tensor) -> bool:
+        """Whether rows of these features take less memory as they came."""
+        return features.dtype in (torch.float16, torch.bfloat16)
+
+    @staticmethod
+    def of(bank: Tensor, make: Callable[..., Tensor], *beside: Tensor) -> Tensor | Kept:
+        """The bank: what is kept, or made of it if it is in half precision."""
+        return Kept(bank, make, beside) if Kept.saves(bank) else bank
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are kept."""
+        return self.rows.device
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.on(self.device, index)
+
+    def on(self, device: torch.device, index: slice | Tensor) -> Tensor:
+        """Rows of the bank, made on a device in pieces: ``[m, D]`` float32."""
+        parts = [part[index] for part in (self.rows, *self.beside)]
+        made = parts[0].new_empty(parts[0].shape, dtype=torch.float32, device=device)
+        size = max(1, PIECE // max(1, made.shape[1]))
+        for start in range(0, len(made), size):
+            piece = slice(start, start + size)
+            made[piece] = self.make(*(part[piece].to(device) for part in parts))
+        return made
+
+
+def bank_of(
+    train: Outputs,
+    make: Callable[[Tensor], Tensor],
+    *,
+    anew: bool = True,
+    column: str = "features",
+    place: Tensor | None = None,
+) -> Tensor:
+    """What to keep of a column ``[N, D]`` for :meth:`Kept.of`.
+
+    Args:
+        train: whose column.
+        make: the bank's rows in float32 from some of it.
+        anew: whether half precision is kept as it came, and made in each call.
+        column: ``"features"`` or ``"logits"``.
+        place: which row of the bank each sample gets; in order if None.
+    """
+    values: Tensor = getattr(train, column)
+    is_kept = anew and Kept.saves(values)
+    # filled in place: parts that are joined would take the room twice
+    dtype = values.dtype if is_kept else torch.float32
+    bank = torch.empty(values.shape, dtype=dtype, device=values.device)
+    start = 0
+    for batch in blocks(train, column):
+        part = getattr(batch, column)
+        rows = slice(start, start + len(batch)) if place is None else place[start:][: len(batch)]
+        bank[rows] = part if is_kept else make(part)
+        start += len(batch)
+    return bank
+
+
+def _rows(bank: Tensor | Kept, index: slice | Tensor, like: Tensor) -> Tensor:
+    if isinstance(bank, Kept):
+        return bank.on(like.device, index).to(like)
+    return bank[index].to(like)
 
 
 def check_k(k: int, labels: Tensor, who: str) -> None:
@@ -83,7 +177,7 @@ def _has_bfloat16_units() -> bool:
 
 def most_similar(
     queries: Tensor,
-    bank: Tensor,
+    bank: Tensor | Kept,
     k: int,
     offset: Tensor | None = None,
     block: int = 2**16,
@@ -97,7 +191,7 @@ def most_similar(
 
     Args:
         queries: ``[N, D]``.
-        bank: ``[M, D]``.
+        bank: ``[M, D]``, or how it is made.
         k: at most M.
         offset: ``[M]``.
         block: rows of the bank at a time.
@@ -110,7 +204,7 @@ def most_similar(
     # one buffer for all products: a new one each time would be paged in each time
     buffer = queries.new_empty(min(QUERIES, len(queries)) * min(block, len(bank)))
     for start in range(0, len(bank), block):
-        part = bank[start : start + block].to(queries)
+        part = _rows(bank, slice(start, start + block), queries)
         shift = None if offset is None else offset[start : start + block].to(queries)
         coarse = _Coarse.of(part, shift, k) if _pays(queries, part, k) else None
         results = []
@@ -253,25 +347,30 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best.values, torch.cat([columns.flatten(1), rest], dim=1).gather(1, best.indices)
 
 
-def half_squares(bank: Tensor) -> Tensor:
+def half_squares(bank: Tensor | Kept) -> Tensor:
     """``-|b|^2 / 2`` of each row: what makes the nearest row the most similar one."""
+    if isinstance(bank, Kept):
+        size = max(1, PIECE // max(1, bank.rows.shape[1]))
+        starts = range(0, len(bank), size)
+        parts = [half_squares(bank[start : start + size]) for start in starts]
+        return torch.cat(parts) if parts else torch.empty(0, device=bank.device)
     return torch.linalg.vector_norm(bank, dim=1).square() / -2
 
 
 def kth_neighbour_distance(
-    queries: Tensor, bank: Tensor, k: int, half: Tensor | None = None, block: int = 2**16
+    queries: Tensor, bank: Tensor | Kept, k: int, half: Tensor | None = None, block: int = 2**16
 ) -> Tensor:
     """Euclidean distance ``[N]`` from each query ``[N, D]`` to its k-th nearest row of the bank.
 
     Exact; the bank ``[M, D]`` is searched in blocks (by faiss, where that is installed and the
     features are float32 on the CPU). ``half`` is :func:`half_squares` of the bank, if at hand.
     """
-    faiss = _faiss()
+    faiss = None if isinstance(bank, Kept) else _faiss()
     if faiss is not None and queries.device.type == "cpu" and queries.dtype == torch.float32:
-        _, nearest = faiss.knn(queries.numpy(), bank.to(queries).numpy(), k)
+        _, nearest = faiss.knn(queries.numpy(), _rows(bank, slice(None), queries).numpy(), k)
         last = torch.from_numpy(nearest[:, -1])
     else:
         half = half_squares(bank) if half is None else half
         last = most_similar(queries, bank, k, half, block)[1][:, -1]
     # The expanded square cancels for close neighbours, so the k-th distance is taken afresh.
-    return (queries - bank[last.to(bank.device)].to(queries)).norm(dim=1)
+    return (queries - _rows(bank, last.to(bank.device), queries)).norm(dim=1)

@@ -35,23 +35,27 @@ from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._classes import class_means, labelled, predicted
-from ._neighbours import MANY, half_squares, kth_neighbour_distance
+from ._neighbours import MANY, Kept, half_squares, kth_neighbour_distance
 from ._numerics import at_work, blocks, in_blocks, precise, require_all_classes
 
 NEAR = 1e-12
 """A feature that lies on a prototype has no direction from it."""
 
 
-def prototype_gradient(f: Tensor, means: Tensor, outlier: Tensor) -> Tensor:
-    """G, ``[N, D]``, of features ``[N, D]``, class means ``[C, D]`` and the prototype ``[D]``."""
-    away = f - outlier
-    far = away.norm(dim=1, keepdim=True)
+def outlier_probability(f: Tensor, means: Tensor, outlier: Tensor) -> Tensor:
+    """q_o, ``[N, 1]``, of features ``[N, D]``, class means ``[C, D]`` and the prototype ``[D]``."""
+    far = (f - outlier).norm(dim=1, keepdim=True)
     wide = precise(f.device)
     # a product is ten times as quick, and in float64 loses nothing where f lies close to a mean
     mode = f"{'' if wide == torch.float64 else 'donot_'}use_mm_for_euclid_dist"
     near = torch.cdist(f.to(wide), means.to(wide), compute_mode=mode).to(f)
-    q = torch.cat([-near, -far], dim=1).softmax(dim=1)[:, -1:]
-    return q * away / far.clamp(min=NEAR)
+    return torch.cat([-near, -far], dim=1).softmax(dim=1)[:, -1:]
+
+
+def prototype_gradient(f: Tensor, q: Tensor, outlier: Tensor) -> Tensor:
+    """G, ``[N, D]``, of features ``[N, D]``, their q_o ``[N, 1]`` and the prototype ``[D]``."""
+    away = f - outlier
+    return q * away / away.norm(dim=1, keepdim=True).clamp(min=NEAR)
 
 
 @register_detector("grood")
@@ -61,7 +65,8 @@ class GROOD(Detector):
 
     The other variants: ``"norm"``, the L1 norm of the gradient, in [0, inf), and ``"distance"``,
     minus the distance to the prototype, in (-inf, 0]. Does not stream: it keeps the gradients of
-    the training samples, ``[N, D]``.
+    the training samples, ``[N, D]``; of features in half precision these as they came, from which
+    the gradients are made anew in each call.
 
     Args:
         variant: what is the score.
@@ -85,7 +90,8 @@ class GROOD(Detector):
     variant: Literal["neighbour", "norm", "distance"] = "neighbour"
     means_: Tensor = learned()  # [C, D]
     outlier_: Tensor = learned()  # [D]
-    bank_: Tensor = learned()  # [M, D]
+    bank_: Tensor = learned()  # [M, D], gradients, or features in half precision
+    q_: Tensor | None = learned()  # [M, 1], of features in the bank
     half_: Tensor = learned()  # [M]
     given_: Tensor | None = learned()  # [D], a prototype of outliers
 
@@ -108,27 +114,42 @@ class GROOD(Detector):
                 "grood: the network classifies no training sample correctly. Are labels and logits "
                 "of the same classes, in one order?"
             )
+        f = train.features
+        saves, m = Kept.saves(f), int(right.sum())
         # filled in place: parts that are joined would take the room twice
-        start, rest, self.bank_ = 0, None, torch.empty(0)
+        bank = f.new_empty(m, f.shape[1], dtype=f.dtype if saves else at_work(f[:0]).dtype)
+        q = f.new_empty(m, 1, dtype=torch.float32) if saves else None
+        start = end = 0
         for batch in blocks(train, "features"):
-            g = self._gradient(at_work(batch.features[right[start : start + len(batch)]]))
-            if rest is None:
-                rest = self.bank_ = g.new_empty(int(right.sum()), g.shape[1])
-            rest[: len(g)] = g
-            start, rest = start + len(batch), rest[len(g) :]
-        self.half_ = half_squares(self.bank_)
+            kept = batch.features[right[start : start + len(batch)]]
+            rows = slice(end, end + len(kept))
+            if q is None:
+                bank[rows] = self._gradient(kept)
+            else:
+                bank[rows], q[rows] = kept, self._q(kept.float())
+            start, end = start + len(batch), end + len(kept)
+        self.bank_, self.q_ = bank, q
+        self.half_ = half_squares(self._bank())
         return self
 
-    def _gradient(self, f: Tensor) -> Tensor:
-        return prototype_gradient(f, self.means_.to(f), self.outlier_.to(f))
+    def _q(self, f: Tensor) -> Tensor:
+        return outlier_probability(f, self.means_.to(f), self.outlier_.to(f))
+
+    def _gradient(self, f: Tensor, q: Tensor | None = None) -> Tensor:
+        f = at_work(f)
+        return prototype_gradient(f, self._q(f) if q is None else q, self.outlier_.to(f))
+
+    def _bank(self) -> Tensor | Kept:
+        return self.bank_ if self.q_ is None else Kept(self.bank_, self._gradient, (self.q_,))
 
     def graph_score(self, outputs: Outputs) -> Tensor:
         """The score, with the nearest of all training gradients found in one product."""
         if self.variant != "neighbour":
             return super().graph_score(outputs)
-        g = self._gradient(at_work(outputs.features))
-        nearest = (g @ self.bank_.to(g).T + self.half_.to(g)).argmax(dim=1)
-        return (g - self.bank_.to(g)[nearest]).square().sum(dim=1)
+        g = self._gradient(outputs.features)
+        bank = self._bank()[:].to(g)
+        nearest = (g @ bank.T + self.half_.to(g)).argmax(dim=1)
+        return (g - bank[nearest]).square().sum(dim=1)
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
@@ -138,8 +159,8 @@ class GROOD(Detector):
             return in_blocks(
                 outputs, lambda f: -(f - self.outlier_.to(f)).norm(dim=1), "features", exact=True
             )
-        parts = [torch.empty(0)]
+        parts, bank = [torch.empty(0)], self._bank()
         for batch in blocks(outputs, "features", least=MANY):
-            g = self._gradient(at_work(batch.features))
-            parts.append(kth_neighbour_distance(g, self.bank_, 1, self.half_).square())
+            g = self._gradient(batch.features)
+            parts.append(kth_neighbour_distance(g, bank, 1, self.half_).square())
         return torch.cat(parts[1:] or parts)

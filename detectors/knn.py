@@ -27,7 +27,7 @@ from oodbench.outputs import Outputs
 from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
-from ._neighbours import MANY, check_k, half_squares, kth_neighbour_distance
+from ._neighbours import MANY, Kept, bank_of, check_k, half_squares, kth_neighbour_distance
 from ._numerics import blocks, normalize
 
 
@@ -36,7 +36,8 @@ from ._numerics import blocks, normalize
 class KNN(Detector):
     """Distance to the k-th nearest training feature. Higher = more OOD; range [0, 2].
 
-    Does not stream: it keeps the (normalised) training features, ``[N, D]`` float32. Warns where k
+    Does not stream: it keeps the (normalised) training features, ``[N, D]`` float32; of features in
+    half precision these as they came, from which the bank is made anew in each call. Warns where k
     is more than the smallest class has. The paper's alpha, the share of the training images that
     are kept (1 % of ImageNet's, with k = 10), is an evaluation's ``fit_on`` (``--fit-on 0.01``),
     which any detector takes; k is then of those that are kept.
@@ -66,7 +67,7 @@ class KNN(Detector):
 
     k: int = 50
     normalize: bool = True
-    bank_: Tensor = learned()  # [N, D]
+    bank_: Tensor = learned()  # [N, D], prepared unless it is in half precision
     half_: Tensor = learned()  # [N]
 
     def __post_init__(self) -> None:
@@ -80,25 +81,25 @@ class KNN(Detector):
     def fit(self, train: Outputs) -> Self:
         """Keep the prepared features of ``[N, D]``."""
         check_k(self.k, train.labels, "knn")
-        # filled in place: parts that are joined would take the room twice
-        self.bank_ = torch.empty(train.features.shape, device=train.features.device)
-        rest = self.bank_
-        for batch in blocks(train, "features"):
-            rest[: len(batch)] = self._prepare(batch.features)
-            rest = rest[len(batch) :]
-        self.half_ = half_squares(self.bank_)
+        self.bank_ = bank_of(train, self._prepare)
+        self.half_ = half_squares(self._bank())
         return self
+
+    def _bank(self) -> Tensor | Kept:
+        return Kept.of(self.bank_, self._prepare)
 
     def graph_score(self, outputs: Outputs) -> Tensor:
         """The distance to the k-th nearest of all training features, in one product."""
         z = self._prepare(outputs.features)
-        nearest = (z @ self.bank_.T + self.half_).topk(self.k, dim=1).indices[:, -1]
-        return (z - self.bank_[nearest]).norm(dim=1)
+        bank = self._bank()[:]
+        nearest = (z @ bank.T + self.half_).topk(self.k, dim=1).indices[:, -1]
+        return (z - bank[nearest]).norm(dim=1)
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
+        bank = self._bank()
         parts = [
-            kth_neighbour_distance(self._prepare(batch.features), self.bank_, self.k, self.half_)
+            kth_neighbour_distance(self._prepare(batch.features), bank, self.k, self.half_)
             for batch in blocks(outputs, "features", least=MANY)
         ]
         return torch.cat(parts) if parts else torch.empty(0)

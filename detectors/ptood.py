@@ -54,7 +54,7 @@ from oodbench.registry import register_detector, register_method
 from oodbench.training.frozen import FrozenMethod, FrozenRecipe
 
 from ._covariance import warn_of_span
-from ._neighbours import MANY, check_k, most_similar
+from ._neighbours import MANY, Kept, bank_of, check_k, most_similar
 from ._numerics import blocks, moments, normalize
 
 PAPER = Paper(
@@ -211,8 +211,9 @@ class LinearProbe(FrozenMethod):
 class PTOOD(Detector):
     """Mean cosine distance to the k nearest ID training instances. Higher = more OOD; in [0, 2].
 
-    Does not stream: it keeps the training features, ``[N, D]`` float32. Warns where k is more than
-    the smallest class has.
+    Does not stream: it keeps the training features, ``[N, D]`` float32; of features in half
+    precision that are not whitened these as they came, from which the bank is made anew in each
+    call. Warns where k is more than the smallest class has.
 
     Args:
         k: how many instances.
@@ -236,7 +237,7 @@ class PTOOD(Detector):
     token: Literal["pooled", "cls", "patches"] = "pooled"  # noqa: S105
     whiten: bool = False
     shrinkage: float = 0.01
-    bank_: Tensor = learned()  # [N, D]
+    bank_: Tensor = learned()  # [N, D], prepared unless it is in half precision
     mean_: Tensor = learned()  # [D]
     whitening_: Tensor = learned()  # [D, D]
 
@@ -277,17 +278,14 @@ class PTOOD(Detector):
             warn_of_span(values.flip(0), len(train), "ptood", "all others get one variance")
             floor = self.shrinkage * values.mean() + 1e-12 * values.amax().clamp(min=1e-30)
             self.whitening_ = vectors * (values.clamp(min=0) + floor).rsqrt()
-        self.bank_ = torch.empty(train.features.shape, device=train.features.device)
-        rest = self.bank_
-        for batch in blocks(train, "features"):
-            rest[: len(batch)] = self._prepare(batch.features)
-            rest = rest[len(batch) :]
+        self.bank_ = bank_of(train, self._prepare, anew=not self.whiten)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
         """OOD scores ``[N]`` from features ``[N, D]``."""
+        bank = Kept.of(self.bank_, self._prepare)
         parts = [
-            1 - most_similar(self._prepare(batch.features), self.bank_, self.k)[0].mean(dim=1)
+            1 - most_similar(self._prepare(batch.features), bank, self.k)[0].mean(dim=1)
             for batch in blocks(self._view(outputs), "features", least=MANY)
         ]
         return torch.cat(parts) if parts else torch.empty(0)

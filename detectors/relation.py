@@ -28,6 +28,7 @@ from oodbench.papers import Paper
 from oodbench.registry import register_detector
 
 from ._figures import openood
+from ._neighbours import Kept, bank_of
 from ._numerics import blocks, normalize
 
 CHUNK, QUERIES, ROWS = 8192, 256, 1024
@@ -39,7 +40,8 @@ class Relation(Detector):
     """Minus the sum of relations to the training samples. Higher = more OOD; range [-N, 0].
 
     Does not stream: it keeps normalised features and probabilities, ``[N, D]`` and ``[N, C]``
-    float32.
+    float32; of outputs in half precision the features and logits as they came, from which both are
+    made anew in each call.
 
     Args:
         power: t, in (0, inf).
@@ -65,8 +67,8 @@ class Relation(Detector):
 
     power: float = 1.0
     threshold: float = 0.03
-    bank_: Tensor = learned()  # [N, D], rows by predicted class and confidence
-    probabilities_: Tensor = learned()  # [N, C], in the same order
+    bank_: Tensor = learned()  # [N, D], rows by predicted class and confidence, or their features
+    probabilities_: Tensor = learned()  # [N, C], in the same order, or their logits
     largest_: Tensor = learned()  # [blocks, C], the largest probability of each class in a block
 
     def __post_init__(self) -> None:
@@ -77,21 +79,16 @@ class Relation(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features of ``[N, D]`` and probabilities of ``[N, C]``."""
-        tops = [batch.logits.float().softmax(dim=1).max(dim=1) for batch in blocks(train, "logits")]
+        tops = [_probabilities(batch.logits).max(dim=1) for batch in blocks(train, "logits")]
         order = _by_prediction(*(torch.cat(column) for column in zip(*tops, strict=True)))
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
-        # filled in place: parts that are joined would take the room twice
-        bank = torch.empty(train.features.shape, device=order.device)
-        probabilities = torch.empty(train.logits.shape, device=order.device)
-        start = 0
-        for batch in blocks(train, "features", "logits"):
-            rows = place[start : start + len(batch)]
-            bank[rows] = normalize(batch.features.float())
-            probabilities[rows] = batch.logits.float().softmax(dim=1)
-            start += len(batch)
-        self.bank_, self.probabilities_ = bank, probabilities
-        self.largest_ = _largest_by_block(self.probabilities_, ROWS)
+        self.bank_ = bank_of(train, _unit, place=place)
+        self.probabilities_ = bank_of(train, _probabilities, column="logits", place=place)
+        probabilities = Kept.of(self.probabilities_, _probabilities)
+        starts = range(0, len(probabilities), ROWS)
+        largest = [_largest_by_block(probabilities[i : i + ROWS], ROWS) for i in starts]
+        self.largest_ = torch.cat(largest)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
@@ -101,25 +98,36 @@ class Relation(Detector):
         with blocks of the other: where no ``<p, p_i>`` can exceed the threshold, no relation can,
         as no cosine exceeds 1, and the product of features is left out.
         """
+        bank = Kept.of(self.bank_, _unit)
+        probabilities = Kept.of(self.probabilities_, _probabilities)
         parts = [torch.empty(0, dtype=torch.float64)]
         for batch in outputs.batches(CHUNK):
-            p = batch.logits.float().softmax(dim=1)
+            p = _probabilities(batch.logits)
             order = _by_prediction(*p.max(dim=1))
-            z, p = normalize(batch.features.float())[order], p[order]
+            z, p = _unit(batch.features)[order], p[order]
             bound = _largest_by_block(p, QUERIES) @ self.largest_.to(p).T
             total = torch.zeros(len(p), dtype=torch.float64, device=p.device)
-            for i, j in (bound > self.threshold).nonzero().tolist():
+            rows = -1
+            for j, i in (bound > self.threshold).T.nonzero().tolist():
                 q, b = slice(i * QUERIES, (i + 1) * QUERIES), slice(j * ROWS, (j + 1) * ROWS)
+                if j != rows:
+                    z_i, p_i, rows = bank[b].to(z), probabilities[b].to(p), j
                 # negative cosines fall below the threshold by themselves
-                relation = (z[q] @ self.bank_[b].to(z).T).mul_(
-                    p[q] @ self.probabilities_[b].to(p).T
-                )
+                relation = (z[q] @ z_i.T).mul_(p[q] @ p_i.T)
                 F.threshold(relation, self.threshold, 0.0, inplace=True)
                 if self.power != 1:
                     relation.pow_(self.power)
                 total[q] += relation.sum(dim=1)
             parts.append(torch.empty_like(total).scatter_(0, order, -total))
         return torch.cat(parts[1:] or parts)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return normalize(features.float())
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits.float().softmax(dim=1)
 
 
 def _by_prediction(confidence: Tensor, predicted: Tensor) -> Tensor:

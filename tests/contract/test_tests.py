@@ -75,7 +75,6 @@ ELSEWHERE = {
     "detectors/_figures.py": "detectors/test_a2d.py",
     "detectors/_modalities.py": "core/test_presets.py",
     "detectors/_multiood.py": "detectors/test_a2d_npmix.py",
-    "detectors/_neighbours.py": "detectors/test_numerics.py",
     "detectors/multimodal_ce.py": "networks/test_modalities.py",
     "datasets/_bounds.py": "datasets/test_cifar.py",
     "datasets/_find.py": "datasets/test_images.py",

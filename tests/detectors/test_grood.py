@@ -28,7 +28,9 @@ def class_means(p: Problem) -> np.ndarray:
 def test_the_gradient_is_autograds() -> None:
     p = problem(test=9)
     means = torch.from_numpy(class_means(p))
-    found = grood.prototype_gradient(p.test.features, means, means.mean(dim=0))
+    outlier = means.mean(dim=0)
+    q = grood.outlier_probability(p.test.features, means, outlier)
+    found = grood.prototype_gradient(p.test.features, q, outlier)
     for f, z, g in zip(p.test.features, p.test.logits, found, strict=True):
         outlier = means.mean(dim=0).requires_grad_()
         away = torch.cat([means, outlier[None]]) - f
