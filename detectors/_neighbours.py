@@ -41,6 +41,9 @@ FLOAT32 = 2.0**-23
 """Twice that of float32: a sum of D terms loses at most D times it, relative to the norms."""
 
 
+MADE = 2**14
+"""Rows of a bank that are made for a search at a time, where it is kept in half precision."""
+
 PIECE = 2**22
 """Values of a bank that are made at a time, where it is kept in half precision."""
 
@@ -202,8 +205,11 @@ def most_similar(
     best = queries.new_empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     # one buffer for all products: a new one each time would be paged in each time
+    block = min(block, MADE) if isinstance(bank, Kept) else block
     buffer = queries.new_empty(min(QUERIES, len(queries)) * min(block, len(bank)))
+    part = coarse = None
     for start in range(0, len(bank), block):
+        del part, coarse  # or there would be two at a time
         part = _rows(bank, slice(start, start + block), queries)
         shift = None if offset is None else offset[start : start + block].to(queries)
         coarse = _Coarse.of(part, shift, k) if _pays(queries, part, k) else None
@@ -351,9 +357,11 @@ def half_squares(bank: Tensor | Kept) -> Tensor:
     """``-|b|^2 / 2`` of each row: what makes the nearest row the most similar one."""
     if isinstance(bank, Kept):
         size = max(1, PIECE // max(1, bank.rows.shape[1]))
-        starts = range(0, len(bank), size)
-        parts = [half_squares(bank[start : start + size]) for start in starts]
-        return torch.cat(parts) if parts else torch.empty(0, device=bank.device)
+        # filled in place: small results between large pieces would keep these from being freed
+        halves = torch.empty(len(bank), device=bank.device)
+        for start in range(0, len(bank), size):
+            halves[start : start + size] = half_squares(bank[start : start + size])
+        return halves
     return torch.linalg.vector_norm(bank, dim=1).square() / -2
 
 

@@ -87,8 +87,10 @@ class Relation(Detector):
         self.probabilities_ = bank_of(train, _probabilities, column="logits", place=place)
         probabilities = Kept.of(self.probabilities_, _probabilities)
         starts = range(0, len(probabilities), ROWS)
-        largest = [_largest_by_block(probabilities[i : i + ROWS], ROWS) for i in starts]
-        self.largest_ = torch.cat(largest)
+        # filled in place: small results between large pieces would keep these from being freed
+        self.largest_ = torch.empty(len(starts), train.logits.shape[1], device=order.device)
+        for block, start in enumerate(starts):
+            self.largest_[block] = probabilities[start : start + ROWS].amax(dim=0)
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
