@@ -112,18 +112,21 @@ def bank_of(
         make: the bank's rows in float32 from some of it.
         anew: whether half precision is kept as it came, and made in each call.
         column: ``"features"`` or ``"logits"``.
-        place: which row of the bank each sample gets; in order if None.
+        place: which row of the bank each sample gets, -1 for none; in order if None.
     """
     values: Tensor = getattr(train, column)
     is_kept = anew and Kept.saves(values)
+    if place is None:
+        place = torch.arange(len(values), device=values.device)
     # filled in place: parts that are joined would take the room twice
     dtype = values.dtype if is_kept else torch.float32
-    bank = torch.empty(values.shape, dtype=dtype, device=values.device)
+    size = int((place >= 0).sum())
+    bank = torch.empty(size, values.shape[1], dtype=dtype, device=values.device)
     start = 0
     for batch in blocks(train, column):
-        part = getattr(batch, column)
-        rows = slice(start, start + len(batch)) if place is None else place[start:][: len(batch)]
-        bank[rows] = part if is_kept else make(part)
+        rows = place[start : start + len(batch)]
+        part = getattr(batch, column)[rows >= 0]
+        bank[rows[rows >= 0]] = part if is_kept else make(part)
         start += len(batch)
     return bank
 

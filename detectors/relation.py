@@ -41,7 +41,7 @@ class Relation(Detector):
 
     Does not stream: it keeps normalised features and probabilities, ``[N, D]`` and ``[N, C]``
     float32; of outputs in half precision the features and logits as they came, from which both are
-    made anew in each call.
+    made anew in each call. Samples whose largest probability is tau at most are left out.
 
     Args:
         power: t, in (0, inf).
@@ -80,8 +80,11 @@ class Relation(Detector):
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features of ``[N, D]`` and probabilities of ``[N, C]``."""
         tops = [_probabilities(batch.logits).max(dim=1) for batch in blocks(train, "logits")]
-        order = _by_prediction(*(torch.cat(column) for column in zip(*tops, strict=True)))
-        place = torch.empty_like(order)
+        confidence, predicted = (torch.cat(column) for column in zip(*tops, strict=True))
+        order = _by_prediction(confidence, predicted)
+        # <p, p_i> is at most the largest probability of i: with less it is related to no sample
+        order = order[confidence[order] > self.threshold]
+        place = torch.full_like(predicted, -1)
         place[order] = torch.arange(len(order), device=order.device)
         self.bank_ = bank_of(train, _unit, place=place)
         self.probabilities_ = bank_of(train, _probabilities, column="logits", place=place)

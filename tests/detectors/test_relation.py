@@ -13,7 +13,7 @@ from tests.helpers.problems import arrays, problem
 from tests.helpers.scores import same, scores, unit
 
 
-@pytest.mark.parametrize(("power", "threshold"), [(1.0, 0.03), (4.0, 0.0), (2.0, 0.3)])
+@pytest.mark.parametrize(("power", "threshold"), [(1.0, 0.03), (4.0, 0.0), (2.0, 0.3), (1.0, 0.6)])
 def test_relation_sample_by_sample(power: float, threshold: float) -> None:
     # several blocks of training and test samples, confident ones, and negative cosines
     p = problem(n=2500, dim=6, test=600, rectified=False)
@@ -26,6 +26,18 @@ def test_relation_sample_by_sample(power: float, threshold: float) -> None:
         r = np.maximum(train @ x, 0) * (q_train @ q)
         expected.append(-np.sum(r[r > threshold] ** power))
     same(scores("relation", p, power=power, threshold=threshold), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("threshold", "all_left_out"), [(0.6, False), (0.9999999, True)])
+def test_samples_that_can_have_no_relation_are_not_kept(
+    threshold: float, all_left_out: bool
+) -> None:
+    p = problem(n=2500, test=50)
+    detector = oodbench.create_detector("relation", threshold=threshold).fit(p.train)
+    kept = (p.train.logits.float().softmax(dim=1).amax(dim=1) > threshold).sum()
+    assert len(detector.bank_) == len(detector.probabilities_) == kept < 2500
+    assert (kept == 0) == all_left_out
+    assert (detector.score(p.test) == 0).all() == all_left_out
 
 
 def test_relation_of_samples_that_hardly_agree() -> None:
