@@ -79,8 +79,14 @@ class Relation(Detector):
 
     def fit(self, train: Outputs) -> Self:
         """Keep normalised features of ``[N, D]`` and probabilities of ``[N, C]``."""
-        tops = [_probabilities(batch.logits).max(dim=1) for batch in blocks(train, "logits")]
-        confidence, predicted = (torch.cat(column) for column in zip(*tops, strict=True))
+        # filled in place: small results between large pieces would keep these from being freed
+        confidence = torch.empty(len(train), device=train.logits.device)
+        predicted = torch.empty_like(confidence, dtype=torch.int64)
+        start = 0
+        for batch in blocks(train, "logits"):
+            rows = slice(start, start + len(batch))
+            confidence[rows], predicted[rows] = _probabilities(batch.logits).max(dim=1)
+            start += len(batch)
         order = _by_prediction(confidence, predicted)
         # <p, p_i> is at most the largest probability of i: with less it is related to no sample
         order = order[confidence[order] > self.threshold]
@@ -90,7 +96,6 @@ class Relation(Detector):
         self.probabilities_ = bank_of(train, _probabilities, column="logits", place=place)
         probabilities = Kept.of(self.probabilities_, _probabilities)
         starts = range(0, len(probabilities), ROWS)
-        # filled in place: small results between large pieces would keep these from being freed
         self.largest_ = torch.empty(len(starts), train.logits.shape[1], device=order.device)
         for block, start in enumerate(starts):
             self.largest_[block] = probabilities[start : start + ROWS].amax(dim=0)
