@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import oodbench
 from oodbench import Benchmark
 from oodbench.registry import BENCHMARKS
-from oodbench.testing import BenchmarkCheck, benchmark_checks
+from oodbench.testing import BenchmarkCheck, benchmark_checks, benchmarks
 from oodbench.testing.benchmarks import check_makes_the_same, check_reads_nothing
 from tests.conftest import write_images
 
@@ -44,6 +46,24 @@ def made(name: str) -> Benchmark:
     return make if isinstance(make, Benchmark) else make()
 
 
+_last: list[tuple[Benchmark, list[Any]]] = []
+"""The benchmark that was looked at last, and its sets."""
+
+
+@pytest.fixture
+def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lists of a benchmark are read once for all checks, not once for each."""
+    load = benchmarks._loaded
+
+    def loaded(benchmark: Benchmark) -> Iterator[Any]:
+        if not _last or _last[0][0] is not benchmark:
+            _last[:] = [(benchmark, [*load(benchmark)])]
+        return iter(_last[0][1])
+
+    monkeypatch.setattr(benchmarks, "_loaded", loaded)
+
+
+@pytest.mark.usefixtures("_loaded_once")
 @pytest.mark.parametrize("check", benchmark_checks(), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", NAMES)
 def test_contract(name: str, check: BenchmarkCheck) -> None:
