@@ -88,6 +88,9 @@ EPOCHS = {
     "npos": 6, "regmixup": 4, "reweightood": 6, "rotpred": 4, "supcon": 4, "t2fnorm": 4, "vos": 7,
 }  # fmt: skip
 
+SOON = {"augmix", "cider", "npos", "reweightood", "supcon"}
+"""Methods that tell the three classes below apart after four epochs; the others take six."""
+
 
 def learned(benchmark: oodbench.Benchmark, name: str, **overrides: Any) -> Outputs:
     """Outputs for the test images after the quick recipe, which are to be mostly right."""
@@ -100,7 +103,7 @@ def learned(benchmark: oodbench.Benchmark, name: str, **overrides: Any) -> Outpu
 @pytest.mark.parametrize("name", NAMES)
 def test_quick_training_learns(name: str) -> None:
     benchmark, _ = tiny(48)  # three classes
-    outputs = learned(benchmark, name, epochs=6, batch_size=4)
+    outputs = learned(benchmark, name, epochs=4 if name in SOON else 6, batch_size=4)
     assert outputs.features.shape[1] == WIDTHS.get(name, 256)
     assert (outputs.head is None) == (name in ("deep-ensemble", "godin"))
     if outputs.head is not None:

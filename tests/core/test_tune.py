@@ -23,6 +23,7 @@ from oodbench.registry import DETECTORS
 from oodbench.tune import candidates, word, words
 from oodbench.tuning import Validation
 from tests.conftest import write_images
+from tests.helpers.few import few_digits
 from tests.helpers.tuning import (
     CPU,
     OVERLAPPING,
@@ -371,7 +372,7 @@ def test_networks_are_trained_and_told_of_once(monkeypatch: pytest.MonkeyPatch) 
     )
     results = evaluate(
         ["knn", "msp"],
-        oodbench.get_benchmark("digits"),
+        few_digits(),
         tune=True,
         recipe="quick",
         recipe_options={"epochs": 1, "batch_size": 32},

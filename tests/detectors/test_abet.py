@@ -365,7 +365,7 @@ def test_training_learns_digits_and_keeps_what_ablations_read() -> None:
     results = oodbench.evaluate(
         id="digits",
         detectors=["abet", "abet-energy", "abet-temperature", "abet-react", "abet-ash"],
-        recipe_options={"epochs": 8},
+        recipe_options={"epochs": 6},
         hardware=oodbench.Hardware(accelerator="cpu"),
     )
     rows = results.to_pandas()

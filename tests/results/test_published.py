@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oodbench import create_detector
+from oodbench.board.content import content_of
 from oodbench.errors import OODBenchError
 from oodbench.results import leaderboard, published
 from oodbench.results.entries import Entry, entries_of
@@ -116,6 +117,12 @@ def test_a_network_named_by_its_weights_is_not_trained(tmp_path: Path, monkeypat
     monkeypatch.setattr(published, "figures", lambda: iter(figures))
     assert published.beside(measured(recipe=None, method="external"))
     assert not published.beside(measured())
+
+
+def test_a_board_shows_them(known: Any) -> None:
+    rows = [*measured(0.93).rows.values(), *entry(0.8, detector="other")]
+    (part,) = content_of(PAGE, rows, [])["parts"]
+    assert [len(one["published"]) for one in part["entries"]] == [1, 0]
 
 
 def test_the_page_shows_them(known: Any) -> None:
