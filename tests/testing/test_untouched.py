@@ -435,6 +435,17 @@ def _kept_by(keep: Callable[[Tensor], None]) -> Callable[..., None]:
     return lambda module, inputs, out: keep(out)
 
 
+_without_hooks: dict[bytes, Any] = {}
+"""What a network without hooks is told of, by its weights, which are the same each time."""
+
+
+def without_hooks(plain: nn.Module) -> Any:
+    weights = b"".join(value.numpy().tobytes() for value in plain.state_dict().values())
+    if weights not in _without_hooks:
+        _without_hooks[weights] = list(TASKS["classification"][1](plain))
+    return _without_hooks[weights]
+
+
 @pytest.mark.parametrize("ran", ["never", "with gradients", "without"])
 @pytest.mark.parametrize(
     "how", ["attribute", "dict", "method", "method in a function", "function in a function"]
@@ -450,5 +461,5 @@ def test_hooks_of_a_copy_write_into_the_copy(how: str, ran: str) -> None:
     use = TASKS["classification"][1]
     with untouched(network):
         found = use(network)
-    for row, other in zip(found, use(plain), strict=True):
+    for row, other in zip(found, without_hooks(plain), strict=True):
         assert (row["auroc"], row["id_accuracy"]) == (other["auroc"], other["id_accuracy"])
