@@ -351,6 +351,13 @@ def quiet_lightning() -> Iterator[None]:
     say what to do where the workers themselves failed. An interruption is the
     ``KeyboardInterrupt`` that it was before Lightning made it ``SystemExit``.
     """
+    with ended(), _plain_errors():
+        yield
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What :func:`quiet_lightning` does but ending workers, who are asked first why they failed."""
     logger = logging.getLogger("pytorch_lightning")
     fabric = logging.getLogger("lightning.fabric")
     levels = logger.level, fabric.level
@@ -358,7 +365,7 @@ def quiet_lightning() -> Iterator[None]:
     fabric.setLevel(logging.WARNING)
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with warnings.catch_warnings(), ended():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             warnings.filterwarnings("ignore", module="lightning_fabric")
             warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

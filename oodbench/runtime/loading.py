@@ -33,18 +33,18 @@ class Loader(DataLoader[Any]):
 
 @contextlib.contextmanager
 def ended() -> Iterator[None]:
-    """At the end, also of one that failed, end the data workers that were begun within.
+    """Where this fails, end the data workers that were begun within.
 
-    An error would hold them else, idle and with all their memory, until garbage is collected; and
+    The error would hold them else, idle and with all their memory, until garbage is collected; and
     that waits five seconds for each, as the thread that would tell them is gone by then.
     """
     before = set(Loader.running)
     try:
         yield
-    finally:
-        if not isinstance(sys.exception(), KeyboardInterrupt):  # which ends all processes
-            for one in set(Loader.running) - before:
-                getattr(one, "_shutdown_workers", lambda: None)()
+    except Exception:  # an interruption ends all processes
+        for one in set(Loader.running) - before:
+            getattr(one, "_shutdown_workers", lambda: None)()  # without workers it has none
+        raise
 
 
 def begin_worker(_: int = 0) -> None:

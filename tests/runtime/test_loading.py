@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import socket
@@ -105,17 +106,24 @@ def test_no_worker_outlives_the_pass(error: Exception | None) -> None:
     assert multiprocessing.active_children() == before
 
 
-def test_workers_that_live_for_all_epochs_are_gone() -> None:
+def test_passes_that_others_began_go_on() -> None:
+    """What fails ends its own workers, not those of a pass that stands still meanwhile."""
+    loader = Loader(TensorDataset(torch.zeros(4, 1)), num_workers=1)
+    going = iter(loader)
+    next(going)
     before = multiprocessing.active_children()
-    gc.disable()
-    try:
-        with ended():
-            loader = Loader(
-                TensorDataset(torch.zeros(4, 1)), num_workers=1, persistent_workers=True
-            )
-            first = list(loader)
-            assert len(multiprocessing.active_children()) == len(before) + 1
-    finally:
-        gc.enable()
-    assert len(first) == 4
+    with contextlib.suppress(RuntimeError), ended():
+        failing = iter(loader)
+        assert len(multiprocessing.active_children()) == len(before) + 1
+        raise RuntimeError
     assert multiprocessing.active_children() == before
+    assert len(list(going)) == 3
+    del failing
+
+
+def test_what_succeeds_leaves_a_pass_that_goes_on() -> None:
+    loader = Loader(TensorDataset(torch.zeros(4, 1)), num_workers=1)
+    with ended():
+        going = iter(loader)
+        next(going)
+    assert len(list(going)) == 3

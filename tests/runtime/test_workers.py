@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from oodbench import Hardware, hardware
 from oodbench.data.samples import ImageArrays
@@ -22,6 +24,7 @@ from oodbench.data.transforms import Preprocess
 from oodbench.errors import DataError, WorkerError
 from oodbench.extract import extract
 from oodbench.hardware import quiet_lightning
+from oodbench.runtime.loading import Loader
 from oodbench.runtime.signals import Interrupted
 from oodbench.runtime.workers import worker_failure
 
@@ -177,6 +180,23 @@ def test_why_a_worker_is_gone_may_be_told_later(
     with pytest.raises(WorkerError, match=told), quiet_lightning():
         cut_off()
     assert waited == [0.5]
+
+
+def test_workers_are_ended_when_it_is_known_why_they_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DataLoader tells nothing of a worker that it was told to end."""
+    before = multiprocessing.active_children()
+    left: list[int] = []
+    monkeypatch.setattr(
+        hardware.time, "sleep", lambda _: left.append(len(multiprocessing.active_children()))
+    )
+    with pytest.raises(WorkerError), quiet_lightning():
+        passing = iter(Loader(TensorDataset(torch.zeros(4, 1)), num_workers=1))
+        next(passing)
+        cut_off()
+    assert left == [len(before) + 1]
+    assert multiprocessing.active_children() == before
 
 
 def test_a_schedulers_signal_ends_training_with_its_status() -> None:
