@@ -191,10 +191,15 @@ def test_workers_are_ended_when_it_is_known_why_they_are_gone(
     monkeypatch.setattr(
         hardware.time, "sleep", lambda _: left.append(len(multiprocessing.active_children()))
     )
-    with pytest.raises(WorkerError), quiet_lightning():
-        passing = iter(Loader(TensorDataset(torch.zeros(4, 1)), num_workers=1))
-        next(passing)
+    passing: list[Any] = []
+
+    def cut_off_in_a_pass() -> None:
+        passing.append(iter(Loader(TensorDataset(torch.zeros(4, 1)), num_workers=1)))
+        next(passing[0])
         cut_off()
+
+    with pytest.raises(WorkerError), quiet_lightning():
+        cut_off_in_a_pass()
     assert left == [len(before) + 1]
     assert multiprocessing.active_children() == before
 
