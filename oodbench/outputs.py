@@ -7,16 +7,17 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench.disk import mapped
 from oodbench.errors import BadScoresError, MissingOutputError, OODBenchError
 from oodbench.registry import NEEDS
-from oodbench.text import Text
+
+if TYPE_CHECKING:
+    from oodbench.text import Text
 
 _FIELDS = ("features", "logits", "labels")
 """Columns that are fields of :class:`Outputs`."""
@@ -327,6 +328,8 @@ class Outputs:
 
         See :func:`oodbench.disk.mapped.spilled`.
         """
+        from oodbench.disk import mapped
+
         for name, value in list(self._columns()):
             self._set(name, mapped.spilled(value, folder))
 
@@ -335,6 +338,8 @@ class Outputs:
 
         It is what :meth:`load` read, or what was copied to, so nobody may have changed it since.
         """
+        from oodbench.disk import mapped
+
         private = Outputs(
             **_by_field({name: mapped.private(value) for name, value in self._columns()}),
             head=self.head and self.head.each(Tensor.clone),
@@ -458,6 +463,8 @@ def _text(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Text | N
         return None
     there = {name.removeprefix("text."): torch.from_numpy(arrays[name]) for name in arrays
              if name.startswith("text.")}  # fmt: skip
+    from oodbench.text import Text
+
     return Text(scale=float(meta["text_scale"]), **there)
 
 
